@@ -1,0 +1,241 @@
+"""Rewrites that change nothing about a model's results and make its axes free: before the algebra sees the graph.
+
+- `untie`: a small constant that several nodes share is shared for its value, not for its meaning: one copy per use.
+- `permutations`: a chain of Reshape and Transpose that only permutes one axis (a channel shuffle) becomes a Gather,
+  found by running the chain on `arange`.
+- `selection_first`: Linear -> Reshape(.. 3 h d) -> Transpose -> pick on the digit 3 (fused qkv) becomes a Slice of the
+  linear output and the chain without that digit, so that q, k and v have sizes of their own.
+- `drop_dead`: nodes that nobody reads.
+
+Every function changes the graph it is given and returns how much it changed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from spa_compiler.model import Model, constant
+
+ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
+RUN_LIMIT = 1 << 24
+CHAIN_LIMIT = 6
+Shape = tuple[int, ...]
+
+
+def drop_dead(model: Model) -> int:
+    """Remove nodes none of whose outputs is read; names that subgraphs capture are read."""
+    wanted = {t.name for t in model.graph.outputs} | set(model.captured)
+    dead: set[int] = set()
+    for node in reversed(list(model.graph.nodes)):  # nodes are sorted: one pass from the end is enough
+        if not any(t.outputs or t.name in wanted for t in node.outputs):
+            node.inputs.clear()
+            node.outputs.clear()
+            dead.add(id(node))
+    model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in dead]
+    return len(dead)
+
+
+def index_of(graph: gs.Graph, node: gs.Node) -> int:
+    """Position of a node by identity (graphsurgeon compares by content)."""
+    return next(i for i, n in enumerate(graph.nodes) if n is node)
+
+
+def untie(model: Model) -> int:
+    """One copy per use of every shared constant that has at most one axis longer than 1, or one value only."""
+    made = 0
+    for name, tensor in model.constants().items():
+        if len(tensor.outputs) < 2 or name in model.captured or not _small(model, tensor):
+            continue
+        values = model.array(tensor)
+        slots = [(n, i) for n in _unique(tensor.outputs) for i, t in enumerate(n.inputs) if t is tensor]
+        for k, (node, i) in enumerate(slots[1:], 1):
+            node.inputs[i] = constant(f"{name}.use{k}", values)
+            made += 1
+    return made
+
+
+def _unique(nodes: list[gs.Node]) -> list[gs.Node]:
+    return list({id(n): n for n in nodes}.values())
+
+
+def _small(model: Model, tensor: gs.Constant) -> bool:
+    if sum(d > 1 for d in tensor.shape) <= 1:
+        return True
+    if math.prod(tensor.shape) > 1 << 16:
+        return False
+    values = model.array(tensor)
+    return bool((values == values.ravel()[0]).all()) if values.size else True
+
+
+def permutations(model: Model, shapes: dict[str, Shape]) -> int:
+    """Chains that permute one axis become Gather."""
+    made = 0
+    done: set[int] = set()
+    for node in list(model.graph.nodes):
+        if node.op not in ROW_MAJOR or id(node) in done or node.inputs[0].name not in shapes:
+            continue
+        chain = _chain(model, node, shapes)
+        if not any(n.op == "Transpose" for n in chain):
+            continue
+        found = _permutation(chain, shapes)
+        if found is not None:
+            axis, order = found
+            _to_gather(model, chain, axis, order)
+            done |= {id(n) for n in chain}
+            made += 1
+    return made
+
+
+def _chain(model: Model, node: gs.Node, shapes: dict[str, Shape]) -> list[gs.Node]:
+    """The longest single-use chain from `node` that comes back to the shape it started from."""
+    source, outputs = node.inputs[0], {t.name for t in model.graph.outputs} | set(model.captured)
+    chain, at = [node], node
+    while len(chain) < CHAIN_LIMIT:
+        y = at.outputs[0]
+        users = y.outputs
+        if y.name in outputs or len(users) != 1 or users[0].op not in ROW_MAJOR or users[0].inputs[0] is not y:
+            break
+        at = users[0]
+        chain.append(at)
+    while chain and shapes.get(chain[-1].outputs[0].name) != shapes[source.name]:
+        chain.pop()
+    return chain
+
+
+def _permutation(chain: list[gs.Node], shapes: dict[str, Shape]) -> tuple[int, Any] | None:
+    """Run the chain on arange: the axis that it permutes and the order, or None."""
+    shape = shapes[chain[0].inputs[0].name]
+    if math.prod(shape) > RUN_LIMIT or any(n.outputs[0].name not in shapes for n in chain):
+        return None
+    source = moved = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+    for n in chain:
+        if n.op == "Transpose":
+            moved = moved.transpose(n.attrs.get("perm") or range(moved.ndim)[::-1])
+        else:
+            moved = moved.reshape(shapes[n.outputs[0].name])
+    for axis in range(moved.ndim):
+        first = np.moveaxis(moved, axis, 0).reshape(shape[axis], -1)[:, 0]
+        order = first // math.prod(shape[axis + 1 :]) % shape[axis]
+        if shape[axis] > 1 and np.array_equal(np.take(source, order, axis), moved):
+            return axis, order.astype(np.int64)
+    return None
+
+
+def _to_gather(model: Model, chain: list[gs.Node], axis: int, order: Any) -> None:
+    source, result = chain[0].inputs[0], chain[-1].outputs[0]
+    at = index_of(model.graph, chain[0])
+    for n in chain:
+        n.inputs.clear()
+        n.outputs.clear()
+    dead = {id(n) for n in chain}
+    model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in dead]
+    index = constant(f"{result.name}.order", order)
+    gather = gs.Node("Gather", f"{chain[0].name or result.name}.order", {"axis": axis}, [source, index], [result])
+    model.graph.nodes.insert(at, gather)
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A node that picks runs of one digit: (start, length) per output; `drop`: the digit disappears."""
+
+    axis: int
+    runs: list[tuple[int, int]]
+    drop: bool
+
+
+def _pick(model: Model, node: gs.Node, shapes: dict[str, Shape]) -> Pick | None:
+    known = {i: model.array(t).ravel() for i, t in enumerate(node.inputs) if isinstance(t, gs.Constant) and math.prod(t.shape) < 64}
+    x = shapes.get(node.inputs[0].name) if node.inputs else None
+    if x is None or any(t.name not in shapes for t in node.outputs):
+        return None
+    if node.op == "Gather" and 1 in known and known[1].size == 1:
+        axis = int(node.attrs.get("axis", 0)) % len(x)
+        return Pick(axis, [(int(known[1][0]) % x[axis], 1)], len(node.inputs[1].shape) == 0)
+    if node.op == "Split":
+        axis = int(node.attrs.get("axis", 0)) % len(x)
+        sizes = [shapes[t.name][axis] for t in node.outputs]
+        starts = np.cumsum([0, *sizes[:-1]]).tolist()
+        return Pick(axis, list(zip(starts, sizes, strict=True)), False)
+    single = node.op == "Slice" and len(node.inputs) > 3 and all(i in known for i in range(1, len(node.inputs)) if node.inputs[i].name)
+    if single and known[1].size == 1 and (4 not in known or known[4][0] == 1):
+        axis = int(known[3][0]) % len(x)
+        start = min(max(int(known[1][0]) + (x[axis] if known[1][0] < 0 else 0), 0), x[axis])
+        return Pick(axis, [(start, shapes[node.outputs[0].name][axis])], False)
+    return None
+
+
+def selection_first(model: Model, shapes: dict[str, Shape], dynamic: dict[str, tuple[bool, ...]]) -> int:
+    """Pick from the linear output instead of from a digit of its reshaped and transposed form."""
+    made = 0
+    for node in list(model.graph.nodes):
+        pick = _pick(model, node, shapes) if node.op in ("Gather", "Split", "Slice") else None
+        if pick is None or not node.inputs[0].inputs:
+            continue
+        before = node.inputs[0].inputs[0]
+        turn = before if before.op == "Transpose" else None
+        perm = (turn.attrs.get("perm") if turn is not None else None) or list(range(len(shapes[node.inputs[0].name])))
+        if turn is not None and "perm" not in turn.attrs:
+            perm = perm[::-1]
+        grid = turn.inputs[0].inputs[0] if turn is not None and turn.inputs[0].inputs else before
+        if grid.op != "Reshape" or grid.inputs[0].name not in shapes or not isinstance(grid.inputs[0], gs.Variable):
+            continue
+        made += _select(model, node, pick, grid, [int(p) for p in perm], turn is not None, shapes, dynamic)
+    if made:
+        drop_dead(model)
+    return made
+
+
+def _select(
+    model: Model, node: gs.Node, pick: Pick, grid: gs.Node, perm: list[int], turned: bool,
+    shapes: dict[str, Shape], dynamic: dict[str, tuple[bool, ...]],
+) -> bool:  # fmt: skip
+    """Rewrite one pick; False where the digit is not the major digit of one axis of the linear output."""
+    x, xs, gs_ = grid.inputs[0], shapes[grid.inputs[0].name], shapes[grid.outputs[0].name]
+    digit = perm[pick.axis]
+    axis = next((k for k in range(len(xs)) if math.prod(xs[:k]) == math.prod(gs_[:digit]) and xs[k] > gs_[digit]), None)
+    if axis is None or xs[axis] % gs_[digit]:
+        return False
+    moving = dynamic.get(grid.outputs[0].name, (False,) * len(gs_))
+    if sum(moving) > 1:  # Reshape has one -1 only
+        return False
+    unit = xs[axis] // gs_[digit]
+    at = index_of(model.graph, node)
+    fresh: list[gs.Node] = []
+    for out, (start, length) in zip(list(node.outputs), pick.runs, strict=True):
+        target = [length if i == digit else (-1 if m else s) for i, (s, m) in enumerate(zip(gs_, moving, strict=True))]
+        order = list(perm)
+        if pick.drop:
+            target.pop(digit)
+            order = [p - (p > digit) for p in perm if p != digit]
+        fresh += _chain_of(out, x, axis, start * unit, (start + length) * unit, target, order if turned else None)
+    node.inputs.clear()
+    del model.graph.nodes[at]
+    model.graph.nodes[at:at] = fresh
+    return True
+
+
+def _chain_of(
+    out: gs.Variable, x: gs.Variable, axis: int, start: int, end: int, target: list[int], order: list[int] | None
+) -> list[gs.Node]:
+    """Slice, Reshape and, where `order` is given, Transpose, that make `out` from `x`."""
+    name = out.name
+
+    def ints(what: str, values: list[int]) -> gs.Constant:
+        return constant(f"{name}.{what}", np.array(values, np.int64))
+
+    part = gs.Variable(f"{name}.part")
+    operands = [x, ints("starts", [start]), ints("ends", [end]), ints("axes", [axis])]
+    out.inputs.clear()
+    shaped = gs.Variable(f"{name}.shaped") if order is not None else out
+    nodes = [
+        gs.Node("Slice", f"{name}.part", {}, operands, [part]),
+        gs.Node("Reshape", f"{name}.shaped", {}, [part, ints("shape", target)], [shaped]),
+    ]
+    if order is not None:
+        nodes.append(gs.Node("Transpose", f"{name}.turned", {"perm": order}, [shaped], [out]))
+    return nodes

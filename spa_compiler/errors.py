@@ -1,0 +1,57 @@
+"""Every error that spa-compile raises on purpose, with the exit code that the command line gives it.
+
+    SpaError (1)
+    |-- VerificationError (1)   the rewrite does not do what the plan says; nothing was written
+    |-- UsageError (2)          an option, a plan or a file of scores does not fit
+    |-- ModelError (3)          the model cannot be read, is invalid or cannot be run
+    |-- BudgetError (4)         the budget cannot be reached
+    |-- NothingToPrune (5)      no group of the model may lose a channel
+    |-- GateError (6)           a --fail-under gate was missed
+    `-- Conflict                two axes have no common refinement; the analysis turns it into a freeze
+
+>>> raise ModelError("model.onnx: node 'conv1' reads 'w', which nothing produces")  # doctest: +SKIP
+"""
+
+
+class SpaError(Exception):
+    """Base of all; `exit_code` is what the process ends with."""
+
+    exit_code = 1
+
+
+class VerificationError(SpaError):
+    """The compiled model is not what the plan asks for; no output was written."""
+
+
+class UsageError(SpaError):
+    """What the caller asked for does not make sense for this model."""
+
+    exit_code = 2
+
+
+class ModelError(SpaError):
+    """The model cannot be read, is invalid, or onnxruntime cannot run it."""
+
+    exit_code = 3
+
+
+class BudgetError(SpaError):
+    """Even with every group at its floor the budget is not met."""
+
+    exit_code = 4
+
+
+class NothingToPrune(SpaError):
+    """No group may lose a channel; the message says what holds them."""
+
+    exit_code = 5
+
+
+class GateError(SpaError):
+    """A metric fell under its --fail-under gate."""
+
+    exit_code = 6
+
+
+class Conflict(SpaError):
+    """Two axes cannot be given a common refinement. Rules never let it escape: it becomes a frozen reason."""

@@ -1,0 +1,324 @@
+"""Applies the rules to a model: which axes are coupled, what may be pruned, and why the rest may not.
+
+    graph = analyze(model)
+    for group in graph.groups: print(group.label, group.size, [m.value for m in group.members])
+    print(graph.explain("conv1.weight:0", "fc.weight:1"))
+
+The algebra (`dims`) refines axes; networkx holds every equation as an edge between two axes, labelled with the node
+that stated it, and finds the paths that explain a coupling. Neither repeats the other.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from spa_compiler import rules
+from spa_compiler.blocks import find_blocks
+from spa_compiler.dims import Dim, Expr, Reason, Sum, atoms, freeze, resolve, trivial
+from spa_compiler.errors import Conflict, UsageError
+from spa_compiler.model import Model, element_type, label
+from spa_compiler.spec import Site, Value
+
+Axis = tuple[str, int]
+OVERRIDABLE = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3)}
+SHAPE_ARITHMETIC = {"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity", "Mul", "Add", "Sub", "Div"}
+SHAPE_ARITHMETIC |= {"Reshape", "Split", "Where", "Equal", "Range", "Max", "Min", "Floor", "Ceil"}
+DEFAULTS: dict[str, dict[str, Any]] = {"Conv": {"group": 1}, "ConvTranspose": {"group": 1}, "DeformConv": {"group": 1}}
+FLOATS = {1, 10, 11, 16}  # FLOAT, FLOAT16, DOUBLE, BFLOAT16
+
+
+@dataclass(frozen=True)
+class Member:
+    """One axis of a constant that a group cuts. Roles: `out` produced, `in` contracted, `scale` one per channel."""
+
+    value: str
+    axis: int
+    role: str
+
+
+@dataclass(eq=False)
+class Group:
+    """Coupled channels: every axis that shares a dim (or the units of one dim that was written out as units).
+
+    With `blocks` > 1, channels are chosen inside each block (head, convolution group) on their own.
+    """
+
+    label: str
+    dims: tuple[Dim, ...]
+    members: list[Member]
+    block: Dim | None = None
+
+    @property
+    def size(self) -> int:
+        """Channels, per block where there are blocks."""
+        return sum(d.size for d in self.dims)
+
+    @property
+    def blocks(self) -> int:
+        return self.block.size if self.block is not None else 1
+
+    @property
+    def stat(self) -> str:
+        """The statistic that is taken over this group, or ''."""
+        return next((d.stat for d in self.dims if d.stat), "")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the group's mask: (size,) or (blocks, size)."""
+        return (self.size,) if self.block is None else (self.blocks, self.size)
+
+
+@dataclass(eq=False)
+class DependencyGraph:
+    """What the analysis found. `values` and `sites` follow the model's own order."""
+
+    model: Model
+    values: dict[str, Value]
+    sites: list[Site]
+    weights: list[str]  # float constants of rank 1 or more
+    blocks: dict[Dim, Dim] = field(default_factory=dict)
+    groups: list[Group] = field(default_factory=list)
+
+    def group(self, name: str) -> Group:
+        """The group with this label. Raises UsageError with the nearest labels."""
+        for g in self.groups:
+            if g.label == name:
+                return g
+        raise UsageError(f"no group is called '{name}'; `spa inspect` lists them")
+
+    @functools.cached_property
+    def readers(self) -> dict[str, list[Site]]:
+        """Sites that read a value."""
+        out: dict[str, list[Site]] = {}
+        for site in self.sites:
+            for v in {id(v): v for v in site.inputs if v is not None}.values():
+                out.setdefault(v.name, []).append(site)
+        return out
+
+    def role(self, value: Value, dim: Dim) -> str:
+        """What a constant does with a dim, followed through operators that work on constants only."""
+        roles = {r for site in self.readers.get(value.name, []) for r in self._roles(site, value, dim)}
+        return next((r for r in ("in", "scale", "out") if r in roles), "out")
+
+    def _roles(self, site: Site, value: Value, dim: Dim) -> Iterator[str]:
+        for scope in site.scopes:
+            rows = [row for v, _, row in scope.tensors if v is value]
+            named = [n for row in rows for names in row for n in names]
+            for n in (n for n in dict.fromkeys(named) if dim in set(atoms(scope.env.get(n, Sum(()))))):
+                if named.count(n) > 1:  # a square weight (recurrence): one of its axes is contracted
+                    yield "in"
+                sides = [(v, out) for v, out, row in scope.tensors if any(n in names for names in row)]
+                outputs = [v for v, out in sides if out]
+                if not outputs:
+                    yield "in"
+                elif all(v.constant for v in outputs):
+                    yield from (self.role(v, dim) for v in outputs)
+                else:
+                    yield "scale" if any(not out and not v.constant for v, out in sides) else "out"
+
+    @functools.cached_property
+    def network(self) -> nx.Graph[Axis]:
+        """Nodes are axes (value, index), edges are equations and carry the site that stated them."""
+        net: nx.Graph[Axis] = nx.Graph()
+        for site in self.sites:
+            first: dict[Dim, Axis] = {}
+            for v in (*site.inputs, *site.outputs):
+                for i, a in enumerate(v.axes if v is not None else ()):
+                    for d in set(atoms(a)):
+                        if v is None or trivial(d):
+                            continue
+                        start = first.setdefault(d, (v.name, i))
+                        if start != (v.name, i):
+                            net.add_edge(start, (v.name, i), site=site)
+        return net
+
+    def explain(self, a: Axis, b: Axis) -> list[tuple[Axis, str, Axis]]:
+        """The shortest chain of equations that couples two axes: (axis, node, axis) per step.
+
+        Raises UsageError when nothing couples them.
+        """
+        for axis in (a, b):
+            self.axis(axis)
+        try:
+            path = nx.shortest_path(self.network, a, b)
+        except (nx.NetworkXNoPath, nx.NodeNotFound) as e:
+            raise UsageError(f"nothing couples {a[0]}:{a[1]} with {b[0]}:{b[1]}") from e
+        steps = zip(path, path[1:], strict=False)
+        return [(x, f"{(s := self.network.edges[x, y]['site']).op} '{s.name}'", y) for x, y in steps]
+
+    def axis(self, axis: Axis) -> Expr:
+        """The expression of an axis. Raises UsageError for a name or an index that does not exist."""
+        value = self.values.get(axis[0])
+        if value is None:
+            raise UsageError(f"no value is called '{axis[0]}'; `spa inspect` lists the members of every group")
+        if not 0 <= axis[1] < len(value.axes):
+            raise UsageError(f"'{axis[0]}' has {len(value.axes)} axes, there is no axis {axis[1]}")
+        return value.axes[axis[1]]
+
+    def reasons(self, axis: Axis) -> list[Reason]:
+        """Why the frozen dims of an axis may not change, earliest first."""
+        found = {d.frozen for d in atoms(self.axis(axis)) if d.frozen}
+        return sorted(found)
+
+    def parameters(self, name: str) -> int:
+        """Elements of a constant."""
+        return int(np.prod(self.values[name].shape, dtype=np.int64))
+
+    def frozen_parameters(self) -> dict[str, int]:
+        """Float parameters that no group can cut, by reason, largest first."""
+        live = {m.value for g in self.groups for m in g.members}
+        out: dict[str, int] = {}
+        for name in self.weights:
+            if name not in live:
+                reason = self._reason(self.values[name])
+                out[reason] = out.get(reason, 0) + self.parameters(name)
+        return dict(sorted(out.items(), key=lambda item: -item[1]))
+
+    def _reason(self, value: Value) -> str:
+        """The reason of the longest frozen axis; a constant without one belongs to nothing that could be cut."""
+        axes = sorted(value.axes, key=lambda a: -a.size)
+        found = [d.frozen for a in axes for d in atoms(a) if d.frozen and not trivial(d)]
+        return found[0].text if found else "a single number, or read by nothing that has channels"
+
+
+def analyze(model: Model) -> DependencyGraph:
+    """Apply every rule to a normalised model. Never raises for what a model contains: it freezes, with a reason."""
+    assert model.shapes is not None, "analyze needs a normalised model"
+    values = _values(model)
+    outputs = {t.name for t in model.graph.outputs}
+    for name in [t.name for t in model.graph.inputs] + sorted(outputs):
+        what = "graph output: its size is part of the model's signature"
+        if name not in outputs:
+            what = "graph input: its size is part of the model's signature"
+        for a in values[name].axes if name in values else ():
+            freeze(a, Reason.new(what, name))
+    sites = [_site(model, node, values) for node in model.graph.nodes]
+    for site, node in zip(sites, model.graph.nodes, strict=True):
+        _apply(model, site, node, values)
+    for name in model.captured:
+        for a in values[name].axes if name in values else ():
+            freeze(a, Reason.new("read inside a subgraph (If, Loop or Scan)", name))
+    _collapse(values)
+    weights = [n for n, t in model.constants().items() if element_type(t) in FLOATS and len(t.shape) > 0]
+    graph = DependencyGraph(model, values, sites, weights, find_blocks(values, sites))
+    graph.groups = list(_groups(graph))
+    return graph
+
+
+def _values(model: Model) -> dict[str, Value]:
+    assert model.shapes is not None
+    constants = set(model.constants())
+    out = {n: Value(n, s, model.shapes.dynamic[n], n in constants) for n, s in model.shapes.shape.items()}
+    for node in model.graph.nodes:  # what depends on constants only is as good as one
+        if node.inputs and all(not t.name or (t.name in out and out[t.name].constant) for t in node.inputs):
+            for t in node.outputs:
+                if t.name in out:
+                    out[t.name].constant = True
+    return out
+
+
+def _site(model: Model, node: gs.Node, values: dict[str, Value]) -> Site:
+    domain = "" if node.domain in (None, "", "ai.onnx") else node.domain
+    consts = {}
+    for i, t in enumerate(node.inputs):
+        if isinstance(t, gs.Constant) and int(np.prod(t.shape, dtype=np.int64)) <= 1 << 16 and element_type(t) in (6, 7):
+            consts[i] = model.array(t)
+    inputs = [values.get(t.name) if t.name else None for t in node.inputs]
+    outputs = [values.get(t.name) if t.name else None for t in node.outputs]
+    while outputs and outputs[-1] is None:
+        outputs.pop()
+    attrs = {**DEFAULTS.get(node.op, {}), **node.attrs}
+    site = Site(node.op, label(node), model.opset.get(domain, 1), inputs, outputs, attrs, consts)
+    if node.op == "Shape":
+        site.shape_reads = _shape_reads(model, node, {t.name for t in model.graph.outputs} | set(model.captured), values)
+    return site
+
+
+def _apply(model: Model, site: Site, node: gs.Node, values: dict[str, Value]) -> None:
+    """Run the rule of a node; whatever goes wrong freezes what the node touches."""
+    bodies = any(isinstance(a, gs.Graph) for a in node.attrs.values())
+    found = None if bodies else rules.find(node.domain or "", node.op)
+    unknown = [t.name for t in node.outputs if t.name and t.name not in values]
+    try:
+        if bodies:
+            raise Conflict(f"the bodies of {node.op} are not analysed")
+        if found is None:
+            raise Conflict(f"there is no rule for {node.domain or 'ai.onnx'}::{node.op}")
+        if unknown:
+            raise Conflict(f"the shape of '{unknown[0]}' is not known")
+        found(site)
+    except Exception as e:  # nothing that loads may crash the analysis
+        why = str(e) if isinstance(e, Conflict) else f"the rule of {node.op} does not fit ({type(e).__name__}: {e})"
+        site.freeze_all([*site.inputs, *site.outputs], why[:160])
+        site.operands, site.take, site.sizes = [], None, {}
+
+
+def _shape_reads(model: Model, node: gs.Node, outputs: set[str], values: dict[str, Value]) -> frozenset[int]:
+    """Which of the sizes that a Shape gives are used for more than shapes that the rewrite writes itself."""
+    y = node.outputs[0]
+    every = range(values[y.name].shape[0] if y.name in values else 0)
+    reads: set[int] = set(every) if y.name in outputs else set()
+    for user in y.outputs:
+        index = user.inputs[1] if user.op == "Gather" and len(user.inputs) > 1 else None
+        picked = _small_ints(model, index) if user.op == "Gather" and user.inputs[0] is y else None
+        if not _harmless(user, y, outputs):
+            reads |= set(every) if picked is None else {p % max(len(every), 1) for p in picked}
+    return frozenset(reads)
+
+
+def _small_ints(model: Model, t: gs.Tensor | None) -> list[int] | None:
+    if not isinstance(t, gs.Constant) or int(np.prod(t.shape, dtype=np.int64)) > 64:
+        return None
+    return [int(v) for v in np.ravel(model.array(t))]
+
+
+def _harmless(user: gs.Node, value: gs.Tensor, outputs: set[str]) -> bool:
+    """True when everything that comes of `value` in `user` ends in shapes that the rewrite writes itself."""
+    todo, seen = [(user, value)], set()
+    while todo:
+        node, tensor = todo.pop()
+        slot = next(i for i, t in enumerate(node.inputs) if t is tensor)
+        if (node.op, slot) in OVERRIDABLE or id(node) in seen:
+            continue
+        if node.op not in SHAPE_ARITHMETIC or any(t.name in outputs for t in node.outputs):
+            return False
+        seen.add(id(node))
+        todo += [(u, t) for t in node.outputs for u in t.outputs]
+    return True
+
+
+def _collapse(values: dict[str, Value]) -> None:
+    """An axis all of whose positions became one unit can only vanish as a whole: it stays."""
+    for v in values.values():
+        for a in v.axes:
+            e = resolve(a)
+            if isinstance(e, Sum) and len(dims := set(atoms(e))) == 1 and next(iter(dims)).unit:
+                freeze(e, Reason.new("straddling digits tie all channels together", v.name))
+
+
+def _groups(graph: DependencyGraph) -> Iterator[Group]:
+    """Dims that may lose channels and are on a weight; units with the same members count as one group."""
+    members: dict[Dim, list[Axis]] = {}
+    for name in graph.weights:
+        for i, a in enumerate(graph.values[name].axes):
+            for d in dict.fromkeys(atoms(a)):
+                if not d.frozen and (d.size > 1 or d.unit):
+                    members.setdefault(d, []).append((name, i))
+    merged: dict[Any, list[Dim]] = {}
+    for d, where in members.items():
+        merged.setdefault(tuple(where) if d.unit else d, []).append(d)
+    taken: dict[str, int] = {}
+    for dims in merged.values():
+        where = [Member(n, i, graph.role(graph.values[n], dims[0])) for n, i in members[dims[0]]]
+        head = next((m for m in where if m.role == "out"), where[0])
+        stem = f"{head.value}:{head.axis}"
+        taken[stem] = taken.get(stem, 0) + 1
+        name = stem if taken[stem] == 1 else f"{stem}#{taken[stem]}"
+        yield Group(name, tuple(dims), where, graph.blocks.get(dims[0]))

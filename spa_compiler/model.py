@@ -1,0 +1,346 @@
+"""A model file behind one door: reading, the graph (onnx-graphsurgeon), constants, and writing.
+
+    model = load("m.onnx")          # checked, external data not read yet
+    model.array("conv1.weight")     # a numpy array, read when asked for
+    write(model.proto(), model.folder, "out.onnx")
+
+onnx-graphsurgeon holds the nodes and edges. What it cannot carry (types of inputs and outputs, node metadata, model
+version, functions, inputs that name initializers) stays in protobuf beside it and is put back by `proto()`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import external_data_helper, numpy_helper
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from spa_compiler.errors import ModelError
+from spa_compiler.external import check_external, read_external
+
+G_LOGGER.severity = G_LOGGER.CRITICAL  # what it would only warn about is carried over here
+PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
+MODEL_FIELDS = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of every value for one binding of the symbols, and which axes follow a symbol."""
+
+    shape: dict[str, tuple[int, ...]]
+    dynamic: dict[str, tuple[bool, ...]]
+    sizes: dict[str, tuple[int, int]]  # symbol -> its size in the two bindings
+
+
+@dataclass
+class Model:
+    """A graph, and all of the file that is not the graph."""
+
+    graph: gs.Graph
+    header: onnx.ModelProto  # everything but nodes and initializers
+    origin: dict[str, onnx.NodeProto]  # first output -> the node as it was read
+    path: Path
+    named_inputs: list[str]  # initializers that the file also lists as graph inputs
+    captured: dict[str, onnx.TensorProto | None]  # names that subgraphs read from outside, with their initializers
+    shapes: Shapes | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @property
+    def opset(self) -> dict[str, int]:
+        """Version by domain; the default domain is ''."""
+        return {("" if o.domain == "ai.onnx" else o.domain): o.version for o in self.header.opset_import}
+
+    def copy(self) -> Model:
+        """The same model with a graph of its own; constants are shared until they are replaced."""
+        return replace(self, graph=self.graph.copy(), notes=list(self.notes))
+
+    def constants(self) -> dict[str, gs.Constant]:
+        """Initializers of the main graph by name."""
+        return {n: t for n, t in self.graph.tensors().items() if isinstance(t, gs.Constant)}
+
+    def array(self, tensor: gs.Constant) -> Array:
+        """The values of a constant; not cached, external data is read from the model's folder."""
+        values = tensor._values
+        if not isinstance(values, LazyValues):
+            return np.asarray(values)
+        if isinstance(values.tensor, onnx.SparseTensorProto):
+            return np.asarray(values.load())
+        if external_data_helper.uses_external_data(values.tensor):
+            return read_external(values.tensor, self.folder)
+        return numpy_helper.to_array(values.tensor)
+
+    def proto(self) -> onnx.ModelProto:
+        """The model as protobuf; external tensors keep pointing into `folder`."""
+        out = onnx.ModelProto()
+        out.CopyFrom(self.header)
+        out.graph.node.extend(self._node(n) for n in self.graph.nodes)
+        for tensor in self.constants().values():
+            if isinstance(tensor._values, gs.ir.tensor.SparseValues):
+                out.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
+            else:
+                out.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+        held = {t.name for t in out.graph.initializer}
+        out.graph.initializer.extend(t for n, t in self.captured.items() if t is not None and n not in held)
+        self._name_initializers_as_inputs(out)
+        return out
+
+    def _node(self, node: gs.Node) -> onnx.NodeProto:
+        """A node with everything of the original that graphsurgeon does not hold."""
+        fresh = OnnxExporter.export_node(node)
+        origin = self.origin.get(node.outputs[0].name) if node.outputs else None
+        if origin is None:
+            return fresh
+        out = onnx.NodeProto()
+        out.CopyFrom(origin)
+        del out.input[:], out.output[:]
+        out.input.extend(fresh.input)
+        out.output.extend(fresh.output)
+        if out.op_type != fresh.op_type:
+            return fresh
+        settled = {a.name for a in out.attribute if _carried(a)}
+        kept = [a for a in out.attribute if a.name in settled or a.name in node.attrs]
+        changed = {a.name: a for a in fresh.attribute if a.name not in settled}
+        del out.attribute[:]
+        out.attribute.extend(changed.pop(a.name, a) for a in kept)
+        out.attribute.extend(changed.values())
+        return out
+
+    def _name_initializers_as_inputs(self, out: onnx.ModelProto) -> None:
+        """Before IR version 4 every initializer has to be a graph input too; later ones that were, stay."""
+        shapes = {t.name: t for t in out.graph.initializer}
+        named = [n for n in self.named_inputs if n in shapes]
+        if out.ir_version < 4:
+            named += [n for n in shapes if n not in named]
+        out.graph.input.extend(onnx.helper.make_tensor_value_info(n, shapes[n].data_type, shapes[n].dims) for n in named)
+
+
+def _carried(a: onnx.AttributeProto) -> bool:
+    """Attributes that stay as they were read: subgraphs, tensors, types, and bytes that graphsurgeon would decode."""
+    return a.type not in (a.INT, a.INTS, a.FLOAT, a.FLOATS)
+
+
+def constant(name: str, values: Array) -> gs.Constant:
+    """A graph constant that holds its protobuf form, so that every element type of ONNX survives."""
+    return gs.Constant(name, LazyValues(numpy_helper.from_array(np.asarray(values, order="C"), name)))
+
+
+def element_type(t: gs.Constant) -> int:
+    """ONNX element type of a constant."""
+    values = t._values
+    if isinstance(values, np.ndarray):  # graphsurgeon loads what it has been asked for
+        return int(onnx.helper.np_dtype_to_tensor_dtype(values.dtype))
+    return int(values.tensor.values.data_type if isinstance(values.tensor, onnx.SparseTensorProto) else values.tensor.data_type)
+
+
+def label(node: gs.Node) -> str:
+    """What a node is called in messages: its name, or its first output."""
+    return str(node.name or (node.outputs[0].name if node.outputs else node.op))
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read and check a model. Raises ModelError with the file, the place and what to do."""
+    path = Path(path)
+    proto = read(path)
+    notes = _check(proto, path)
+    if proto.functions:
+        proto, inlined = _inline(proto, path)
+        notes += inlined
+    return from_proto(proto, path, notes)
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """Parse the protobuf of a file without its external data."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
+    if path.stat().st_size > PROTOBUF_LIMIT:
+        raise ModelError(f"{path}: larger than protobuf's 2 GiB; save the model with external data")
+    try:
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+    except (DecodeError, ValueError, RecursionError) as e:
+        raise ModelError(f"{path}: not an ONNX file, or truncated ({e})") from e
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise ModelError(f"{path}: not an ONNX model: it has no graph or no opset")
+    return proto
+
+
+def _check(proto: onnx.ModelProto, path: Path) -> list[str]:
+    """Structure, sizes and external files. What onnx.checker refuses is a note if it is only unknown to it."""
+    for tensor in _tensors(proto.graph):
+        if external_data_helper.uses_external_data(tensor):
+            check_external(tensor, path)
+        else:
+            _check_size(tensor, path)
+    try:
+        onnx.checker.check_model(str(path) if _is_external(proto) else proto)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as e:
+        text = str(e).strip().split("\n\n")[0]
+        if "No Op registered" not in text and "deprecated" not in text:
+            raise ModelError(f"{path}: invalid model: {text}") from e
+        return [f"onnx.checker: {text}"]
+    return []
+
+
+def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
+    if any(d < 0 for d in tensor.dims):
+        raise ModelError(f"{path}: initializer '{tensor.name}' has a negative size {list(tensor.dims)}")
+    if tensor.HasField("raw_data") and tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT64):
+        size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        wanted = size * int(np.prod(list(map(int, tensor.dims)), dtype=object))
+        if len(tensor.raw_data) != wanted:
+            raise ModelError(
+                f"{path}: initializer '{tensor.name}' holds {len(tensor.raw_data)} bytes, "
+                f"its shape {list(tensor.dims)} needs {wanted}"
+            )
+
+
+def _is_external(proto: onnx.ModelProto) -> bool:
+    return any(external_data_helper.uses_external_data(t) for t in proto.graph.initializer)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a graph and its subgraphs, attributes included."""
+    yield from graph.initializer
+    for node in graph.node:
+        for a in node.attribute:
+            if a.HasField("t"):
+                yield a.t
+            yield from a.tensors
+            for sub in [a.g] if a.HasField("g") else a.graphs:
+                yield from _tensors(sub)
+
+
+def _inline(proto: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, list[str]]:
+    """Calls of the model's own functions become their bodies: a body has one shape, a pruned call its own."""
+    names = {(f.domain, f.name) for f in proto.functions}
+    calls = sum((n.domain, n.op_type) in names for n in proto.graph.node)
+    try:
+        flat = onnx.inliner.inline_local_functions(proto)
+    except Exception as e:
+        raise ModelError(f"{path}: the model's own functions cannot be inlined: {e}") from e
+    return flat, [f"{calls} calls of {len(names)} functions of the model's own were inlined"]
+
+
+def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = None) -> Model:
+    """A model from protobuf, which is changed: its Constant nodes become initializers."""
+    header = onnx.ModelProto()
+    for name in MODEL_FIELDS:
+        if proto.HasField(name):
+            setattr(header, name, getattr(proto, name))
+    for name in ("opset_import", "metadata_props", "functions", "training_info"):
+        getattr(header, name).extend(getattr(proto, name))
+    g = header.graph
+    g.name, g.doc_string = proto.graph.name, proto.graph.doc_string
+    initializers = {t.name for t in proto.graph.initializer}
+    g.input.extend(i for i in proto.graph.input if i.name not in initializers)
+    named = [i.name for i in proto.graph.input if i.name in initializers]
+    for name in ("output", "value_info", "quantization_annotation", "metadata_props"):
+        getattr(g, name).extend(getattr(proto.graph, name))
+    _constant_nodes(proto.graph)
+    try:
+        graph = gs.import_onnx(proto)
+    except Exception as e:
+        raise ModelError(f"{path}: onnx-graphsurgeon cannot read the graph: {e}") from e
+    origin = {n.output[0]: n for n in proto.graph.node if n.output}
+    return Model(graph, header, origin, path, named, _captured(proto.graph), None, notes or [])
+
+
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The bodies of If, Loop and Scan."""
+    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
+
+
+def free_names(graph: onnx.GraphProto) -> set[str]:
+    """Names that a body reads and does not define itself."""
+    read: set[str] = {o.name for o in graph.output}
+    defined = {v.name for v in (*graph.input, *graph.initializer)}
+    for node in graph.node:
+        read |= set(node.input).union(*map(free_names, subgraphs(node)))
+        defined |= set(node.output)
+    return read - defined - {""}
+
+
+def _captured(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto | None]:
+    names = {n for node in graph.node for body in subgraphs(node) for n in free_names(body)}
+    inits = {t.name: t for t in graph.initializer}
+    return {n: inits.get(n) for n in sorted(names)}
+
+
+def _constant_nodes(graph: onnx.GraphProto) -> None:
+    """Constant nodes of numbers become initializers; strings and sparse tensors stay nodes."""
+    outputs = {o.name for o in graph.output}
+    found = [(n, _constant_value(n)) for n in graph.node if n.op_type == "Constant" and n.output[0] not in outputs]
+    found = [(n, t) for n, t in found if t is not None]
+    graph.initializer.extend(t for _, t in found if t is not None)
+    gone = {n.output[0] for n, _ in found}
+    kept = [n for n in graph.node if n.op_type != "Constant" or n.output[0] not in gone]
+    if gone:
+        kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
+        del graph.node[:]
+        graph.node.extend(kept)
+
+
+def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    a = node.attribute[0] if node.attribute else onnx.AttributeProto()
+    if a.name == "value":
+        out = onnx.TensorProto()
+        out.CopyFrom(a.t)
+        out.name = node.output[0]
+        return out
+    if a.name in ("value_int", "value_ints"):
+        return numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(a), np.int64), node.output[0])
+    if a.name in ("value_float", "value_floats"):
+        return numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(a), np.float32), node.output[0])
+    return None
+
+
+def write(proto: onnx.ModelProto, source: Path, target: Path, external: bool | None = None) -> None:
+    """Write protobuf to `target` and, where the model is large or was external, its weights to `target`.data.
+
+    `source` is the folder that external tensors point into. The caller chooses a temporary `target`: see `pipeline`.
+    """
+    if external is None:
+        external = _is_external(proto) or proto.ByteSize() > PROTOBUF_LIMIT
+    if external:
+        proto = _externalised(proto, source, target)
+    target.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _externalised(proto: onnx.ModelProto, source: Path, target: Path) -> onnx.ModelProto:
+    """Stream every tensor of a kilobyte or more into one data file beside the target."""
+    location = f"{target.name}.data"
+    with open(target.parent / location, "wb") as data:
+        for t in proto.graph.initializer:
+            if external_data_helper.uses_external_data(t):
+                raw = read_external(t, source).tobytes()
+            elif t.ByteSize() >= 1024 and t.data_type != onnx.TensorProto.STRING:
+                raw = t.raw_data or numpy_helper.from_array(numpy_helper.to_array(t)).raw_data
+            else:
+                continue
+            data.write(b"\0" * (-data.tell() % 4096))
+            t.ClearField(_storage(t))
+            t.raw_data = b""
+            external_data_helper.set_external_data(t, location, data.tell(), len(raw))
+            t.ClearField("raw_data")
+            t.data_location = onnx.TensorProto.EXTERNAL
+            data.write(raw)
+    return proto
+
+
+def _storage(t: onnx.TensorProto) -> str:
+    return "raw_data" if t.HasField("raw_data") else onnx.helper.tensor_dtype_to_field(t.data_type)

@@ -1,0 +1,70 @@
+"""From a file to a graph that the algebra can read: fold, untie, permutations, selection first, shapes of everything.
+
+    model, changes = normalize(load("m.onnx"))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from spa_compiler import canonical, shapes
+from spa_compiler.errors import ModelError
+from spa_compiler.model import Model
+from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
+from spa_compiler.shapes import Facts
+
+
+def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model, dict[str, int]]:
+    """The same function of the inputs as `model`, with shape arithmetic folded and shapes recorded.
+
+    `sizes` gives symbols a size. Returns the new model and how much each step changed. Raises ModelError when no
+    sizes of the symbols fit.
+    """
+    last: ModelError | None = None
+    for first, second, bound in shapes.settle(model, sizes or {}):
+        try:
+            return _normalize(model.copy(), first, second, bound)
+        except ModelError as e:  # the next pair of bindings may run
+            last = e
+    raise last or ModelError(f"{model.path}: no sizes of the symbolic axes fit; give --input-shape")
+
+
+def _normalize(
+    model: Model, first: Facts, second: Facts, bound: dict[str, tuple[int, int]]
+) -> tuple[Model, dict[str, int]]:
+    changes = {"folded": shapes.fold(model, first, second), "dead": canonical.drop_dead(model)}
+    changes["untied"] = canonical.untie(model)
+    first, second = _complete(model, first, second, bound)
+    found = shapes.recorded(model, first, second, bound)
+    changes["permutations"] = canonical.permutations(model, found.shape)
+    changes["selections"] = canonical.selection_first(model, found.shape, found.dynamic)
+    if changes["permutations"] or changes["selections"]:
+        changes["dead"] += canonical.drop_dead(model)
+        first, second = (shapes.evaluate(model, sizes) for sizes in _sides(bound))
+        first, second = _complete(model, first, second, bound)
+        found = shapes.recorded(model, first, second, bound)
+    model.shapes = found
+    return model, changes
+
+
+def _sides(bound: dict[str, tuple[int, int]]) -> tuple[dict[str, int], dict[str, int]]:
+    return {n: a for n, (a, _) in bound.items()}, {n: b for n, (_, b) in bound.items()}
+
+
+def _complete(model: Model, first: Facts, second: Facts, bound: dict[str, tuple[int, int]]) -> tuple[Facts, Facts]:
+    """What neither onnx's inference nor a run of one node tells (subgraphs) is read off a run of the model."""
+    out: list[Facts] = []
+    for facts, sizes in zip((first, second), _sides(bound), strict=True):
+        names = shapes.missing(model, facts)
+        out.append(shapes.completed(facts, observe(model, sizes, names)) if names else facts)
+    return out[0], out[1]
+
+
+def observe(model: Model, sizes: dict[str, int], names: list[str]) -> dict[str, Any]:
+    """Values of one run on random inputs, by name; sequences and maps are left out."""
+    session = open_session(with_outputs(model.proto(), names), model.folder, what=str(model.path))
+    got = run(session, random_inputs(model, sizes, np.random.default_rng(0)), str(model.path))
+    found = dict(zip([o.name for o in session.get_outputs()], got, strict=True))
+    return {n: found[n] for n in names if isinstance(found.get(n), np.ndarray) and found[n].dtype.kind in "biuf"}

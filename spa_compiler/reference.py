@@ -1,0 +1,210 @@
+"""Mask semantics: the dense graph in which removed channels no longer count. The rewrite must equal it.
+
+A channel counts where it is *consumed*: where a contraction sums over it, or a statistic is taken over it. So the
+reference zeroes the slices of weights that contract the channel, and multiplies by a mask where two activations are
+contracted or a statistic runs over it; statistics are taken over the kept channels only. What the channel holds on its
+way there does not matter (Sigmoid(0) is not 0, and a weight may divide), so nothing else is touched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from spa_compiler.axes import Masks, whole
+from spa_compiler.dims import Dim, Expr, atoms
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.model import Model, constant
+from spa_compiler.spec import Scope, Site, Value
+
+Array = NDArray[Any]
+NEUTRAL = {"ReduceMax": -np.inf, "ReduceMin": np.inf, "ReduceProd": 1.0, "ReduceLogSumExp": -np.inf}
+NORMS = ("LayerNormalization", "InstanceNormalization", "RMSNormalization", "GroupNormalization", "MeanVarianceNormalization")
+
+
+def reference(graph: DependencyGraph, masks: Masks) -> Model:
+    """The analysed model with the channels that `masks` drop taking no part; all shapes as they were."""
+    model = graph.model.copy()
+    _zero_weights(graph, model, masks)
+    for site, node in zip(graph.sites, list(model.graph.nodes), strict=True):
+        for scope in site.scopes:
+            _Editor(graph, model, site, node, masks).apply(scope)
+    return model
+
+
+def _pruned(e: Expr, masks: Masks) -> set[Dim]:
+    return {d for d in atoms(e) if d in masks and not masks[d].all()}
+
+
+def _zero_weights(graph: DependencyGraph, model: Model, masks: Masks) -> None:
+    """Slices of constants that contract a removed channel become zero."""
+    constants = model.constants()
+    for name in graph.weights:
+        value = graph.values[name]
+        hit = {d: masks[d] for a in value.axes for d in _pruned(a, masks) if graph.role(value, d) == "in"}
+        if not hit:
+            continue
+        array = np.array(model.array(constants[name]))
+        array[~_kept(graph, value.axes, hit, array.shape)] = 0
+        constants[name]._values = constant(name, array)._values
+
+
+def _kept(graph: DependencyGraph, axes: list[Expr], masks: Masks, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    per_axis, full = whole(axes, masks, graph.blocks)
+    kept = np.ones(shape, bool) if full is None else np.broadcast_to(full, shape).copy()
+    for i, k in enumerate(per_axis):
+        kept &= k.reshape([-1 if j == i else 1 for j in range(len(shape))])
+    return kept
+
+
+class _Editor:
+    """Edits around one node of the copy."""
+
+    def __init__(self, graph: DependencyGraph, model: Model, site: Site, node: gs.Node, masks: Masks) -> None:
+        self.graph, self.model, self.site, self.node, self.masks = graph, model, site, node, masks
+        self.stem = f"{node.outputs[0].name}.masked"
+        self.made = 0
+
+    def apply(self, scope: Scope) -> None:
+        """Mask what this node contracts without a weight, and what it takes statistics over."""
+        stats = {d for n in scope.stats for d in _pruned(scope.env[n], self.masks)}
+        if stats:
+            self._statistic(stats)
+        for name in scope.contracted() - scope.stats:
+            dims = _pruned(scope.env[name], self.masks) if name in scope.env else set()
+            holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
+            if dims and not any(v.constant for v in holders):
+                self._mask_input(holders[0], dims)
+
+    def _mask(self, value: Value, dims: set[Dim]) -> Array:
+        """1 where kept; axes that carry none of the dims have size 1. dtype as the value's."""
+        hit = {d: self.masks[d] for d in dims}
+        partners = {self.graph.blocks[d] for d in dims if self.masks[d].ndim == 2}
+        axes = [a if {*atoms(a)} & (dims | partners) else Dim(1) for a in value.axes]
+        kept = _kept(self.graph, axes, hit, tuple(a.size for a in axes))
+        return kept.astype(self._dtype(value))
+
+    def _dtype(self, value: Value) -> Any:
+        tensor = next((t for t in (*self.node.inputs, *self.node.outputs) if t.name == value.name), None)
+        known = {t.name: t for t in self.model.constants().values()}
+        floats = [self.model.array(t).dtype for t in known.values() if len(t.shape) and t.name in self.graph.weights][:1]
+        dtype = getattr(tensor, "dtype", None)
+        return dtype if isinstance(dtype, np.dtype) and dtype.kind == "f" else (floats or [np.dtype(np.float32)])[0]
+
+    def _op(self, op: str, inputs: list[gs.Tensor], attrs: dict[str, Any] | None = None) -> gs.Variable:
+        """A new node before this one."""
+        self.made += 1
+        out = gs.Variable(f"{self.stem}.{self.made}")
+        at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
+        self.model.graph.nodes.insert(at, gs.Node(op, out.name, attrs or {}, inputs, [out]))
+        return out
+
+    def _const(self, values: Array) -> gs.Constant:
+        self.made += 1
+        return constant(f"{self.stem}.{self.made}", values)
+
+    def _slot(self, value: Value) -> int:
+        return next(i for i, t in enumerate(self.node.inputs) if t.name == value.name)
+
+    def _mask_input(self, value: Value, dims: set[Dim]) -> None:
+        slot = self._slot(value)
+        self.node.inputs[slot] = self._op("Mul", [self.node.inputs[slot], self._const(self._mask(value, dims))])
+
+    def _statistic(self, dims: set[Dim]) -> None:
+        value, op = self.site.x(), self.site.op
+        mask = self._mask(value, dims)
+        if op in NORMS:
+            self._norm(value, mask)
+        elif op in NEUTRAL:
+            fill = self._const(np.array(NEUTRAL[op], mask.dtype))
+            self.node.inputs[0] = self._op("Where", [self._const(mask.astype(bool)), self.node.inputs[0], fill])
+        else:
+            self.node.inputs[0] = self._op("Mul", [self.node.inputs[0], self._const(mask)])
+            if op == "ReduceMean":
+                self._scale_output(value, mask)
+
+    def _scale_output(self, value: Value, mask: Array) -> None:
+        """A mean over all channels with zeros in it becomes the mean over the kept ones."""
+        axes = self.site.ints(1, "axes")
+        reduced = tuple(i % len(value.axes) for i in (axes if axes else range(len(value.axes))))
+        share = mask.astype(np.float64).mean(axis=reduced, keepdims=bool(self.site.attrs.get("keepdims", 1)))
+        result = self.node.outputs[0]
+        raw = gs.Variable(f"{self.stem}.raw")
+        at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
+        self.node.outputs = [raw]
+        divisor = self._const(share.astype(mask.dtype))
+        self.model.graph.nodes.insert(at + 2, gs.Node("Div", f"{self.stem}.mean", {}, [raw, divisor], [result]))
+
+    def _mean(self, x: gs.Tensor, mask: Array, axes: list[int]) -> gs.Variable:
+        """Mean of x*mask over the kept entries of these axes, which stay with size 1."""
+        kept = self._op("Mul", [x, self._const(mask)])
+        mean = self._reduce_mean(kept, axes)
+        share = mask.astype(np.float64).mean(axis=tuple(axes), keepdims=True)
+        return self._op("Div", [mean, self._const(share.astype(mask.dtype))])
+
+    def _reduce_mean(self, x: gs.Tensor, axes: list[int]) -> gs.Variable:
+        if self.model.opset.get("", 1) >= 18:
+            return self._op("ReduceMean", [x, self._const(np.array(axes, np.int64))], {"keepdims": 1})
+        return self._op("ReduceMean", [x], {"axes": axes, "keepdims": 1})
+
+    def _norm(self, value: Value, mask: Array) -> None:
+        """A normalisation written out, with its statistics over the kept channels only."""
+        rank, op = len(value.axes), self.site.op
+        x: gs.Tensor = self.node.inputs[0]
+        if op == "GroupNormalization":
+            return self._group_norm(value, mask)
+        axes = list(range(int(self.site.attrs.get("axis", -1)) % rank, rank))
+        if op == "InstanceNormalization":
+            axes = list(range(2, rank))
+        elif op == "MeanVarianceNormalization":
+            axes = [int(a) % rank for a in self.site.attrs.get("axes", [0, 2, 3])]
+        if op != "RMSNormalization":
+            x = self._op("Mul", [self._op("Sub", [x, self._mean(x, mask, axes)]), self._const(mask)])
+        y = self._normalised(x, mask, axes)
+        self._finish(self._affine(y, rank))
+        return None
+
+    def _normalised(self, x: gs.Tensor, mask: Array, axes: list[int]) -> gs.Variable:
+        eps = 1e-9 if self.site.op == "MeanVarianceNormalization" else float(self.site.attrs.get("epsilon", 1e-5))
+        power = self._mean(self._op("Mul", [x, x]), mask, axes)
+        root = self._op("Sqrt", [self._op("Add", [power, self._const(np.array(eps, mask.dtype))])])
+        return self._op("Div", [x, root])
+
+    def _affine(self, y: gs.Tensor, rank: int) -> gs.Tensor:
+        """Gain and bias; those of InstanceNormalization lie on axis 1."""
+        per_channel = self.site.op in ("InstanceNormalization", "GroupNormalization")
+        for op, t in zip(("Mul", "Add"), self.node.inputs[1:3], strict=False):
+            if t.name:
+                shape = self._const(np.array([-1] + [1] * (rank - 2), np.int64))
+                y = self._op(op, [y, self._op("Reshape", [t, shape]) if per_channel else t])
+        return y
+
+    def _group_norm(self, value: Value, mask: Array) -> None:
+        """Channels (G c) with any spatial axes: a mean over space, then over the kept channels of a group."""
+        rank, groups = len(value.axes), int(self.site.attrs["num_groups"])
+        space = list(range(2, rank))
+        small = mask.reshape(1, groups, -1)
+        back = self._const(np.array([0, -1] + [1] * (rank - 2), np.int64))
+
+        def per_group(t: gs.Tensor) -> gs.Variable:
+            flat = self._op("Reshape", [self._reduce_mean(t, space), self._const(np.array([0, groups, -1], np.int64))])
+            ones = self._const(np.ones(small.shape, small.dtype))
+            return self._op("Reshape", [self._op("Mul", [self._mean(flat, small, [2]), ones]), back])
+
+        x = self.node.inputs[0]
+        centred = self._op("Sub", [x, per_group(x)])
+        eps = self._const(np.array(float(self.site.attrs.get("epsilon", 1e-5)), mask.dtype))
+        root = self._op("Sqrt", [self._op("Add", [per_group(self._op("Mul", [centred, centred])), eps])])
+        self._finish(self._affine(self._op("Div", [centred, root]), rank))
+
+    def _finish(self, y: gs.Tensor) -> None:
+        """The written-out form takes the place of the node's first output."""
+        result = self.node.outputs[0]
+        self.node.outputs[0] = gs.Variable(f"{self.stem}.unused")
+        at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
+        self.model.graph.nodes.insert(at, gs.Node("Identity", f"{self.stem}.y", {}, [y], [result]))
+
+

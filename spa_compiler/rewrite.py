@@ -1,0 +1,162 @@
+"""Applies a plan to the graph: slices constants, rewrites sizes in attributes and shape operands.
+
+    small = rewrite(graph, masks)       # a Model; the analysed one is not changed
+
+Every use gets its own copy of a shape constant, entries of a shape that do not change keep what they were (0 and -1
+included), and a shape that is computed at run time is patched where digits were pruned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from spa_compiler.axes import Masks, count, keep, whole
+from spa_compiler.dims import Expr
+from spa_compiler.errors import VerificationError
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.model import Model, constant, element_type
+from spa_compiler.spec import Operand, Site, Value
+
+ATTRIBUTE_BEFORE = {"Split": 13, "Slice": 10, "Pad": 11, "Reshape": 5}
+"""Opset from which an operator takes its integers as an input; before, they were an attribute."""
+Array = NDArray[Any]
+
+
+def rewrite(graph: DependencyGraph, masks: Masks) -> Model:
+    """The model without the channels that `masks` drop. Raises VerificationError for a shape that cannot be written."""
+    model = graph.model.copy()
+    _slice_constants(graph, model, masks)
+    for site, node in zip(graph.sites, list(model.graph.nodes), strict=True):
+        for name, e in site.sizes.items():
+            if count(e, masks) != count(e, {}):
+                node.attrs[name] = count(e, masks)
+        if site.take is not None and _cut(site.x().axes[site.take.axis], masks):
+            _retake(model, node, site, masks)
+            continue
+        for operand in site.operands:
+            _write(model, node, site, operand, masks)
+    _value_info(graph, model, masks)
+    return model
+
+
+def _cut(e: Expr, masks: Masks) -> bool:
+    return count(e, masks) != count(e, {})
+
+
+def sliced(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -> Array:
+    """The entries of a tensor that a plan keeps; the same array when it keeps all."""
+    per_axis, full = whole(value.axes, masks, graph.blocks)
+    if full is not None:
+        kept = np.broadcast_to(full, array.shape).copy()
+        for i, k in enumerate(per_axis):
+            kept &= k.reshape([-1 if j == i else 1 for j in range(array.ndim)])
+        return array[kept].reshape([count(a, masks) for a in value.axes])
+    for i, k in enumerate(per_axis):
+        if not k.all():
+            array = np.compress(k, array, axis=i)
+    return array
+
+
+def touched(value: Value, masks: Masks) -> bool:
+    """Does a plan cut any axis of this value?"""
+    return any(_cut(a, masks) for a in value.axes)
+
+
+def _slice_constants(graph: DependencyGraph, model: Model, masks: Masks) -> None:
+    for name, tensor in model.constants().items():
+        value = graph.values.get(name)
+        if value is not None and touched(value, masks):
+            new = constant(name, sliced(graph, value, model.array(tensor), masks))
+            tensor._values = new._values
+
+
+def _retake(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
+    """A selection of positions becomes (or stays) a Gather of those that are left."""
+    assert site.take is not None
+    axis = site.take.axis
+    kept = keep(site.x().axes[axis], {d: m for d, m in masks.items() if m.ndim == 1})
+    where = np.cumsum(kept) - 1
+    left = [int(where[p]) for p in site.take.positions if kept[p]]
+    scalar = site.op == "Gather" and len(site.x(1).shape) == 0
+    wide = site.op != "Gather" or element_type(node.inputs[1]) == onnx.TensorProto.INT64
+    dtype = np.int64 if wide else np.int32
+    values = np.array(left[0], dtype) if scalar else np.array(left, dtype)
+    node.op, node.attrs = "Gather", {"axis": axis}
+    node.inputs = [node.inputs[0], constant(f"{node.outputs[0].name}.positions", values)]
+
+
+def _write(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Masks) -> None:
+    """Write the entries of an integer operand that the plan changes."""
+    new = operand.values(lambda e: count(e, masks))
+    base = operand.values(lambda e: count(e, {}))
+    changed = [a != b for a, b in zip(new, base, strict=True)]
+    if not any(changed):
+        return
+    new = _with_minus_one(site, operand, new, changed)
+    old = site.ints(operand.slot, operand.attr)
+    if site.op == "Split":
+        node.attrs.pop("num_outputs", None)
+    elif old is not None:
+        new = [n if c and not (site.op == "Reshape" and o == -1) else o for o, n, c in zip(old, new, changed, strict=True)]
+    if operand.attr and site.opset < ATTRIBUTE_BEFORE.get(site.op, 0):
+        node.attrs[operand.attr] = new
+    elif old is None and operand.slot < len(site.inputs) and site.inputs[operand.slot] is not None:
+        _patch(model, node, operand.slot, new, changed)
+    else:
+        name = f"{node.outputs[0].name}.{operand.attr or 'shape'}"
+        while len(node.inputs) <= operand.slot:
+            node.inputs.append(gs.Variable.empty())
+        node.inputs[operand.slot] = constant(name, np.array(new, np.int64))
+
+
+def _with_minus_one(site: Site, operand: Operand, new: list[int], changed: list[bool]) -> list[int]:
+    """An axis that multiplies a symbol and a pruned digit (N*h) has no constant size: Reshape works it out."""
+    if site.op not in ("Reshape", "Expand", "ConstantOfShape", "Resize"):
+        return new
+    dynamic = site.y.dynamic[len(site.y.dynamic) - len(new) :]
+    mixed = [c and d for c, d in zip(changed, dynamic, strict=True)]
+    old = site.ints(operand.slot, operand.attr) or []
+    taken = [o == -1 and not m for o, m in zip(old, mixed, strict=False)]
+    if sum(mixed) + any(taken) > 1 or (any(mixed) and site.op != "Reshape"):
+        raise VerificationError(f"{site.op} '{site.name}': several axes mix symbols with pruned channels")
+    return [-1 if m else n for n, m in zip(new, mixed, strict=True)]
+
+
+def _patch(model: Model, node: gs.Node, slot: int, new: list[int], changed: list[bool]) -> None:
+    """A shape that is computed at run time: take the new numbers where they changed, the computed ones elsewhere."""
+    stem = f"{node.outputs[0].name}.{slot}"
+    out = gs.Variable(f"{stem}.sizes", np.int64)
+    inputs = [constant(f"{stem}.changed", np.array(changed)), constant(f"{stem}.new", np.array(new, np.int64)), node.inputs[slot]]
+    at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
+    model.graph.nodes.insert(at, gs.Node("Where", f"{stem}.patch", {}, inputs, [out]))
+    node.inputs[slot] = out
+
+
+def _value_info(graph: DependencyGraph, model: Model, masks: Masks) -> None:
+    """Recorded shapes of inner values follow the plan; symbols stay symbols."""
+    header = onnx.ModelProto()
+    header.CopyFrom(model.header)
+    alive = {t.name for n in model.graph.nodes for t in n.outputs}
+    kept: list[onnx.ValueInfoProto] = []
+    for info in header.graph.value_info:
+        value = graph.values.get(info.name)
+        if value is None or info.name not in alive:
+            continue
+        dims = info.type.tensor_type.shape.dim
+        if len(dims) == len(value.axes):
+            for d, a in zip(dims, value.axes, strict=True):
+                if d.HasField("dim_value"):
+                    d.dim_value = count(a, masks)
+        kept.append(info)
+    fresh = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in kept]
+    del header.graph.value_info[:]
+    header.graph.value_info.extend(fresh)
+    model.header = header
+
+
+__all__ = ["rewrite", "sliced", "touched"]

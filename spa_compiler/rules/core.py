@@ -1,0 +1,153 @@
+"""Operators that compute: contractions, norms, elementwise functions, reductions, pooling.
+
+    BatchNormalization   _ c _..., c, c, c, c -> _ c _...
+
+reads: the channel axis of input and output and the four vectors are indexed by the same set; the rest does not change.
+"""
+
+from __future__ import annotations
+
+import re
+
+from spa_compiler.errors import Conflict
+from spa_compiler.spec import Rule, Site, Value, rule
+
+UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish
+Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign
+Sqrt Swish Tan Tanh ThresholdedRelu Cast Bernoulli""".split()
+NARY = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Dropout Equal Greater GreaterOrEqual Less LessOrEqual
+Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor""".split()
+REDUCTIONS = """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare""".split()
+
+
+def letters(v: Value) -> list[str]:
+    """One name per axis."""
+    return [f"a{i}" for i in range(len(v.axes))]
+
+
+def elementwise(site: Site) -> None:
+    """Every axis passes, with broadcasting from the right."""
+    ins, outs = ", ".join(["x..."] * len(site.inputs)), ", ".join(["x..."] * len(site.outputs))
+    rule(f"{ins} -> {outs}")(site)
+
+
+def matmul(site: Site) -> None:
+    """Operands of rank 1 lose their outer axis."""
+    ra, rb = len(site.x(0).axes), len(site.x(1).axes)
+    a, b = ("k" if ra == 1 else "b... m k"), ("k" if rb == 1 else "b... k n")
+    rule(f"{a}, {b} -> b... {'m' * (ra > 1)} {'n' * (rb > 1)}")(site)
+
+
+def gemm(site: Site) -> None:
+    """C is broadcast to [m, n]: its axes of size 1 take no part."""
+    a = "k m" if site.attrs.get("transA", 0) else "m k"
+    b = "n k" if site.attrs.get("transB", 0) else "k n"
+    if len(site.inputs) < 3 or site.inputs[2] is None:
+        return rule(f"{a}, {b} -> m n")(site)
+    y = site.y.shape
+    c = [n if s == t else "_" for s, t, n in zip(site.inputs[2].shape[::-1], y[::-1], "nm", strict=False)][::-1]
+    return rule(f"{a}, {b}, {' '.join(c)} -> m n")(site)
+
+
+def einsum(site: Site) -> None:
+    """The node's own equation is its rule. Letters are renamed, because an upper-case name would be frozen."""
+    equation = str(site.attrs["equation"]).replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    if not arrow:  # the implicit form: letters that occur once, in alphabetical order
+        found = left.replace(",", "").replace("...", "")
+        right = "..." * ("..." in left) + "".join(sorted(c for c in set(found) if found.count(c) == 1))
+
+    def term(text: str) -> str:
+        return " ".join("e..." if t == "..." else f"l{ord(t)}" for t in re.findall(r"\.\.\.|\w", text))
+
+    rule(f"{', '.join(map(term, left.split(',')))} -> {term(right)}")(site)
+
+
+def reduction(site: Site) -> None:
+    """A reduced axis is a statistic: without weights behind it a removed channel would still count."""
+    x = site.x()
+    axes = site.ints(1, "axes")
+    if axes is None and len(site.inputs) > 1 and site.inputs[1] is not None:
+        raise Conflict("the reduced axes are computed at run time")
+    a = letters(x)
+    empty = range(0) if site.attrs.get("noop_with_empty_axes", 0) else range(len(a))
+    reduced = [i % len(a) for i in (axes or empty)]
+    kept = site.attrs.get("keepdims", 1)
+    out = ["_" if i in reduced else n for i, n in enumerate(a) if kept or i not in reduced]
+    rule(f"{' '.join(a)}, _ -> {' '.join(out)}", stat=" ".join(a[i] for i in reduced))(site)
+
+
+def along(default: int, flattens_below: int = 0) -> Rule:
+    """Softmax, ArgMax, TopK and the like work along one axis, which may not change; the others pass.
+
+    Before opset `flattens_below` the operator worked on everything from `axis` on.
+    """
+
+    def apply(site: Site) -> None:
+        a = letters(site.x())
+        k = int(site.attrs.get("axis", 1 if site.opset < flattens_below else default)) % max(len(a), 1)
+        hit = range(k, len(a)) if site.opset < flattens_below else [k]
+        for i in hit:
+            site.freeze(site.x().axes[i], f"{site.op} works along this axis")
+        row = ["_" if i in hit else n for i, n in enumerate(a)]
+        short = [n for i, n in enumerate(row) if i != k]
+        outs = [" ".join(row if v is None or len(v.axes) == len(row) else short) for v in site.outputs]
+        rule(f"{' '.join(row)}{', _' * (len(site.inputs) - 1)} -> {', '.join(outs)}")(site)
+
+    return apply
+
+
+def normalisation(site: Site) -> None:
+    """LayerNormalization and RMSNormalization: statistics over every axis from `axis` on."""
+    rank = len(site.x().axes)
+    k = int(site.attrs.get("axis", -1)) % rank
+    outer, inner = [f"b{i}" for i in range(k)], [f"c{i}" for i in range(k, rank)]
+    operands = "".join(", " + " ".join(inner[rank - k - len(v.axes) :]) for v in site.inputs[1:] if v is not None)
+    moments = f", {' '.join(outer + ['_'] * len(inner))}" * (len(site.outputs) - 1)
+    rule(f"{' '.join(outer + inner)}{operands} -> {' '.join(outer + inner)}{moments}", stat=" ".join(inner))(site)
+
+
+def mean_variance(site: Site) -> None:
+    """MeanVarianceNormalization: statistics over `axes`."""
+    a = letters(site.x())
+    axes = [int(i) % len(a) for i in site.attrs.get("axes", [0, 2, 3])]
+    rule(f"{' '.join(a)} -> {' '.join(a)}", stat=" ".join(a[i] for i in axes))(site)
+
+
+def frozen(site: Site) -> None:
+    """Deliberately frozen: nothing that this operator touches may change."""
+    site.freeze_all([*site.inputs, *site.outputs], f"{site.op} reads and writes positions that depend on data")
+
+
+CHANNELS = rule("_ c _... -> _ c _...")
+RULES: dict[str, Rule] = {
+    "Conv": rule("_ (g i) _..., (g o) i _..., (g o) -> _ (g o) _...", g="group"),
+    "ConvTranspose": rule("_ (g i) _..., (g i) o _..., (g o) -> _ (g o) _...", g="group"),
+    "DeformConv": rule("_ (g i) _..., (g o) i _..., _ _ _..., (g o), _ _ _... -> _ (g o) _...", g="group"),
+    "MatMul": matmul,
+    "Gemm": gemm,
+    "Einsum": einsum,
+    "BatchNormalization": rule("_ c _..., c, c, c, c -> _ c _..."),
+    "InstanceNormalization": rule("_ c s..., c, c -> _ c s...", stat="s"),
+    "GroupNormalization": rule("_ (G c) s..., (G c), (G c) -> _ (G c) s...", stat="c s", G="num_groups"),
+    "LayerNormalization": normalisation,
+    "RMSNormalization": normalisation,
+    "MeanVarianceNormalization": mean_variance,
+    "LRN": rule("_ _ _... -> _ _ _..."),
+    "LpNormalization": elementwise,  # a removed channel adds nothing to an L1 or L2 norm: see Scope.stats in verify
+    **dict.fromkeys("GlobalAveragePool GlobalMaxPool GlobalLpPool AveragePool LpPool".split(), CHANNELS),
+    "MaxPool": rule("_ c _... -> _ c _..., _ _ _..."),
+    "MaxUnpool": frozen,
+    "MaxRoiPool": rule("_ c _..., _ -> _ c _..."),
+    "RoiAlign": rule("_ c _..., _, _ -> _ c _..."),
+    "GridSample": rule("_ c _..., _ -> _ c _..."),
+    "AffineGrid": frozen,
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), along(-1, flattens_below=13)),
+    **dict.fromkeys(("ArgMax", "ArgMin", "CumSum", "CumProd"), along(0)),
+    "TopK": along(-1),
+    "Trilu": rule("b... _ _, _ -> b... _ _"),
+    "CastLike": rule("x..., _ -> x..."),
+    **dict.fromkeys(REDUCTIONS, reduction),
+    **dict.fromkeys((*UNARY, *NARY), elementwise),
+}

@@ -1,0 +1,267 @@
+"""Operators that only move data: for each of them, what is kept of the input is what is kept of the output.
+
+    Reshape [2, 12] -> [2, 3, 4]    unify(Prod(x.axes), Prod(y.axes)): the 12 is a product of 3 and 4
+"""
+
+from __future__ import annotations
+
+from spa_compiler.dims import Dim, Expr, Prod, Sum, is_frozen, select
+from spa_compiler.errors import Conflict
+from spa_compiler.rules.core import frozen, letters
+from spa_compiler.spec import Count, Operand, Rule, Site, Take, rule
+
+PICKED = "one channel is picked out of the axis"
+
+
+def reorder(site: Site) -> None:
+    """Reshape, Flatten, Squeeze, Unsqueeze: the row-major order of the elements is unchanged."""
+    x, y = site.x(), site.y
+    if 0 in x.shape or 0 in y.shape:
+        raise Conflict("an axis is empty")
+    site.unify(Prod(tuple(x.axes)), Prod(tuple(y.axes)))
+    if site.op == "Reshape":
+        site.operands.append(Operand(1, lambda n: [n(a) for a in y.axes], "shape"))
+
+
+def transpose(site: Site) -> None:
+    """Axes change places."""
+    a = letters(site.x())
+    perm = site.attrs.get("perm") or list(range(len(a)))[::-1]
+    rule(f"{' '.join(a)} -> {' '.join(a[int(p)] for p in perm)}", move=True)(site)
+
+
+def _joined(site: Site, axis: int, many: int) -> tuple[str, str]:
+    """The parts and the whole of a concatenation of `many` tensors, as rule text."""
+    a = letters(site.y)
+    parts = [" ".join([*a[:axis], f"c{k}", *a[axis + 1 :]]) for k in range(many)]
+    whole = [*a[:axis], "+".join(f"c{k}" for k in range(many)), *a[axis + 1 :]]
+    return ", ".join(parts), " ".join(whole)
+
+
+def concat(site: Site) -> None:
+    """The axis of the output is the concatenation of the inputs' axes."""
+    parts, whole = _joined(site, int(site.attrs.get("axis", 1)) % len(site.y.axes), len(site.inputs))
+    rule(f"{parts} -> {whole}", move=True)(site)
+
+
+def split(site: Site) -> None:
+    """The reverse of Concat. Split without sizes means equal parts, so the sizes are always written."""
+    axis = int(site.attrs.get("axis", 0)) % len(site.y.axes)
+    outputs = [v for v in site.outputs if v is not None]
+    if len(outputs) != len(site.outputs):
+        raise Conflict("a part has no name or no known shape")
+    parts, whole = _joined(site, axis, len(outputs))
+    rule(f"{whole}, _ -> {parts}", move=True)(site)
+    site.operands.append(Operand(1, lambda n: [n(v.axes[axis]) for v in outputs], "split"))
+
+
+def _others(site: Site, skip_x: set[int], skip_y: set[int]) -> None:
+    """The axes that the operator does not touch pass through, in order."""
+    x, y = site.x().axes, site.y.axes
+    left = [x[i] for i in range(len(x)) if i not in skip_x]
+    right = [y[i] for i in range(len(y)) if i not in skip_y]
+    for a, b in zip(left, right, strict=True):
+        site.unify(a, b)
+
+
+def slice_(site: Site) -> None:
+    """A run of positions moves its bounds; other selections on a live axis become a Gather."""
+    x, y = site.x(), site.y
+    starts, ends, steps = site.ints(1, "starts"), site.ints(2, "ends"), site.ints(4)
+    named = site.ints(3, "axes")
+    if named is None and len(site.inputs) > 3 and site.inputs[3] is not None:
+        raise Conflict("the sliced axes are computed at run time")
+    if starts is None or ends is None:
+        return _run_time_slice(site, named)
+    axes = [a % len(x.axes) for a in (named if named is not None else range(len(starts)))]
+    _others(site, set(axes), set(axes))
+    befores: dict[int, Expr] = {}
+    for k, (a, s, e, t) in enumerate(zip(axes, starts, ends, steps or [1] * len(axes), strict=True)):
+        positions = list(range(x.shape[a]))[s:e:t]
+        before = select(x.axes[a], positions, y.axes[a])
+        if before is not None:
+            befores[k] = before
+        elif not is_frozen(x.axes[a]):
+            if len(axes) > 1:
+                site.freeze(x.axes[a], "a Slice with a step works on several axes at once")
+            site.take = Take(a, positions)
+
+    def bound(n: Count, k: int, old: int, ending: bool) -> int:
+        if k not in befores or n(x.axes[axes[k]]) == x.shape[axes[k]]:
+            return old
+        return n(befores[k]) + (n(y.axes[axes[k]]) if ending else 0)
+
+    site.operands.append(Operand(1, lambda n: [bound(n, k, s, False) for k, s in enumerate(starts)], "starts"))
+    site.operands.append(Operand(2, lambda n: [bound(n, k, e, True) for k, e in enumerate(ends)], "ends"))
+
+
+def _run_time_slice(site: Site, axes: list[int] | None) -> None:
+    """Bounds that are computed at run time freeze the axes that they are for."""
+    x, y = site.x(), site.y
+    bounds = site.x(1)
+    hit = {a % len(x.axes) for a in (axes if axes is not None else range(bounds.shape[0]))}
+    for a in hit:
+        site.freeze(Prod((x.axes[a], y.axes[a])), "sliced with bounds that are computed at run time")
+    _others(site, hit, hit)
+
+
+def gather(site: Site) -> None:
+    """Constant indices select channels; indices that are computed at run time freeze the axis (a vocabulary)."""
+    x, index, y = site.x(0), site.x(1), site.y
+    a = int(site.attrs.get("axis", 0)) % len(x.axes)
+    n = len(index.axes)
+    _others(site, {a}, set(range(a, a + n)))
+    if 1 not in site.consts or n > 1:
+        for k in range(n):
+            site.unify(index.axes[k], y.axes[a + k])
+        return site.freeze(x.axes[a], "indexed at run time or by a table")
+    positions = [int(p) % x.shape[a] for p in site.consts[1].ravel()]
+    if n == 0:
+        one = Dim(1, unit=True)
+        select(x.axes[a], positions, one)
+        site.freeze(one, PICKED)
+    else:
+        select(x.axes[a], positions, y.axes[a])
+    site.take = Take(a, positions)
+    return None
+
+
+def gather_elements(site: Site) -> None:
+    """The indexed axis is frozen; the others agree with those of the indices where their sizes do."""
+    axis = int(site.attrs.get("axis", 0)) % len(site.x().axes)
+    for i, (a, b, c) in enumerate(zip(site.x(0).axes, site.x(1).axes, site.y.axes, strict=True)):
+        site.unify(b, c)
+        if i != axis and a.size == b.size:
+            site.unify(a, b)
+        else:
+            site.freeze(Prod((a, b)), "indexed at run time or by a table")
+
+
+def pad(site: Site) -> None:
+    """Constant padding makes new channels, which may be removed again like any others (option-A shortcuts)."""
+    x, y = site.x(), site.y
+    pads, rank = site.ints(1, "pads"), len(x.axes)
+    axes = [a % rank for a in (site.ints(3) or range(rank))]
+    if pads is None:
+        raise Conflict("the padding is computed at run time")
+    constant = site.attrs.get("mode", "constant") == "constant"
+    around: dict[int, tuple[Expr, Expr]] = {}
+    for k, a in enumerate(axes):
+        low, high = pads[k], pads[k + len(axes)]
+        if min(low, high) < 0 or ((low or high) and not constant):
+            site.freeze(Prod((x.axes[a], y.axes[a])), "padded by copies of other positions, or cropped")
+            continue
+        left, right = (Dim(n, unit=n == 1) if n else Sum(()) for n in (low, high))
+        around[a] = left, right
+        site.unify(Sum((left, x.axes[a], right)), y.axes[a])
+    _others(site, set(axes), set(axes))
+
+    def sizes(n: Count) -> list[int]:
+        ends = [[n(around[a][side]) if a in around else pads[k + side * len(axes)] for k, a in enumerate(axes)] for side in (0, 1)]
+        return ends[0] + ends[1]
+
+    site.operands.append(Operand(1, sizes, "pads"))
+
+
+def resize(site: Site) -> None:
+    """Batch and channels pass where their size is unchanged; the resized axes do not change."""
+    x, y = site.x(), site.y
+    same = [s == t for s, t in zip(x.shape, y.shape, strict=True)]
+    spatial = [i > 1 and not _nhwc_resize(site) or not ok for i, ok in enumerate(same)]
+    a = ["_" if hit else f"a{i}" for i, hit in enumerate(spatial)]
+    rule(f"{' '.join(a)}{', _' * (len(site.inputs) - 1)} -> {' '.join(a)}")(site)
+    axes = [int(i) % len(a) for i in site.attrs.get("axes", range(len(a)))]
+    if len(site.inputs) > 3 and site.inputs[3] is not None:
+        site.operands.append(Operand(3, lambda n: [n(y.axes[i]) for i in axes]))
+
+
+def _nhwc_resize(site: Site) -> bool:
+    """True when the last axis keeps its size while an earlier one changes: channels last."""
+    x, y = site.x().shape, site.y.shape
+    return len(x) > 2 and x[-1] == y[-1] and x[1] != y[1]
+
+
+def expand(site: Site) -> None:
+    """A repeated axis is new and free: grouped-query attention repeats its keys this way."""
+    y = site.y
+    rule("x..., _ -> x...")(site)
+    if len(site.inputs) > 1 and site.inputs[1] is not None:
+        given = site.x(1).shape[0]
+        old = site.ints(1)
+        tail = y.axes[len(y.axes) - given :] if given else []
+
+        def values(n: Count) -> list[int]:
+            return [1 if old is not None and old[i] == 1 else n(a) for i, a in enumerate(tail)]
+
+        site.operands.append(Operand(1, values))
+
+
+def tile(site: Site) -> None:
+    """y = (repeats x) on every axis."""
+    repeats = site.ints(1)
+    if repeats is None:
+        return _run_time_tile(site)
+    extra = [Dim(n) for n in repeats]
+    for a, r, b in zip(site.x().axes, extra, site.y.axes, strict=True):
+        site.unify(Prod((r, a)), b)
+    return site.operands.append(Operand(1, lambda n: [n(r) for r in extra]))
+
+
+def _run_time_tile(site: Site) -> None:
+    for a, b in zip(site.x().axes, site.y.axes, strict=True):
+        if a.size == b.size:
+            site.unify(a, b)
+        else:
+            site.freeze(Prod((a, b)), "repeated as often as is computed at run time")
+
+
+def shape(site: Site) -> None:
+    """Only axes whose size reaches something that the rewrite does not write itself are frozen."""
+    x = site.x()
+    start, end = int(site.attrs.get("start", 0)), site.attrs.get("end")
+    seen = range(len(x.axes))[start : None if end is None else int(end)]
+    reads = range(len(seen)) if site.shape_reads is None else site.shape_reads
+    for k in reads:
+        site.freeze(x.axes[seen[k]], "its size is read at run time (Shape)")
+
+
+def constant_of_shape(site: Site) -> None:
+    """The same value everywhere: its axes are free and follow whatever they meet."""
+    y = site.y
+    site.operands.append(Operand(0, lambda n: [n(a) for a in y.axes]))
+
+
+def depth_to_space(site: Site) -> None:
+    """`DCR`: the block digits are the major ones of the channel; `CRD`: the minor ones."""
+    first = "(P Q c)" if site.attrs.get("mode", "DCR") == "DCR" else "(c P Q)"
+    rule(f"_ {first} H W -> _ c (H P) (W Q)", move=True, P="blocksize", Q="blocksize")(site)
+
+
+def one_hot(site: Site) -> None:
+    """The new axis is as long as an operand says."""
+    site.freeze_all(site.outputs, "OneHot makes an axis whose size is an operand")
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reorder),
+    "Transpose": transpose,
+    "Concat": concat,
+    "Split": split,
+    "Slice": slice_,
+    "Gather": gather,
+    "GatherElements": gather_elements,
+    "Pad": pad,
+    "Resize": resize,
+    "Upsample": resize,
+    "Expand": expand,
+    "Tile": tile,
+    "Shape": shape,
+    "Size": lambda site: site.freeze_all(site.inputs, "its size is read at run time (Size)"),
+    "ConstantOfShape": constant_of_shape,
+    "DepthToSpace": depth_to_space,
+    "SpaceToDepth": rule("_ c (H P) (W Q) -> _ (P Q c) H W", move=True, P="blocksize", Q="blocksize"),
+    "EyeLike": frozen,
+    "OneHot": one_hot,
+    "Range": one_hot,
+    **dict.fromkeys("GatherND ScatterND ScatterElements Scatter NonZero Compress Unique ReverseSequence Det".split(), frozen),
+}

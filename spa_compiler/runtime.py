@@ -1,0 +1,97 @@
+"""Running models in onnxruntime: sessions, inputs in their valid ranges, and extra outputs.
+
+    session = open_session(proto, folder)
+    session.run(None, random_inputs(model, sizes, rng))
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from spa_compiler.errors import ModelError
+from spa_compiler.model import PROTOBUF_LIMIT, Model, write
+from spa_compiler.shapes import input_types, quiet_session, random_array
+
+Array = NDArray[Any]
+
+
+def open_session(
+    proto: onnx.ModelProto, folder: Path, level: int = 1, threads: int = 0, what: str = "the model"
+) -> ort.InferenceSession:
+    """A CPU session for a model in memory whose external data, if any, lies in `folder`.
+
+    Raises ModelError with onnxruntime's message.
+    """
+    try:
+        if proto.ByteSize() < PROTOBUF_LIMIT:
+            return quiet_session(proto.SerializeToString(), level, threads, str(folder.resolve()))
+        with tempfile.TemporaryDirectory() as scratch:
+            target = Path(scratch) / "model.onnx"
+            write(proto, folder, target)
+            return quiet_session(str(target), level, threads)
+    except Exception as e:
+        raise ModelError(f"onnxruntime cannot load {what}: {_first_line(e)}") from e
+
+
+def _first_line(e: Exception) -> str:
+    return " ".join(str(e).split())[:400]
+
+
+def run(session: ort.InferenceSession, feed: Mapping[str, Array], what: str = "the model") -> list[Any]:
+    """All outputs of one run. Raises ModelError with onnxruntime's message."""
+    try:
+        return list(session.run(None, dict(feed)))
+    except Exception as e:
+        raise ModelError(f"onnxruntime cannot run {what}: {_first_line(e)}") from e
+
+
+def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """The same model that also gives these values. The proto is changed in place."""
+    have = {o.name for o in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in have)
+    return proto
+
+
+def index_limits(model: Model) -> dict[str, int]:
+    """For integer inputs that index something: the size of what they index (a vocabulary, a table of positions)."""
+    limits: dict[str, int] = {}
+    for tensor in model.graph.inputs:
+        todo, seen = [tensor], set()
+        while todo:
+            t = todo.pop()
+            for node in t.outputs:
+                if node.op == "Gather" and len(node.inputs) > 1 and node.inputs[1] is t and node.inputs[0].shape:
+                    size = node.inputs[0].shape[int(node.attrs.get("axis", 0))]
+                    if isinstance(size, int):
+                        limits[tensor.name] = min(size, limits.get(tensor.name, size))
+                elif id(node) not in seen and node.op in ("Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Slice"):
+                    seen.add(id(node))
+                    todo += node.outputs
+    return limits
+
+
+def random_inputs(
+    model: Model,
+    sizes: dict[str, int],
+    rng: np.random.Generator,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> dict[str, Array]:
+    """Inputs of the right types and shapes: floats standard normal or uniform in their range, ids below their limit."""
+    out: dict[str, Array] = {}
+    limits = index_limits(model)
+    for name, t in input_types(model, sizes).items():
+        bounds = (ranges or {}).get(name)
+        if bounds is None:
+            out[name] = random_array(t, rng, limits.get(name, 8))
+        else:
+            drawn = rng.uniform(*bounds, [d.dim_value for d in t.tensor_type.shape.dim])
+            out[name] = drawn.astype(onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
+    return out

@@ -1,0 +1,364 @@
+"""Sizes of every value, by partial evaluation under two bindings of the symbols.
+
+Each symbolic input axis is bound twice, to two different sizes. Node by node, onnx's own inference gives types, and
+whatever depends on shapes and constants only is evaluated. What is equal under both bindings does not depend on a
+symbol: it is a constant (head counts, windows, sqrt(d)) and is folded; an axis that differs is dynamic. This replaces
+the shape arithmetic of every exporter without one rule per operator, and takes about 0.1 ms a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from spa_compiler.errors import ModelError
+from spa_compiler.model import Model, Shapes, constant, element_type, subgraphs
+
+SMALL = 1 << 16
+"""Elements up to which a value is evaluated: shape arithmetic, tables and masks, not weights."""
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout"}  # never folded: chance, or the storage format
+PRIMES = (2, 5, 7, 11, 13, 17, 19, 23), (3, 11, 13, 17, 19, 23, 29, 31)
+IMAGES = (64, 96, 160, 192), (96, 128, 192, 224)
+LEVELS = (
+    ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+)
+Array = NDArray[Any]
+
+
+@dataclass
+class Facts:
+    """What one binding gives: a type for each value, and the numbers of small values that depend on shapes only."""
+
+    types: dict[str, onnx.TypeProto] = field(default_factory=dict)
+    values: dict[str, Array] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Static shape of a value, or None."""
+        t = self.types.get(name)
+        if t is None or not t.HasField("tensor_type") or not t.tensor_type.HasField("shape"):
+            return None
+        dims = t.tensor_type.shape.dim
+        return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A symbolic axis of an input: where it first occurs."""
+
+    name: str
+    input: str
+    axis: int
+    rank: int
+    batch: bool  # the first axis, or the second of a state whose first is fixed
+
+
+def symbols(model: Model) -> list[Symbol]:
+    """Symbolic axes of the graph inputs in order; unnamed ones are called `input.axis`."""
+    out: dict[str, Symbol] = {}
+    for vi in model.header.graph.input:
+        for k, d in enumerate(vi.type.tensor_type.shape.dim):
+            if not d.HasField("dim_value") or d.dim_value <= 0:
+                name = d.dim_param or f"{vi.name}.{k}"
+                dims = vi.type.tensor_type.shape.dim
+                batch = k == 0 or (k == 1 and len(dims) == 3 and dims[0].dim_value > 0)
+                out.setdefault(name, Symbol(name, vi.name, k, len(dims), batch))
+    return list(out.values())
+
+
+def input_types(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
+    """Types of the graph inputs with symbols replaced by sizes."""
+    out = {}
+    for vi in model.header.graph.input:
+        t = onnx.TypeProto()
+        t.CopyFrom(vi.type)
+        for k, d in enumerate(t.tensor_type.shape.dim):
+            if not d.HasField("dim_value") or d.dim_value <= 0:
+                d.dim_value = sizes[d.dim_param or f"{vi.name}.{k}"]
+        out[vi.name] = t
+    return out
+
+
+def evaluate(model: Model, sizes: dict[str, int]) -> Facts:
+    """One pass over the nodes: types, and the values that depend on shapes and constants only."""
+    facts = Facts(types=input_types(model, sizes))
+    for name, tensor in model.constants().items():
+        kind = element_type(tensor)
+        facts.types[name] = helper.make_tensor_type_proto(kind, list(tensor.shape))
+        if int(np.prod(tensor.shape, dtype=np.int64)) <= SMALL and kind != onnx.TensorProto.STRING:
+            facts.values[name] = model.array(tensor)
+    imports = list(model.header.opset_import)
+    for node in model.graph.nodes:
+        _step(model, node, facts, imports)
+    return facts
+
+
+def _step(model: Model, node: gs.Node, facts: Facts, imports: list[onnx.OperatorSetIdProto]) -> None:
+    names = [t.name for t in node.inputs]
+    proto = model.origin.get(node.outputs[0].name) if node.outputs else None
+    if proto is None or proto.op_type != node.op or list(proto.input) != names:
+        proto = OnnxExporter.export_node(node)
+    if node.op == "Shape" and (shape := facts.shape(names[0])) is not None:
+        start, end = node.attrs.get("start", 0), node.attrs.get("end")
+        _know(facts, [t.name for t in node.outputs], [np.array(shape[start:end], np.int64)])
+        return
+    known = bool(names) and all(not n or n in facts.values for n in names) and node.op not in KEPT
+    if known and not any(isinstance(a, gs.Graph) for a in node.attrs.values()):
+        got = _compute(proto, names, facts, imports)
+        if got is not None:
+            _know(facts, [t.name for t in node.outputs], got)
+            return
+    _infer(model, proto, names, facts, imports)
+
+
+def _know(facts: Facts, names: list[str], values: list[Array]) -> None:
+    for name, value in zip(names, values, strict=False):
+        if name:
+            facts.types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            if value.size <= SMALL:
+                facts.values[name] = value
+
+
+def _compute(
+    proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
+) -> list[Array] | None:
+    """The outputs of a node whose inputs are known, by onnx's reference implementation; None where it has none."""
+    used = list(dict.fromkeys(n for n in names if n))
+    if proto.domain not in ("", "ai.onnx") or (proto.op_type in ("ConstantOfShape", "Expand", "Tile", "Range") and _is_large(proto, facts)):
+        return None
+    inputs = [onnx.ValueInfoProto(name=n, type=facts.types[n]) for n in used]
+    graph = helper.make_graph([proto], "one", inputs, [onnx.ValueInfoProto(name=o) for o in proto.output if o])
+    try:
+        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports))
+        with np.errstate(all="ignore"):
+            got = evaluator.run(None, {n: facts.values[n] for n in used})
+    except Exception:  # the reference implementation is not complete; inference is the fallback
+        return None
+    arrays = [np.asarray(a) for a in got]
+    if any(a.dtype.kind not in "biuf" for a in arrays):
+        return None
+    found = iter(arrays)
+    return [next(found) if o else np.zeros(0) for o in proto.output]
+
+
+def _is_large(proto: onnx.NodeProto, facts: Facts) -> bool:
+    """Would the node make something big out of something small? Sizes are checked before memory is taken."""
+    values = [facts.values[n] for n in proto.input if n]
+    if proto.op_type == "Range":
+        start, limit, delta = (float(v.ravel()[0]) for v in values)
+        return delta == 0 or abs(limit - start) / abs(delta) > SMALL
+    sizes = values[0 if proto.op_type == "ConstantOfShape" else 1]
+    grown = float(np.prod(np.maximum(sizes.astype(float), 0)))
+    return grown * (values[0].size if proto.op_type == "Tile" else 1) > SMALL
+
+
+def _infer(
+    model: Model, proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
+) -> None:
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    types = {n: facts.types[n] for n in names if n in facts.types}
+    data = {n: numpy_helper.from_array(facts.values[n]) for n in names if n in facts.values and facts.values[n].size <= 4096}
+    try:
+        schema = onnx.defs.get_schema(proto.op_type, model.opset.get(domain, 1), domain)
+        got = onnx.shape_inference.infer_node_outputs(
+            schema, proto, types, data, opset_imports=imports, ir_version=model.header.ir_version
+        )
+    except onnx.shape_inference.InferenceError as e:
+        facts.errors.append(f"{proto.op_type} '{proto.name or proto.output[0]}': {e}")
+        return
+    except Exception:  # no schema: another domain, or an operator that ONNX has given up
+        got = {}
+    for name, t in (got or {}).items():
+        if name and t.tensor_type.elem_type:
+            facts.types[name] = t
+            dims = t.tensor_type.shape.dim
+            if any(d.HasField("dim_value") and d.dim_value <= 0 for d in dims):
+                facts.errors.append(f"'{name}' of {proto.op_type} '{proto.name}' would be empty")
+    if any(o and facts.shape(o) is None for o in proto.output) and not subgraphs(proto):
+        _observe(model, proto, names, facts, imports)
+    if proto.op_type == "Reshape":
+        _check_reshape(proto, facts)
+
+
+def _observe(
+    model: Model, proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
+) -> None:
+    """Shapes that inference cannot tell are read off a run of this node alone."""
+    used = list(dict.fromkeys(n for n in names if n))
+    if any(facts.shape(n) is None for n in used):
+        return
+    inputs = [onnx.ValueInfoProto(name=n, type=facts.types[n]) for n in used]
+    outputs = [o for o in proto.output if o]
+    graph = helper.make_graph([proto], "one", inputs, [onnx.ValueInfoProto(name=o) for o in outputs])
+    one = helper.make_model(graph, opset_imports=imports, ir_version=max(model.header.ir_version, 4))
+    feed = {n: facts.values[n] if n in facts.values else _ones(facts.types[n]) for n in used}
+    try:
+        got = quiet_session(one.SerializeToString()).run(None, feed)
+    except Exception:  # the whole model is asked later, and says what is wrong
+        return
+    for name, a in zip(outputs, got, strict=True):
+        if isinstance(a, np.ndarray) and a.dtype.kind in "biuf":
+            facts.types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+
+
+def _ones(t: onnx.TypeProto) -> Array:
+    shape = [d.dim_value for d in t.tensor_type.shape.dim]
+    return np.ones(shape, helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
+
+
+def random_array(t: onnx.TypeProto, rng: np.random.Generator, limit: int = 2) -> Array:
+    """A normal (or below `limit`, for integers) array of a static tensor type."""
+    shape = [d.dim_value for d in t.tensor_type.shape.dim]
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
+    if dtype.kind in "iub":
+        return np.asarray(rng.integers(0, 2 if dtype.kind == "b" else max(limit, 1), shape)).astype(dtype)
+    return np.asarray(rng.normal(size=shape)).astype(dtype)
+
+
+def quiet_session(source: bytes | str, level: int = 1, threads: int = 1, folder: str = "") -> ort.InferenceSession:
+    """A CPU session that prints nothing; `level` 0 to 3 is how much onnxruntime may optimise."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.graph_optimization_level = LEVELS[level]
+    if folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _check_reshape(proto: onnx.NodeProto, facts: Facts) -> None:
+    """onnx's inference accepts a Reshape whose sizes do not fit: exporters write batch 1 under a symbolic N."""
+    x, y = facts.shape(proto.input[0]), facts.shape(proto.output[0])
+    if x is not None and y is not None and np.prod(x, dtype=np.int64) != np.prod(y, dtype=np.int64):
+        facts.errors.append(f"Reshape '{proto.name or proto.output[0]}' cannot make {list(y)} of {list(x)}")
+
+
+Pair = tuple[dict[str, int], dict[str, int]]
+
+
+def bindings(found: list[Symbol], given: dict[str, int]) -> list[Pair]:
+    """Pairs of bindings to try, most general first.
+
+    Distinct primes, so that axes of equal size are not taken for one another; realistic image sides; then sizes that
+    some exporters insist on (batch 1 written into a Reshape of a graph whose input says N; windows of 512 samples).
+    """
+
+    def pair(batch: tuple[int, int], images: tuple[tuple[int, ...], ...], fixed: int | None) -> Pair:
+        out: Pair = ({}, {})
+        for k, s in enumerate(found):
+            square = s.rank >= 4 and s.axis > 0
+            for side in (0, 1):
+                size = batch[side] if s.batch else (images if square else PRIMES)[side][k % 4]
+                out[side][s.name] = given.get(s.name, fixed if fixed and not s.batch else size)
+        return out
+
+    def spread(p: Pair) -> Pair:
+        return p[0], {n: (2 * p[0][n] if n in given else v) for n, v in p[1].items()}
+
+    if not found:
+        return [({}, {})]
+    same = ((224,) * 4, (224,) * 4)
+    tries = [pair((2, 3), IMAGES, None), pair((2, 3), same, None), pair((1, 1), IMAGES, None), pair((1, 1), same, None)]
+    tries += [pair((2, 3), IMAGES, n) for n in (512, 128, 16)] + [pair((1, 1), IMAGES, n) for n in (512, 16)]
+    return [*(map(spread, tries) if given else ()), *tries]
+
+
+def settle(model: Model, given: dict[str, int]) -> Iterator[tuple[Facts, Facts, dict[str, tuple[int, int]]]]:
+    """Facts under every pair of bindings that shape inference accepts, most general first.
+
+    Raises ModelError when there is none: the message says which node refuses, and names --input-shape.
+    """
+    found = symbols(model)
+    unknown = set(given) - {s.name for s in found}
+    if unknown:
+        raise ModelError(f"no symbolic axis is called {sorted(unknown)}; the model has {[s.name for s in found]}")
+    errors: list[str] = []
+    accepted = False
+    for a, b in bindings(found, given):
+        first = evaluate(model, a)
+        second = first if a == b else evaluate(model, b)
+        if first.errors or second.errors:
+            errors += (first.errors or second.errors)[:1]
+            continue
+        accepted = True
+        yield first, second, {s.name: (a[s.name], b[s.name]) for s in found}
+    if not accepted:
+        raise ModelError(f"{model.path}: no sizes of {[s.name for s in found]} fit: {errors[0]}; give --input-shape")
+
+
+def fold(model: Model, first: Facts, second: Facts) -> int:
+    """Replace what is equal under both bindings by constants; returns how many nodes went. Changes the model."""
+    outputs = {t.name for t in model.graph.outputs} | set(model.captured)
+    tied = {t.name for t in model.constants().values() if len(t.outputs) > 1 and len(t.shape) > 1 and _is_float(t)}
+    gone: set[int] = set()
+    for node in model.graph.nodes:
+        names = [t.name for t in node.outputs if t.name]
+        reads_tied = any(t.name in tied for t in node.inputs)
+        if not names or reads_tied or not all(_same(n, first, second) and n not in outputs for n in names):
+            continue
+        for tensor in list(node.outputs):
+            if tensor.name:
+                _replace(tensor, constant(tensor.name, first.values[tensor.name]))
+        node.inputs.clear()
+        node.outputs.clear()
+        gone.add(id(node))
+    model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in gone]
+    return len(gone)
+
+
+def _is_float(t: gs.Constant) -> bool:
+    return t.dtype in (np.float16, np.float32, np.float64, onnx.TensorProto.BFLOAT16)
+
+
+def _same(name: str, a: Facts, b: Facts) -> bool:
+    x, y = a.values.get(name), b.values.get(name)
+    return x is not None and y is not None and x.shape == y.shape and np.array_equal(x, y)
+
+
+def _replace(old: gs.Tensor, new: gs.Tensor) -> None:
+    """Every reader of `old` reads `new`."""
+    for user in list(old.outputs):
+        for i, t in enumerate(user.inputs):
+            if t is old:
+                user.inputs[i] = new
+
+
+def recorded(model: Model, first: Facts, second: Facts, sizes: dict[str, tuple[int, int]]) -> Shapes:
+    """Shapes of every value that has a rank and sizes under both bindings, and which axes differ."""
+    shape: dict[str, tuple[int, ...]] = {}
+    dynamic: dict[str, tuple[bool, ...]] = {}
+    for name, tensor in model.constants().items():
+        shape[name], dynamic[name] = tuple(tensor.shape), (False,) * len(tensor.shape)
+    for name in first.types:
+        a, b = first.shape(name), second.shape(name)
+        if a is not None and b is not None and len(a) == len(b):
+            shape[name] = a
+            dynamic[name] = tuple(x != y for x, y in zip(a, b, strict=True))
+    return Shapes(shape, dynamic, sizes)
+
+
+def missing(model: Model, facts: Facts) -> list[str]:
+    """Values of the main graph that have no static shape: onnxruntime is asked for these."""
+    return [t.name for n in model.graph.nodes for t in n.outputs if t.name and facts.shape(t.name) is None]
+
+
+def completed(facts: Facts, arrays: dict[str, Array]) -> Facts:
+    """Facts with the shapes of values that were read off one run."""
+    types = dict(facts.types)
+    for name, a in arrays.items():
+        types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+    return replace(facts, types=types)

@@ -1,0 +1,293 @@
+"""Run the two peer tools on models of the zoo, each as its own documentation says, and print one JSON line per model.
+
+    python tools/peers.py resnet50 swin_t >> peers.jsonl
+
+Torch-Pruning takes the PyTorch model (`zoo_models.prepare`), onnxsim the ONNX files that `zoo.py` exported; both are
+asked to remove half of the channels, without hints for the model. Every measurement is a process of its own with a
+time limit, so that seconds and peak memory belong to one tool. Errors are results: they are recorded as text.
+
+Keys of a line: `model`, `torch_pruning` (`measure_torch_pruning`), and `onnxsim` (`measure_onnxsim`) by exporter; with
+`onnxsim_simplified` the file went through `onnxsim.simplify` first, which folds BatchNorm as onnxsim's pruning expects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import EXPORTERS, brief, path_of
+
+if TYPE_CHECKING:  # heavy, and only the measuring processes need them
+    import onnx
+    import torch_pruning
+    from torch import Tensor, nn
+
+RATIO = 0.5
+TIMEOUT = 300.0
+Report = dict[str, Any]
+NUMPY = {"tensor(int64)": "int64", "tensor(float16)": "float16", "tensor(bool)": "bool", "tensor(double)": "float64"}
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process so far, in MB. The parent stays small: a child inherits its peak."""
+    import resource
+
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def guarded(report: Report, key: str, action: Callable[[], Any]) -> Any:
+    """Run `action`; store True under `key`, or the error as text. Returns what the action returned, or None."""
+    try:
+        value = action()
+    except Exception as error:  # noqa: BLE001 - a peer may fail in any way, and how it failed is what is reported
+        report[key] = brief(error)[:400]
+        return None
+    report[key] = True
+    return value
+
+
+def timed(report: Report, key: str, action: Callable[[], Any]) -> Any:
+    start = time.perf_counter()
+    try:
+        return action()
+    finally:
+        report[key] = round(time.perf_counter() - start, 3)
+
+
+def run_onnx(path: Path) -> None:
+    """Load and run a file with onnxruntime on ones, symbolic sizes being 1; raises where that fails."""
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feeds = {}
+    for value in session.get_inputs():
+        shape = [size if isinstance(size, int) else 1 for size in value.shape]
+        feeds[value.name] = np.ones(shape, NUMPY.get(value.type, "float32"))
+    session.run(None, feeds)
+
+
+# Torch-Pruning -------------------------------------------------------------------------------------------------------
+
+
+def final_layers(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[nn.Module]:
+    """The Linear or Conv that runs last: what Torch-Pruning's examples ignore, so that the output keeps its size."""
+    import torch
+    from torch import nn
+
+    kinds, ran = (nn.Linear, nn.modules.conv._ConvNd), []
+    hooks = [
+        module.register_forward_hook(lambda m, *_: ran.append(m))
+        for module in model.modules()
+        if isinstance(module, kinds)
+    ]
+    with torch.no_grad():
+        model(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return ran[-1:]
+
+
+def prunable(pruner: torch_pruning.pruner.BasePruner) -> int:
+    """Parameters of the modules that the pruner's groups touch, each counted once and whole."""
+    from torch import nn
+
+    touched = {}
+    groups = pruner.DG.get_all_groups(ignored_layers=pruner.ignored_layers, root_module_types=pruner.root_module_types)
+    for group in groups:
+        for dependency, _ in group:
+            module = dependency.target.module
+            own = [module] if isinstance(module, nn.Parameter) else module.parameters()
+            touched |= {id(parameter): parameter.numel() for parameter in own}
+    return sum(touched.values())
+
+
+def export_pruned(model: nn.Module, inputs: dict[str, Tensor], exporter: str) -> None:
+    """Export the pruned model and run the file once: a pruned model that cannot be deployed is of no use."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pruned.onnx"
+        names = {"input_names": list(inputs), "verbose": False}
+        torch.onnx.export(model, tuple(inputs.values()), str(path), dynamo=exporter == "dynamo", **names)
+        run_onnx(path)
+
+
+def forward(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[int, ...]]:
+    """Shapes of the outputs."""
+    import torch
+
+    with torch.no_grad():
+        outputs = model(*inputs)
+    return [tuple(y.shape) for y in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def same_shapes(model: nn.Module, inputs: tuple[Tensor, ...], wanted: list[tuple[int, ...]]) -> None:
+    found = forward(model, inputs)
+    if found != wanted:
+        raise ValueError(f"output shapes {found} instead of {wanted}")
+
+
+def deployable(model: nn.Module, inputs: dict[str, Tensor], wanted: list[tuple[int, ...]], report: Report) -> None:
+    """Does the pruned model run, and does each exporter make a file of it that runs?"""
+    import torch_pruning as tp
+
+    feeds = tuple(inputs.values())
+    report["parameters_after"] = sum(p.numel() for p in model.parameters())
+    guarded(report, "runs", lambda: same_shapes(model, feeds, wanted))
+    if report["runs"] is True:
+        report["macs_after"], report["parameters_after"] = tp.utils.count_ops_and_params(model, feeds)
+        for exporter in EXPORTERS:
+            guarded(report, f"exports_{exporter}", partial(export_pruned, model, inputs, exporter))
+
+
+def measure_torch_pruning(name: str) -> Report:
+    """seconds (graph, prune), parameters and MACs before and after, prunable parameters, runs, exports."""
+    import torch
+    import torch_pruning as tp
+    from zoo_models import prepare
+
+    torch.set_num_threads(1)
+    model, inputs = prepare(name)
+    feeds = tuple(inputs.values())
+    report: Report = {"version": tp.__version__}
+    report["macs"], report["parameters"] = tp.utils.count_ops_and_params(model, feeds)
+    shapes, ignored = forward(model, feeds), final_layers(model, feeds)
+    report["memory_before_mb"] = peak_mb()
+    options = {"importance": tp.importance.GroupMagnitudeImportance(p=2), "pruning_ratio": RATIO}
+    build = partial(tp.pruner.BasePruner, model, feeds, global_pruning=False, ignored_layers=ignored, **options)
+    pruner = guarded(report, "graph", partial(timed, report, "graph_seconds", build))
+    if pruner is not None:
+        report["prunable_parameters"] = prunable(pruner)
+        guarded(report, "prune", partial(timed, report, "prune_seconds", pruner.step))
+        report["seconds"], report["peak_mb"] = round(report["graph_seconds"] + report["prune_seconds"], 3), peak_mb()
+        deployable(model, inputs, shapes, report)
+    return report
+
+
+# onnxsim -------------------------------------------------------------------------------------------------------------
+
+
+def count_macs(model: onnx.ModelProto) -> int | None:
+    """Multiply-accumulates of an ONNX model, once `spa_compiler.cost` can count them; None until then."""
+    try:
+        from spa_compiler.cost import macs
+    except ImportError:
+        return None
+    return macs(model)
+
+
+def parameters(model: onnx.ModelProto) -> int:
+    """Elements of floating-point initializers and of Constant nodes with more than one element."""
+    import onnx
+    from onnx import TensorProto
+
+    floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+    tensors = list(model.graph.initializer)
+    tensors += [a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")]
+    sizes = [onnx.numpy_helper.to_array(t).size for t in tensors if t.data_type in floats and list(t.dims)]
+    return int(sum(sizes))
+
+
+def load_onnx(path: str, simplify: bool, report: Report) -> onnx.ModelProto | None:
+    """The model, simplified where asked for; None where that failed, with the error in the report."""
+    import onnx
+    import onnxsim
+
+    model = guarded(report, "load", partial(onnx.load, path))
+    if model is None or not simplify:
+        return model
+    done = guarded(report, "simplify", partial(timed, report, "simplify_seconds", partial(onnxsim.simplify, model)))
+    return done and done[0]
+
+
+def measure_onnxsim(path: str, simplify: bool) -> Report:
+    """seconds, parameters before and after, whether anything changed, whether onnxruntime loads and runs the result."""
+    import onnx
+    import onnxsim
+
+    report: Report = {"version": onnxsim.__version__}
+    model = load_onnx(path, simplify, report)
+    if model is None:
+        return report
+    report["parameters"], report["macs"] = parameters(model), count_macs(model)
+    report["memory_before_mb"] = peak_mb()
+    pruned = guarded(
+        report,
+        "prune",
+        partial(timed, report, "seconds", partial(onnxsim.pruning.apply_structured_pruning, model, RATIO)),
+    )
+    report["peak_mb"] = peak_mb()
+    if pruned is None:
+        return report
+    report["parameters_after"], report["macs_after"] = parameters(pruned), count_macs(pruned)
+    report["changed"] = report["parameters_after"] != report["parameters"]
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "pruned.onnx"
+        guarded(report, "check", partial(onnx.checker.check_model, pruned, full_check=True))
+        guarded(report, "runs", lambda: (onnx.save(pruned, target), run_onnx(target)))
+    return report
+
+
+# one process per measurement -----------------------------------------------------------------------------------------
+
+
+def isolated(*arguments: str) -> Report:
+    """The report of one measurement, made in a process of its own."""
+    command = [sys.executable, __file__, "--measure", *arguments]
+    try:
+        done = subprocess.run(command, check=False, timeout=TIMEOUT, capture_output=True, text=True)
+    except subprocess.TimeoutExpired:
+        return {"error": f"no result in {TIMEOUT:.0f} s"}
+    if done.returncode:
+        return {"error": f"process ended with code {done.returncode}: {done.stderr.strip()[-400:]}"}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def measure(arguments: list[str]) -> None:
+    """What `isolated` runs: prints one report."""
+    warnings.filterwarnings("ignore")
+    kind, what = arguments
+    report = measure_torch_pruning(what) if kind == "torch_pruning" else measure_onnxsim(what, kind != "onnxsim")
+    print("\n" + json.dumps(report))
+
+
+def peers(name: str) -> Report:
+    """Everything about one model."""
+    report: Report = {"model": name, "ratio": RATIO, "torch_pruning": isolated("torch_pruning", name)}
+    for kind in ("onnxsim", "onnxsim_simplified"):
+        files = {exporter: path_of(name, exporter) for exporter in EXPORTERS}
+        report[kind] = {
+            exporter: isolated(kind, str(path)) if path.exists() else {"error": "not exported"}
+            for exporter, path in files.items()
+        }
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="names of tools/zoo_models.py, exported by tools/zoo.py")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure)
+        return
+    if not arguments.names:
+        parser.error("name at least one model (tools/zoo.py --list shows them)")
+    for name in arguments.names:
+        print(json.dumps(peers(name)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Export the test models of `zoo_models` to ONNX with both exporters of PyTorch, into a cache outside the repository.
+
+    python tools/zoo.py                          the first ten models
+    python tools/zoo.py resnet50 lstm            these
+    python tools/zoo.py --family timm            one family; `--family all` everything that is not very large
+    python tools/zoo.py --list                   the names
+
+Writes NAME.legacy.onnx (TorchScript exporter) and NAME.dynamo.onnx (torch.export) with each exporter's defaults, but
+weights inside the file; batch axis `N`, example batch 1 (2 where torch.export takes 1 for a constant). What exists is
+skipped; what an exporter refuses goes into failures.json with its error and is not tried again without --retry. Every
+file is run once with onnxruntime and compared with PyTorch. Needs torch (and torchvision, timm, transformers for their
+models), onnx, onnxscript, onnxruntime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # heavy: only the exporting processes import it
+    from torch import Tensor, nn
+
+EXPORTERS = ("legacy", "dynamo")
+LARGEST = 120e6  # parameters; `--family` leaves out what is larger, a name given on the command line does not
+
+
+def cache() -> Path:
+    """Where the exported models live: SPA_ZOO, or the user's cache."""
+    return Path(os.environ.get("SPA_ZOO", "~/.cache/spa-compile/zoo")).expanduser()
+
+
+def path_of(name: str, exporter: str, folder: Path | None = None) -> Path:
+    return (folder or cache()) / f"{name}.{exporter}.onnx"
+
+
+class Failures:
+    """failures.json: `NAME.EXPORTER` -> error. Read again at each change, so that two runs do not lose an entry."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "failures.json"
+
+    def read(self) -> dict[str, str]:
+        return json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def set(self, key: str, error: str | None) -> None:
+        entries = {k: v for k, v in self.read().items() if k != key}
+        if error is not None:
+            entries[key] = error
+        self.file.write_text(json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
+
+
+def compare(path: Path, model: nn.Module, inputs: dict[str, Tensor]) -> None:
+    """Raise unless onnxruntime agrees with PyTorch: a wrong export must not look like a bug of ours."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feeds = {k: v.numpy() for k, v in inputs.items() if k in {i.name for i in session.get_inputs()}}
+    found = torch.from_numpy(session.run(None, feeds)[0]).double()
+    with torch.no_grad():
+        wanted = model(*inputs.values())
+    wanted = (wanted[0] if isinstance(wanted, tuple) else wanted).double()
+    if found.shape != wanted.shape or (found - wanted).abs().max() > 1e-3 * wanted.abs().max():
+        raise ValueError(f"onnxruntime disagrees with PyTorch: shapes {tuple(found.shape)}, {tuple(wanted.shape)}")
+
+
+def axes_of(name: str, exporter: str, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """The exporter's arguments that call axis 0 of every input `N`."""
+    import torch
+    from zoo_models import Call, table
+
+    if not table()[name].dynamic:
+        return {}
+    if exporter == "legacy":
+        return {"dynamic_axes": {key: {0: "N"} for key in (*inputs, "y")}}
+    shapes = ({0: torch.export.Dim("N")},) * len(inputs)
+    return {"dynamic_shapes": (shapes,) if isinstance(model, Call) else shapes}  # Call.forward takes *args
+
+
+def export(name: str, exporter: str, path: Path, batch: int) -> None:
+    """Export one model to `path`; the file appears only when it is complete and agrees with PyTorch."""
+    import torch
+    from zoo_models import prepare
+
+    model, inputs = prepare(name, batch)
+    partial = path.with_suffix(".partial")
+    options = {"input_names": list(inputs), "output_names": ["y"], "verbose": False, "external_data": False}
+    options |= axes_of(name, exporter, model, inputs)
+    try:
+        torch.onnx.export(model, tuple(inputs.values()), str(partial), dynamo=exporter == "dynamo", **options)
+        compare(partial, model, inputs)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def brief(error: Exception) -> str:
+    """The cause, without the advice that the dynamo exporter prints before it and without terminal colours."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    return f"{type(error).__name__}: {text.split('## Exception summary')[-1].strip()}"[:1500]
+
+
+def attempt(name: str, exporter: str, folder: Path) -> None:
+    """Export in this process and record how it went."""
+    import torch
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    error = None
+    for batch in (1, 2) if exporter == "dynamo" else (1,):  # torch.export often takes a batch of 1 for a constant
+        try:
+            export(name, exporter, path_of(name, exporter, folder), batch)
+        except Exception as problem:  # noqa: BLE001 - any exporter may fail in any way: the failure is the result
+            error = brief(problem)
+        else:
+            error = None
+            break
+    Failures(folder).set(f"{name}.{exporter}", error)
+
+
+def run(name: str, exporter: str, folder: Path, timeout: float, retry: bool) -> None:
+    """Export in a process of its own, so that a crash or a leak of an exporter ends with the model."""
+    key, start = f"{name}.{exporter}", time.perf_counter()
+    if path_of(name, exporter, folder).exists() or (key in Failures(folder).read() and not retry):
+        return
+    command = [sys.executable, __file__, name, "--out", str(folder), "--exporter", exporter, "--here"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # the legacy exporter prints whole graphs
+    try:
+        code = subprocess.run(command, check=False, timeout=timeout, **quiet).returncode
+        if code:
+            Failures(folder).set(key, f"the exporter's process ended with code {code}")
+    except subprocess.TimeoutExpired:
+        Failures(folder).set(key, f"no result in {timeout:.0f} s")
+    verdict = Failures(folder).read().get(key, "ok").splitlines()[0][:150]
+    print(f"{key} {time.perf_counter() - start:.0f} s {verdict}", flush=True)
+
+
+def small(name: str) -> bool:
+    """Whether the model is below LARGEST, without allocating it."""
+    import torch
+    from zoo_models import table
+
+    try:
+        with torch.device("meta"):
+            return sum(p.numel() for p in table()[name].build().parameters()) < LARGEST
+    except Exception:  # noqa: BLE001 - some models cannot be built without memory: let the export decide
+        return True
+
+
+def choose(names: list[str], family: str | None) -> list[str]:
+    from zoo_models import FIRST, table
+
+    models = table()
+    unknown = [name for name in names if name not in models]
+    if unknown:
+        raise SystemExit(f"unknown: {' '.join(unknown)} (--list shows the names)")
+    if family:
+        return [n for n, m in models.items() if family in ("all", m.family) and small(n)]
+    return names or FIRST
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--out", type=Path, default=cache(), help="default: $SPA_ZOO or ~/.cache/spa-compile/zoo")
+    parser.add_argument("--exporter", choices=(*EXPORTERS, "both"), default="both")
+    parser.add_argument("--family", help="torchvision, torchvision_tasks, timm, transformers, recurrent, dense, all")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for one export")
+    parser.add_argument("--retry", action="store_true", help="try again what failed before")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    names = choose(a.names, "all" if a.list else a.family)
+    if a.list:
+        print(*names, sep="\n")
+        return
+    a.out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        for exporter in EXPORTERS if a.exporter == "both" else (a.exporter,):
+            attempt(name, exporter, a.out) if a.here else run(name, exporter, a.out, a.timeout, a.retry)
+
+
+if __name__ == "__main__":
+    main()

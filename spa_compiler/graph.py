@@ -31,7 +31,8 @@ OVERRIDABLE = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize",
 SHAPE_ARITHMETIC = {"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity", "Mul", "Add", "Sub", "Div"}
 SHAPE_ARITHMETIC |= {"Reshape", "Split", "Where", "Equal", "Range", "Max", "Min", "Floor", "Ceil"}
 DEFAULTS: dict[str, dict[str, Any]] = {"Conv": {"group": 1}, "ConvTranspose": {"group": 1}, "DeformConv": {"group": 1}}
-FLOATS = {1, 10, 11, 16}  # FLOAT, FLOAT16, DOUBLE, BFLOAT16
+WEIGHT_TYPES = {1, 10, 11, 16, 2, 3, 17, 18, 19, 20, 21, 22}
+"""Element types that count as parameters: float32/16/64, bfloat16, (u)int8, float8, (u)int4."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class DependencyGraph:
     model: Model
     values: dict[str, Value]
     sites: list[Site]
-    weights: list[str]  # float constants of rank 1 or more
+    weights: list[str]  # constants of rank 1 or more that count as parameters
     blocks: dict[Dim, Dim] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
 
@@ -206,7 +207,7 @@ def analyze(model: Model) -> DependencyGraph:
         for a in values[name].axes if name in values else ():
             freeze(a, Reason.new("read inside a subgraph (If, Loop or Scan)", name))
     _collapse(values)
-    weights = [n for n, t in model.constants().items() if element_type(t) in FLOATS and len(t.shape) > 0]
+    weights = [n for n, t in model.constants().items() if element_type(t) in WEIGHT_TYPES and len(t.shape) > 0]
     graph = DependencyGraph(model, values, sites, weights, find_blocks(values, sites))
     graph.groups = list(_groups(graph))
     return graph

@@ -50,7 +50,8 @@ class Case:
     blocks  key -> number of blocks
     stats   keys of the groups over which a statistic is taken
     opset   version of the default domain
-    frozen  "initializer:axis" -> a part of the reason, in any case
+    frozen  "initializer:axis" -> a part of the reason, in any case, for at least one digit or piece of the axis;
+            an empty string: any reason will do
     runs    whether onnxruntime can run it
     """
 

@@ -151,7 +151,8 @@ CASES: dict[str, Case] = {
     ),
     "einsum_ellipsis": Case(
         """(float[1,2,5,4] x) => (float[1,2,5,3] y) {
-            a = Einsum<equation="...i,io->...o">(x, w1)  b = Relu(a)  y = Einsum<equation="...o, ko -> ...k">(b, w2) }""",
+            a = Einsum<equation="...i,io->...o">(x, w1)  b = Relu(a)
+            y = Einsum<equation="...o, ko -> ...k">(b, w2) }""",
         {"w1": (4, 6), "w2": (3, 6)},
         {"w1:1 w2:1": 6},
     ),

@@ -94,7 +94,8 @@ CASES: dict[str, Case] = {
     "scan": Case(  # a recurrence by hand: frozen in and around the body
         """(float[5,1,3] x) => (float[5,1,2] y) {
             e = MatMul(x, w0)  f = MatMul(e, wi)
-            last, out = Scan<num_scan_inputs=1, body = step (float[1,6] h, float[1,4] t) => (float[1,6] g, float[1,6] o) {
+            last, out = Scan<num_scan_inputs=1,
+                body = step (float[1,6] h, float[1,4] t) => (float[1,6] g, float[1,6] o) {
                 p = MatMul(t, ws)  q = MatMul(h, wr)  r = Add(p, q)  g = Tanh(r)  o = Identity(g) }>(h0, f)
             y = MatMul(out, wo) }""",
         {"w0": (3, 5), "wi": (5, 4), "ws": (4, 6), "wr": (6, 6), "h0": (1, 6), "wo": (6, 2)},

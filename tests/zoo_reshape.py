@@ -130,7 +130,8 @@ CASES: dict[str, Case] = {
     ),
     "squeeze_unsqueeze_attributes": Case(
         """(float[1,3,4] x) => (float[1,5,4] y) {
-            a = Conv(x, w1)  b = Unsqueeze<axes=[2]>(a)  c = Conv(b, w2)  d = Squeeze<axes=[2]>(c)  y = Conv(d, w3) }""",
+            a = Conv(x, w1)  b = Unsqueeze<axes=[2]>(a)  c = Conv(b, w2)  d = Squeeze<axes=[2]>(c)
+            y = Conv(d, w3) }""",
         {"w1": (6, 3, 1), "w2": (7, 6, 1, 1), "w3": (5, 7, 1)},
         {"w1:0 w2:1": 6, "w2:0 w3:1": 7},
         opset=11,

@@ -191,7 +191,8 @@ PAIR = IDS | {"decoder_ids": Input((7,), below=200)}
 PIXELS = {"x": Input((3, 32, 32))}
 VISION = TINY | {"image_size": 32, "patch_size": 8}
 LLAMA = TEXT | {"num_key_value_heads": 2}
-T5 = {"vocab_size": 200, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4}
+T5 = {"vocab_size": 200, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4, "attn_implementation": "eager"}
+EXPERTS = {"num_local_experts": 4, "experts_implementation": "eager"}
 DISTIL = {"vocab_size": 200, "dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4}
 SPEECH = {"x": Input((16, 40)), "decoder_ids": PAIR["decoder_ids"]}
 AUDIO = {"num_mel_bins": 16, "max_source_positions": 20, "max_target_positions": 20}
@@ -204,7 +205,7 @@ TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], Mapping[str, Input]]] = 
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", LLAMA, IDS),
     "gemma": ("GemmaForCausalLM", "GemmaConfig", LLAMA | {"head_dim": 16}, IDS),
     "phi": ("PhiForCausalLM", "PhiConfig", TEXT, IDS),
-    "mixtral": ("MixtralForCausalLM", "MixtralConfig", LLAMA | {"num_local_experts": 4}, IDS),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", LLAMA | EXPERTS, IDS),
     "mamba": ("MambaForCausalLM", "MambaConfig", {"vocab_size": 200, "hidden_size": 64, "num_hidden_layers": 2}, IDS),
     "distilbert": ("DistilBertForMaskedLM", "DistilBertConfig", DISTIL, IDS),
     "t5": ("T5ForConditionalGeneration", "T5Config", T5, PAIR),

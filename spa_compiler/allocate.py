@@ -1,0 +1,278 @@
+"""How much goes from where: the channels each group keeps, so that a budget is met with the least error.
+
+    widths = allocate(cost, scores, Budget("macs", 0.5), Limits())
+
+Every group has an error curve (the cumulative sum of its sorted scores) and a staircase of widths that pay on real
+kernels. `global` takes, again and again, the step with the least error per cost freed, with costs re-evaluated as
+neighbours shrink; `uniform` removes the same share everywhere.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.cost import CostModel, Widths, group_widths
+from spa_compiler.criteria import Scores
+from spa_compiler.dims import Dim
+from spa_compiler.errors import BudgetError, UsageError
+from spa_compiler.graph import DependencyGraph, Group
+
+CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger")
+LOOKAHEAD = 6
+TOLERANCE = 0.01
+Curve = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Share of `of` ("macs", "params", "size" or "channels") that must go, 0 to 1."""
+
+    of: str
+    ratio: float
+
+    @property
+    def unit(self) -> str:
+        return {"size": "bytes", "channels": "params"}.get(self.of, self.of)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a group may lose. Patterns match a group's label, its members or the nodes that read them."""
+
+    align: int = 0  # widths in multiples of this; 0: what onnxruntime's kernels need
+    kernel_step: int = 16  # channels in a block of the convolution kernels (AVX-512: 16, else 8)
+    min_keep: int = 1
+    max_group_ratio: float = 0.9
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    group_ratio: Mapping[str, float] = field(default_factory=dict)
+
+
+def matches(graph: DependencyGraph, group: Group, pattern: str) -> bool:
+    """Does a shell pattern name this group, one of its members, or a node that reads one?"""
+    names = {group.label, *(m.value for m in group.members)}
+    names |= {s.name for m in group.members for s in graph.readers.get(m.value, ())}
+    return any(fnmatch.fnmatchcase(n, pattern) for n in names)
+
+
+def step(graph: DependencyGraph, group: Group, limits: Limits) -> int:
+    """Widths of a group are multiples of this.
+
+    Convolution kernels work on blocks of channels: a width that is no multiple of 4 leaves the fast path, one that is
+    no multiple of the block gains nothing (measured in tools/staircase.py). Narrow groups take smaller steps, so that
+    at least four widths remain. Matrix products have no staircase.
+    """
+    if limits.align:
+        return limits.align
+    sites = [s for m in group.members for s in graph.readers.get(m.value, ())]
+    if not any(s.op in CONVOLUTIONS for s in sites):
+        return 1
+    size = group.size * (group.blocks if group.block is not None else 1)
+    wanted = next((s for s in (limits.kernel_step, 8, 4, 2) if s <= limits.kernel_step and size >= 4 * s), 1)
+    return max(1, wanted // math.gcd(wanted, group.blocks)) if group.block is not None else wanted
+
+
+@dataclass(eq=False)
+class Stairs:
+    """One group's widths from wide to narrow, and its error curve."""
+
+    group: Group
+    widths: list[int]
+    curve: Curve
+    at: int = 0
+
+    @property
+    def width(self) -> int:
+        return self.widths[self.at]
+
+    def error(self, at: int) -> float:
+        return float(self.curve[self.group.size - self.widths[at]])
+
+    def refine(self, by: int) -> None:
+        """Add the multiples of `by` between this width and the next wider one."""
+        if self.at > 0:
+            wider = self.widths[self.at - 1]
+            between = [w for w in range(wider - 1, self.width, -1) if w % by == 0]
+            self.widths[self.at : self.at] = between
+            self.at += len(between)
+
+
+def stairs(graph: DependencyGraph, scores: Scores, limits: Limits) -> list[Stairs]:
+    """The staircase of every group that may change."""
+    for pattern in (*limits.exclude, *limits.include, *limits.group_ratio):
+        if not any(matches(graph, g, pattern) for g in graph.groups):
+            raise UsageError(f"the pattern '{pattern}' matches no group; `spa inspect` lists them")
+    out = []
+    for group in graph.groups:
+        if limits.include and not any(matches(graph, group, p) for p in limits.include):
+            continue
+        if any(matches(graph, group, p) for p in limits.exclude):
+            continue
+        out.append(_stairs(group, scores[group.label], step(graph, group, limits), limits))
+    return [s for s in out if len(s.widths) > 1]
+
+
+def curve(scores: Curve, size: int) -> Curve:
+    """Error after removing 0, 1, ... channels from each block: the cumulative sum of the sorted scores."""
+    ordered = np.sort(scores.reshape(-1, size), axis=1).sum(0)
+    return np.concatenate([[0.0], np.cumsum(ordered)])
+
+
+def _stairs(group: Group, scores: Curve, by: int, limits: Limits) -> Stairs:
+    floor = max(1, min(limits.min_keep, group.size), math.ceil(group.size * (1 - limits.max_group_ratio) - 1e-9))
+    widths = [group.size, *range((group.size - 1) // by * by, floor - 1, -by)]
+    return Stairs(group, [w for w in dict.fromkeys(widths) if w >= 1], curve(scores, group.size))
+
+
+def allocate(
+    graph: DependencyGraph, cost: CostModel, scores: Scores, budget: Budget, limits: Limits, scope: str
+) -> dict[str, int]:
+    """Channels that each group keeps (per block), by label.
+
+    Raises BudgetError when the budget is out of reach with every group at its floor.
+    """
+    ladder = stairs(graph, scores, limits)
+    fixed = _fixed(graph, ladder, limits)
+    free = [s for s in ladder if s.group.label not in fixed]
+    run = _Run(cost, budget, free, fixed)
+    if budget.of == "channels":
+        run.share(budget.ratio)
+    elif run.needed() > 0:
+        run.check_reach()
+        if scope == "uniform":
+            run.uniform()
+        else:
+            run.descend()
+        run.give_back()
+        if not limits.align:
+            run.trim()
+    return {s.group.label: s.width for s in ladder}
+
+
+def _fixed(graph: DependencyGraph, ladder: list[Stairs], limits: Limits) -> dict[str, Stairs]:
+    """Groups whose ratio the caller has given."""
+    out: dict[str, Stairs] = {}
+    for s in ladder:
+        ratio = next((r for p, r in limits.group_ratio.items() if matches(graph, s.group, p)), None)
+        if ratio is not None:
+            s.at = _nearest(s, s.group.size * (1 - ratio))
+            out[s.group.label] = s
+    return out
+
+
+def _nearest(s: Stairs, width: float) -> int:
+    return min(range(len(s.widths)), key=lambda i: (abs(s.widths[i] - width), s.widths[i]))
+
+
+class _Run:
+    """One allocation under way: where every group stands, and what the model costs there."""
+
+    def __init__(self, cost: CostModel, budget: Budget, free: list[Stairs], fixed: Mapping[str, Stairs]) -> None:
+        self.cost, self.unit, self.free = cost, budget.unit, free
+        self.widths: dict[Dim, float] = {}
+        for s in fixed.values():
+            self.widths |= group_widths(s.group, s.width)
+        self.dense = cost.total(self.unit, {})
+        self.target = self.dense * (1 - budget.ratio)
+        self.now = cost.total(self.unit, self.widths)
+
+    def needed(self) -> float:
+        return self.now - self.target
+
+    def _at(self, s: Stairs, at: int) -> Widths:
+        return {**self.widths, **group_widths(s.group, s.widths[at])}
+
+    def freed(self, s: Stairs, at: int) -> float:
+        """Cost that goes when a group moves to another stair."""
+        before = self.cost.of_group(s.group, self.unit, self.widths)
+        return before - self.cost.of_group(s.group, self.unit, self._at(s, at))
+
+    def move(self, s: Stairs, at: int) -> None:
+        self.now -= self.freed(s, at)
+        self.widths = dict(self._at(s, at))
+        s.at = at
+
+    def place(self, ats: Iterable[int]) -> None:
+        """Put every free group on a stair at once."""
+        for s, at in zip(self.free, ats, strict=True):
+            s.at = at
+            self.widths |= group_widths(s.group, s.width)
+        self.now = self.cost.total(self.unit, self.widths)
+
+    def check_reach(self) -> None:
+        start = [s.at for s in self.free]
+        self.place([len(s.widths) - 1 for s in self.free])
+        least = self.now
+        self.place(start)
+        if least > self.target + TOLERANCE * self.dense:
+            raise BudgetError(
+                f"{self.unit}: asked for {1 - self.target / self.dense:.1%} less, at most {1 - least / self.dense:.1%} can go "
+                "with every group at its floor (--max-group-ratio, --min-keep, --exclude, or what is frozen: `spa inspect`)"
+            )
+
+    def share(self, ratio: float) -> None:
+        """The same share of channels from every group."""
+        self.place([_nearest(s, s.group.size * (1 - ratio)) for s in self.free])
+
+    def uniform(self) -> None:
+        """The smallest share that meets the budget, by bisection."""
+        low, high = 0.0, 1.0
+        for _ in range(20):
+            middle = (low + high) / 2
+            self.share(middle)
+            low, high = (low, middle) if self.needed() <= 0 else (middle, high)
+        self.share(high)
+
+    def descend(self) -> None:
+        """The step with the least error per cost freed, until the budget is met."""
+        best: dict[int, tuple[float, int]] = {}
+        touched = range(len(self.free))
+        while self.needed() > 0:
+            for i in touched:
+                if (found := self._best(self.free[i])) is not None:
+                    best[i] = found
+                else:
+                    best.pop(i, None)
+            if not best:
+                return
+            chosen = min(best, key=lambda i: (best[i][0], i))
+            self.move(self.free[chosen], best[chosen][1])
+            touched = self._neighbours(chosen)
+
+    def _best(self, s: Stairs) -> tuple[float, int] | None:
+        """Error per cost freed of the best of the next stairs (the lower hull of the curve), and that stair."""
+        options = []
+        for at in range(s.at + 1, min(s.at + 1 + LOOKAHEAD, len(s.widths))):
+            freed = self.freed(s, at)
+            if freed > 0:
+                options.append(((s.error(at) - s.error(s.at)) / freed, at))
+        return min(options, default=None)
+
+    def _neighbours(self, chosen: int) -> range | list[int]:
+        """Groups whose costs have changed: those that share a term."""
+        dims = self.cost.neighbours(self.free[chosen].group)
+        return [i for i, s in enumerate(self.free) if not dims.isdisjoint(s.group.dims)]
+
+    def give_back(self) -> None:
+        """Undo steps that the budget does not need, those of the largest error first."""
+        moved = True
+        while moved:
+            moved = False
+            for s in sorted(self.free, key=lambda s: -(s.error(s.at) - s.error(max(s.at - 1, 0)))):
+                if s.at > 0 and -self.freed(s, s.at - 1) <= -self.needed():
+                    self.move(s, s.at - 1)
+                    moved = True
+
+    def trim(self) -> None:
+        """Where the staircase is too coarse to meet the budget, finer widths bring it within the tolerance."""
+        for by in (4, 1):
+            if -self.needed() > TOLERANCE * self.dense:
+                for s in self.free:
+                    s.refine(by)
+                self.give_back()

@@ -1,0 +1,162 @@
+"""What a model costs: multiply-accumulates, parameters and bytes, as functions of how many channels each dim keeps.
+
+    cost = CostModel(graph)
+    cost.total("macs", {})                   # dense
+    cost.total("macs", {dim: 32})            # with 32 channels of one dim
+
+A MAC count is for one sample: symbolic batch axes count as 1, other symbols as bound by the analysis. Every term is a
+product of axis sizes, and every axis size is a sum of products of dims, so a change of one group touches few terms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from spa_compiler.dims import Dim, Expr, Sum, atoms, resolve
+from spa_compiler.graph import DependencyGraph, Group
+from spa_compiler.model import element_type
+from spa_compiler.shapes import symbols
+from spa_compiler.spec import Site
+
+Widths = Mapping[Dim, float]
+"""Channels kept of each dim (per block). A unit of a group that keeps 3 of 10 has width 0.3."""
+UNITS = ("macs", "params", "bytes")
+
+
+def size(e: Expr, widths: Widths) -> float:
+    """Size of an axis when its dims have these widths."""
+    e = resolve(e)
+    if isinstance(e, Dim):
+        return widths.get(e, e.size)
+    parts = (size(p, widths) for p in e.parts)
+    return math.fsum(parts) if isinstance(e, Sum) else math.prod(parts)
+
+
+def _conv(slot: int) -> Callable[[Site], list[list[Expr]]]:
+    return lambda s: [[*s.y.axes, *s.x(slot).axes[1:]]]
+
+
+def _matmul(s: Site) -> list[list[Expr]]:
+    return [[*s.y.axes, s.x().axes[-1]]]
+
+
+def _gemm(s: Site) -> list[list[Expr]]:
+    return [[*s.y.axes, s.x().axes[0 if s.attrs.get("transA", 0) else 1]]]
+
+
+def _recurrent(s: Site) -> list[list[Expr]]:
+    return [[*s.x().axes[:2], *s.x(slot).axes] for slot in (1, 2)]
+
+
+def _einsum(s: Site) -> list[list[Expr]]:
+    return [list(s.scopes[0].env.values())] if s.scopes else []
+
+
+MACS: dict[str, Callable[[Site], list[list[Expr]]]] = {
+    **dict.fromkeys(("Conv", "DeformConv", "ConvInteger", "FusedConv"), _conv(1)),
+    "QLinearConv": _conv(3),
+    "ConvTranspose": lambda s: [[*s.x().axes, *s.x(1).axes[1:]]],
+    **dict.fromkeys(("MatMul", "MatMulInteger", "QLinearMatMul", "FusedMatMul"), _matmul),
+    "Gemm": _gemm,
+    "Einsum": _einsum,
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), _recurrent),
+}
+"""Operators that multiply and accumulate: for each the lists of axes whose sizes are multiplied. The others count 0."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """factor times the product of axis sizes."""
+
+    unit: str
+    axes: tuple[Expr, ...]
+    factor: float
+    where: str
+
+
+class CostModel:
+    """Costs of a graph under any widths."""
+
+    def __init__(self, graph: DependencyGraph) -> None:
+        self.graph = graph
+        self.batch = {d: 1.0 for d in _batch_dims(graph)}
+        self.terms = [*_mac_terms(graph), *_weight_terms(graph)]
+        self._by_dim: dict[Dim, list[Term]] = {}
+        for t in self.terms:
+            for d in {d for a in t.axes for d in atoms(a)}:
+                self._by_dim.setdefault(d, []).append(t)
+
+    def _sum(self, terms: Iterable[Term], unit: str, widths: Widths) -> float:
+        merged = {**self.batch, **widths}
+        return math.fsum(
+            t.factor * math.prod(size(a, merged) for a in t.axes) for t in terms if t.unit == unit
+        )
+
+    def total(self, unit: str, widths: Widths) -> float:
+        """All of a unit: "macs", "params" or "bytes"."""
+        return self._sum(self.terms, unit, widths)
+
+    def totals(self, widths: Widths) -> dict[str, int]:
+        """Every unit, rounded."""
+        return {u: round(self.total(u, widths)) for u in UNITS}
+
+    def of_group(self, group: Group, unit: str, widths: Widths) -> float:
+        """The part of the total in which this group takes part."""
+        terms = {id(t): t for d in group.dims for t in self._by_dim.get(d, ())}
+        return self._sum(terms.values(), unit, widths)
+
+    def neighbours(self, group: Group) -> set[Dim]:
+        """Dims that share a term with this group: their costs change when it does."""
+        return {x for d in group.dims for t in self._by_dim.get(d, ()) for a in t.axes for x in atoms(a)}
+
+
+def group_widths(group: Group, kept: float) -> dict[Dim, float]:
+    """Widths of a group's dims when it keeps `kept` channels (per block)."""
+    if group.dims[0].unit:
+        return dict.fromkeys(group.dims, kept / len(group.dims))
+    return {group.dims[0]: float(kept)}
+
+
+def _batch_dims(graph: DependencyGraph) -> set[Dim]:
+    """Dims of the inputs' symbolic batch axes."""
+    out: set[Dim] = set()
+    for s in symbols(graph.model):
+        value = graph.values.get(s.input)
+        if s.batch and value is not None:
+            out |= set(atoms(value.axes[s.axis]))
+    return out
+
+
+def _mac_terms(graph: DependencyGraph) -> list[Term]:
+    out: list[Term] = []
+    for site in graph.sites:
+        count = MACS.get(site.op)
+        if count is None or not site.outputs or site.outputs[0] is None or site.inputs[0] is None:
+            continue
+        out += [Term("macs", tuple(axes), 1.0, f"{site.op} '{site.name}'") for axes in count(site)]
+    return out
+
+
+def _weight_terms(graph: DependencyGraph) -> list[Term]:
+    out: list[Term] = []
+    constants = graph.model.constants()
+    for name in graph.weights:
+        axes = tuple(graph.values[name].axes)
+        out.append(Term("params", axes, 1.0, name))
+        out.append(Term("bytes", axes, _itemsize(constants[name]), name))
+    return out
+
+
+def _itemsize(t: gs.Constant) -> float:
+    kind = element_type(t)
+    if kind in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
+        return 0.5
+    return float(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
+
+
+__all__ = ["MACS", "CostModel", "Widths", "group_widths", "size"]

@@ -1,0 +1,175 @@
+"""Importance: one score per channel of every group, larger = keep.
+
+    scores = criterion("l2")(graph, None, rng)      # {group label: array of group.shape}
+
+Scores are errors: the error curve of a group is the cumulative sum of its sorted scores, so that groups compare. A
+criterion is a function of the graph, the moments (None where none were taken) and a random generator; others are found
+through the entry-point group `spa_compiler.criteria`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.axes import NOWHERE, coordinates
+from spa_compiler.errors import UsageError
+from spa_compiler.graph import DependencyGraph, Group, Member
+
+Array = NDArray[Any]
+Scores = dict[str, NDArray[np.float64]]
+Criterion = Callable[[DependencyGraph, Any, np.random.Generator], Scores]
+NORMALISATIONS = ("BatchNormalization", "InstanceNormalization", "GroupNormalization")
+
+
+@functools.cache
+def available() -> dict[str, Any]:
+    """Entry points of criteria by name. Raises UsageError when two distributions use one name."""
+    found: dict[str, Any] = {}
+    for point in entry_points(group="spa_compiler.criteria"):
+        if point.name in found and found[point.name].value != point.value:
+            raise UsageError(f"two distributions define the criterion '{point.name}': {found[point.name].value}, {point.value}")
+        found[point.name] = point
+    return found
+
+
+def criterion(name: str) -> Criterion:
+    """A criterion by name. Raises UsageError with the names that there are."""
+    if name not in available():
+        raise UsageError(f"no criterion is called '{name}'; there are {', '.join(sorted(available()))}")
+    found: Criterion = available()[name].load()
+    return found
+
+
+@dataclass(frozen=True)
+class Slices:
+    """A member's weights, and which channel (and block) of the group each element belongs to."""
+
+    member: Member
+    values: Array
+    channel: NDArray[np.int64]  # flat index into group.shape or NOWHERE; size 1 along axes that do not matter
+
+    def sums(self, values: Array, size: int) -> NDArray[np.float64]:
+        """Per-channel sums of `values`, which has the shape of the weights."""
+        idle = tuple(i for i, n in enumerate(self.channel.shape) if n == 1)
+        small = values.sum(axis=idle, keepdims=True, dtype=np.float64) if idle else values
+        hit = self.channel != NOWHERE
+        return np.bincount(self.channel[hit], small[hit].astype(np.float64), size)
+
+
+def slices(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
+    """Every member of a group: its weights and flat channel indices."""
+    constants = graph.model.constants()
+    for member in group.members:
+        values = np.asarray(graph.model.array(constants[member.value]))
+        yield Slices(member, values, channel_index(graph, group, member))
+
+
+def channel_index(graph: DependencyGraph, group: Group, member: Member) -> NDArray[np.int64]:
+    """For every element of a member its flat index into group.shape, or NOWHERE; it broadcasts over the weights."""
+    axes = graph.values[member.value].axes
+    place = coordinates(axes[member.axis])
+    along = np.full(axes[member.axis].size, NOWHERE, np.int64)
+    at = 0
+    for d in group.dims:
+        if d in place:
+            along = np.where(place[d] != NOWHERE, place[d] + at, along)
+        at += d.size
+    index = _along(along, member.axis, len(axes))
+    if group.block is None:
+        return index
+    for i, a in enumerate(axes):
+        block = coordinates(a).get(group.block)
+        if block is not None:
+            outer = _along(block, i, len(axes))
+            return np.where((index == NOWHERE) | (outer == NOWHERE), NOWHERE, outer * group.size + index)
+    return index
+
+
+def _along(line: NDArray[np.int64], axis: int, rank: int) -> NDArray[np.int64]:
+    return line.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def _scores(graph: DependencyGraph, measure: Callable[[Group], NDArray[np.float64]]) -> Scores:
+    """Scores of every group, divided by their mean so that groups compare."""
+    out: Scores = {}
+    for group in graph.groups:
+        raw = np.nan_to_num(measure(group), posinf=np.finfo(np.float32).max)
+        out[group.label] = (raw / max(float(raw.mean()), 1e-30)).reshape(group.shape)
+    return out
+
+
+def _magnitude(graph: DependencyGraph, power: int) -> Scores:
+    def measure(group: Group) -> NDArray[np.float64]:
+        total = np.zeros(int(np.prod(group.shape)))
+        for s in slices(graph, group):
+            part = s.sums(np.abs(s.values.astype(np.float64)) ** power, total.size)
+            total += part / max(float(part.mean()), 1e-30)  # members of different scale count alike
+        return total
+
+    return _scores(graph, measure)
+
+
+def l1(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
+    """Group magnitude: sum of absolute weights over all coupled slices (Li et al. 2017; Fang et al. 2023)."""
+    return _magnitude(graph, 1)
+
+
+def l2(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
+    """Group magnitude: sum of squared weights over all coupled slices."""
+    return _magnitude(graph, 2)
+
+
+def bn_scale(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
+    """Absolute gain of the normalisations that a channel passes (network slimming, Liu et al. 2017); l2 elsewhere."""
+    gains = {s.inputs[1].name for s in graph.sites if s.op in NORMALISATIONS and s.inputs[1] is not None}
+    fallback = l2(graph, moments, rng)
+
+    def measure(group: Group) -> NDArray[np.float64]:
+        total = np.zeros(int(np.prod(group.shape)))
+        hits = [s for s in slices(graph, group) if s.member.value in gains]
+        for s in hits:
+            total += s.sums(np.abs(s.values), total.size)
+        return total if hits else fallback[group.label].ravel()
+
+    return _scores(graph, measure)
+
+
+def uniform(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
+    """Random scores: the baseline that every criterion has to beat."""
+    return _scores(graph, lambda group: rng.random(int(np.prod(group.shape))))
+
+
+def fpgm(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
+    """Distance of a channel's produced weights to those of all others (geometric median, He et al. 2019)."""
+
+    def measure(group: Group) -> NDArray[np.float64]:
+        size = int(np.prod(group.shape))
+        total = np.zeros(size)
+        for s in slices(graph, group):
+            if s.member.role != "in":
+                rows = _rows(s, size)
+                square = (rows**2).sum(1)
+                total += np.sqrt(np.maximum(square[:, None] + square[None] - 2 * rows @ rows.T, 0)).sum(1)
+        return total
+
+    return _scores(graph, measure)
+
+
+def _rows(s: Slices, size: int) -> NDArray[np.float64]:
+    """The weights of each channel as one row; shorter ones are filled with zeros."""
+    where = np.broadcast_to(s.channel, s.values.shape)
+    hit = where != NOWHERE
+    channel, values = where[hit], s.values[hit].astype(np.float64)
+    order = np.argsort(channel, kind="stable")
+    counts = np.bincount(channel, minlength=size)
+    rows = np.zeros((size, int(counts.max(initial=1))))
+    column = np.arange(channel.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows[channel[order], column] = values[order]
+    return rows

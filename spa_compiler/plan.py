@@ -1,0 +1,134 @@
+"""A plan: which channels every group keeps. JSON with stable labels, so that it applies to other checkpoints.
+
+    plan = Plan({"conv1.weight:0": np.array([True, False, ...])})
+    plan.save("plan.json"); Plan.load("plan.json").masks(graph)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spa_compiler.axes import Bools, count
+from spa_compiler.dims import Dim, atoms
+from spa_compiler.errors import UsageError
+from spa_compiler.graph import DependencyGraph, Group
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Keep-masks by group label, of the group's shape; groups without one keep everything."""
+
+    keep: Mapping[str, Bools] = field(default_factory=dict)
+
+    def masks(self, graph: DependencyGraph) -> dict[Dim, Bools]:
+        """The plan on the dims of a graph. Raises UsageError for a label or a size that the graph does not have."""
+        out: dict[Dim, Bools] = {}
+        for label, mask in self.keep.items():
+            group = graph.group(label)
+            _check(group, mask)
+            if mask.all():
+                continue
+            if group.dims[0].unit:
+                out |= {d: mask[i : i + 1] for i, d in enumerate(group.dims)}
+            else:
+                out[group.dims[0]] = mask
+        _refuse_empty_axes(graph, out)
+        return out
+
+    def kept(self, group: Group) -> int:
+        """Channels that a group keeps (per block)."""
+        mask = self.keep.get(group.label)
+        return group.size if mask is None else int(mask.reshape(-1, group.size)[0].sum())
+
+    @property
+    def empty(self) -> bool:
+        """True when nothing is removed."""
+        return all(m.all() for m in self.keep.values())
+
+    def merged(self, other: Plan) -> Plan:
+        """Both plans at once: a channel stays when both keep it."""
+        labels = {**self.keep, **other.keep}
+        both = {n: self.keep.get(n, other.keep.get(n)) for n in labels}
+        return Plan({n: m & other.keep[n] if n in other.keep and n in self.keep else m for n, m in both.items() if m is not None})
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form: per group its size and the channels that stay."""
+        groups = {
+            n: {"size": m.shape[-1], "keep": [np.flatnonzero(r).tolist() for r in m] if m.ndim > 1 else np.flatnonzero(m).tolist()}
+            for n, m in sorted(self.keep.items())
+            if not m.all()
+        }
+        return {"format": "spa-compile plan", "version": FORMAT, "groups": groups}
+
+    def digest(self) -> str:
+        """Hash of the plan: equal plans have equal digests."""
+        return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def parse(cls, document: Any, source: str = "plan") -> Plan:
+        """Read the JSON form. Raises UsageError that names the group that does not fit."""
+        if not isinstance(document, dict) or document.get("version") != FORMAT or not isinstance(document.get("groups"), dict):
+            raise UsageError(f'{source}: not a plan: expected {{"version": {FORMAT}, "groups": {{...}}}}')
+        return cls(dict(_parse_group(source, n, g) for n, g in document["groups"].items()))
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read a plan file. Raises UsageError when it is not one."""
+        try:
+            return cls.parse(json.loads(Path(path).read_text()), str(path))
+        except (OSError, ValueError) as e:
+            raise UsageError(f"{path}: cannot read the plan: {e}") from e
+
+
+def _parse_group(source: str, name: str, entry: Any) -> tuple[str, Bools]:
+    try:
+        size, rows = int(entry["size"]), entry["keep"]
+        nested = bool(rows) and isinstance(rows[0], list)
+        mask = np.zeros((len(rows) if nested else 1, size), bool)
+        for k, row in enumerate(rows if nested else [rows]):
+            indices = np.array(row, np.int64)
+            if indices.size and not 0 <= indices.min() <= indices.max() < size:
+                raise ValueError(f"channel out of 0..{size - 1}")
+            mask[k, indices] = True
+    except (TypeError, KeyError, ValueError, IndexError) as e:
+        raise UsageError(f"{source}: group '{name}': {e}") from e
+    return name, mask if nested else mask[0]
+
+
+def _check(group: Group, mask: Bools) -> None:
+    if mask.shape != group.shape:
+        raise UsageError(f"group '{group.label}' has shape {list(group.shape)}, the plan gives {list(mask.shape)}")
+    rows = mask.reshape(-1, group.size).sum(1)
+    if (rows != rows[0]).any():
+        raise UsageError(f"group '{group.label}': every block must keep equally many channels, not {rows.tolist()}")
+
+
+def _refuse_empty_axes(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> None:
+    for name, axis in _axes_of(graph, masks):
+        if count(graph.values[name].axes[axis], masks) == 0:
+            raise UsageError(f"the plan would remove every channel of '{name}' axis {axis}")
+
+
+def _axes_of(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> Iterator[tuple[str, int]]:
+    for name, value in graph.values.items():
+        for i, a in enumerate(value.axes):
+            if a.size and any(d in masks for d in atoms(a)):
+                yield name, i
+
+
+def top(scores: np.ndarray[Any, Any], kept: int) -> Bools:
+    """Keep-mask of the `kept` best channels of each row; ties go to the lower index."""
+    flat = scores.reshape(-1, scores.shape[-1])
+    order = np.argsort(-flat, axis=1, kind="stable")[:, :kept]
+    mask = np.zeros(flat.shape, bool)
+    np.put_along_axis(mask, order, True, axis=1)
+    return mask.reshape(scores.shape)

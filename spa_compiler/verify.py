@@ -1,0 +1,235 @@
+"""Proof and price of a compiled model: prune equals mask, the same signature, fidelity, latency.
+
+    structural(graph, masks, small, seeds=(0, 1))      # raises VerificationError and names the culprit
+    fidelity(dense, compiled, feeds); latency(dense, compiled, feed)
+
+Outputs that end in a Sigmoid or Softmax are compared before it: after saturation a relative error says nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from spa_compiler.axes import Bools
+from spa_compiler.dims import Dim
+from spa_compiler.errors import VerificationError
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.model import Model, element_type
+from spa_compiler.reference import reference
+from spa_compiler.rewrite import rewrite
+from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
+
+Array = NDArray[Any]
+Feed = dict[str, Array]
+SQUASHING = ("Sigmoid", "Softmax", "LogSoftmax", "HardSigmoid", "Tanh")
+TRANSPARENT = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
+TOLERANCE, HALF_TOLERANCE = 1e-4, 1e-3
+POWERLESS = 1e-6
+
+
+@dataclass(frozen=True)
+class Structural:
+    """Largest |pruned - masked| over the masked output's scale; `effect` is what the plan changes, on that scale."""
+
+    error: float
+    tolerance: float
+    effect: float
+    checks: int
+    sizes: list[dict[str, int]]
+
+    @property
+    def powerless(self) -> bool:
+        """The plan does not change the outputs, so the check proves nothing."""
+        return self.effect < POWERLESS
+
+    def document(self) -> dict[str, Any]:
+        return {**asdict(self), "powerless": self.powerless}
+
+
+def taps(model: Model) -> list[str]:
+    """Per graph output the value to compare: the output, or what comes before a final squashing function."""
+    out = []
+    for tensor in model.graph.outputs:
+        at = tensor
+        while at.inputs and at.inputs[0].op in TRANSPARENT:
+            at = at.inputs[0].inputs[0]
+        squashed = at.inputs and at.inputs[0].op in SQUASHING and at.inputs[0].inputs[0].inputs
+        out.append(at.inputs[0].inputs[0].name if squashed else tensor.name)
+    return list(dict.fromkeys(out))
+
+
+def bindings(model: Model) -> list[dict[str, int]]:
+    """The sizes of the symbols to check at: both bindings of the analysis."""
+    assert model.shapes is not None
+    sides = [{n: pair[k] for n, pair in model.shapes.sizes.items()} for k in (0, 1)]
+    return sides if sides[0] != sides[1] else sides[:1]
+
+
+def outputs(model: Model, names: list[str], feeds: list[Feed], what: str) -> list[list[Any]]:
+    """These values of a model for every feed; its session lives only here."""
+    session = open_session(with_outputs(model.proto(), names), model.folder, what=what)
+    order = [o.name for o in session.get_outputs()]
+    return [[dict(zip(order, run(session, feed, what), strict=True))[n] for n in names] for feed in feeds]
+
+
+def tolerance(graph: DependencyGraph) -> float:
+    """1e-4 of the output's scale; 1e-3 where weights have half precision."""
+    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    constants = graph.model.constants()
+    return HALF_TOLERANCE if any(element_type(constants[n]) in halves for n in graph.weights) else TOLERANCE
+
+
+def structural(
+    graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, seed: int = 0, ranges: Mapping[str, tuple[float, float]] | None = None
+) -> Structural:
+    """Prune equals mask, on random inputs, at every binding of the symbols, two seeds each.
+
+    Raises VerificationError when it does not hold; the message names the group found by bisection.
+    """
+    sizes = bindings(graph.model)
+    feeds = [random_inputs(graph.model, b, np.random.default_rng(seed + k), ranges) for b in sizes for k in range(2)]
+    error, effect = _compare(graph, masks, small, feeds)
+    limit = tolerance(graph)
+    if not error <= limit:
+        raise VerificationError(
+            f"prune does not equal mask: error {error:.1e}, tolerance {limit:.0e}; {_culprit(graph, masks, feeds[:1], limit)}"
+        )
+    return Structural(error, limit, effect, len(feeds), sizes)
+
+
+def _compare(
+    graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, feeds: list[Feed]
+) -> tuple[float, float]:
+    names = taps(graph.model)
+    dense = outputs(graph.model, names, feeds, "the dense model")
+    masked = outputs(reference(graph, masks), names, feeds, "the masked model")
+    effect = max((_relative(d, m) for d, m in _pairs(dense, masked)), default=0.0)
+    del dense
+    pruned = outputs(small, names, feeds, "the pruned model")
+    return max((_relative(p, m) for p, m in _pairs(pruned, masked)), default=0.0), effect
+
+
+def _pairs(a: list[list[Any]], b: list[list[Any]]) -> Iterator[tuple[Array, Array]]:
+    for row, other in zip(a, b, strict=True):
+        for x, y in zip(row, other, strict=True):
+            if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.dtype.kind in "fiub":
+                yield x, y
+
+
+def _relative(x: Array, reference: Array) -> float:
+    """Largest difference over the reference's largest magnitude; infinite when shapes or NaNs disagree."""
+    if x.shape != reference.shape:
+        return float("inf")
+    if x.size == 0:
+        return 0.0
+    a, b = x.astype(np.float64), reference.astype(np.float64)
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return float("inf")
+    a, b = np.nan_to_num(a), np.nan_to_num(b)
+    return float(np.abs(a - b).max() / (np.abs(b).max() + 1e-30))
+
+
+def _culprit(graph: DependencyGraph, masks: Mapping[Dim, Bools], feeds: list[Feed], limit: float) -> str:
+    """Halve the plan until one group is left that breaks the check on its own."""
+    groups = [g for g in graph.groups if any(d in masks for d in g.dims)]
+
+    def breaks(some: list[Any]) -> bool:
+        part = {d: masks[d] for g in some for d in g.dims if d in masks}
+        try:
+            return not _compare(graph, part, rewrite(graph, part), feeds)[0] <= limit
+        except Exception:  # a model that does not load or run is broken, too
+            return True
+
+    while len(groups) > 1:
+        half = len(groups) // 2
+        if breaks(groups[:half]):
+            groups = groups[:half]
+        elif breaks(groups[half:]):
+            groups = groups[half:]
+        else:
+            return f"the groups {[g.label for g in groups][:4]} break it together"
+    return f"the culprit is the group '{groups[0].label}'" if groups else "no group is cut: the rewrite itself is wrong"
+
+
+def signature(dense: ort.InferenceSession, compiled: ort.InferenceSession) -> None:
+    """Same names, types and shapes of inputs and outputs. Raises VerificationError that names the first difference."""
+    for what in ("get_inputs", "get_outputs"):
+        a = [(v.name, v.type, v.shape) for v in getattr(dense, what)()]
+        b = [(v.name, v.type, v.shape) for v in getattr(compiled, what)()]
+        if a != b:
+            differing = next((x, y) for x, y in zip([*a, None], [*b, None], strict=False) if x != y)
+            raise VerificationError(f"the signature changed: {differing[0]} became {differing[1]}")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close the outputs are to the dense model's; `top1` where the last axis looks like logits."""
+
+    cosine: float
+    snr_db: float
+    top1: float | None
+    inputs: str
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def fidelity(dense: list[list[Any]], compiled: list[list[Any]], inputs: str) -> Fidelity:
+    """Cosine and signal-to-noise ratio over all outputs, and the share of rows with the same largest entry."""
+    dot = left = right = noise = 0.0
+    same = rows = 0
+    for x, y in _pairs(dense, compiled):
+        a, b = np.nan_to_num(x.astype(np.float64)), np.nan_to_num(y.astype(np.float64))
+        dot, left, right = dot + float((a * b).sum()), left + float((a**2).sum()), right + float((b**2).sum())
+        noise += float(((a - b) ** 2).sum())
+        if x.dtype.kind == "f" and a.ndim == 2 and a.shape[1] >= 2:
+            same, rows = same + int((a.argmax(1) == b.argmax(1)).sum()), rows + len(a)
+    cosine = dot / max((left * right) ** 0.5, 1e-30) if left and right else float(left == right)
+    snr = 10 * float(np.log10(max(left, 1e-30) / max(noise, 1e-30)))
+    return Fidelity(cosine, min(snr, 200.0), same / rows if rows else None, inputs)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one run: median and 90th percentile, dense and compiled interleaved in one process."""
+
+    dense_ms: float
+    dense_p90_ms: float
+    compiled_ms: float
+    compiled_p90_ms: float
+    threads: int
+    runs: int
+    sizes: dict[str, list[int]]
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def latency(dense: Path | bytes, compiled: Path | bytes, feed: Feed, threads: int, seconds: float = 1.5) -> Latency:
+    """Both models with every optimisation of onnxruntime, in turns, after warm-up, for about `seconds`."""
+    from spa_compiler.shapes import quiet_session
+
+    sources = [s if isinstance(s, bytes) else str(s) for s in (dense, compiled)]
+    sessions = [quiet_session(s, level=3, threads=threads) for s in sources]
+    times: tuple[list[float], list[float]] = ([], [])
+    for session in sessions:
+        for _ in range(2):
+            session.run(None, feed)
+    stop = time.perf_counter() + seconds
+    while len(times[0]) < 5 or (time.perf_counter() < stop and len(times[0]) < 200):
+        for session, row in zip(sessions, times, strict=True):
+            start = time.perf_counter()
+            session.run(None, feed)
+            row.append((time.perf_counter() - start) * 1e3)
+    a, b = (np.percentile(t, [50, 90]) for t in times)
+    shapes = {n: list(v.shape) for n, v in feed.items()}
+    return Latency(float(a[0]), float(a[1]), float(b[0]), float(b[1]), threads, len(times[0]), shapes)

@@ -58,29 +58,38 @@ def coordinates(e: Expr) -> dict[Dim, Ints]:
 
     A dim that occurs twice at one position (a diagonal) is reported by its last occurrence.
     """
+    return _spread(e, strides=False)
+
+
+def strides(e: Expr) -> dict[Dim, Ints]:
+    """For every dim of an axis: how far apart neighbouring channels of it are, at each position that carries it."""
+    return _spread(e, strides=True)
+
+
+def _spread(e: Expr, strides: bool) -> dict[Dim, Ints]:
     e = resolve(e)
     if isinstance(e, Dim):
-        return {e: np.arange(e.size)}
-    return _in_sum(e) if isinstance(e, Sum) else _in_product(e)
+        return {e: np.ones(e.size, np.int64) if strides else np.arange(e.size)}
+    return _in_sum(e, strides) if isinstance(e, Sum) else _in_product(e, strides)
 
 
-def _in_sum(e: Sum) -> dict[Dim, Ints]:
+def _in_sum(e: Sum, strides: bool) -> dict[Dim, Ints]:
     out: dict[Dim, Ints] = {}
     at, size = 0, e.size
     for p in e.parts:
-        for d, c in coordinates(p).items():
+        for d, c in _spread(p, strides).items():
             out.setdefault(d, np.full(size, NOWHERE))[at : at + p.size] = c
         at += p.size
     return out
 
 
-def _in_product(e: Prod) -> dict[Dim, Ints]:
+def _in_product(e: Prod, strides: bool) -> dict[Dim, Ints]:
     out: dict[Dim, Ints] = {}
     sizes = [p.size for p in e.parts]
     for i, p in enumerate(e.parts):
         outer, inner = math.prod(sizes[:i]), math.prod(sizes[i + 1 :])
-        for d, c in coordinates(p).items():
-            out[d] = np.tile(np.repeat(c, inner), outer)
+        for d, c in _spread(p, strides).items():
+            out[d] = np.tile(np.repeat(c * inner if strides else c, inner), outer)
     return out
 
 
@@ -107,6 +116,28 @@ def riders(e: Expr) -> dict[Dim, set[Dim]]:
         for d, r in riders(p).items():
             out[d] = out[d] & (r | beside) if d in out else r | beside
     return out
+
+
+def order(e: Expr, masks: Masks, blocks: Mapping[Dim, Dim], beside: Mapping[Dim, int]) -> Ints:
+    """The positions of an axis that a plan keeps, in the order in which the pruned axis holds them.
+
+    `beside` says at which index of a block on another axis this is asked. Where the block is a minor digit of the
+    same axis, `(d h)`, the j-th channel that is kept of every block comes before the j+1-th of any: not the old order.
+    """
+    place, step = coordinates(e), strides(e)
+    kept = keep(e, {d: m for d, m in masks.items() if m.ndim == 1})
+    target = np.arange(e.size)
+    for d, channel in place.items():
+        mask = masks.get(d)
+        if mask is None or mask.ndim == 1:
+            continue
+        block = place.get(blocks[d], np.full(e.size, beside.get(blocks[d], 0)))
+        held = channel != NOWHERE
+        kept = kept & (~held | mask[block, channel])
+        rank = np.cumsum(mask, axis=1)[block, channel] - 1
+        target = target + np.where(held, (rank - channel) * step[d], 0)
+    found = np.flatnonzero(kept)
+    return found[np.argsort(target[found], kind="stable")]
 
 
 def whole(axes: list[Expr], masks: Masks, blocks: Mapping[Dim, Dim]) -> tuple[list[Bools], Bools | None]:

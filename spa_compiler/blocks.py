@@ -32,7 +32,7 @@ def find_blocks(values: dict[str, Value], sites: Iterable[Site]) -> dict[Dim, Di
 
 
 def _accompanied(values: dict[str, Value]) -> dict[Dim, set[Dim]]:
-    """For every dim the dims that are there, once, in every value that holds it, once."""
+    """For every dim the dims that are there, once, in every value that holds it."""
     common: dict[Dim, set[Dim]] = {}
     for v in values.values():
         times = collections.Counter(d for a in v.axes for d in set(atoms(a)))
@@ -44,7 +44,6 @@ def _accompanied(values: dict[str, Value]) -> dict[Dim, set[Dim]]:
             for d, beside in riders(a).items():
                 if d.size > 1 and not d.frozen:
                     fit = {b for b in (beside | others) - {d} if b.size > 1 and not b.unit and times[b] == 1}
-                    fit = fit if times[d] == 1 else set()
                     common[d] = common[d] & fit if d in common else fit
     return common
 

@@ -1,5 +1,6 @@
 """Rewrites that change nothing about a model's results and make its axes free: before the algebra sees the graph.
 
+- `bypass`: whoever reads the Identity of a constant reads the constant.
 - `untie`: a small constant that several nodes share is shared for its value, not for its meaning: one copy per use.
 - `permutations`: a chain of Reshape and Transpose that only permutes one axis (a channel shuffle) becomes a Gather,
   found by running the chain on `arange`.
@@ -45,9 +46,27 @@ def index_of(graph: gs.Graph, node: gs.Node) -> int:
     return next(i for i, n in enumerate(graph.nodes) if n is node)
 
 
-def untie(model: Model) -> int:
-    """One copy per use of every shared constant that has at most one axis longer than 1, or one value only."""
+def bypass(model: Model) -> int:
+    """Exporters share equal constants through Identity: the readers get the constant itself."""
     made = 0
+    kept = {t.name for t in model.graph.outputs} | set(model.captured)
+    for node in model.graph.nodes:
+        if node.op == "Identity" and isinstance(node.inputs[0], gs.Constant) and node.outputs[0].name not in kept:
+            for user in _unique(node.outputs[0].outputs):
+                for i in [i for i, t in enumerate(user.inputs) if t is node.outputs[0]]:
+                    user.inputs[i] = node.inputs[0]
+            made += 1
+    return made
+
+
+def untie(model: Model) -> int:
+    """One copy per use of every shared constant that has at most one axis longer than 1, or one value only.
+
+    The same for ConstantOfShape: the zero state of every recurrent operator is its own.
+    """
+    made = 0
+    for node in [n for n in model.graph.nodes if n.op == "ConstantOfShape"]:
+        made += _untie_node(model, node)
     for name, tensor in model.constants().items():
         if len(tensor.outputs) < 2 or name in model.captured or not _small(model, tensor):
             continue
@@ -57,6 +76,17 @@ def untie(model: Model) -> int:
             node.inputs[i] = constant(f"{name}.use{k}", values)
             made += 1
     return made
+
+
+def _untie_node(model: Model, node: gs.Node) -> int:
+    out = node.outputs[0]
+    slots = [(n, i) for n in _unique(out.outputs) for i, t in enumerate(n.inputs) if t is out]
+    for k, (user, i) in enumerate(slots[1:], 1):
+        copy = gs.Variable(f"{out.name}.use{k}", out.dtype, out.shape)
+        user.inputs[i] = copy
+        fresh = gs.Node(node.op, f"{node.name or out.name}.use{k}", dict(node.attrs), list(node.inputs), [copy])
+        model.graph.nodes.insert(index_of(model.graph, node), fresh)
+    return max(len(slots) - 1, 0)
 
 
 def _unique(nodes: list[gs.Node]) -> list[gs.Node]:

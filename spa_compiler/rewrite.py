@@ -8,6 +8,7 @@ included), and a shape that is computed at run time is patched where digits were
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.axes import Masks, count, keep, whole
-from spa_compiler.dims import Expr
+from spa_compiler.axes import Ints, Masks, coordinates, count, keep, order
+from spa_compiler.dims import Dim, Expr, atoms
 from spa_compiler.errors import VerificationError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, constant, element_type
@@ -50,16 +51,35 @@ def _cut(e: Expr, masks: Masks) -> bool:
 
 def sliced(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -> Array:
     """The entries of a tensor that a plan keeps; the same array when it keeps all."""
-    per_axis, full = whole(value.axes, masks, graph.blocks)
-    if full is not None:
-        kept = np.broadcast_to(full, array.shape).copy()
-        for i, k in enumerate(per_axis):
-            kept &= k.reshape([-1 if j == i else 1 for j in range(array.ndim)])
-        return array[kept].reshape([count(a, masks) for a in value.axes])
-    for i, k in enumerate(per_axis):
-        if not k.all():
-            array = np.compress(k, array, axis=i)
+    outer = [_outer(value, i, masks, graph.blocks) for i in range(array.ndim)]
+    if any(outer):
+        return array[tuple(_index(value, i, masks, graph.blocks, outer[i]) for i in range(array.ndim))]
+    for i, axis in enumerate(value.axes):
+        if _cut(axis, masks):
+            array = np.take(array, order(axis, masks, graph.blocks, {}), axis=i)
     return array
+
+
+def _outer(value: Value, i: int, masks: Masks, blocks: Mapping[Dim, Dim]) -> dict[Dim, int]:
+    """Blocks on other axes whose index decides what axis i keeps, and those axes."""
+    here = set(atoms(value.axes[i]))
+    needed = {blocks[d] for d in here if d in masks and masks[d].ndim == 2} - here
+    return {b: j for j, a in enumerate(value.axes) for b in atoms(a) if b in needed}
+
+
+def _index(value: Value, i: int, masks: Masks, blocks: Mapping[Dim, Dim], outer: dict[Dim, int]) -> Ints:
+    """Positions of axis i that stay, broadcast over the pruned tensor: they vary along the axes of their blocks."""
+
+    def along(positions: Ints, axis: int) -> Ints:
+        return positions.reshape([-1 if j == axis else 1 for j in range(len(value.axes))])
+
+    indices = np.ndindex(*(b.size for b in outer))
+    table = np.array([order(value.axes[i], masks, blocks, dict(zip(outer, k, strict=True))) for k in indices])
+    if not outer:
+        return along(table[0], i)
+    table = table.reshape(*(b.size for b in outer), -1)
+    blocked = [along(coordinates(value.axes[j])[b][order(value.axes[j], masks, blocks, {})], j) for b, j in outer.items()]
+    return np.asarray(np.moveaxis(table[tuple(blocked)].squeeze(i), -1, i))
 
 
 def touched(value: Value, masks: Masks) -> bool:
@@ -78,11 +98,15 @@ def _slice_constants(graph: DependencyGraph, model: Model, masks: Masks) -> None
 def _retake(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
     """A selection of positions becomes (or stays) a Gather of those that are left."""
     assert site.take is not None
-    axis = site.take.axis
-    kept = keep(site.x().axes[axis], {d: m for d, m in masks.items() if m.ndim == 1})
-    where = np.cumsum(kept) - 1
-    left = [int(where[p]) for p in site.take.positions if kept[p]]
+    axis, before = site.take.axis, site.take.before
     scalar = site.op == "Gather" and len(site.x(1).shape) == 0
+    if before is not None:
+        start = count(before, masks)
+        left = [*range(start, start + (1 if scalar else count(site.y.axes[axis], masks)))]
+    else:  # single channels: no block reaches into them
+        kept = keep(site.x().axes[axis], {d: m for d, m in masks.items() if m.ndim == 1})
+        where = np.cumsum(kept) - 1
+        left = [int(where[p]) for p in site.take.positions if kept[p]]
     wide = site.op != "Gather" or element_type(node.inputs[1]) == onnx.TensorProto.INT64
     dtype = np.int64 if wide else np.int32
     values = np.array(left[0], dtype) if scalar else np.array(left, dtype)

@@ -16,7 +16,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from spa_compiler.errors import ModelError
+from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.model import PROTOBUF_LIMIT, Model, write
 from spa_compiler.shapes import input_types, quiet_session, random_array
 
@@ -94,4 +94,19 @@ def random_inputs(
         else:
             drawn = rng.uniform(*bounds, [d.dim_value for d in t.tensor_type.shape.dim])
             out[name] = drawn.astype(onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
+    return out
+
+
+def parse_ranges(entries: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+    """`("x:0,255",)` as a dictionary. Raises UsageError for anything else."""
+    out: dict[str, tuple[float, float]] = {}
+    for entry in entries:
+        name, colon, bounds = entry.rpartition(":")
+        try:
+            low, high = (float(b) for b in bounds.split(","))
+        except ValueError as e:
+            raise UsageError(f"--input-range {entry}: expected NAME:LOW,HIGH") from e
+        if not colon or not low < high:
+            raise UsageError(f"--input-range {entry}: expected NAME:LOW,HIGH with LOW < HIGH")
+        out[name] = (low, high)
     return out

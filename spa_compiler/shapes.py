@@ -8,6 +8,7 @@ the shape arithmetic of every exporter without one rule per operator, and takes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +22,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from spa_compiler.errors import ModelError
+from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.model import Model, Shapes, constant, element_type, subgraphs
 
 SMALL = 1 << 16
@@ -46,6 +47,7 @@ class Facts:
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    declared: dict[str, onnx.TypeProto] = field(default_factory=dict)  # what the file says of values without a schema
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Static shape of a value, or None."""
@@ -95,7 +97,7 @@ def input_types(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto
 
 def evaluate(model: Model, sizes: dict[str, int]) -> Facts:
     """One pass over the nodes: types, and the values that depend on shapes and constants only."""
-    facts = Facts(types=input_types(model, sizes))
+    facts = Facts(types=input_types(model, sizes), declared=_declared(model, sizes))
     for name, tensor in model.constants().items():
         kind = element_type(tensor)
         facts.types[name] = helper.make_tensor_type_proto(kind, list(tensor.shape))
@@ -105,6 +107,18 @@ def evaluate(model: Model, sizes: dict[str, int]) -> Facts:
     for node in model.graph.nodes:
         _step(model, node, facts, imports)
     return facts
+
+
+def _declared(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
+    """The types that the file records for inner values, with symbols replaced by sizes; unknown sizes stay open."""
+    out = {}
+    for vi in model.header.graph.value_info:
+        if vi.type.HasField("tensor_type"):
+            out[vi.name] = onnx.TypeProto.FromString(vi.type.SerializeToString())
+            for d in out[vi.name].tensor_type.shape.dim:
+                if d.dim_param in sizes:
+                    d.dim_value = sizes[d.dim_param]
+    return out
 
 
 def _step(model: Model, node: gs.Node, facts: Facts, imports: list[onnx.OperatorSetIdProto]) -> None:
@@ -181,7 +195,7 @@ def _infer(
         facts.errors.append(f"{proto.op_type} '{proto.name or proto.output[0]}': {e}")
         return
     except Exception:  # no schema: another domain, or an operator that ONNX has given up
-        got = {}
+        got = {o: facts.declared[o] for o in proto.output if o in facts.declared}
     for name, t in (got or {}).items():
         if name and t.tensor_type.elem_type:
             facts.types[name] = t
@@ -301,14 +315,20 @@ def settle(model: Model, given: dict[str, int]) -> Iterator[tuple[Facts, Facts, 
 
 
 def fold(model: Model, first: Facts, second: Facts) -> int:
-    """Replace what is equal under both bindings by constants; returns how many nodes went. Changes the model."""
+    """Replace what is equal under both bindings by constants; returns how many nodes went. Changes the model.
+
+    What is computed from weights stays as it is: the file would grow (a half cast to float, a table that is gathered),
+    and the weights would lose their names.
+    """
     outputs = {t.name for t in model.graph.outputs} | set(model.captured)
-    tied = {t.name for t in model.constants().values() if len(t.outputs) > 1 and len(t.shape) > 1 and _is_float(t)}
+    weights = {n for n, t in model.constants().items() if len(t.shape) > 0 and math.prod(t.shape) > 1 and _is_float(t)}
     gone: set[int] = set()
     for node in model.graph.nodes:
         names = [t.name for t in node.outputs if t.name]
-        reads_tied = any(t.name in tied for t in node.inputs)
-        if not names or reads_tied or not all(_same(n, first, second) and n not in outputs for n in names):
+        if any(t.name in weights for t in node.inputs) and all(_floating(n, first) for n in names):
+            weights.update(names)
+            continue
+        if not names or not all(_same(n, first, second) and n not in outputs for n in names):
             continue
         for tensor in list(node.outputs):
             if tensor.name:
@@ -320,8 +340,16 @@ def fold(model: Model, first: Facts, second: Facts) -> int:
     return len(gone)
 
 
+FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
+
+
 def _is_float(t: gs.Constant) -> bool:
-    return t.dtype in (np.float16, np.float32, np.float64, onnx.TensorProto.BFLOAT16)
+    return element_type(t) in FLOATS
+
+
+def _floating(name: str, facts: Facts) -> bool:
+    """Is this value, or one that nothing is known of, made of floats?"""
+    return name not in facts.types or facts.types[name].tensor_type.elem_type in FLOATS
 
 
 def _same(name: str, a: Facts, b: Facts) -> bool:
@@ -362,3 +390,21 @@ def completed(facts: Facts, arrays: dict[str, Array]) -> Facts:
     for name, a in arrays.items():
         types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
     return replace(facts, types=types)
+
+
+def input_sizes(model: Model, shapes: dict[str, list[int]]) -> dict[str, int]:
+    """Sizes of symbols from whole input shapes. Raises UsageError for a name or shape that does not fit."""
+    inputs = {vi.name: vi.type.tensor_type.shape.dim for vi in model.header.graph.input}
+    out: dict[str, int] = {}
+    for name, sizes in shapes.items():
+        if name not in inputs:
+            raise UsageError(f"no input is called '{name}'; there are {sorted(inputs)}")
+        if len(sizes) != len(inputs[name]):
+            raise UsageError(f"input '{name}' has rank {len(inputs[name])}, the shape {sizes} has {len(sizes)}")
+        for k, (d, size) in enumerate(zip(inputs[name], sizes, strict=True)):
+            if d.HasField("dim_value") and d.dim_value > 0:
+                if d.dim_value != size:
+                    raise UsageError(f"axis {k} of input '{name}' has the fixed size {d.dim_value}, not {size}")
+            else:
+                out[d.dim_param or f"{name}.{k}"] = size
+    return out

@@ -58,10 +58,14 @@ class Operand:
 
 @dataclass(frozen=True)
 class Take:
-    """The node reads `positions` of `axis` of its first input; the rewrite makes it a Gather when they change."""
+    """The node reads `positions` of `axis` of its first input; the rewrite makes it a Gather when they change.
+
+    Where they are one run, `before` is what lies before it on the axis.
+    """
 
     axis: int
     positions: list[int]
+    before: Expr | None = None
 
 
 @dataclass(frozen=True)

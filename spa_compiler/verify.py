@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -214,12 +213,11 @@ class Latency:
         return asdict(self)
 
 
-def latency(dense: Path | bytes, compiled: Path | bytes, feed: Feed, threads: int, seconds: float = 1.5) -> Latency:
-    """Both models with every optimisation of onnxruntime, in turns, after warm-up, for about `seconds`."""
-    from spa_compiler.shapes import quiet_session
-
-    sources = [s if isinstance(s, bytes) else str(s) for s in (dense, compiled)]
-    sessions = [quiet_session(s, level=3, threads=threads) for s in sources]
+def latency(
+    dense: ort.InferenceSession, compiled: ort.InferenceSession, feed: Feed, threads: int, seconds: float = 1.5
+) -> Latency:
+    """Both sessions in turns, after warm-up, for about `seconds`; `threads` is what they were opened with."""
+    sessions = (dense, compiled)
     times: tuple[list[float], list[float]] = ([], [])
     for session in sessions:
         for _ in range(2):

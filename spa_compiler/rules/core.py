@@ -8,6 +8,7 @@ reads: the channel axis of input and output and the four vectors are indexed by 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from spa_compiler.errors import Conflict
 from spa_compiler.spec import Rule, Site, Value, rule
@@ -108,6 +109,32 @@ def normalisation(site: Site) -> None:
     rule(f"{' '.join(outer + inner)}{operands} -> {' '.join(outer + inner)}{moments}", stat=" ".join(inner))(site)
 
 
+def group_norm(site: Site) -> None:
+    """Whole groups may go. Before opset 21 gain and bias had one entry per group."""
+    gain = "(g c)" if site.opset >= 21 else "g"
+    rule(f"_ (g c) s..., {gain}, {gain} -> _ (g c) s...", stat="c s", g="num_groups")(site)
+
+
+def lp_normalization(site: Site) -> None:
+    """The norm is taken over one axis: a removed channel must not count in it."""
+    a = letters(site.x())
+    rule(f"{' '.join(a)} -> {' '.join(a)}", stat=a[int(site.attrs.get("axis", -1)) % len(a)])(site)
+
+
+def cumulative(site: Site) -> None:
+    """CumSum and CumProd along the axis that the second input names."""
+    axis = site.ints(1)
+    if axis is None:
+        raise Conflict("the axis is computed at run time")
+    _fix(site, [axis[0] % len(site.x().axes)])
+
+
+def _fix(site: Site, hit: Sequence[int]) -> None:
+    """These axes may not change, the others pass."""
+    a = [f"A{i}" if i in hit else n for i, n in enumerate(letters(site.x()))]
+    rule(f"{' '.join(a)}{', _' * (len(site.inputs) - 1)} -> {' '.join(a)}")(site)
+
+
 def mean_variance(site: Site) -> None:
     """MeanVarianceNormalization: statistics over `axes`."""
     a = letters(site.x())
@@ -120,31 +147,32 @@ def frozen(site: Site) -> None:
     site.freeze_all([*site.inputs, *site.outputs], f"{site.op} reads and writes positions that depend on data")
 
 
-CHANNELS = rule("_ c _... -> _ c _...")
+CHANNELS = rule("n c _... -> n c _...")
 RULES: dict[str, Rule] = {
-    "Conv": rule("_ (g i) _..., (g o) i _..., (g o) -> _ (g o) _...", g="group"),
-    "ConvTranspose": rule("_ (g i) _..., (g i) o _..., (g o) -> _ (g o) _...", g="group"),
+    "Conv": rule("n (g i) _..., (g o) i _..., (g o) -> n (g o) _...", g="group"),
+    "ConvTranspose": rule("n (g i) _..., (g i) o _..., (g o) -> n (g o) _...", g="group"),
     "DeformConv": rule("_ (g i) _..., (g o) i _..., _ _ _..., (g o), _ _ _... -> _ (g o) _...", g="group"),
     "MatMul": matmul,
     "Gemm": gemm,
     "Einsum": einsum,
-    "BatchNormalization": rule("_ c _..., c, c, c, c -> _ c _..."),
-    "InstanceNormalization": rule("_ c s..., c, c -> _ c s...", stat="s"),
-    "GroupNormalization": rule("_ (G c) s..., (G c), (G c) -> _ (G c) s...", stat="c s", G="num_groups"),
+    "BatchNormalization": rule("n c _..., c, c, c, c -> n c _..."),
+    "InstanceNormalization": rule("n c s..., c, c -> n c s...", stat="s"),
+    "GroupNormalization": group_norm,
     "LayerNormalization": normalisation,
     "RMSNormalization": normalisation,
     "MeanVarianceNormalization": mean_variance,
     "LRN": rule("_ _ _... -> _ _ _..."),
-    "LpNormalization": elementwise,  # a removed channel adds nothing to an L1 or L2 norm: see Scope.stats in verify
+    "LpNormalization": lp_normalization,
     **dict.fromkeys("GlobalAveragePool GlobalMaxPool GlobalLpPool AveragePool LpPool".split(), CHANNELS),
-    "MaxPool": rule("_ c _... -> _ c _..., _ _ _..."),
+    "MaxPool": rule("n c _... -> n c _..., _ _ _..."),
     "MaxUnpool": frozen,
     "MaxRoiPool": rule("_ c _..., _ -> _ c _..."),
     "RoiAlign": rule("_ c _..., _, _ -> _ c _..."),
     "GridSample": rule("_ c _..., _ -> _ c _..."),
     "AffineGrid": frozen,
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), along(-1, flattens_below=13)),
-    **dict.fromkeys(("ArgMax", "ArgMin", "CumSum", "CumProd"), along(0)),
+    **dict.fromkeys(("ArgMax", "ArgMin"), along(0)),
+    **dict.fromkeys(("CumSum", "CumProd"), cumulative),
     "TopK": along(-1),
     "Trilu": rule("b... _ _, _ -> b... _ _"),
     "CastLike": rule("x..., _ -> x..."),

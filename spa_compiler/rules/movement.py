@@ -8,7 +8,7 @@ from __future__ import annotations
 from spa_compiler.dims import Dim, Expr, Prod, Sum, is_frozen, select
 from spa_compiler.errors import Conflict
 from spa_compiler.rules.core import frozen, letters
-from spa_compiler.spec import Count, Operand, Rule, Site, Take, rule
+from spa_compiler.spec import Count, Operand, Rule, Site, Take, Value, rule
 
 PICKED = "one channel is picked out of the axis"
 
@@ -118,11 +118,11 @@ def gather(site: Site) -> None:
     positions = [int(p) % x.shape[a] for p in site.consts[1].ravel()]
     if n == 0:
         one = Dim(1, unit=True)
-        select(x.axes[a], positions, one)
+        before = select(x.axes[a], positions, one)
         site.freeze(one, PICKED)
     else:
-        select(x.axes[a], positions, y.axes[a])
-    site.take = Take(a, positions)
+        before = select(x.axes[a], positions, y.axes[a])
+    site.take = Take(a, positions, before)
     return None
 
 
@@ -135,6 +135,33 @@ def gather_elements(site: Site) -> None:
             site.unify(a, b)
         else:
             site.freeze(Prod((a, b)), "indexed at run time or by a table")
+
+
+def gather_nd(site: Site) -> None:
+    """The leading axes are indexed at run time or by a table; what one index picks passes."""
+    x, index, y = site.x(0), site.x(1), site.y
+    batch, depth = int(site.attrs.get("batch_dims", 0)), index.shape[-1]
+    _pass_trailing(site, x, y, batch + depth)
+    site.freeze_all([index], "indexed at run time or by a table")
+
+
+def scatter_nd(site: Site) -> None:
+    """The leading axes are indexed; what one index writes is coupled between data, updates and result."""
+    x, index, updates, y = site.x(0), site.x(1), site.x(2), site.y
+    depth = index.shape[-1]
+    _pass_trailing(site, x, y, depth)
+    _pass_trailing(site, updates, y, len(index.axes) - 1, depth)
+    site.freeze_all([index], "indexed at run time or by a table")
+
+
+def _pass_trailing(site: Site, x: Value, y: Value, indexed: int, skip_y: int | None = None) -> None:
+    """Freeze the first axes of x, and unify those from `indexed` on with the last ones of y."""
+    tail = len(x.axes) - indexed
+    first_y = len(y.axes) - tail if skip_y is None else skip_y
+    for a in (*x.axes[:indexed], *y.axes[:first_y]):
+        site.freeze(a, "indexed at run time or by a table")
+    for a, b in zip(x.axes[indexed:], y.axes[first_y:], strict=True):
+        site.unify(a, b)
 
 
 def pad(site: Site) -> None:
@@ -250,6 +277,8 @@ RULES: dict[str, Rule] = {
     "Slice": slice_,
     "Gather": gather,
     "GatherElements": gather_elements,
+    "GatherND": gather_nd,
+    "ScatterND": scatter_nd,
     "Pad": pad,
     "Resize": resize,
     "Upsample": resize,
@@ -263,5 +292,5 @@ RULES: dict[str, Rule] = {
     "EyeLike": frozen,
     "OneHot": one_hot,
     "Range": one_hot,
-    **dict.fromkeys("GatherND ScatterND ScatterElements Scatter NonZero Compress Unique ReverseSequence Det".split(), frozen),
+    **dict.fromkeys("ScatterElements Scatter NonZero Compress Unique ReverseSequence Det".split(), frozen),
 }

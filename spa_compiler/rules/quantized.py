@@ -23,8 +23,8 @@ def linear(site: Site) -> None:
 RULES: dict[str, Rule] = {
     "QuantizeLinear": linear,
     "DequantizeLinear": linear,
-    "ConvInteger": rule("_ (g i) _..., (g o) i _..., _, _ -> _ (g o) _...", g="group"),
+    "ConvInteger": rule("n (g i) _..., (g o) i _..., _, _ -> n (g o) _...", g="group"),
     "MatMulInteger": rule("b... m k, k n, _, _ -> b... m n"),
-    "QLinearConv": rule("_ (g i) _..., _, _, (g o) i _..., _, _, _, _, (g o) -> _ (g o) _...", g="group"),
+    "QLinearConv": rule("n (g i) _..., _, _, (g o) i _..., _, _, _, _, (g o) -> n (g o) _...", g="group"),
     "QLinearMatMul": rule("b... m k, _, _, k n, _, _, _, _ -> b... m n"),
 }

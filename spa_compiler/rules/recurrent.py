@@ -1,6 +1,6 @@
 """RNN, GRU and LSTM: the hidden size is one dim of the gates, the recurrence, the states and the output.
 
-    GRU   _ _ i, D (3 h) i, D (3 h) h, D (6 h), _, D _ h -> _ D _ h, D _ h       h="hidden_size"
+    GRU   T b i, D (3 h) i, D (3 h) h, D (6 h), b, D b h -> T D b h, D b h       h="hidden_size"
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ def recurrent(gates: int) -> Rule:
 
     def apply(site: Site) -> None:
         batch_first = bool(site.attrs.get("layout", 0))
-        state = "_ D h" if batch_first else "D _ h"
-        out = "_ _ D h" if batch_first else "_ D _ h"
+        x = "b T i" if batch_first else "T b i"
+        state = "b D h" if batch_first else "D b h"
+        out = "b T D h" if batch_first else "T D b h"
         rule(
-            f"_ _ i, D ({gates} h) i, D ({gates} h) h, D ({2 * gates} h), _, {state}, {state}, D (3 h)"
+            f"{x}, D ({gates} h) i, D ({gates} h) h, D ({2 * gates} h), b, {state}, {state}, D (3 h)"
             f" -> {out}, {state}, {state}",
             h="hidden_size",
         )(site)

@@ -1,0 +1,113 @@
+"""allocate: how many channels each group keeps, and which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from spa_compiler.allocate import Budget, Limits, allocate
+from spa_compiler.cost import CostModel
+from spa_compiler.errors import NothingToPrune, UsageError
+from spa_compiler.kernels import convolution_block
+from spa_compiler.latency import fastest, share_of_latency
+from spa_compiler.pipeline import State
+from spa_compiler.plan import Plan, top
+from spa_compiler.target import parse_target
+
+BY_ERROR = ("obspa", "flap")
+UNITS = ("macs", "params", "size", "channels", "latency")
+
+
+@dataclass(frozen=True)
+class Allocate:
+    """A budget (`of` and `ratio`, or `target`) and what limits it.
+
+    `align` 0 is what onnxruntime's kernels on this machine need. A latency is met by measuring: the share of MACs is
+    found by bisection on the rewritten model.
+    """
+
+    of: str = "macs"
+    ratio: float = 0.5
+    target: str = ""
+    scope: str = "auto"
+    align: int = 0
+    min_keep: int = 1
+    max_group_ratio: float = 0.9
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    group_ratio: tuple[str, ...] = ()
+    threads: int = 0
+    name: ClassVar[str] = "allocate"
+
+    def run(self, state: State) -> State:
+        """A plan that meets the budget. Raises NothingToPrune when no group may change, BudgetError when too few may."""
+        self.check()
+        if not state.scores:
+            raise NothingToPrune(nothing(state))
+        of, ratio = self.of, self.ratio
+        if self.target:
+            of, ratio = share_of(state, self.target)
+        if of == "latency":
+            plan = fastest(state, ratio, lambda share: self.plan(state, "macs", share), self.threads)
+        else:
+            plan = self.plan(state, of, ratio)
+        if ratio > 0 and plan.empty:
+            raise NothingToPrune(nothing(state))
+        return replace(state, plan=plan).note(asked={"of": of, "ratio": ratio, "scope": self.chosen_scope(state)})
+
+    def check(self) -> None:
+        """Raise UsageError for a budget that makes no sense."""
+        if not 0 <= self.ratio < 1:
+            raise UsageError(f"the ratio {self.ratio} is not in 0..1 (1 excluded): it is the share to remove")
+        if self.of not in UNITS:
+            raise UsageError(f"--of {self.of}: expected one of {', '.join(UNITS)}")
+
+    def chosen_scope(self, state: State) -> str:
+        """`auto`: scores that are errors of the output compare between groups, magnitudes do not."""
+        by_error = state.results.get("criterion") in BY_ERROR
+        return self.scope if self.scope != "auto" else "global" if by_error else "uniform"
+
+    def plan(self, state: State, of: str, ratio: float) -> Plan:
+        """The plan for one share."""
+        graph = state.analyzed()
+        known = replace(graph, groups=[g for g in graph.groups if g.label in state.scores])
+        budget = Budget(of, ratio)
+        widths = allocate(known, CostModel(graph), state.scores, budget, self.limits(), self.chosen_scope(state))
+        keep = {n: top(state.scores[n], w) for n, w in widths.items() if w < graph.group(n).size}
+        return Plan(keep).merged(state.plan)
+
+    def limits(self) -> Limits:
+        """The options as limits."""
+        ratios = dict(_ratio(entry) for entry in self.group_ratio)
+        return Limits(
+            self.align, convolution_block(), self.min_keep, self.max_group_ratio, self.exclude, self.include, ratios
+        )
+
+
+def _ratio(entry: str) -> tuple[str, float]:
+    pattern, _, ratio = entry.rpartition("=")
+    try:
+        value = float(ratio)
+    except ValueError as e:
+        raise UsageError(f"--group-ratio {entry}: expected PATTERN=0.5") from e
+    if not pattern or not 0 <= value < 1:
+        raise UsageError(f"--group-ratio {entry}: expected PATTERN=0.5, with a share in 0..1")
+    return pattern, value
+
+
+def share_of(state: State, target: str) -> tuple[str, float]:
+    """An absolute target as the share to remove. Raises UsageError when the dense model already meets it."""
+    of, wanted = parse_target(target)
+    if of == "latency":
+        return of, share_of_latency(state, wanted)
+    dense = CostModel(state.analyzed()).total({"size": "bytes"}.get(of, of), {})
+    if wanted >= dense:
+        raise UsageError(f"--target {target}: the model already has only {dense:,.0f}")
+    return of, 1 - wanted / dense
+
+
+def nothing(state: State) -> str:
+    """Why nothing can be pruned: what holds most of the parameters."""
+    frozen = state.analyzed().frozen_parameters()
+    why = "; ".join(f"{n:,} parameters: {reason}" for reason, n in list(frozen.items())[:3])
+    return f"nothing can be pruned ({why or 'every group is excluded or at its floor'})"

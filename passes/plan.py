@@ -1,0 +1,36 @@
+"""plan: take a saved plan (JSON) or keep-masks (.npz) instead of scoring and allocating."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from spa_compiler.errors import UsageError
+from spa_compiler.pipeline import State
+from spa_compiler.plan import Plan
+
+
+@dataclass(frozen=True)
+class UsePlan:
+    """`file`: what `--save-plan` wrote, or an .npz with one boolean keep-mask per group label."""
+
+    file: str
+    name: ClassVar[str] = "plan"
+
+    def run(self, state: State) -> State:
+        """The state with the plan. Raises UsageError when the file or a group in it does not fit the model."""
+        path = Path(self.file)
+        plan = _masks(path) if path.suffix == ".npz" else Plan.load(path)
+        plan.masks(state.analyzed())
+        return replace(state, plan=plan.merged(state.plan)).note(asked={"plan": path.name})
+
+
+def _masks(path: Path) -> Plan:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return Plan({n: np.asarray(archive[n], bool) for n in archive.files})
+    except (OSError, ValueError) as e:
+        raise UsageError(f"{path}: cannot read the masks: {e}") from e

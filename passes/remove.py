@@ -1,0 +1,22 @@
+"""remove: apply the plan to the graph, physically."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from spa_compiler.pipeline import State
+from spa_compiler.rewrite import rewrite
+
+
+@dataclass(frozen=True)
+class Remove:
+    """No options: the plan says everything."""
+
+    name: ClassVar[str] = "remove"
+
+    def run(self, state: State) -> State:
+        """`pruned` and `model` become the rewritten model; an empty plan changes nothing."""
+        graph = state.analyzed()
+        small = rewrite(graph, state.plan.masks(graph))
+        return replace(state, model=small, pruned=small)

@@ -1,0 +1,48 @@
+"""score: one importance per channel of every group, by a criterion or from a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from spa_compiler.criteria import Scores, criterion
+from spa_compiler.errors import UsageError
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.pipeline import State
+
+
+@dataclass(frozen=True)
+class Score:
+    """`criterion` by name; `file`: an .npz with one array per group label instead."""
+
+    criterion: str = "l2"
+    seed: int = 0
+    file: str = ""
+    name: ClassVar[str] = "score"
+
+    def run(self, state: State) -> State:
+        """Scores of every group; groups that a file leaves out are not cut."""
+        graph = state.analyzed()
+        if self.file:
+            scores = load_scores(graph, Path(self.file))
+        else:
+            scores = criterion(self.criterion)(graph, state.moments, np.random.default_rng(self.seed))
+        return replace(state, scores=scores).note(criterion=self.file or self.criterion)
+
+
+def load_scores(graph: DependencyGraph, path: Path) -> Scores:
+    """Scores by group label. Raises UsageError for an unknown label, a wrong shape or a file that is no .npz."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {n: np.asarray(archive[n], np.float64) for n in archive.files}
+    except (OSError, ValueError) as e:
+        raise UsageError(f"{path}: cannot read the scores: {e}") from e
+    for label, scores in found.items():
+        if scores.shape != (wanted := graph.group(label).shape):
+            raise UsageError(f"{path}: group '{label}' has shape {list(wanted)}, the scores have {list(scores.shape)}")
+        if not np.isfinite(scores).all():
+            raise UsageError(f"{path}: the scores of '{label}' are not finite")
+    return found

@@ -1,0 +1,282 @@
+"""From a file to a smaller file: builds the pipeline from options, runs it, proves the result, then writes it.
+
+    result = compile("m.onnx", ratio=0.5)
+    result.report["compiled"]["macs"], result.model
+
+Nothing is written where the caller asked until every check has passed; inputs are never touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from spa_compiler import verify
+from spa_compiler.cost import CostModel
+from spa_compiler.data import accuracy, load_data, predict
+from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
+from spa_compiler.model import Model, load, write
+from spa_compiler.pipeline import Pipeline, State
+from spa_compiler.report import metrics, summary_of
+from spa_compiler.runtime import random_inputs
+from spa_compiler.shapes import quiet_session, symbols
+from spa_compiler.version import VERSION
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything the command line can say; `pipeline` replaces what the others would build."""
+
+    ratio: float | None = None
+    of: str = "macs"
+    target: str = ""
+    scope: str = "auto"
+    align: int = 0
+    min_keep: int = 1
+    max_group_ratio: float = 0.9
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    group_ratio: tuple[str, ...] = ()
+    criterion: str = "l2"
+    scores: str = ""
+    plan: str = ""
+    input_shape: tuple[str, ...] = ()
+    input_range: tuple[str, ...] = ()
+    seed: int = 0
+    pipeline: str = ""
+    data: str = ""
+    threads: int = 0
+    fail_under: tuple[str, ...] = ()
+    dry_run: bool = False
+    latency: bool = True
+
+
+@dataclass(frozen=True)
+class Result:
+    """The compiled model and the report (docs/report.md); `plan` can be saved and applied again."""
+
+    model: onnx.ModelProto
+    report: dict[str, Any]
+    state: State = field(repr=False)
+
+
+def _quoted(value: Any) -> str:
+    import json
+
+    text = "|".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if text and all(c.isalnum() or c in "_.:/*?[]%+|-" for c in text) else json.dumps(text)
+
+
+def _pass(name: str, **options: Any) -> str:
+    shown = ",".join(f"{k}={_quoted(v)}" for k, v in options.items())
+    return f"{name}{{{shown}}}" if shown else name
+
+
+def _given(o: Options, *names: str) -> dict[str, Any]:
+    """Options that differ from their defaults."""
+    defaults = {f.name: f.default for f in fields(Options)}
+    return {n: getattr(o, n) for n in names if getattr(o, n) != defaults[n]}
+
+
+def pipeline_text(o: Options) -> str:
+    """The pipeline that these options stand for. Raises UsageError when they do not say how much should go."""
+    if o.pipeline:
+        return o.pipeline
+    if o.target and o.ratio is not None:
+        raise UsageError("--ratio and --target say the same thing: give one of them")
+    if not o.target and o.ratio is None and not o.plan:
+        raise UsageError("say how much should go: --ratio 0.5, --target 1.2GMACs or --plan FILE.json")
+    parts = [_pass("normalize", **_given(o, "input_shape")), "erase"]
+    if o.plan:
+        parts.append(_pass("plan", file=o.plan))
+    elif o.target or o.ratio:
+        score = {"file": o.scores} if o.scores else {"criterion": o.criterion, **_given(o, "seed")}
+        budget = {"target": o.target} if o.target else {"of": o.of, "ratio": o.ratio}
+        limits = _given(o, "scope", "align", "min_keep", "max_group_ratio", "exclude", "include", "group_ratio", "threads")
+        parts += [_pass("score", **score), _pass("allocate", **budget, **limits)]
+    parts += ["remove", _pass("verify", **_given(o, "seed", "input_range"))]
+    return ",".join(parts)
+
+
+def compile(path: str | os.PathLike[str], ratio: float | None = None, output: str | os.PathLike[str] | None = None, progress: Progress | None = None, **options: Any) -> Result:  # noqa: A001, E501
+    """Compile a model file; `output` is written when it is given. Options as on the command line (see `Options`).
+
+    Raises SpaError: VerificationError, UsageError, ModelError, BudgetError, NothingToPrune or GateError.
+    """
+    return compile_file(Path(path), Path(output) if output else None, Options(ratio=ratio, **options), progress)
+
+
+def compile_file(source: Path, output: Path | None, options: Options, progress: Progress | None = None) -> Result:
+    """The whole job. The output and its external data appear at once, or not at all."""
+    start = time.perf_counter()
+    _check_output(source, output)
+    tell = progress or (lambda text: None)
+    tell("load")
+    model = load(source)
+    loaded = time.perf_counter() - start
+    text = pipeline_text(options)
+    state = Pipeline.parse(text).run(State.of(model, tell))
+    home = output.parent if output else Path(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix=".spa-compile-", dir=home) as scratch:
+        file = Path(scratch) / (output.name if output else "compiled.onnx")
+        proto = _write(state, text, file, options)
+        tell("compare")
+        report = _report(state, text, file, options)
+        report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
+        _gates(report, options.fail_under)
+        if output is not None and not options.dry_run:
+            _publish(Path(scratch), output)
+            report["output"]["path"] = str(output)
+    return Result(proto, report, state)
+
+
+def _check_output(source: Path, output: Path | None) -> None:
+    if output is None:
+        return
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UsageError(f"{output}: the output is the input, which is never changed; give another -o")
+    if output.is_dir() or not output.parent.is_dir():
+        raise UsageError(f"{output}: not a file in a folder that exists")
+
+
+def _write(state: State, text: str, file: Path, options: Options) -> onnx.ModelProto:
+    """Write the compiled model to a scratch file; an empty plan gives the input back, byte for byte."""
+    if state.plan.empty and state.model.graph is not None and state.pruned is not None:
+        shutil.copyfile(state.source.path, file)
+        proto = onnx.load(file, load_external_data=False)
+        for name in _external_files(proto):
+            shutil.copyfile(state.source.folder / name, file.parent / name)
+        return proto
+    proto = state.model.proto()
+    for key, value in _provenance(state, text, options).items():
+        entry = next((p for p in proto.metadata_props if p.key == key), None) or proto.metadata_props.add(key=key)
+        entry.value = value
+    write(proto, state.source.folder, file)
+    return proto
+
+
+def _external_files(proto: onnx.ModelProto) -> set[str]:
+    entries = [e for t in proto.graph.initializer for e in t.external_data]
+    return {e.value for e in entries if e.key == "location"}
+
+
+def _provenance(state: State, text: str, options: Options) -> dict[str, str]:
+    return {
+        "spa_compile.version": VERSION,
+        "spa_compile.pipeline": text,
+        "spa_compile.source_sha256": digest(state.source.path),
+        "spa_compile.plan_sha256": state.plan.digest(),
+        "spa_compile.seed": str(options.seed),
+    }
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _publish(scratch: Path, output: Path) -> None:
+    """Move every file of the result to its place; the model last, so that it never points at missing data."""
+    files = sorted(scratch.iterdir(), key=lambda p: p.name == output.name)
+    for p in files:
+        os.replace(p, output.parent / p.name)
+
+
+def _check_file(state: State, file: Path) -> None:
+    """onnx.checker with shape inference; what it refuses in the source, too, is not our doing."""
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+    except Exception as e:
+        try:
+            onnx.checker.check_model(str(state.source.path), full_check=True)
+        except Exception:
+            return
+        raise VerificationError(f"the compiled model is invalid: {str(e).strip()}") from e
+
+
+def _report(state: State, text: str, file: Path, options: Options) -> dict[str, Any]:
+    start = time.perf_counter()
+    _check_file(state, file)
+    try:
+        sessions = [quiet_session(str(f), 3, options.threads) for f in (state.source.path, file)]
+    except Exception as e:
+        raise ModelError(f"onnxruntime cannot load the model: {' '.join(str(e).split())[:400]}") from e
+    verify.signature(*sessions)
+    found = _fidelity(state, sessions, options)
+    checked = time.perf_counter()
+    if options.latency and not state.plan.empty:
+        found["latency"] = verify.latency(*sessions, _latency_feed(state), options.threads or (os.cpu_count() or 1)).document()
+    seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
+    return {**summary_of(state, text, file), **found, "seconds": seconds, "peak_memory_bytes": peak_memory()}
+
+
+def _fidelity(state: State, sessions: list[Any], options: Options) -> dict[str, Any]:
+    if options.data:
+        data = load_data(Path(options.data), state.source)
+        dense, compiled = (predict(s, data) for s in sessions)
+        name = Path(options.data).name
+        before, after = accuracy(dense, data), accuracy(compiled, data)
+        measured = None if before is None else {"dense": before, "compiled": after, "samples": data.rows, "data": name}
+        return {"fidelity": verify.fidelity(dense, compiled, name).document(), "accuracy": measured}
+    feeds, source = _feeds(state, options)
+    dense, compiled = ([list(s.run(None, f)) for f in feeds] for s in sessions)
+    return {"fidelity": verify.fidelity(dense, compiled, source).document(), "accuracy": None}
+
+
+def _feeds(state: State, options: Options) -> tuple[list[dict[str, Any]], str]:
+    from spa_compiler.runtime import parse_ranges
+
+    ranges = parse_ranges(options.input_range)
+    sizes = verify.bindings(state.analyzed().model)[0]
+    made = [random_inputs(state.analyzed().model, sizes, np.random.default_rng(1000 + k), ranges) for k in range(4)]
+    return made, "random normal inputs" if not ranges else "random inputs in their ranges"
+
+
+def _latency_feed(state: State) -> dict[str, Any]:
+    """One sample: symbolic batch axes are 1 where the model runs so, other symbols as bound by the analysis."""
+    model = state.analyzed().model
+    assert model.shapes is not None
+    sizes = {n: pair[0] for n, pair in model.shapes.sizes.items()}
+    single = {**sizes, **{s.name: 1 for s in symbols(model) if s.batch}}
+    return random_inputs(model, single, np.random.default_rng(0))
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _gates(report: dict[str, Any], gates: tuple[str, ...]) -> None:
+    """Raise GateError for the first metric below its gate; UsageError for a metric that was not measured."""
+    values = metrics(report)
+    for gate in gates:
+        name, _, wanted = gate.partition("=")
+        if name not in values:
+            raise UsageError(f"--fail-under {gate}: no metric '{name}'; measured here: {', '.join(sorted(values))}")
+        try:
+            limit = float(wanted)
+        except ValueError as e:
+            raise UsageError(f"--fail-under {gate}: expected METRIC=NUMBER") from e
+        if not values[name] >= limit:
+            raise GateError(f"{name} is {values[name]:.4g}, under the gate of {limit:g}; nothing was written")
+
+
+__all__ = ["CostModel", "Options", "Result", "compile", "compile_file"]

@@ -1,0 +1,105 @@
+"""Real data that the caller gives: `--data FILE.npz` with inputs and labels, and what a model makes of it.
+
+    data = load_data(Path("test.npz"), model)
+    accuracy(session, data)                       # share of rows whose largest output is the label
+
+An array belongs to the input of the same name; with one input any array that is not the labels will do (`x`). Labels
+are called `y`, `label` or `labels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from spa_compiler.errors import UsageError
+from spa_compiler.model import Model
+
+Array = NDArray[Any]
+LABELS = ("y", "label", "labels")
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Data:
+    """Arrays by input name, all with the same number of rows, and integer labels or None."""
+
+    inputs: dict[str, Array]
+    labels: Array | None
+    batch: int  # rows in one run: what the model's fixed batch axis says, else BATCH
+
+    @property
+    def rows(self) -> int:
+        """Rows that are used: a fixed batch leaves out an incomplete last one."""
+        n = len(next(iter(self.inputs.values())))
+        return n if self.batch == 0 else n - n % self.batch
+
+    def feeds(self, limit: int | None = None) -> Iterator[dict[str, Array]]:
+        """Batches in order."""
+        by = self.batch or BATCH
+        for at in range(0, min(self.rows, limit or self.rows), by):
+            yield {n: a[at : at + by] for n, a in self.inputs.items()}
+
+
+def load_data(path: Path, model: Model) -> Data:
+    """Read and check an .npz. Raises UsageError that names the array, what it is and what the model takes."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {n: archive[n] for n in archive.files}
+    except (OSError, ValueError) as e:
+        raise UsageError(f"{path}: cannot read the data: {e}") from e
+    labels = next((arrays.pop(n) for n in LABELS if n in arrays and n not in _names(model)), None)
+    inputs = {vi.name: _fitted(path, vi, _pick(path, vi.name, arrays, len(_names(model)))) for vi in model.header.graph.input}
+    rows = {len(a) for a in inputs.values()} | ({len(labels)} if labels is not None else set())
+    if len(rows) != 1 or 0 in rows:
+        raise UsageError(f"{path}: arrays of different lengths or empty: {sorted(rows)} rows")
+    first = model.header.graph.input[0].type.tensor_type.shape.dim
+    return Data(inputs, labels, first[0].dim_value if len(first) and first[0].dim_value > 0 else 0)
+
+
+def _names(model: Model) -> list[str]:
+    return [vi.name for vi in model.header.graph.input]
+
+
+def _pick(path: Path, name: str, arrays: dict[str, Array], inputs: int) -> Array:
+    if name in arrays:
+        return arrays[name]
+    if inputs == 1 and len(arrays) == 1:
+        return next(iter(arrays.values()))
+    if inputs == 1 and "x" in arrays:
+        return arrays["x"]
+    raise UsageError(f"{path}: no array for the input '{name}'; the file has {sorted(arrays)}")
+
+
+def _fitted(path: Path, vi: onnx.ValueInfoProto, array: Array) -> Array:
+    """The array in the input's type, its rows in the input's shape where they have as many elements."""
+    dims = [d.dim_value for d in vi.type.tensor_type.shape.dim]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(vi.type.tensor_type.elem_type)
+    wanted = dims[1:]
+    if all(wanted) and array.ndim and int(np.prod(array.shape[1:])) == int(np.prod(wanted)):
+        array = array.reshape(len(array), *wanted)
+    fits = array.ndim == len(dims) and all(not w or w == s for w, s in zip(wanted, array.shape[1:], strict=True))
+    if not fits:
+        raise UsageError(f"{path}: the array for '{vi.name}' has shape {list(array.shape)}, the model takes {dims} (0 = any)")
+    return np.ascontiguousarray(array.astype(dtype, copy=False))
+
+
+def predict(session: ort.InferenceSession, data: Data, limit: int | None = None) -> list[list[Any]]:
+    """All outputs of every batch."""
+    return [list(session.run(None, feed)) for feed in data.feeds(limit)]
+
+
+def accuracy(outputs: list[list[Any]], data: Data) -> float | None:
+    """Share of rows whose largest first output is the label; None without labels or without one row per label."""
+    if data.labels is None:
+        return None
+    first = np.concatenate([np.asarray(o[0]).reshape(len(next(iter(f.values()))), -1) for o, f in zip(outputs, data.feeds(), strict=True)])
+    labels = data.labels[: len(first)].reshape(len(first), -1)
+    return float((first.argmax(1) == labels[:, 0]).mean())

@@ -1,0 +1,206 @@
+"""What `spa inspect`, `explain`, `verify`, `compare`, `sweep` and `passes` show."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from spa_compiler import criteria, pipeline, verify
+from spa_compiler.compiler import Options, compile_file
+from spa_compiler.cost import CostModel, group_widths
+from spa_compiler.data import accuracy, load_data, predict
+from spa_compiler.errors import ModelError, NothingToPrune, SpaError, UsageError
+from spa_compiler.graph import Axis, DependencyGraph
+from spa_compiler.model import load
+from spa_compiler.pipeline import Pipeline, State
+from spa_compiler.plan import Plan
+from spa_compiler.report import si
+from spa_compiler.runtime import parse_ranges, random_inputs
+from spa_compiler.shapes import quiet_session
+
+
+def graph_of(path: Path, input_shape: tuple[str, ...] = ()) -> DependencyGraph:
+    """Load, normalise and analyse a file."""
+    text = f'normalize{{input_shape="{"|".join(input_shape)}"}}' if input_shape else "normalize"
+    return Pipeline.parse(text).run(State.of(load(path))).analyzed()
+
+
+class Inspection(dict[str, Any]):
+    """The groups and what is frozen, as JSON and as text."""
+
+    def lines(self, verbose: bool = False) -> Iterator[str]:
+        """One line a group: channels, what hangs on it, and (verbose) its members."""
+        total, frozen = self["parameters"], sum(self["frozen"].values())
+        yield f"{len(self['groups'])} groups; {total - frozen:,} of {total:,} parameters are prunable, {si(self['macs'])} MACs"
+        for g in self["groups"]:
+            blocks = f" in each of {g['blocks']} blocks" if g["blocks"] > 1 else ""
+            stat = " (statistic)" if g["statistic"] else ""
+            yield f"{g['label']}: {g['size']} channels{blocks}{stat}, {g['parameters']:,} parameters, {si(g['macs'])} MACs"
+            if verbose:
+                yield from (f"    {m['role']:5} {m['value']}:{m['axis']}" for m in g["members"])
+        if frozen:
+            yield "frozen parameters:"
+            yield from (f"  {n:>12,}  {reason}" for reason, n in self["frozen"].items())
+
+
+def inspection(path: Path, input_shape: tuple[str, ...] = ()) -> Inspection:
+    """Groups with members, size, and the parameters and MACs that go when the group loses a channel, times its size."""
+    graph = graph_of(path, input_shape)
+    cost = CostModel(graph)
+    groups = []
+    for g in graph.groups:
+        fewer = group_widths(g, g.size - 1) if g.size > 1 else {}
+        hang = {u: round((cost.of_group(g, u, {}) - cost.of_group(g, u, fewer)) * g.size) for u in ("params", "macs")}
+        groups.append(
+            {
+                "label": g.label, "size": g.size, "blocks": g.blocks, "statistic": g.stat,
+                "parameters": hang["params"], "macs": hang["macs"],
+                "members": [{"value": m.value, "axis": m.axis, "role": m.role} for m in g.members],
+            }
+        )  # fmt: skip
+    totals = cost.totals({})
+    return Inspection(groups=groups, frozen=graph.frozen_parameters(), parameters=totals["params"], macs=totals["macs"])
+
+
+def axis_of(text: str) -> Axis:
+    """`VALUE:AXIS`. Raises UsageError for anything else."""
+    name, _, index = text.rpartition(":")
+    if not name or not index.isdigit():
+        raise UsageError(f"'{text}': expected VALUE:AXIS, for example conv1.weight:0")
+    return name, int(index)
+
+
+def explanation(path: Path, a: Axis, b: Axis | None, input_shape: tuple[str, ...] = ()) -> list[str]:
+    """The path that couples two axes; for one axis why it is frozen, or the group that it belongs to."""
+    graph = graph_of(path, input_shape)
+    if b is not None:
+        return [f"{x[0]}:{x[1]}  --[{node}]--  {y[0]}:{y[1]}" for x, node, y in graph.explain(a, b)] or ["the same axis"]
+    reasons = graph.reasons(a)
+    live = [g for g in graph.groups if any(m.value == a[0] and m.axis == a[1] for m in g.members)]
+    lines = [f"{a[0]}:{a[1]} belongs to the group '{g.label}' of {g.size} channels" for g in live]
+    for reason in reasons:
+        lines.append(f"{a[0]}:{a[1]} is frozen: {reason.text}" + (f" (at {reason.where})" if reason.where else ""))
+        lines += _path_to(graph, a, reason.where)
+    return lines or [f"{a[0]}:{a[1]} is free, but no weight hangs on it"]
+
+
+def _path_to(graph: DependencyGraph, a: Axis, where: str) -> list[str]:
+    """The shortest chain of equations from an axis to the node or value that froze it."""
+    ends = [n for n in graph.network if n[0] == where]
+    for site in graph.sites:
+        if f"{site.op} '{site.name}'" == where:
+            ends += [(v.name, i) for v in (*site.inputs, *site.outputs) if v is not None for i in range(len(v.axes))]
+    paths = []
+    for end in ends:
+        try:
+            paths.append(graph.explain(a, end))
+        except SpaError:
+            continue
+    shortest = min(paths, key=len, default=[])
+    return [f"    {x[0]}:{x[1]}  --[{node}]--  {y[0]}:{y[1]}" for x, node, y in shortest]
+
+
+def _sessions(paths: list[Path], threads: int) -> list[Any]:
+    out = []
+    for path in paths:
+        load(path)
+        try:
+            out.append(quiet_session(str(path), 3, threads))
+        except Exception as e:
+            raise ModelError(f"{path}: onnxruntime cannot load it: {' '.join(str(e).split())[:300]}") from e
+    return out
+
+
+def _outputs(path: Path, sessions: list[Any], options: Options) -> tuple[list[list[list[Any]]], str, Any]:
+    """Outputs of every session on the data given, or on random inputs."""
+    if options.data:
+        data = load_data(Path(options.data), load(path))
+        return [predict(s, data) for s in sessions], Path(options.data).name, data
+    model = graph_of(path, options.input_shape).model
+    ranges, sizes = parse_ranges(options.input_range), verify.bindings(model)[0]
+    feeds = [random_inputs(model, sizes, np.random.default_rng(k), ranges) for k in range(4)]
+    return [[list(s.run(None, f)) for f in feeds] for s in sessions], "random inputs", None
+
+
+def verification(dense: Path, compiled: Path, plan: Plan | None, options: Options) -> list[str]:
+    """Lines of `spa verify`. Raises VerificationError when the signature or prune equals mask does not hold."""
+    sessions = _sessions([dense, compiled], options.threads)
+    verify.signature(*sessions)
+    lines = ["the signature is the same"]
+    if plan is not None:
+        graph = graph_of(dense, options.input_shape)
+        small = load(compiled)
+        found = verify.structural(graph, plan.masks(graph), small, options.seed, parse_ranges(options.input_range))
+        lines.append(f"prune equals mask: error {found.error:.1e}, tolerance {found.tolerance:.0e}, {found.checks} checks")
+    outputs, name, data = _outputs(dense, sessions, options)
+    close = verify.fidelity(outputs[0], outputs[1], name)
+    lines.append(f"fidelity on {name}: cosine {close.cosine:.4f}, {close.snr_db:.1f} dB")
+    if data is not None and data.labels is not None:
+        lines.append(f"accuracy {accuracy(outputs[0], data):.2%} -> {accuracy(outputs[1], data):.2%}")
+    return lines
+
+
+def comparison(dense: Path, others: list[Path], options: Options) -> Table:
+    """One row a model."""
+    paths = [dense, *others]
+    sessions = _sessions(paths, options.threads)
+    for s in sessions[1:]:
+        verify.signature(sessions[0], s)
+    outputs, name, data = _outputs(dense, sessions, options)
+    model = graph_of(dense, options.input_shape).model
+    feed = random_inputs(model, verify.bindings(model)[0], np.random.default_rng(0))
+    table = Table("model", "MACs", "parameters", "median ms", f"cosine ({name})", "accuracy", box=None)
+    for path, session, got in zip(paths, sessions, outputs, strict=True):
+        totals = CostModel(graph_of(path, options.input_shape)).totals({})
+        ms = verify.latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms
+        right = accuracy(got, data) if data is not None else None
+        cosine = verify.fidelity(outputs[0], got, name).cosine
+        shown = "" if right is None else f"{right:.2%}"
+        table.add_row(path.name, si(totals["macs"]), si(totals["params"]), f"{ms:.3g}", f"{cosine:.4f}", shown)
+    return table
+
+
+def sweep_table(source: Path, ratios: str, options: Options) -> Table:
+    """One row a ratio; a ratio that is out of reach says why."""
+    table = Table("ratio", "MACs", "parameters", "speed-up", "cosine", "accuracy", box=None)
+    try:
+        wanted = [float(r) for r in ratios.split(",")]
+    except ValueError as e:
+        raise UsageError(f"--ratios {ratios}: expected numbers like 0.3,0.5") from e
+    for ratio in wanted:
+        try:
+            report = compile_file(source, None, replace(options, ratio=ratio, dry_run=True)).report
+        except (NothingToPrune, SpaError) as e:
+            table.add_row(f"{ratio:g}", str(e).split(";")[0])
+            continue
+        latency, right = report["latency"], report["accuracy"]
+        table.add_row(
+            f"{ratio:g}", si(report["compiled"]["macs"]), si(report["compiled"]["params"]),
+            f"{latency['dense_ms'] / latency['compiled_ms']:.2f}" if latency else "",
+            f"{report['fidelity']['cosine']:.4f}", f"{right['compiled']:.2%}" if right else "",
+        )  # fmt: skip
+    return table
+
+
+def pass_table() -> Iterator[str]:
+    """Passes with their options and defaults, then the criteria."""
+    yield "passes:"
+    for name in sorted(pipeline.available()):
+        kind = pipeline.pass_type(name)
+        options = ", ".join(f"{f.name}={f.default!r}" for f in fields(kind))
+        yield f"  {name}: {_first(kind)}" + (f"\n      {options}" if options else "")
+    yield "criteria:"
+    for name in sorted(criteria.available()):
+        yield f"  {name}: {_first(criteria.criterion(name))}"
+
+
+def _first(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").split("\n")[0]
+
+

@@ -1,0 +1,61 @@
+"""Meeting a latency: the share of MACs that has to go is found by bisection on measured times of the rewritten model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from spa_compiler.errors import BudgetError, UsageError
+from spa_compiler.pipeline import State
+from spa_compiler.plan import Plan
+from spa_compiler.rewrite import rewrite
+from spa_compiler.runtime import open_session, random_inputs
+from spa_compiler.shapes import symbols
+from spa_compiler.verify import Latency, latency
+
+STEPS = 6
+MOST = 0.95
+
+
+def measured(state: State, plan: Plan, threads: int) -> Latency:
+    """Milliseconds dense and with this plan, one sample."""
+    graph = state.analyzed()
+    model = graph.model
+    assert model.shapes is not None
+    sizes = {n: pair[0] for n, pair in model.shapes.sizes.items()} | {s.name: 1 for s in symbols(model) if s.batch}
+    small = rewrite(graph, plan.masks(graph))
+    feed = random_inputs(model, sizes, np.random.default_rng(0))
+    sessions = [open_session(m.proto(), m.folder, 3, threads) for m in (model, small)]
+    return latency(sessions[0], sessions[1], feed, threads, seconds=0.6)
+
+
+def share_of_latency(state: State, wanted: float) -> float:
+    """Milliseconds as a share of the dense model's. Raises UsageError when the dense model is fast enough."""
+    dense = measured(state, Plan(), 0).dense_ms
+    if wanted >= dense:
+        raise UsageError(f"--target {wanted:g}ms: the model already takes only {dense:.3g} ms here")
+    return 1 - wanted / dense
+
+
+def fastest(state: State, ratio: float, plan_of: Callable[[float], Plan], threads: int) -> Plan:
+    """The plan that removes the fewest MACs and runs in (1 - ratio) of the dense time.
+
+    Raises BudgetError when even the largest share of MACs is not enough.
+    """
+    low, high, best = 0.0, MOST, None
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        try:
+            plan = plan_of(middle)
+        except BudgetError:
+            high = middle
+            continue
+        found = measured(state, plan, threads)
+        if found.compiled_ms <= (1 - ratio) * found.dense_ms:
+            best, high = plan, middle
+        else:
+            low = middle
+    if best is None:
+        raise BudgetError(f"latency: no plan tried is {ratio:.0%} faster on this machine; try a smaller share")
+    return best

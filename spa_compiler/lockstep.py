@@ -1,0 +1,260 @@
+"""Running a model node by node on many inputs, and two models side by side.
+
+    for step in Walk(model).run(feeds):            # one step per node, in the graph's order
+        x = step.inputs[0]                          # chunks: one array per feed
+
+Values are lists of chunks, one for each feed, and are dropped after their last use, so that memory is that of the
+widest place of the graph. Calibration may replace what a node gives (`Adjust`), which never reaches the output model:
+synthetic inputs normalise every BatchNormalization by the statistics of the batch itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import helper
+
+from spa_compiler.model import Model, free_names, subgraphs
+from spa_compiler.shapes import quiet_session
+
+Array = NDArray[Any]
+Chunks = list[Array]
+Feed = Mapping[str, Array]
+CORES = max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+SMALL = 64
+"""Elements up to which a constant may be an operator's setting, which some kernels want to know before they run."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y -> scale * y + shift per channel of axis 1; what calibration does to a value, in both models alike."""
+
+    scale: Array  # (channels,) float32
+    shift: Array
+
+    def apply(self, y: Array) -> Array:
+        """The mapped value, in its own dtype."""
+        shape = (1, -1, *(1,) * (y.ndim - 2))
+        return np.asarray(y * self.scale.reshape(shape) + self.shift.reshape(shape), y.dtype)
+
+    def cut(self, keep: NDArray[np.bool_]) -> Affine:
+        """The same for the channels that a plan keeps."""
+        return Affine(self.scale[keep], self.shift[keep])
+
+
+@dataclass
+class Step:
+    """One node that is about to run: its inputs are known, `Walk.execute` or `Walk.give` fill `outputs`."""
+
+    index: int
+    node: onnx.NodeProto
+    inputs: list[Chunks | None]  # None: absent, or not computable
+    outputs: list[Chunks | None] = field(default_factory=list)
+
+
+class Walk:
+    """A model as nodes that can be run one at a time; constants may be replaced between runs."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, proto = model, model.proto()
+        self.nodes = list(proto.graph.node)
+        self.inputs = [i.name for i in proto.graph.input]
+        self.opsets, self.version = list(proto.opset_import), proto.ir_version
+        self.constants: dict[str, Array] = {n: model.array(t) for n, t in model.constants().items()}
+        for name, tensor in model.captured.items():
+            if tensor is not None and name not in self.constants:
+                self.constants[name] = onnx.numpy_helper.to_array(tensor)
+        self.reads = [self._reads(n) for n in self.nodes]
+        self.last = {name: i for i, names in enumerate(self.reads) for name in names}
+        self.readers = self._readers()
+        self.readers_of = {n: [i for i, r in enumerate(self.reads) if n in r] for n in self.readers}
+        self.affine: dict[str, Affine] = {}  # what calibration does to values, by name
+        self.values: dict[str, Chunks] = {}
+        self.sessions: dict[int, ort.InferenceSession] = {}
+
+    @staticmethod
+    def _reads(node: onnx.NodeProto) -> list[str]:
+        captured = [n for body in subgraphs(node) for n in sorted(free_names(body))]
+        return list(dict.fromkeys([*(n for n in node.input if n), *captured]))
+
+    def _readers(self) -> dict[str, list[str]]:
+        """Operators that read each value; a graph output is read by ''."""
+        out: dict[str, list[str]] = {}
+        for node, names in zip(self.nodes, self.reads, strict=True):
+            for n in names:
+                out.setdefault(n, []).append(node.op_type)
+        for t in self.model.graph.outputs:
+            out.setdefault(t.name, []).append("")
+        return out
+
+    def start(self, feeds: Sequence[Feed]) -> None:
+        """Forget all values and take these inputs."""
+        self.chunks = len(feeds)
+        self.values = {n: [np.asarray(f[n]) for f in feeds] for n in self.inputs if all(n in f for f in feeds)}
+
+    def run(self, feeds: Sequence[Feed]) -> Iterator[Step]:
+        """Every node in order; one that the caller has not run by the next step is run then, as it is."""
+        self.start(feeds)
+        for index in range(len(self.nodes)):
+            step = self.step(index)
+            yield step
+            if not step.outputs:
+                self.execute(step)
+            self.forget(index)
+
+    def step(self, index: int) -> Step:
+        """The node at `index` with its inputs."""
+        node = self.nodes[index]
+        return Step(index, node, [self.chunks_of(n) if n else None for n in node.input])
+
+    def execute(self, step: Step) -> None:
+        """Run a node; what onnxruntime cannot run on its own leaves its outputs unknown."""
+        sources = {n: self.chunks_of(n) for n in self.reads[step.index]}
+        step.outputs = [None] * len(step.node.output)
+        if any(c is None for c in sources.values()):
+            return
+        rows = [{n: c[k] for n, c in sources.items() if c is not None} for k in range(self.chunks)]
+        try:
+            got = self._execute(step.index, rows)
+        except Exception:  # an operator that wants its context: what follows from it is not calibrated
+            return
+        for k, name in enumerate(step.node.output):
+            if name:
+                self.give(step, [row[k] for row in got], k)
+
+    def give(self, step: Step, chunks: Chunks, slot: int = 0) -> None:
+        """Set an output of a node."""
+        step.outputs = step.outputs or [None] * len(step.node.output)
+        step.outputs[slot] = self.values[step.node.output[slot]] = chunks
+
+    def chunks_of(self, name: str) -> Chunks | None:
+        """A value or a constant as chunks; None when it could not be computed."""
+        if name in self.values:
+            return self.values[name]
+        return [self.constants[name]] * self.chunks if name in self.constants else None
+
+    def forget(self, index: int) -> None:
+        """Drop what no later node reads."""
+        for name in self.reads[index]:
+            if self.last[name] == index:
+                self.values.pop(name, None)
+        for name in self.nodes[index].output:
+            if name not in self.last:
+                self.values.pop(name, None)
+
+    def _execute(self, index: int, rows: list[dict[str, Array]]) -> list[list[Array]]:
+        if index not in self.sessions:
+            self.sessions[index] = self._session(index, rows[0])
+        session = self.sessions[index]
+        wanted = [i.name for i in session.get_inputs()]
+        order = [n for n in self.nodes[index].output if n]
+
+        def one(row: dict[str, Array]) -> list[Array]:
+            got = dict(zip(order, session.run(order, {n: row[n] for n in wanted}), strict=True))
+            return [got.get(n) for n in self.nodes[index].output]  # type: ignore[misc]
+
+        large = sum(a.size for a in rows[0].values()) > 1 << 12
+        if len(rows) == 1 or not large or CORES == 1:
+            return [one(row) for row in rows]
+        with ThreadPoolExecutor(CORES) as pool:
+            return list(pool.map(one, rows))
+
+    def _session(self, index: int, row: dict[str, Array]) -> ort.InferenceSession:
+        node = self.nodes[index]
+        fixed = {n: a for n, a in row.items() if n in self.constants and n not in self.values and (a.size <= SMALL or a.dtype.kind != "f")}
+        inputs = [_info(n, a) for n, a in row.items() if n not in fixed]
+        outputs = [onnx.ValueInfoProto(name=n) for n in node.output if n]
+        held = [onnx.numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in fixed.items()]
+        graph = helper.make_graph([node], "node", inputs, outputs, held)
+        proto = helper.make_model(graph, opset_imports=self.opsets, ir_version=max(self.version, 4))
+        return quiet_session(proto.SerializeToString(), level=1, threads=1)
+
+    def replace(self, name: str, values: Array) -> None:
+        """Another value for a constant, from now on."""
+        self.constants[name] = values
+        for index, session in list(self.sessions.items()):
+            if name in self.reads[index] and name not in [i.name for i in session.get_inputs()]:
+                del self.sessions[index]
+
+
+def _info(name: str, array: Array) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim)
+
+
+@dataclass(frozen=True)
+class Adjust:
+    """What calibration on synthetic inputs does to the dense model's values, as one affine map per node.
+
+    `batch_norm`: every BatchNormalization normalises by the statistics of the batch, so that its output has mean beta
+    and deviation |gamma|, as on the training data (docs: data-free inputs). `shrink`: where BatchNormalization was
+    folded, the log deviations of a convolution that feeds a ReLU are pulled towards their mean over the live channels.
+    """
+
+    batch_norm: bool = False
+    shrink: float = 0.0
+
+    def of(self, walk: Walk, step: Step) -> Affine | None:
+        """The map for the first output of this node, which is run where its output is what the map depends on."""
+        x = step.inputs[0] if step.inputs else None
+        if step.node.op_type == "BatchNormalization" and self.batch_norm and x is not None and _wide(x):
+            gamma, beta = (np.asarray(c[0], np.float64) for c in step.inputs[1:3] if c is not None)
+            epsilon = next((a.f for a in step.node.attribute if a.name == "epsilon"), 1e-5)
+            mean, variance = statistics(x)
+            scale = gamma / np.sqrt(variance + epsilon)
+            return Affine(scale.astype(np.float32), (beta - scale * mean).astype(np.float32))
+        if step.node.op_type == "Conv" and self.shrink > 0 and walk.readers.get(step.node.output[0]) == ["Relu"]:
+            walk.execute(step)
+            y = step.outputs[0]
+            return None if y is None else shrunk(*statistics(y), self.shrink)
+        return None
+
+
+def advance(walk: Walk, step: Step, affine: Affine | None) -> None:
+    """Run a node, with the map that calibration puts in place of BatchNormalization or behind a convolution."""
+    if affine is None:
+        return None if step.outputs else walk.execute(step)
+    source = step.inputs[0]
+    if step.node.op_type != "BatchNormalization":
+        if not step.outputs:
+            walk.execute(step)
+        source = step.outputs[0]
+    if source is not None:
+        walk.give(step, [affine.apply(c) for c in source])
+    return None
+
+
+def _wide(x: Chunks) -> bool:
+    """More than one position per channel: there are statistics to take."""
+    return x[0].ndim >= 2 and sum(a.size for a in x) > 8 * x[0].shape[1]
+
+
+def statistics(x: Chunks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance per channel (axis 1) over all chunks."""
+    total = np.zeros((2, x[0].shape[1]))
+    count = 0
+    for a in x:
+        flat = np.moveaxis(a, 1, 0).reshape(a.shape[1], -1).astype(np.float32)
+        total[0] += flat.sum(1, dtype=np.float64)
+        total[1] += np.einsum("cp,cp->c", flat, flat, dtype=np.float64)
+        count += flat.shape[1]
+    mean = total[0] / count
+    return mean, np.maximum(total[1] / count - mean**2, 0)
+
+
+def shrunk(mean: Array, variance: Array, strength: float) -> Affine:
+    """log s <- (1 - strength) log s + strength * mean over the live channels; the means stay."""
+    deviation = np.sqrt(variance)
+    live = deviation > 0.1 * np.median(deviation)
+    scale = np.ones_like(deviation)
+    if live.any():
+        log = np.log(deviation[live])
+        scale[live] = np.exp(strength * (log.mean() - log))
+    return Affine(scale.astype(np.float32), (mean - scale * mean).astype(np.float32))

@@ -1,0 +1,289 @@
+"""Moments: mean and covariance of what every contraction with a constant reads, taken from calibration inputs.
+
+    moments = collect(graph, feeds, adjust=Adjust(batch_norm=True))
+    moments.of[site].covariance                # (blocks, d, d), d = channels x kernel for a convolution
+
+Inputs pass once through the dense model, node by node. Of every contraction some tens of thousands of output positions
+are sampled; sums are kept in float64, the products of a chunk are float32 BLAS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.dims import Dim, Expr, atoms
+from spa_compiler.graph import DependencyGraph, Group
+from spa_compiler.linear import Form, find
+from spa_compiler.lockstep import Adjust, Affine, Chunks, Feed, Step, Walk, advance, statistics
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+POSITIONS, PER_COLUMN = 20_000, 4
+"""Output positions sampled per contraction: at least so many, and so many per column of the design."""
+
+
+class Gram:
+    """Running first and second moments of rows (n, blocks, d), and of targets (n, blocks, m) beside them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.shift: list[Array] = []
+        self.total: list[Floats] = []
+        self.xx: Floats = np.zeros(())
+        self.tx: Floats = np.zeros(())
+        self.tt: Floats = np.zeros(())
+
+    def add(self, x: Array, t: Array | None = None) -> None:
+        """Add rows; float32 products of values shifted by the first rows' mean, summed in float64."""
+        both = [x] if t is None else [x, t]
+        if not self.count:
+            self.shift = [a.mean(0) for a in both]
+            self.total = [np.zeros(a.shape[1:]) for a in both]
+        moved = [np.ascontiguousarray((a - s).transpose(1, 2, 0)) for a, s in zip(both, self.shift, strict=True)]
+        for total, m in zip(self.total, moved, strict=True):
+            total += m.sum(2, dtype=np.float64)
+        self.xx = self.xx + moved[0] @ moved[0].transpose(0, 2, 1)
+        if t is not None:
+            self.tx = self.tx + moved[1] @ moved[0].transpose(0, 2, 1)
+            self.tt = self.tt + np.einsum("bmn,bmn->bm", moved[1], moved[1], dtype=np.float64)
+        self.count += len(x)
+
+    def mean(self, which: int = 0) -> Floats:
+        """(blocks, d), or (blocks, m) of the targets."""
+        return np.asarray(self.shift[which] + self.total[which] / max(self.count, 1), np.float64)
+
+    def covariance(self) -> Floats:
+        """(blocks, d, d)"""
+        mean = self.total[0] / self.count
+        return np.asarray(self.xx / self.count - mean[:, :, None] * mean[:, None])
+
+    def cross(self) -> Floats:
+        """Covariance of targets with rows, (blocks, m, d)."""
+        x, t = (total / self.count for total in self.total)
+        return np.asarray(self.tx / self.count - t[:, :, None] * x[:, None])
+
+    def variance(self) -> Floats:
+        """Of the targets, (blocks, m)."""
+        mean = self.total[1] / self.count
+        return np.maximum(self.tt / self.count - mean**2, 0)
+
+
+@dataclass(eq=False)
+class Moment:
+    """One contraction of activations with a constant."""
+
+    site: int
+    axis: Expr  # of the activation
+    contracted: frozenset[Dim]
+    channels: NDArray[np.int64]  # (blocks, d): position on that axis
+    weights: Floats  # (blocks, m, d)
+    mean: Floats  # (blocks, d)
+    covariance: Floats  # (blocks, d, d)
+    gain: Floats  # (m,) what becomes of an error of each output row up to where the error is measured
+    energy: float = 1.0  # total variance of the value where the error is measured
+
+
+@dataclass(eq=False)
+class Meeting:
+    """A contraction of two activations (queries with keys): mean squares along the axes that groups live on."""
+
+    site: int
+    contracted: frozenset[Dim]
+    sides: list[tuple[list[Expr], Floats]]  # per operand: its axes, and mean squares with size 1 where averaged
+
+
+@dataclass(eq=False)
+class Moments:
+    """What one pass over the dense model leaves."""
+
+    of: dict[int, Moment] = field(default_factory=dict)
+    meetings: list[Meeting] = field(default_factory=list)
+    samples: int = 0
+
+
+def collect(
+    graph: DependencyGraph,
+    feeds: Sequence[Feed],
+    adjust: Adjust | None = None,
+    groups: Sequence[Group] | None = None,
+    seed: int = 0,
+) -> Moments:
+    """Moments of everything that contracts a channel of `groups` (all by default).
+
+    `adjust` is what calibration does to the dense model's values. What cannot be run leaves no moments.
+    """
+    live = frozenset(d for g in (graph.groups if groups is None else groups) for d in g.dims)
+    return _Collector(graph, live, adjust or Adjust(), seed).run(feeds)
+
+
+class _Collector:
+    def __init__(self, graph: DependencyGraph, live: frozenset[Dim], adjust: Adjust, seed: int) -> None:
+        self.graph, self.live, self.adjust, self.seed = graph, live, adjust, seed
+        self.walk = Walk(graph.model)
+        self.out = Moments()
+        self.measured: dict[str, list[Moment]] = {}  # value -> contractions whose error is measured there
+
+    def run(self, feeds: Sequence[Feed]) -> Moments:
+        self.out.samples = len(feeds)
+        for step in self.walk.run(feeds):
+            affine = self.adjust.of(self.walk, step)
+            advance(self.walk, step, affine)
+            if affine is not None:
+                self.walk.affine[step.node.output[0]] = affine
+            self._contraction(step)
+            self._meeting(step)
+            for name, chunks in zip(step.node.output, step.outputs, strict=True):
+                for moment in self.measured.pop(name, ()):
+                    moment.energy = energy(chunks, moment.energy)
+        return self.out
+
+    def _contraction(self, step: Step) -> None:
+        found = form_of(self.graph, self.walk, step)
+        site = self.graph.sites[step.index]
+        if found is None or step.inputs[found.data] is None or step.outputs[0] is None:
+            return
+        contracted = contracted_dims(self.graph, step.index, found) & self.live
+        value = site.inputs[found.data]
+        if not contracted or value is None:
+            return
+        w = self.walk.constants[step.node.input[found.weight]]
+        gram = accumulate(found, step.inputs[found.data] or [], step.outputs[0], None, seed=(self.seed, step.index))
+        weights = found.weights(w)
+        branch = follow(self.walk, step)
+        moment = Moment(
+            step.index, value.axes[found.axis], contracted, found.channels(w), weights, gram.mean(), gram.covariance(),
+            np.ones(weights.shape[0] * weights.shape[1]),
+        )  # fmt: skip
+        if branch is None:
+            moment.energy = energy(step.outputs[0], 1.0)
+        else:
+            moment.gain = np.broadcast_to(branch.gain, moment.gain.shape).astype(np.float64)
+            self.measured.setdefault(branch.sum, []).append(moment)
+        self.out.of[step.index] = moment
+
+    def _meeting(self, step: Step) -> None:
+        site = self.graph.sites[step.index]
+        for scope in site.scopes:
+            for name in scope.contracted() - scope.stats:
+                dims = frozenset(atoms(scope.env[name])) & self.live if name in scope.env else frozenset()
+                holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
+                if not dims or len(holders) != 2 or any(v.constant for v in holders):
+                    continue
+                chunks = [self.walk.values.get(v.name) or self._input(step, v.name) for v in holders]
+                if all(c is not None for c in chunks):
+                    sides = [(v.axes, self._squares(v.axes, c)) for v, c in zip(holders, chunks, strict=True) if c is not None]
+                    self.out.meetings.append(Meeting(step.index, dims, sides))
+
+    @staticmethod
+    def _input(step: Step, name: str) -> Chunks | None:
+        return next((c for n, c in zip(step.node.input, step.inputs, strict=True) if n == name), None)
+
+    def _squares(self, axes: list[Expr], chunks: Chunks) -> Floats:
+        """Mean squares, averaged over the axes that no group and no block of one lives on."""
+        kept = self.live | {self.graph.blocks[d] for d in self.live if d in self.graph.blocks}
+        idle = tuple(i for i, a in enumerate(axes) if not kept & set(atoms(a)))
+        parts = [np.mean(np.square(c, dtype=np.float32), axis=idle, keepdims=True, dtype=np.float64) for c in chunks]
+        return np.asarray(np.mean(parts, axis=0))
+
+
+def energy(chunks: Chunks | None, otherwise: float) -> float:
+    """Total variance over the channels: of axis 1 for images, else of the last axis."""
+    if chunks is None:
+        return otherwise
+    if chunks[0].ndim != 4:
+        chunks = [c.reshape(-1, c.shape[-1]) for c in chunks]
+    return max(float(statistics(chunks)[1].sum()), 1e-30)
+
+
+def form_of(graph: DependencyGraph, walk: Walk, step: Step) -> Form | None:
+    """The contraction with a constant that a node is, or None."""
+    names = list(step.node.input[:2])
+    if len(names) < 2 or not all(names):
+        return None
+    constant = [n in walk.constants for n in names]
+    shapes = [None if c is None else c[0].shape for c in step.inputs[:2]]
+    return find(step.node, shapes, constant)
+
+
+def contracted_dims(graph: DependencyGraph, index: int, form: Form) -> frozenset[Dim]:
+    """Dims that the node sums over between its activation and its weight."""
+    site = graph.sites[index]
+    value, weight = site.inputs[form.data], site.inputs[form.weight]
+    found: set[Dim] = set()
+    for scope in site.scopes:
+        for name in scope.contracted():
+            holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
+            if name in scope.env and value in holders and weight in holders:
+                found |= set(atoms(scope.env[name]))
+    return frozenset(found)
+
+
+def accumulate(form: Form, x: Chunks, y: Chunks, target: Chunks | None, seed: tuple[int, ...]) -> Gram:
+    """Gram of the design at sampled output positions; with `target` (chunks shaped as y) its rows beside it."""
+    gram = Gram()
+    rng = np.random.default_rng(seed)
+    wanted = 0
+    for k, (a, b) in enumerate(zip(x, y, strict=True)):
+        size = form.size(b)
+        if not wanted:
+            width = form.design(a, b, np.zeros(1, np.int64)).shape[-1]
+            wanted = math.ceil(max(POSITIONS, PER_COLUMN * width) / len(x))
+        rows = np.arange(size) if size <= wanted else np.sort(rng.choice(size, wanted, replace=False))
+        gram.add(form.design(a, b, rows), None if target is None else form.target(target[k], rows))
+    return gram
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The way of a contraction's output to the residual Add that it feeds, and nothing else reads."""
+
+    sum: str  # output of the Add
+    shortcut: str
+    gain: Floats  # per output row (or one for all): what the nodes between multiply by
+
+
+def follow(walk: Walk, step: Step) -> Branch | None:
+    """Follow the output through normalisation, constants and Identity to an Add with another activation."""
+    name, gain = step.node.output[0], np.ones(1)
+    for index in walk.readers_of.get(name, ()):
+        at = index
+        while True:
+            node = walk.nodes[at]
+            if len(walk.readers.get(name, ())) != 1:
+                return None
+            others = [n for n in node.input if n and n != name]
+            if node.op_type == "Add" and len(others) == 1 and others[0] not in walk.constants:
+                return Branch(node.output[0], others[0], gain)
+            factor = _factor(walk, node, name, others)
+            if factor is None:
+                return None
+            gain, name = gain * factor, node.output[0]
+            follows = walk.readers_of.get(name, ())
+            if not follows:
+                return None
+            at = follows[0]
+    return None
+
+
+def _factor(walk: Walk, node: Any, name: str, others: list[str]) -> Floats | None:
+    """What a node multiplies its input by, per channel; None where it is not such a node."""
+    constants = [walk.constants[n].astype(np.float64) for n in others if n in walk.constants]
+    if node.op_type in ("Identity", "Dropout") or (node.op_type == "Add" and len(constants) == 1):
+        return np.ones(1)
+    if node.op_type == "BatchNormalization" and len(constants) == 4:
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        return np.asarray(constants[0] / np.sqrt(constants[3] + epsilon))
+    if node.op_type == "Mul" and len(constants) == 1 and constants[0].size == max(constants[0].shape, default=1):
+        return constants[0].ravel()
+    return None
+
+
+def affine_gain(walk: Walk, name: str) -> Affine | None:
+    """The map that calibration put behind a value."""
+    return walk.affine.get(name)

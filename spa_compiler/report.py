@@ -1,0 +1,178 @@
+"""What a run says: the JSON report (docs/report.md, report.schema.json), the terminal summary and its last line.
+
+The last line is for people and for grep:
+
+    PASSED | MACs -50.1% (4.09G -> 2.04G) | params -47.3% | latency 21.3 -> 12.0 ms | cosine 0.981 | prune==mask 3e-6 | 6.2 s
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from spa_compiler.cost import CostModel, group_widths
+from spa_compiler.dims import Dim
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.pipeline import State
+from spa_compiler.plan import Plan
+from spa_compiler.version import VERSION
+
+FORMAT = 1
+NAMES = {"macs": "MACs", "params": "parameters", "bytes": "weights (bytes)"}
+
+
+def widths_of(graph: DependencyGraph, plan: Plan) -> dict[Dim, float]:
+    """Widths of every dim under a plan, for the cost model."""
+    out: dict[Dim, float] = {}
+    for group in graph.groups:
+        mask = plan.keep.get(group.label)
+        if mask is not None and group.dims[0].unit:
+            out |= {d: float(m) for d, m in zip(group.dims, mask, strict=True)}
+        elif mask is not None:
+            out |= group_widths(group, plan.kept(group))
+    return out
+
+
+def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
+    """Everything but measured fidelity, latency and times."""
+    graph, source = state.analyzed(), state.source.path
+    cost = CostModel(graph)
+    dense, small = cost.totals({}), cost.totals(widths_of(graph, state.plan))
+    frozen = graph.frozen_parameters()
+    return {
+        "format": "spa-compile report", "version": FORMAT, "tool": f"spa-compile {VERSION}", "status": "PASSED",
+        "input": {"path": str(source), "bytes": source.stat().st_size, "sha256": _sha256(source)},
+        "output": {"path": None, "bytes": sum(p.stat().st_size for p in file.parent.iterdir()), "sha256": _sha256(file)},
+        "pipeline": text,
+        "asked": dict(state.results.get("asked", {})),
+        "reached": {k: 1 - small[k] / dense[k] if dense[k] else 0.0 for k in dense},
+        "dense": dense, "compiled": small,
+        "analysis": {
+            "groups": len(graph.groups),
+            "prunable_parameters": dense["params"] - sum(frozen.values()),
+            "frozen_parameters": frozen,
+            "folded": dict(state.results.get("normalize", {})),
+            "erased_channels": int(state.results.get("erased", 0)),
+        },
+        "groups": [_group_entry(graph, state.plan, g.label) for g in graph.groups],
+        "plan_sha256": state.plan.digest(),
+        "verification": {"prune_equals_mask": state.results.get("prune_equals_mask")},
+        "calibration": state.results.get("calibration"),
+        "compensation": state.results.get("compensation"),
+        "latency": None,
+        "notes": [*state.source.notes, *state.results.get("notes", [])],
+    }  # fmt: skip
+
+
+def _group_entry(graph: DependencyGraph, plan: Plan, label: str) -> dict[str, Any]:
+    group = graph.group(label)
+    return {"label": label, "size": group.size, "blocks": group.blocks, "kept": plan.kept(group), "statistic": group.stat}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def metrics(report: dict[str, Any]) -> dict[str, float]:
+    """What a --fail-under gate can name: larger is better for all of them."""
+    out = {f"{k}_reduction": v for k, v in report["reached"].items()}
+    fidelity, latency, accuracy = report["fidelity"], report["latency"], report["accuracy"]
+    out |= {k: v for k, v in (("cosine", fidelity["cosine"]), ("snr_db", fidelity["snr_db"]))}
+    if fidelity["top1"] is not None:
+        out["top1"] = fidelity["top1"]
+    if latency:
+        out["speedup"] = latency["dense_ms"] / max(latency["compiled_ms"], 1e-9)
+    if accuracy:
+        out["accuracy"] = accuracy["compiled"]
+        out["accuracy_kept"] = accuracy["compiled"] / max(accuracy["dense"], 1e-9)
+    return out
+
+
+def si(value: float) -> str:
+    """1234567 as 1.23M."""
+    for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def last_line(report: dict[str, Any]) -> str:
+    """The run in one line."""
+    dense, small, reached = report["dense"], report["compiled"], report["reached"]
+    parts = [
+        report["status"],
+        f"MACs {-100 * reached['macs']:+.1f}% ({si(dense['macs'])} -> {si(small['macs'])})",
+        f"params {-100 * reached['params']:+.1f}%",
+    ]
+    if latency := report["latency"]:
+        parts.append(f"latency {latency['dense_ms']:.3g} -> {latency['compiled_ms']:.3g} ms")
+    if accuracy := report["accuracy"]:
+        parts.append(f"accuracy {accuracy['dense']:.2%} -> {accuracy['compiled']:.2%}")
+    parts.append(f"cosine {report['fidelity']['cosine']:.3f}")
+    check = report["verification"]["prune_equals_mask"]
+    if check:
+        parts.append(f"prune==mask {check['error']:.0e}" + (" (no effect on the outputs)" if check["powerless"] else ""))
+    return " | ".join([*parts, f"{report['seconds']['total']:.1f} s"])
+
+
+def show(report: dict[str, Any], console: Console, verbose: bool = False) -> None:
+    """The terminal summary, without the last line."""
+    table = Table(box=None, pad_edge=False)
+    for name, side in (("", "left"), ("dense", "right"), ("compiled", "right"), ("change", "right")):
+        table.add_column(name, justify="right" if side == "right" else "left")
+    for unit, title in NAMES.items():
+        change = -100 * report["reached"][unit]
+        table.add_row(title, si(report["dense"][unit]), si(report["compiled"][unit]), f"{change:+.1f}%")
+    latency = report["latency"]
+    if latency:
+        title = f"latency, median ms ({latency['threads']} threads)"
+        gain = 100 * (latency["compiled_ms"] / latency["dense_ms"] - 1)
+        table.add_row(title, f"{latency['dense_ms']:.3g}", f"{latency['compiled_ms']:.3g}", f"{gain:+.1f}%")
+    console.print(table)
+    console.print("\n".join(_lines(report, verbose)), soft_wrap=True, highlight=False, markup=False)
+
+
+def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
+    asked, fidelity, analysis = report["asked"], report["fidelity"], report["analysis"]
+    unit = {"size": "bytes", "channels": "params"}.get(asked.get("of", "macs"), asked.get("of", "macs"))
+    lines = []
+    if "ratio" in asked and unit in report["reached"]:
+        lines.append(f"asked {asked['ratio']:.1%} less {asked['of']}, reached {report['reached'][unit]:.1%}")
+    if analysis["erased_channels"]:
+        lines.append(f"{analysis['erased_channels']} channels were dead and went without any loss")
+    top1 = "" if fidelity["top1"] is None else f", top-1 agreement {fidelity['top1']:.1%}"
+    lines.append(f"fidelity on {fidelity['inputs']}: cosine {fidelity['cosine']:.4f}, {fidelity['snr_db']:.1f} dB{top1}")
+    frozen = sum(analysis["frozen_parameters"].values())
+    lines.append(f"{analysis['groups']} groups; {frozen:,} parameters are frozen" + (":" if frozen and verbose else ""))
+    if verbose:
+        lines += [f"  {n:>12,}  {reason}" for reason, n in analysis["frozen_parameters"].items()]
+        cut = [g for g in report["groups"] if g["kept"] < g["size"]]
+        lines += [f"  {g['label']}: {g['size']} -> {g['kept']}" + (f" in each of {g['blocks']} blocks" if g["blocks"] > 1 else "") for g in cut]
+    return lines + [f"note: {n}" for n in report["notes"]]
+
+
+def save(report: dict[str, Any], path: Path) -> None:
+    """Write the report: HTML for .html, else JSON."""
+    text = json.dumps(report, indent=2)
+    path.write_text(_html(report, text) if path.suffix.lower() in (".html", ".htm") else text + "\n")
+
+
+def _html(report: dict[str, Any], text: str) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(g['label'])}</td><td>{g['size']}</td><td>{g['kept']}</td><td>{g['blocks']}</td></tr>"
+        for g in report["groups"]
+    )
+    return (
+        "<!doctype html><meta charset=utf-8><title>spa-compile</title>"
+        "<style>body{font:15px system-ui;max-width:60em;margin:2em auto}td,th{padding:.2em .8em;text-align:right}"
+        "td:first-child,th:first-child{text-align:left}pre{background:#f4f4f4;padding:1em;overflow:auto}</style>"
+        f"<h1>{html.escape(Path(report['input']['path']).name)}</h1><p>{html.escape(last_line(report))}</p>"
+        f"<table><tr><th>group<th>channels<th>kept<th>blocks</tr>{rows}</table><h2>Report</h2><pre>{html.escape(text)}</pre>"
+    )

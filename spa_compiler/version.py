@@ -1,0 +1,5 @@
+"""The version, as the package metadata has it."""
+
+from importlib.metadata import version
+
+VERSION = version("spa-compile")

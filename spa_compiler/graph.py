@@ -11,6 +11,7 @@ that stated it, and finds the paths that explain a coupling. Neither repeats the
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,19 +109,24 @@ class DependencyGraph:
         roles = {r for site in self.readers.get(value.name, []) for r in self._roles(site, value, dim)}
         return next((r for r in ("in", "scale", "out") if r in roles), "out")
 
+    def contracts(self, value: Value, dim: Dim) -> bool:
+        """Does a node that works on activations sum over a dim of this constant, with nothing computed in between?"""
+        direct = [s for s in self.readers.get(value.name, []) if not _on_constants(s)]
+        return any("in" in self._roles(site, value, dim) for site in direct)
+
     def _roles(self, site: Site, value: Value, dim: Dim) -> Iterator[str]:
+        if _on_constants(site):
+            made = [v for v in site.outputs if v is not None and any(dim in set(atoms(a)) for a in v.axes)]
+            yield from (self.role(v, dim) for v in made)
+            return
         for scope in site.scopes:
-            rows = [row for v, _, row in scope.tensors if v is value]
-            named = [n for row in rows for names in row for n in names]
+            named = [n for v, _, row in scope.tensors if v is value for names in row for n in names]
             for n in (n for n in dict.fromkeys(named) if dim in set(atoms(scope.env.get(n, Sum(()))))):
                 if named.count(n) > 1:  # a square weight (recurrence): one of its axes is contracted
                     yield "in"
                 sides = [(v, out) for v, out, row in scope.tensors if any(n in names for names in row)]
-                outputs = [v for v, out in sides if out]
-                if not outputs:
+                if not any(out for _, out in sides):
                     yield "in"
-                elif all(v.constant for v in outputs):
-                    yield from (self.role(v, dim) for v in outputs)
                 else:
                     yield "scale" if any(not out and not v.constant for v, out in sides) else "out"
 
@@ -151,7 +157,7 @@ class DependencyGraph:
             path = nx.shortest_path(self.network, a, b)
         except (nx.NetworkXNoPath, nx.NodeNotFound) as e:
             raise UsageError(f"nothing couples {a[0]}:{a[1]} with {b[0]}:{b[1]}") from e
-        steps = zip(path, path[1:], strict=False)
+        steps = itertools.pairwise(path)
         return [(x, f"{(s := self.network.edges[x, y]['site']).op} '{s.name}'", y) for x, y in steps]
 
     def axis(self, axis: Axis) -> Expr:
@@ -187,6 +193,11 @@ class DependencyGraph:
         axes = sorted(value.axes, key=lambda a: -a.size)
         found = [d.frozen for a in axes for d in atoms(a) if d.frozen and not trivial(d)]
         return found[0].text if found else "a single number, or read by nothing that has channels"
+
+
+def _on_constants(site: Site) -> bool:
+    """Is everything that this node makes a constant?"""
+    return all(v is None or v.constant for v in site.outputs)
 
 
 def analyze(model: Model) -> DependencyGraph:
@@ -317,9 +328,9 @@ def _groups(graph: DependencyGraph) -> Iterator[Group]:
         merged.setdefault(tuple(where) if d.unit else d, []).append(d)
     taken: dict[str, int] = {}
     for dims in merged.values():
-        where = [Member(n, i, graph.role(graph.values[n], dims[0])) for n, i in members[dims[0]]]
-        head = next((m for m in where if m.role == "out"), where[0])
+        cut = [Member(n, i, graph.role(graph.values[n], dims[0])) for n, i in members[dims[0]]]
+        head = next((m for m in cut if m.role == "out"), cut[0])
         stem = f"{head.value}:{head.axis}"
         taken[stem] = taken.get(stem, 0) + 1
         name = stem if taken[stem] == 1 else f"{stem}#{taken[stem]}"
-        yield Group(name, tuple(dims), where, graph.blocks.get(dims[0]))
+        yield Group(name, tuple(dims), cut, graph.blocks.get(dims[0]))

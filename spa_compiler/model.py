@@ -42,6 +42,7 @@ class Shapes:
     shape: dict[str, tuple[int, ...]]
     dynamic: dict[str, tuple[bool, ...]]
     sizes: dict[str, tuple[int, int]]  # symbol -> its size in the two bindings
+    kind: dict[str, int] = field(default_factory=dict)  # ONNX element types
 
 
 @dataclass

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
@@ -44,7 +45,7 @@ def _zero_weights(graph: DependencyGraph, model: Model, masks: Masks) -> None:
     constants = model.constants()
     for name in graph.weights:
         value = graph.values[name]
-        hit = {d: masks[d] for a in value.axes for d in _pruned(a, masks) if graph.role(value, d) == "in"}
+        hit = {d: masks[d] for a in value.axes for d in _pruned(a, masks) if graph.contracts(value, d)}
         if not hit:
             continue
         array = np.array(model.array(constants[name]))
@@ -65,6 +66,7 @@ class _Editor:
 
     def __init__(self, graph: DependencyGraph, model: Model, site: Site, node: gs.Node, masks: Masks) -> None:
         self.graph, self.model, self.site, self.node, self.masks = graph, model, site, node, masks
+        self.weights = set(graph.weights)
         self.stem = f"{node.outputs[0].name}.masked"
         self.made = 0
 
@@ -76,7 +78,7 @@ class _Editor:
         for name in scope.contracted() - scope.stats:
             dims = _pruned(scope.env[name], self.masks) if name in scope.env else set()
             holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
-            if dims and not any(v.constant for v in holders):
+            if dims and not any(v.name in self.weights for v in holders):
                 self._mask_input(holders[0], dims)
 
     def _mask(self, value: Value, dims: set[Dim]) -> Array:
@@ -88,11 +90,9 @@ class _Editor:
         return kept.astype(self._dtype(value))
 
     def _dtype(self, value: Value) -> Any:
-        tensor = next((t for t in (*self.node.inputs, *self.node.outputs) if t.name == value.name), None)
-        known = {t.name: t for t in self.model.constants().values()}
-        floats = [self.model.array(t).dtype for t in known.values() if len(t.shape) and t.name in self.graph.weights][:1]
-        dtype = getattr(tensor, "dtype", None)
-        return dtype if isinstance(dtype, np.dtype) and dtype.kind == "f" else (floats or [np.dtype(np.float32)])[0]
+        shapes = self.model.shapes
+        kind = shapes.kind.get(value.name, 0) if shapes is not None else 0
+        return onnx.helper.tensor_dtype_to_np_dtype(kind or onnx.TensorProto.FLOAT)
 
     def _op(self, op: str, inputs: list[gs.Tensor], attrs: dict[str, Any] | None = None) -> gs.Variable:
         """A new node before this one."""

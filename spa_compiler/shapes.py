@@ -376,7 +376,7 @@ def recorded(model: Model, first: Facts, second: Facts, sizes: dict[str, tuple[i
         if a is not None and b is not None and len(a) == len(b):
             shape[name] = a
             dynamic[name] = tuple(x != y for x, y in zip(a, b, strict=True))
-    return Shapes(shape, dynamic, sizes)
+    return Shapes(shape, dynamic, sizes, {n: t.tensor_type.elem_type for n, t in first.types.items()})
 
 
 def missing(model: Model, facts: Facts) -> list[str]:

@@ -207,8 +207,8 @@ CASES: dict[str, Case] = {
         """(float[2,4] x) => (float[2,3] y) {
             a = MatMul(x, w0)  b = MatMul(a, w1)  c = LpNormalization<axis=-1>(b)  y = MatMul(c, w2) }""",
         {"w0": (4, 5), "w1": (5, 6), "w2": (6, 3)},
-        {"w0:1 w1:0": 5},
-        frozen={"w1:1": "lpnormalization"},
+        {"w0:1 w1:0": 5, "w1:1 w2:0": 6},
+        stats=("w1:1 w2:0",),
     ),
     "softmax_channels": Case(
         """(float[1,3,4,4] x) => (float[1,4,4,4] y) {

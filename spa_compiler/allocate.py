@@ -85,6 +85,7 @@ class Stairs:
     group: Group
     widths: list[int]
     curve: Curve
+    by: int
     at: int = 0
 
     @property
@@ -127,7 +128,7 @@ def curve(scores: Curve, size: int) -> Curve:
 def _stairs(group: Group, scores: Curve, by: int, limits: Limits) -> Stairs:
     floor = max(1, min(limits.min_keep, group.size), math.ceil(group.size * (1 - limits.max_group_ratio) - 1e-9))
     widths = [group.size, *range((group.size - 1) // by * by, floor - 1, -by)]
-    return Stairs(group, [w for w in dict.fromkeys(widths) if w >= 1], curve(scores, group.size))
+    return Stairs(group, [w for w in dict.fromkeys(widths) if w >= 1], curve(scores, group.size), by)
 
 
 def allocate(
@@ -270,9 +271,11 @@ class _Run:
                     moved = True
 
     def trim(self) -> None:
-        """Where the staircase is too coarse to meet the budget, finer widths bring it within the tolerance."""
-        for by in (4, 1):
-            if -self.needed() > TOLERANCE * self.dense:
-                for s in self.free:
-                    s.refine(by)
-                self.give_back()
+        """Where the staircase is too coarse to meet the budget, finer widths bring it near.
+
+        A convolution's width stays a multiple of 4: any other is slower than the next wider one.
+        """
+        if -self.needed() > TOLERANCE * self.dense:
+            for s in self.free:
+                s.refine(min(s.by, 4))
+            self.give_back()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -200,8 +200,11 @@ def _on_constants(site: Site) -> bool:
     return all(v is None or v.constant for v in site.outputs)
 
 
-def analyze(model: Model) -> DependencyGraph:
-    """Apply every rule to a normalised model. Never raises for what a model contains: it freezes, with a reason."""
+def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph:
+    """Apply every rule to a normalised model. Never raises for what a model contains: it freezes, with a reason.
+
+    `order` is the order in which nodes are visited (theirs); the groups do not depend on it.
+    """
     assert model.shapes is not None, "analyze needs a normalised model"
     values = _values(model)
     outputs = {t.name for t in model.graph.outputs}
@@ -212,8 +215,8 @@ def analyze(model: Model) -> DependencyGraph:
         for a in values[name].axes if name in values else ():
             freeze(a, Reason.new(what, name))
     sites = [_site(model, node, values) for node in model.graph.nodes]
-    for site, node in zip(sites, model.graph.nodes, strict=True):
-        _apply(model, site, node, values)
+    for i in order if order is not None else range(len(sites)):
+        _apply(model, sites[i], model.graph.nodes[i], values)
     for name in model.captured:
         for a in values[name].axes if name in values else ():
             freeze(a, Reason.new("read inside a subgraph (If, Loop or Scan)", name))

@@ -76,7 +76,6 @@ class Walk:
         self.last = {name: i for i, names in enumerate(self.reads) for name in names}
         self.readers = self._readers()
         self.readers_of = {n: [i for i, r in enumerate(self.reads) if n in r] for n in self.readers}
-        self.affine: dict[str, Affine] = {}  # what calibration does to values, by name
         self.values: dict[str, Chunks] = {}
         self.sessions: dict[int, ort.InferenceSession] = {}
 

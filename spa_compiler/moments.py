@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from spa_compiler.dims import Dim, Expr, atoms
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.linear import Form, find
-from spa_compiler.lockstep import Adjust, Affine, Chunks, Feed, Step, Walk, advance, statistics
+from spa_compiler.lockstep import Adjust, Chunks, Feed, Step, Walk, advance, statistics
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -134,8 +135,6 @@ class _Collector:
         for step in self.walk.run(feeds):
             affine = self.adjust.of(self.walk, step)
             advance(self.walk, step, affine)
-            if affine is not None:
-                self.walk.affine[step.node.output[0]] = affine
             self._contraction(step)
             self._meeting(step)
             for name, chunks in zip(step.node.output, step.outputs, strict=True):
@@ -155,7 +154,7 @@ class _Collector:
         w = self.walk.constants[step.node.input[found.weight]]
         gram = accumulate(found, step.inputs[found.data] or [], step.outputs[0], None, seed=(self.seed, step.index))
         weights = found.weights(w)
-        branch = follow(self.walk, step)
+        branch = follow(self.walk, step, self.adjust.batch_norm)
         moment = Moment(
             step.index, value.axes[found.axis], contracted, found.channels(w), weights, gram.mean(), gram.covariance(),
             np.ones(weights.shape[0] * weights.shape[1]),
@@ -248,42 +247,34 @@ class Branch:
     gain: Floats  # per output row (or one for all): what the nodes between multiply by
 
 
-def follow(walk: Walk, step: Step) -> Branch | None:
-    """Follow the output through normalisation, constants and Identity to an Add with another activation."""
+def follow(walk: Walk, step: Step, batch_norm: bool = False) -> Branch | None:
+    """Follow the output through normalisation, constants and Identity to an Add with another activation.
+
+    `batch_norm`: a BatchNormalization right behind normalises by the statistics of the batch.
+    """
     name, gain = step.node.output[0], np.ones(1)
-    for index in walk.readers_of.get(name, ()):
-        at = index
-        while True:
-            node = walk.nodes[at]
-            if len(walk.readers.get(name, ())) != 1:
-                return None
-            others = [n for n in node.input if n and n != name]
-            if node.op_type == "Add" and len(others) == 1 and others[0] not in walk.constants:
-                return Branch(node.output[0], others[0], gain)
-            factor = _factor(walk, node, name, others)
-            if factor is None:
-                return None
-            gain, name = gain * factor, node.output[0]
-            follows = walk.readers_of.get(name, ())
-            if not follows:
-                return None
-            at = follows[0]
+    raw = step.outputs[0]
+    while len(walk.readers.get(name, ())) == 1 and walk.readers_of[name]:
+        node = walk.nodes[walk.readers_of[name][0]]
+        others = [n for n in node.input if n and n != name]
+        if node.op_type == "Add" and len(others) == 1 and others[0] not in walk.constants:
+            return Branch(node.output[0], others[0], gain)
+        factor = _factor(walk, node, others, raw if batch_norm else None)
+        if factor is None:
+            return None
+        gain, name, raw = gain * factor, node.output[0], None
     return None
 
 
-def _factor(walk: Walk, node: Any, name: str, others: list[str]) -> Floats | None:
+def _factor(walk: Walk, node: onnx.NodeProto, others: list[str], x: Chunks | None) -> Floats | None:
     """What a node multiplies its input by, per channel; None where it is not such a node."""
     constants = [walk.constants[n].astype(np.float64) for n in others if n in walk.constants]
     if node.op_type in ("Identity", "Dropout") or (node.op_type == "Add" and len(constants) == 1):
         return np.ones(1)
     if node.op_type == "BatchNormalization" and len(constants) == 4:
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        return np.asarray(constants[0] / np.sqrt(constants[3] + epsilon))
+        variance = constants[3] if x is None else statistics(x)[1]
+        return np.asarray(constants[0] / np.sqrt(variance + epsilon))
     if node.op_type == "Mul" and len(constants) == 1 and constants[0].size == max(constants[0].shape, default=1):
         return constants[0].ravel()
     return None
-
-
-def affine_gain(walk: Walk, name: str) -> Affine | None:
-    """The map that calibration put behind a value."""
-    return walk.affine.get(name)

@@ -90,12 +90,13 @@ def tolerance(graph: DependencyGraph) -> float:
 def structural(
     graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, seed: int = 0, ranges: Mapping[str, tuple[float, float]] | None = None
 ) -> Structural:
-    """Prune equals mask, on random inputs, at every binding of the symbols, two seeds each.
+    """Prune equals mask, on random inputs of two seeds, at every binding of the symbols.
 
     Raises VerificationError when it does not hold; the message names the group found by bisection.
     """
     sizes = bindings(graph.model)
-    feeds = [random_inputs(graph.model, b, np.random.default_rng(seed + k), ranges) for b in sizes for k in range(2)]
+    rounds = sizes if len(sizes) > 1 else sizes * 2
+    feeds = [random_inputs(graph.model, b, np.random.default_rng(seed + k), ranges) for k, b in enumerate(rounds)]
     error, effect = _compare(graph, masks, small, feeds)
     limit = tolerance(graph)
     if not error <= limit:

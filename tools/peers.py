@@ -48,7 +48,7 @@ def guarded(report: Report, key: str, action: Callable[[], Any]) -> Any:
     """Run `action`; store True under `key`, or the error as text. Returns what the action returned, or None."""
     try:
         value = action()
-    except Exception as error:  # noqa: BLE001 - a peer may fail in any way, and how it failed is what is reported
+    except Exception as error:  # a peer may fail in any way, and how it failed is what is reported
         report[key] = brief(error)[:400]
         return None
     report[key] = True
@@ -56,6 +56,7 @@ def guarded(report: Report, key: str, action: Callable[[], Any]) -> Any:
 
 
 def timed(report: Report, key: str, action: Callable[[], Any]) -> Any:
+    """Run `action` and store its seconds under `key`, also where it raises."""
     start = time.perf_counter()
     try:
         return action()
@@ -134,6 +135,7 @@ def forward(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[int, ...
 
 
 def same_shapes(model: nn.Module, inputs: tuple[Tensor, ...], wanted: list[tuple[int, ...]]) -> None:
+    """Raise unless the outputs still have the dense shapes."""
     found = forward(model, inputs)
     if found != wanted:
         raise ValueError(f"output shapes {found} instead of {wanted}")
@@ -153,7 +155,7 @@ def deployable(model: nn.Module, inputs: dict[str, Tensor], wanted: list[tuple[i
 
 
 def measure_torch_pruning(name: str) -> Report:
-    """seconds (graph, prune), parameters and MACs before and after, prunable parameters, runs, exports."""
+    """Seconds (graph, prune), parameters and MACs before and after, prunable parameters, runs, exports."""
     import torch
     import torch_pruning as tp
     from zoo_models import prepare
@@ -171,7 +173,7 @@ def measure_torch_pruning(name: str) -> Report:
     if pruner is not None:
         report["prunable_parameters"] = prunable(pruner)
         guarded(report, "prune", partial(timed, report, "prune_seconds", pruner.step))
-        report["seconds"], report["peak_mb"] = round(report["graph_seconds"] + report["prune_seconds"], 3), peak_mb()
+        report["seconds"], report["peak_mb"] = (round(report["graph_seconds"] + report["prune_seconds"], 3), peak_mb())
         deployable(model, inputs, shapes, report)
     return report
 
@@ -212,8 +214,17 @@ def load_onnx(path: str, simplify: bool, report: Report) -> onnx.ModelProto | No
     return done and done[0]
 
 
+def save_and_run(model: onnx.ModelProto) -> None:
+    """Write the model to a temporary file and run that: what a user would deploy."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(model, Path(folder) / "pruned.onnx")
+        run_onnx(Path(folder) / "pruned.onnx")
+
+
 def measure_onnxsim(path: str, simplify: bool) -> Report:
-    """seconds, parameters before and after, whether anything changed, whether onnxruntime loads and runs the result."""
+    """Seconds, parameters before and after, whether anything changed, whether onnxruntime loads and runs the result."""
     import onnx
     import onnxsim
 
@@ -231,12 +242,10 @@ def measure_onnxsim(path: str, simplify: bool) -> Report:
     report["peak_mb"] = peak_mb()
     if pruned is None:
         return report
-    report["parameters_after"], report["macs_after"] = parameters(pruned), count_macs(pruned)
+    report["parameters_after"], report["macs_after"] = (parameters(pruned), count_macs(pruned))
     report["changed"] = report["parameters_after"] != report["parameters"]
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "pruned.onnx"
-        guarded(report, "check", partial(onnx.checker.check_model, pruned, full_check=True))
-        guarded(report, "runs", lambda: (onnx.save(pruned, target), run_onnx(target)))
+    guarded(report, "check", partial(onnx.checker.check_model, pruned, full_check=True))
+    guarded(report, "runs", partial(save_and_run, pruned))
     return report
 
 
@@ -276,6 +285,7 @@ def peers(name: str) -> Report:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="names of tools/zoo_models.py, exported by tools/zoo.py")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)

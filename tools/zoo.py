@@ -38,6 +38,7 @@ def cache() -> Path:
 
 
 def path_of(name: str, exporter: str, folder: Path | None = None) -> Path:
+    """The file of a model, in the cache unless said otherwise."""
     return (folder or cache()) / f"{name}.{exporter}.onnx"
 
 
@@ -57,20 +58,22 @@ class Failures:
         self.file.write_text(json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
 
 
-def compare(path: Path, model: nn.Module, inputs: dict[str, Tensor]) -> None:
-    """Raise unless onnxruntime agrees with PyTorch: a wrong export must not look like a bug of ours."""
+def compare(path: Path, model: nn.Module, inputs: dict[str, Tensor], dynamic: bool) -> None:
+    """Raise unless onnxruntime agrees with PyTorch, and the batch is free: an export's fault must not look like ours."""
     import onnxruntime
     import torch
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feeds = {k: v.numpy() for k, v in inputs.items() if k in {i.name for i in session.get_inputs()}}
-    found = torch.from_numpy(session.run(None, feeds)[0]).double()
+    taken = {value.name: value.shape for value in session.get_inputs()}
+    if dynamic and any(isinstance(shape[0], int) for shape in taken.values()):
+        raise ValueError(f"the exporter fixed the batch: {taken}")
+    found = torch.from_numpy(session.run(None, {k: inputs[k].numpy() for k in taken})[0]).double()
     with torch.no_grad():
         wanted = model(*inputs.values())
     wanted = (wanted[0] if isinstance(wanted, tuple) else wanted).double()
-    if found.shape != wanted.shape or (found - wanted).abs().max() > 1e-3 * wanted.abs().max():
+    if found.shape != wanted.shape or not (found - wanted).abs().max() <= 1e-3 * wanted.abs().max():  # not: NaN
         raise ValueError(f"onnxruntime disagrees with PyTorch: shapes {tuple(found.shape)}, {tuple(wanted.shape)}")
 
 
@@ -90,7 +93,7 @@ def axes_of(name: str, exporter: str, model: nn.Module, inputs: dict[str, Tensor
 def export(name: str, exporter: str, path: Path, batch: int) -> None:
     """Export one model to `path`; the file appears only when it is complete and agrees with PyTorch."""
     import torch
-    from zoo_models import prepare
+    from zoo_models import prepare, table
 
     model, inputs = prepare(name, batch)
     partial = path.with_suffix(".partial")
@@ -98,8 +101,8 @@ def export(name: str, exporter: str, path: Path, batch: int) -> None:
     options |= axes_of(name, exporter, model, inputs)
     try:
         torch.onnx.export(model, tuple(inputs.values()), str(partial), dynamo=exporter == "dynamo", **options)
-        compare(partial, model, inputs)
-        partial.rename(path)
+        compare(partial, model, inputs, table()[name].dynamic)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -120,7 +123,7 @@ def attempt(name: str, exporter: str, folder: Path) -> None:
     for batch in (1, 2) if exporter == "dynamo" else (1,):  # torch.export often takes a batch of 1 for a constant
         try:
             export(name, exporter, path_of(name, exporter, folder), batch)
-        except Exception as problem:  # noqa: BLE001 - any exporter may fail in any way: the failure is the result
+        except Exception as problem:  # any exporter may fail in any way: the failure is the result
             error = brief(problem)
         else:
             error = None
@@ -128,10 +131,11 @@ def attempt(name: str, exporter: str, folder: Path) -> None:
     Failures(folder).set(f"{name}.{exporter}", error)
 
 
-def run(name: str, exporter: str, folder: Path, timeout: float, retry: bool) -> None:
+def run(name: str, exporter: str, folder: Path, timeout: float, retry: bool, force: bool) -> None:
     """Export in a process of its own, so that a crash or a leak of an exporter ends with the model."""
     key, start = f"{name}.{exporter}", time.perf_counter()
-    if path_of(name, exporter, folder).exists() or (key in Failures(folder).read() and not retry):
+    failed = key in Failures(folder).read()
+    if not force and not (failed and retry) and (failed or path_of(name, exporter, folder).exists()):
         return
     command = [sys.executable, __file__, name, "--out", str(folder), "--exporter", exporter, "--here"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # the legacy exporter prints whole graphs
@@ -153,11 +157,12 @@ def small(name: str) -> bool:
     try:
         with torch.device("meta"):
             return sum(p.numel() for p in table()[name].build().parameters()) < LARGEST
-    except Exception:  # noqa: BLE001 - some models cannot be built without memory: let the export decide
+    except Exception:  # some models cannot be built without memory: let the export decide
         return True
 
 
 def choose(names: list[str], family: str | None) -> list[str]:
+    """The models to export: a family, the names given, or the first ten."""
     from zoo_models import FIRST, table
 
     models = table()
@@ -170,6 +175,7 @@ def choose(names: list[str], family: str | None) -> list[str]:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--out", type=Path, default=cache(), help="default: $SPA_ZOO or ~/.cache/spa-compile/zoo")
@@ -177,6 +183,7 @@ def main() -> None:
     parser.add_argument("--family", help="torchvision, torchvision_tasks, timm, transformers, recurrent, dense, all")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one export")
     parser.add_argument("--retry", action="store_true", help="try again what failed before")
+    parser.add_argument("--force", action="store_true", help="export again what exists")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
@@ -187,7 +194,7 @@ def main() -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     for name in names:
         for exporter in EXPORTERS if a.exporter == "both" else (a.exporter,):
-            attempt(name, exporter, a.out) if a.here else run(name, exporter, a.out, a.timeout, a.retry)
+            attempt(name, exporter, a.out) if a.here else run(name, exporter, a.out, a.timeout, a.retry, a.force)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
+from zoo_nets import Recurrent, Unet, Yolo, dcgan, espcn
 
 FIRST = [
     "resnet50", "densenet121", "mobilenet_v2", "shufflenet_v2_x1_0", "vit_b_16", "swin_t", "convnext_tiny",
@@ -49,11 +50,7 @@ IMAGE = {"x": Input((3, 224, 224))}
 
 
 def randomise(model: nn.Module) -> nn.Module:
-    """Replace constants: equal BatchNorm statistics or gains hide wrong pairings, zero heads hide everything."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
+    """Make constant parameters random: equal gains hide wrong pairings, and a zero head hides everything."""
     for parameter in model.parameters():
         if not parameter.is_floating_point():
             continue
@@ -64,13 +61,33 @@ def randomise(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def settle(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    """Give every BatchNorm the statistics of what it sees, disturbed a little.
+
+    With the initial statistics the signal of a random deep network dies out (MobileNet's output depends on its input by
+    1e-7), and with it the power of every check on it.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+        norm.train()
+    if norms:
+        model(*inputs.values())
+    for norm in norms:
+        norm.eval()
+        norm.running_mean += torch.randn_like(norm.running_mean) * 0.1 * norm.running_var.sqrt()
+        norm.running_var *= torch.rand_like(norm.running_var) + 0.5
+
+
 def prepare(name: str, batch: int = 1) -> tuple[nn.Module, dict[str, Tensor]]:
     """The model called `name` and example inputs, the same at every call (seeded by the name)."""
     entry = table()[name]
     torch.manual_seed(zlib.crc32(name.encode()))
     with torch.no_grad():
         model = randomise(entry.build())
-    inputs = entry.inputs(model) if callable(entry.inputs) else entry.inputs
+        inputs = entry.inputs(model) if callable(entry.inputs) else entry.inputs
+        settle(model, {key: value.draw(4) for key, value in inputs.items()})
     return model, {key: value.draw(batch) for key, value in inputs.items()}
 
 
@@ -93,8 +110,8 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Greedy non-maximum suppression, for detectors where torchvision's compiled operators are missing."""
     from torchvision.ops import box_iou
 
-    order, overlap, keep = scores.argsort(descending=True).tolist(), box_iou(boxes, boxes), []
-    for i in order:
+    overlap, keep = box_iou(boxes, boxes), []
+    for i in scores.argsort(descending=True).tolist():
         if all(overlap[i, j] <= threshold for j in keep):
             keep.append(i)
     return torch.tensor(keep, dtype=torch.int64)
@@ -121,6 +138,7 @@ def import_torchvision() -> Any:
 
 
 def torchvision_models() -> dict[str, Model]:
+    """Every classifier of torchvision."""
     models = import_torchvision().models
     found = {}
     for name in models.list_models(module=models):
@@ -166,6 +184,8 @@ TIMM = """vit_tiny_patch16_224 deit_tiny_patch16_224 deit3_small_patch16_224 cai
 
 
 def timm_models() -> dict[str, Model]:
+    """One or two per family of timm, as `timm_NAME`."""
+
     def build(name: str) -> nn.Module:
         import_torchvision()
         import timm
@@ -191,8 +211,9 @@ PAIR = IDS | {"decoder_ids": Input((7,), below=200)}
 PIXELS = {"x": Input((3, 32, 32))}
 VISION = TINY | {"image_size": 32, "patch_size": 8}
 LLAMA = TEXT | {"num_key_value_heads": 2}
-T5 = {"vocab_size": 200, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4, "attn_implementation": "eager"}
-EXPERTS = {"num_local_experts": 4, "experts_implementation": "eager"}
+T5 = {"vocab_size": 200, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4}
+EAGER = {"attn_implementation": "eager"}  # the exporter fails on the fused attention of some
+EXPERTS = {"num_local_experts": 4, "experts_implementation": "batched_mm"}
 DISTIL = {"vocab_size": 200, "dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4}
 SPEECH = {"x": Input((16, 40)), "decoder_ids": PAIR["decoder_ids"]}
 AUDIO = {"num_mel_bins": 16, "max_source_positions": 20, "max_target_positions": 20}
@@ -208,7 +229,7 @@ TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], Mapping[str, Input]]] = 
     "mixtral": ("MixtralForCausalLM", "MixtralConfig", LLAMA | EXPERTS, IDS),
     "mamba": ("MambaForCausalLM", "MambaConfig", {"vocab_size": 200, "hidden_size": 64, "num_hidden_layers": 2}, IDS),
     "distilbert": ("DistilBertForMaskedLM", "DistilBertConfig", DISTIL, IDS),
-    "t5": ("T5ForConditionalGeneration", "T5Config", T5, PAIR),
+    "t5": ("T5ForConditionalGeneration", "T5Config", T5 | EAGER, PAIR),
     "bart": ("BartForConditionalGeneration", "BartConfig", SEQ2SEQ | {"max_position_embeddings": 64}, PAIR),
     "whisper": ("WhisperForConditionalGeneration", "WhisperConfig", SEQ2SEQ | AUDIO, SPEECH),
     "hf_vit": ("ViTForImageClassification", "ViTConfig", VISION, PIXELS),
@@ -219,6 +240,8 @@ NO_CACHE = ("Bert", "DistilBert", "ViT", "CLIP", "Segformer")  # models whose fo
 
 
 def transformers_models() -> dict[str, Model]:
+    """The rows of TRANSFORMERS, random weights, without caches."""
+
     def build(model: str, config: str, options: dict[str, Any], inputs: Mapping[str, Input]) -> nn.Module:
         import_torchvision()
         import transformers
@@ -232,117 +255,11 @@ def transformers_models() -> dict[str, Model]:
     return {name: Model(lambda r=row: build(*r), row[3], "transformers") for name, row in TRANSFORMERS.items()}
 
 
-# small models of our own ---------------------------------------------------------------------------------------------
-
-
-class Recurrent(nn.Module):
-    """Two bidirectional recurrent layers and a linear head."""
-
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
-        super().__init__()
-        self.cell = kind(16, 32, 2, bidirectional=True, batch_first=True)
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.cell(x)[0])
-
-
-def conv(i: int, o: int, k: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(i, o, k, stride, k // 2, bias=False), nn.BatchNorm2d(o), nn.SiLU())
-
-
-class C2f(nn.Module):
-    """YOLOv8's block: one half passes, the other goes through a cascade, and everything is concatenated."""
-
-    def __init__(self, i: int, o: int, n: int = 2) -> None:
-        super().__init__()
-        half = o // 2
-        self.first, self.last = conv(i, 2 * half, 1), conv((2 + n) * half, o, 1)
-        self.steps = nn.ModuleList(nn.Sequential(conv(half, half), conv(half, half)) for _ in range(n))
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = list(self.first(x).chunk(2, 1))
-        for step in self.steps:
-            parts.append(parts[-1] + step(parts[-1]))
-        return self.last(torch.cat(parts, 1))
-
-
-class Yolo(nn.Module):
-    """C2f blocks, pooled pyramid (SPPF), up-sampling and concatenation: YOLOv8 in small."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.down = nn.Sequential(conv(3, 16, 3, 2), C2f(16, 32))
-        self.deep = nn.Sequential(conv(32, 32, 3, 2), C2f(32, 48), nn.Conv2d(48, 24, 1))
-        self.pool, self.mix = nn.MaxPool2d(5, 1, 2), nn.Conv2d(96, 48, 1)
-        self.up, self.head = C2f(80, 32, 1), nn.Conv2d(32, 12, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shallow = self.down(x)
-        pyramid = [self.deep(shallow)]
-        for _ in range(3):
-            pyramid.append(self.pool(pyramid[-1]))
-        up = nn.functional.interpolate(self.mix(torch.cat(pyramid, 1)), scale_factor=2.0)
-        return self.head(self.up(torch.cat([up, shallow], 1)))
-
-
-class TimedBlock(nn.Module):
-    """The residual block of a diffusion UNet: GroupNorm, convolution, and the time embedding added between."""
-
-    def __init__(self, i: int, o: int, time: int) -> None:
-        super().__init__()
-        self.first = nn.Sequential(nn.GroupNorm(8, i), nn.SiLU(), nn.Conv2d(i, o, 3, padding=1))
-        self.time = nn.Linear(time, o)
-        self.last = nn.Sequential(nn.GroupNorm(8, o), nn.SiLU(), nn.Conv2d(o, o, 3, padding=1))
-        self.skip = nn.Conv2d(i, o, 1) if i != o else nn.Identity()
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.skip(x) + self.last(self.first(x) + self.time(t)[:, :, None, None])
-
-
-class Unet(nn.Module):
-    """A DDPM-style UNet in small: time embedding, self-attention at the bottom, skip concatenation."""
-
-    def __init__(self, width: int = 32, time: int = 64) -> None:
-        super().__init__()
-        self.time = nn.Sequential(nn.Linear(16, time), nn.SiLU(), nn.Linear(time, time))
-        self.start, self.head = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
-        self.a, self.b = TimedBlock(width, width, time), TimedBlock(width, 2 * width, time)
-        self.down, self.up = nn.Conv2d(width, width, 3, 2, 1), nn.ConvTranspose2d(2 * width, width, 2, 2)
-        self.norm, self.qkv = nn.GroupNorm(8, 2 * width), nn.Conv2d(2 * width, 6 * width, 1)
-        self.out, self.c = nn.Conv2d(2 * width, 2 * width, 1), TimedBlock(2 * width, width, time)
-        self.register_buffer("frequency", torch.exp(-torch.arange(8) / 2))
-
-    def attend(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).chunk(3, 1)
-        weight = torch.softmax(q.transpose(1, 2) @ k * q.shape[1] ** -0.5, -1)
-        return x + self.out((v @ weight.transpose(1, 2)).view_as(x))
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        angle = t * self.frequency
-        time = self.time(torch.cat([angle.sin(), angle.cos()], 1))
-        high = self.a(self.start(x), time)
-        low = self.attend(self.b(self.down(high), time))
-        return self.head(self.c(torch.cat([self.up(low), high], 1), time))
-
-
-def dcgan() -> nn.Module:
-    """DCGAN's generator in small: a ladder of transposed convolutions."""
-    parts: list[nn.Module] = []
-    for i, o, stride, pad in ((32, 64, 1, 0), (64, 48, 2, 1), (48, 32, 2, 1)):
-        parts += [nn.ConvTranspose2d(i, o, 4, stride, pad, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
-    return nn.Sequential(*parts, nn.ConvTranspose2d(32, 3, 4, 2, 1), nn.Tanh())
-
-
-def espcn() -> nn.Module:
-    """ESPCN: super-resolution whose last step moves channels to pixels."""
-    return nn.Sequential(
-        nn.Conv2d(1, 64, 5, padding=2), nn.Tanh(), nn.Conv2d(64, 32, 3, padding=1), nn.Tanh(),
-        nn.Conv2d(32, 9, 3, padding=1), nn.PixelShuffle(3),
-    )  # fmt: skip
+# small models of our own ----------------------------------------------------------------------------------------------
 
 
 def own_models() -> dict[str, Model]:
+    """The networks of zoo_nets."""
     steps = {"x": Input((7, 16))}
     return {
         "rnn": Model(lambda: Recurrent(nn.RNN), steps, "recurrent"),

@@ -1,1 +1,1 @@
-"""The passes that come with spa-compile: one a file, found through entry points like those of any other distribution."""
+"""The passes that come with spa-compile, one a file; they are found through entry points like anybody's."""

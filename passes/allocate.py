@@ -40,7 +40,7 @@ class Allocate:
     name: ClassVar[str] = "allocate"
 
     def run(self, state: State) -> State:
-        """A plan that meets the budget. Raises NothingToPrune when no group may change, BudgetError when too few may."""
+        """A plan that meets the budget. Raises NothingToPrune when no group may change, BudgetError when few may."""
         self.check()
         if not state.scores:
             raise NothingToPrune(nothing(state))

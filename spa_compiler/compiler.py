@@ -215,11 +215,11 @@ def _report(state: State, text: str, file: Path, options: Options) -> dict[str, 
         sessions = [quiet_session(str(f), 3, options.threads) for f in (state.source.path, file)]
     except Exception as e:
         raise ModelError(f"onnxruntime cannot load the model: {' '.join(str(e).split())[:400]}") from e
-    verify.signature(*sessions)
+    verify.signature(sessions[0], sessions[1])
     found = _fidelity(state, sessions, options)
     checked = time.perf_counter()
     if options.latency and not state.plan.empty:
-        found["latency"] = verify.latency(*sessions, _latency_feed(state), options.threads or (os.cpu_count() or 1)).document()
+        found["latency"] = verify.latency(sessions[0], sessions[1], _latency_feed(state), options.threads or (os.cpu_count() or 1)).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
     return {**summary_of(state, text, file), **found, "seconds": seconds, "peak_memory_bytes": peak_memory()}
 

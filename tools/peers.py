@@ -182,12 +182,18 @@ def measure_torch_pruning(name: str) -> Report:
 
 
 def count_macs(model: onnx.ModelProto) -> int | None:
-    """Multiply-accumulates of an ONNX model, once `spa_compiler.cost` can count them; None until then."""
+    """Multiply-accumulates as spa-compile counts them, so that its figures and the peer's compare; None on failure."""
+    from spa_compiler.cost import CostModel
+    from spa_compiler.errors import SpaError
+    from spa_compiler.graph import analyze
+    from spa_compiler.model import from_proto
+    from spa_compiler.normalize import normalize
+
+    copy = type(model).FromString(model.SerializeToString())
     try:
-        from spa_compiler.cost import macs
-    except ImportError:
+        return CostModel(analyze(normalize(from_proto(copy, Path("peer.onnx")))[0])).totals({})["macs"]
+    except SpaError:
         return None
-    return macs(model)
 
 
 def parameters(model: onnx.ModelProto) -> int:

@@ -59,7 +59,7 @@ class Failures:
 
 
 def compare(path: Path, model: nn.Module, inputs: dict[str, Tensor], dynamic: bool) -> None:
-    """Raise unless onnxruntime agrees with PyTorch, and the batch is free: an export's fault must not look like ours."""
+    """Raise unless the batch is free and onnxruntime agrees with PyTorch: an exporter's fault must not look ours."""
     import onnxruntime
     import torch
 
@@ -145,6 +145,8 @@ def run(name: str, exporter: str, folder: Path, timeout: float, retry: bool, for
             Failures(folder).set(key, f"the exporter's process ended with code {code}")
     except subprocess.TimeoutExpired:
         Failures(folder).set(key, f"no result in {timeout:.0f} s")
+    if key in Failures(folder).read():
+        path_of(name, exporter, folder).unlink(missing_ok=True)  # left by an earlier run, and now known to be wrong
     verdict = Failures(folder).read().get(key, "ok").splitlines()[0][:150]
     print(f"{key} {time.perf_counter() - start:.0f} s {verdict}", flush=True)
 

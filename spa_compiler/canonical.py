@@ -102,18 +102,23 @@ def _small(model: Model, tensor: gs.Constant) -> bool:
     return bool((values == values.ravel()[0]).all()) if values.size else True
 
 
-def permutations(model: Model, shapes: dict[str, Shape]) -> int:
-    """Chains that permute one axis become Gather."""
+def permutations(model: Model, shapes: dict[str, Shape], dynamic: dict[str, tuple[bool, ...]]) -> int:
+    """Chains that permute one axis become Gather.
+
+    They are run at one size of the symbols: what they do must not depend on it, so only the batch may be symbolic.
+    """
     made = 0
     done: set[int] = set()
     for node in list(model.graph.nodes):
         if node.op not in ROW_MAJOR or id(node) in done or node.inputs[0].name not in shapes:
             continue
+        if any(dynamic.get(node.inputs[0].name, ())[1:]):
+            continue
         chain = _chain(model, node, shapes)
         if not any(n.op == "Transpose" for n in chain):
             continue
         found = _permutation(chain, shapes)
-        if found is not None:
+        if found is not None and not (found[0] == 0 and any(dynamic.get(node.inputs[0].name, ()))):
             axis, order = found
             _to_gather(model, chain, axis, order)
             done |= {id(n) for n in chain}
@@ -148,7 +153,7 @@ def _permutation(chain: list[gs.Node], shapes: dict[str, Shape]) -> tuple[int, A
             moved = moved.transpose(n.attrs.get("perm") or range(moved.ndim)[::-1])
         else:
             moved = moved.reshape(shapes[n.outputs[0].name])
-    for axis in range(moved.ndim):
+    for axis in reversed(range(moved.ndim)):  # what moves nothing does so on any axis: not the batch, if possible
         first = np.moveaxis(moved, axis, 0).reshape(shape[axis], -1)[:, 0]
         order = first // math.prod(shape[axis + 1 :]) % shape[axis]
         if shape[axis] > 1 and np.array_equal(np.take(source, order, axis), moved):

@@ -17,6 +17,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from spa_compiler.errors import Conflict
@@ -25,6 +27,24 @@ ATOMS_LIMIT = 1 << 16
 """Longest axis that is written as single units; beyond it straddling digits are frozen instead."""
 
 _serial = itertools.count()
+_deciding: ContextVar[bool] = ContextVar("_deciding", default=True)
+
+
+class Undecided(Exception):
+    """One of several free digits has to give way, and it is too early to say which."""
+
+
+@contextmanager
+def deciding(yes: bool) -> Iterator[None]:
+    """Whether a choice between free digits is made, or postponed by Undecided until all else is known.
+
+    What was unified before the exception stays: an equation that is stated again changes nothing.
+    """
+    token = _deciding.set(yes)
+    try:
+        yield
+    finally:
+        _deciding.reset(token)
 
 
 @dataclass(frozen=True, order=True)
@@ -289,6 +309,8 @@ def _factor_sum(e: Sum, minor: int) -> tuple[Expr, Expr]:
     for p in e.parts:
         hi, lo = _factor(p, minor)
         if hi.size == 1:
+            if not _deciding.get():  # a cut that is still to come may go through the block
+                raise Undecided
             hi = Dim(1, Reason.new("one block of a concatenation"), unit=True)
         highs.append(hi)
         if low is None:
@@ -350,7 +372,8 @@ def split(e: Expr, at: int) -> tuple[Expr, Expr]:
 def atomise(e: Expr, why: Reason) -> list[Dim]:
     """Write e as a list of units. Of a product only the largest free digit stays free: its units repeat.
 
-    A product whose digits are all free loses the freedom of all but one of them; `why` is their reason.
+    A product whose digits are all free loses the freedom of all but one of them; `why` is their reason. Raises
+    Undecided where that is a choice and choices are postponed (see `deciding`).
     """
     e = resolve(e)
     if isinstance(e, Dim):
@@ -359,6 +382,8 @@ def atomise(e: Expr, why: Reason) -> list[Dim]:
         return [u for p in e.parts for u in atomise(p, why)]
     free = [p for p in e.parts if not is_frozen(p)]
     best = max(free, key=lambda p: p.size, default=None)
+    if len(free) > 1 and not _deciding.get():
+        raise Undecided
     for p in free:
         if p is not best:
             freeze(p, why)

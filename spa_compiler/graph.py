@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 
 from spa_compiler import rules
 from spa_compiler.blocks import find_blocks
-from spa_compiler.dims import Dim, Expr, Reason, Sum, atoms, freeze, resolve, trivial
+from spa_compiler.dims import Dim, Expr, Reason, Sum, Undecided, atoms, deciding, freeze, resolve, trivial
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.model import Model, element_type, label
 from spa_compiler.spec import Site, Value
@@ -215,8 +215,7 @@ def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph
         for a in values[name].axes if name in values else ():
             freeze(a, Reason.new(what, name))
     sites = [_site(model, node, values) for node in model.graph.nodes]
-    for i in order if order is not None else range(len(sites)):
-        _apply(model, sites[i], model.graph.nodes[i], values)
+    _apply_all(model, sites, values, list(order) if order is not None else list(range(len(sites))))
     for name in model.captured:
         for a in values[name].axes if name in values else ():
             freeze(a, Reason.new("read inside a subgraph (If, Loop or Scan)", name))
@@ -256,8 +255,18 @@ def _site(model: Model, node: gs.Node, values: dict[str, Value]) -> Site:
     return site
 
 
-def _apply(model: Model, site: Site, node: gs.Node, values: dict[str, Value]) -> None:
-    """Run the rule of a node; whatever goes wrong freezes what the node touches."""
+def _apply_all(model: Model, sites: list[Site], values: dict[str, Value], todo: list[int]) -> None:
+    """Run all rules; those that have to choose between free digits wait until nothing else tells."""
+    nodes = list(model.graph.nodes)
+    decide = False
+    while todo:
+        left = [i for i in todo if not _apply(sites[i], nodes[i], values, decide and i == todo[0])]
+        decide = len(left) == len(todo)
+        todo = sorted(left)
+
+
+def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) -> bool:
+    """Run the rule of a node; whatever goes wrong freezes what the node touches. False: it has to wait."""
     bodies = any(isinstance(a, gs.Graph) for a in node.attrs.values())
     found = None if bodies else rules.find(node.domain or "", node.op)
     unknown = [t.name for t in node.outputs if t.name and t.name not in values]
@@ -268,11 +277,16 @@ def _apply(model: Model, site: Site, node: gs.Node, values: dict[str, Value]) ->
             raise Conflict(f"there is no rule for {node.domain or 'ai.onnx'}::{node.op}")
         if unknown:
             raise Conflict(f"the shape of '{unknown[0]}' is not known")
-        found(site)
+        with deciding(decide):
+            found(site)
+    except Undecided:
+        site.clear()
+        return False
     except Exception as e:  # nothing that loads may crash the analysis
         why = str(e) if isinstance(e, Conflict) else f"the rule of {node.op} does not fit ({type(e).__name__}: {e})"
         site.freeze_all([*site.inputs, *site.outputs], why[:160])
-        site.operands, site.take, site.sizes = [], None, {}
+        site.clear()
+    return True
 
 
 def _shape_reads(model: Model, node: gs.Node, outputs: set[str], values: dict[str, Value]) -> frozenset[int]:

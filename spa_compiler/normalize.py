@@ -39,7 +39,7 @@ def _normalize(
     changes["untied"] = canonical.untie(model)
     first, second = _complete(model, first, second, bound)
     found = shapes.recorded(model, first, second, bound)
-    changes["permutations"] = canonical.permutations(model, found.shape)
+    changes["permutations"] = canonical.permutations(model, found.shape, found.dynamic)
     changes["selections"] = canonical.selection_first(model, found.shape, found.dynamic)
     if changes["permutations"] or changes["selections"]:
         changes["dead"] += canonical.drop_dead(model)

@@ -102,6 +102,10 @@ class Site:
     shape_reads: frozenset[int] | None = None
     subgraphs: list[Site] = field(default_factory=list)
 
+    def clear(self) -> None:
+        """Forget what the rule left for the rewrite; what it said about axes stays said."""
+        self.sizes, self.operands, self.take, self.scopes = {}, [], None, []
+
     def ints(self, slot: int, attr: str = "") -> list[int] | None:
         """Integers of a constant input, or of the attribute that held them in older opsets; None when unknown."""
         if slot in self.consts:

@@ -1,0 +1,8 @@
+"""Hypothesis runs the same examples everywhere: a failure in CI is a failure at the desk."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("fixed")

@@ -14,6 +14,7 @@ from spa_compiler.errors import ModelError
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
 from spa_compiler.shapes import Facts
+from spa_compiler.strides import identity_gathers
 
 
 def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model, dict[str, int]]:
@@ -39,9 +40,10 @@ def _normalize(
     changes["untied"] = canonical.untie(model)
     first, second = _complete(model, first, second, bound)
     found = shapes.recorded(model, first, second, bound)
+    changes["strides"] = identity_gathers(model, first, second)
     changes["permutations"] = canonical.permutations(model, found.shape, found.dynamic)
     changes["selections"] = canonical.selection_first(model, found.shape, found.dynamic)
-    if changes["permutations"] or changes["selections"]:
+    if changes["strides"] or changes["permutations"] or changes["selections"]:
         changes["dead"] += canonical.drop_dead(model)
         first, second = (shapes.evaluate(model, sizes) for sizes in _sides(bound))
         first, second = _complete(model, first, second, bound)

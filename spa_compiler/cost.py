@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
-import onnx_graphsurgeon as gs
 
 from spa_compiler.dims import Dim, Expr, Sum, atoms, resolve
 from spa_compiler.graph import DependencyGraph, Group
@@ -93,9 +92,7 @@ class CostModel:
 
     def _sum(self, terms: Iterable[Term], unit: str, widths: Widths) -> float:
         merged = {**self.batch, **widths}
-        return math.fsum(
-            t.factor * math.prod(size(a, merged) for a in t.axes) for t in terms if t.unit == unit
-        )
+        return math.fsum(t.factor * math.prod(size(a, merged) for a in t.axes) for t in terms if t.unit == unit)
 
     def total(self, unit: str, widths: Widths) -> float:
         """All of a unit: "macs", "params" or "bytes"."""
@@ -148,15 +145,18 @@ def _weight_terms(graph: DependencyGraph) -> list[Term]:
     for name in graph.weights:
         axes = tuple(graph.values[name].axes)
         out.append(Term("params", axes, 1.0, name))
-        out.append(Term("bytes", axes, _itemsize(constants[name]), name))
+        out.append(Term("bytes", axes, _itemsize(element_type(constants[name])), name))
+    for t in graph.model.inner_weights():
+        elements = math.prod(t.dims)
+        out.append(Term("params", (), elements, t.name))
+        out.append(Term("bytes", (), elements * _itemsize(t.data_type), t.name))
     return out
 
 
-def _itemsize(t: gs.Constant) -> float:
-    kind = element_type(t)
+def _itemsize(kind: int) -> float:
     if kind in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
         return 0.5
     return float(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
 
 
-__all__ = ["MACS", "CostModel", "Widths", "group_widths", "size"]
+__all__ = ["MACS", "UNITS", "CostModel", "Widths", "group_widths", "size"]

@@ -26,14 +26,13 @@ from spa_compiler.dims import Dim, Expr, Reason, Sum, Undecided, atoms, deciding
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.model import Model, element_type, label
 from spa_compiler.spec import Site, Value
+from spa_compiler.subgraphs import WEIGHT_TYPES
 
 Axis = tuple[str, int]
 OVERRIDABLE = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3)}
 SHAPE_ARITHMETIC = {"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity", "Mul", "Add", "Sub", "Div"}
 SHAPE_ARITHMETIC |= {"Reshape", "Split", "Where", "Equal", "Range", "Max", "Min", "Floor", "Ceil"}
 DEFAULTS: dict[str, dict[str, Any]] = {"Conv": {"group": 1}, "ConvTranspose": {"group": 1}, "DeformConv": {"group": 1}}
-WEIGHT_TYPES = {1, 10, 11, 16, 2, 3, 17, 18, 19, 20, 21, 22}
-"""Element types that count as parameters: float32/16/64, bfloat16, (u)int8, float8, (u)int4."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +185,9 @@ class DependencyGraph:
             if name not in live:
                 reason = self._reason(self.values[name])
                 out[reason] = out.get(reason, 0) + self.parameters(name)
+        inner = sum(int(np.prod(t.dims, dtype=np.int64)) for t in self.model.inner_weights())
+        if inner:
+            out["inside the body of If, Loop or Scan, which is not analysed"] = inner
         return dict(sorted(out.items(), key=lambda item: -item[1]))
 
     def _reason(self, value: Value) -> str:

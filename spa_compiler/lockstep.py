@@ -22,8 +22,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 
-from spa_compiler.model import Model, free_names, subgraphs
+from spa_compiler.model import Model
 from spa_compiler.shapes import quiet_session
+from spa_compiler.subgraphs import free_names, subgraphs
 
 Array = NDArray[Any]
 Chunks = list[Array]

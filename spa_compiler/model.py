@@ -28,6 +28,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from spa_compiler.errors import ModelError
 from spa_compiler.external import check_external, read_external
+from spa_compiler.subgraphs import WEIGHT_TYPES, captured, weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what it would only warn about is carried over here
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
@@ -57,6 +58,7 @@ class Model:
     captured: dict[str, onnx.TensorProto | None]  # names that subgraphs read from outside, with their initializers
     shapes: Shapes | None = None
     notes: list[str] = field(default_factory=list)
+    external: frozenset[str] = frozenset()  # files of external data, relative to the model's folder
 
     @property
     def folder(self) -> Path:
@@ -74,6 +76,17 @@ class Model:
     def constants(self) -> dict[str, gs.Constant]:
         """Initializers of the main graph by name."""
         return {n: t for n, t in self.graph.tensors().items() if isinstance(t, gs.Constant)}
+
+    def inner_weights(self) -> list[onnx.TensorProto]:
+        """Weights that only the bodies of If, Loop and Scan read."""
+        held = self.constants()
+        outer = [t for n, t in self.captured.items() if t is not None and n not in held]
+        out = [t for t in outer if t.dims and t.data_type in WEIGHT_TYPES]
+        for node in self.graph.nodes:
+            origin = self.origin.get(node.outputs[0].name) if node.outputs else None
+            if origin is not None and origin.op_type == node.op:
+                out += weights(origin)
+        return out
 
     def array(self, tensor: gs.Constant) -> Array:
         """The values of a constant; not cached, external data is read from the model's folder."""
@@ -158,11 +171,11 @@ def load(path: str | os.PathLike[str]) -> Model:
     """Read and check a model. Raises ModelError with the file, the place and what to do."""
     path = Path(path)
     proto = read(path)
-    notes = _check(proto, path)
+    notes, external = _check(proto, path), _external(proto)
     if proto.functions:
         proto, inlined = _inline(proto, path)
         notes += inlined
-    return from_proto(proto, path, notes)
+    return replace(from_proto(proto, path, notes), external=external)
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -188,7 +201,7 @@ def _check(proto: onnx.ModelProto, path: Path) -> list[str]:
         else:
             _check_size(tensor, path)
     try:
-        onnx.checker.check_model(str(path) if _is_external(proto) else proto)
+        onnx.checker.check_model(str(path) if _external(proto) else proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as e:
         text = str(e).strip().split("\n\n")[0]
         if "No Op registered" not in text and "deprecated" not in text:
@@ -210,8 +223,9 @@ def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
             )
 
 
-def _is_external(proto: onnx.ModelProto) -> bool:
-    return any(external_data_helper.uses_external_data(t) for t in proto.graph.initializer)
+def _external(proto: onnx.ModelProto) -> frozenset[str]:
+    found = filter(external_data_helper.uses_external_data, _tensors(proto.graph))
+    return frozenset(external_data_helper.ExternalDataInfo(t).location for t in found)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -258,28 +272,7 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
     except Exception as e:
         raise ModelError(f"{path}: onnx-graphsurgeon cannot read the graph: {e}") from e
     origin = {n.output[0]: n for n in proto.graph.node if n.output}
-    return Model(graph, header, origin, path, named, _captured(proto.graph), None, notes or [])
-
-
-def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The bodies of If, Loop and Scan."""
-    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
-
-
-def free_names(graph: onnx.GraphProto) -> set[str]:
-    """Names that a body reads and does not define itself."""
-    read: set[str] = {o.name for o in graph.output}
-    defined = {v.name for v in (*graph.input, *graph.initializer)}
-    for node in graph.node:
-        read |= set(node.input).union(*map(free_names, subgraphs(node)))
-        defined |= set(node.output)
-    return read - defined - {""}
-
-
-def _captured(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto | None]:
-    names = {n for node in graph.node for body in subgraphs(node) for n in free_names(body)}
-    inits = {t.name: t for t in graph.initializer}
-    return {n: inits.get(n) for n in sorted(names)}
+    return Model(graph, header, origin, path, named, captured(proto.graph), None, notes or [])
 
 
 def _constant_nodes(graph: onnx.GraphProto) -> None:
@@ -316,7 +309,7 @@ def write(proto: onnx.ModelProto, source: Path, target: Path, external: bool | N
     `source` is the folder that external tensors point into. The caller chooses a temporary `target`: see `pipeline`.
     """
     if external is None:
-        external = _is_external(proto) or proto.ByteSize() > PROTOBUF_LIMIT
+        external = bool(_external(proto)) or proto.ByteSize() > PROTOBUF_LIMIT
     if external:
         proto = _externalised(proto, source, target)
     target.write_bytes(proto.SerializeToString(deterministic=True))

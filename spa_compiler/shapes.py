@@ -23,7 +23,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from spa_compiler.errors import ModelError, UsageError
-from spa_compiler.model import Model, Shapes, constant, element_type, subgraphs
+from spa_compiler.model import Model, Shapes, constant, element_type
+from spa_compiler.subgraphs import subgraphs
 
 SMALL = 1 << 16
 """Elements up to which a value is evaluated: shape arithmetic, tables and masks, not weights."""

@@ -1,0 +1,52 @@
+"""Bodies of If, Loop and Scan: what they read from outside, and the weights that lie inside them.
+
+Bodies are not analysed, so nothing inside them can be pruned: their weights are counted, and reported as frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+T = onnx.TensorProto
+WEIGHT_TYPES = {T.FLOAT, T.FLOAT16, T.DOUBLE, T.BFLOAT16, T.UINT8, T.INT8, T.UINT4, T.INT4}
+WEIGHT_TYPES |= {T.FLOAT8E4M3FN, T.FLOAT8E4M3FNUZ, T.FLOAT8E5M2, T.FLOAT8E5M2FNUZ}
+"""Element types that count as parameters."""
+
+
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The bodies of a node."""
+    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
+
+
+def free_names(graph: onnx.GraphProto) -> set[str]:
+    """Names that a body reads and does not define itself."""
+    read: set[str] = {o.name for o in graph.output}
+    defined = {v.name for v in (*graph.input, *graph.initializer)}
+    for node in graph.node:
+        read |= set(node.input).union(*map(free_names, subgraphs(node)))
+        defined |= set(node.output)
+    return read - defined - {""}
+
+
+def captured(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto | None]:
+    """Names that bodies read from the main graph, with their initializers."""
+    names = {n for node in graph.node for body in subgraphs(node) for n in free_names(body)}
+    inits = {t.name: t for t in graph.initializer}
+    return {n: inits.get(n) for n in sorted(names)}
+
+
+def weights(node: onnx.NodeProto) -> list[onnx.TensorProto]:
+    """Initializers and values of Constant nodes in the bodies of a node that count as parameters."""
+    found = (t for body in subgraphs(node) for t in _tensors(body))
+    return [t for t in found if t.dims and t.data_type in WEIGHT_TYPES]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Tensors of a body and of the bodies inside it."""
+    yield from graph.initializer
+    for node in graph.node:
+        yield from (a.t for a in node.attribute if a.HasField("t"))
+        for body in subgraphs(node):
+            yield from _tensors(body)

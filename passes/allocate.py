@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
+
 from spa_compiler.allocate import Budget, Limits, allocate
 from spa_compiler.cost import CostModel
+from spa_compiler.criteria import Scores
 from spa_compiler.errors import NothingToPrune, UsageError
 from spa_compiler.kernels import convolution_block
 from spa_compiler.latency import fastest, share_of_latency
@@ -27,7 +30,7 @@ class Allocate:
     """
 
     of: str = "macs"
-    ratio: float = 0.5
+    ratio: float | None = None
     target: str = ""
     scope: str = "auto"
     align: int = 0
@@ -44,9 +47,7 @@ class Allocate:
         self.check()
         if not state.scores:
             raise NothingToPrune(nothing(state))
-        of, ratio = self.of, self.ratio
-        if self.target:
-            of, ratio = share_of(state, self.target)
+        of, ratio = share_of(state, self.target) if self.target else (self.of, self.ratio or 0.0)
         if of == "latency":
             plan = fastest(state, ratio, lambda share: self.plan(state, "macs", share), self.threads)
         else:
@@ -57,7 +58,9 @@ class Allocate:
 
     def check(self) -> None:
         """Raise UsageError for a budget that makes no sense."""
-        if not 0 <= self.ratio < 1:
+        if self.ratio is None and not self.target:
+            raise UsageError("allocate: say how much should go: ratio=0.5 or target=1.2GMACs")
+        if self.ratio is not None and not 0 <= self.ratio < 1:
             raise UsageError(f"the ratio {self.ratio} is not in 0..1 (1 excluded): it is the share to remove")
         if self.of not in UNITS:
             raise UsageError(f"--of {self.of}: expected one of {', '.join(UNITS)}")
@@ -70,10 +73,10 @@ class Allocate:
     def plan(self, state: State, of: str, ratio: float) -> Plan:
         """The plan for one share."""
         graph = state.analyzed()
-        known = replace(graph, groups=[g for g in graph.groups if g.label in state.scores])
+        scores, left = marked(state.scores, state.plan), {n: state.plan.kept(graph.group(n)) for n in state.plan.keep}
         budget = Budget(of, ratio)
-        widths = allocate(known, CostModel(graph), state.scores, budget, self.limits(), self.chosen_scope(state))
-        keep = {n: top(state.scores[n], w) for n, w in widths.items() if w < graph.group(n).size}
+        widths = allocate(graph, CostModel(graph), scores, budget, self.limits(), self.chosen_scope(state), left)
+        keep = {n: top(scores[n], w) for n, w in widths.items() if w < graph.group(n).size}
         return Plan(keep).merged(state.plan)
 
     def limits(self) -> Limits:
@@ -82,6 +85,15 @@ class Allocate:
         return Limits(
             self.align, convolution_block(), self.min_keep, self.max_group_ratio, self.exclude, self.include, ratios
         )
+
+
+def marked(scores: Scores, plan: Plan) -> Scores:
+    """Scores in which the channels that a plan has removed already are the lowest."""
+    out = dict(scores)
+    for label in set(scores) & set(plan.keep):
+        low = min(float(scores[label].min()), 0.0)
+        out[label] = np.where(plan.keep[label], scores[label] - low + np.finfo(np.float64).tiny, 0.0)
+    return out
 
 
 def _ratio(entry: str) -> tuple[str, float]:

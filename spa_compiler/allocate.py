@@ -104,8 +104,8 @@ class Stairs:
             self.at += len(between)
 
 
-def stairs(graph: DependencyGraph, scores: Scores, limits: Limits) -> list[Stairs]:
-    """The staircase of every group that may change."""
+def stairs(graph: DependencyGraph, scores: Scores, limits: Limits, left: Mapping[str, int]) -> list[Stairs]:
+    """The staircase of every group that may change, from what is `left` of it downwards."""
     for pattern in (*limits.exclude, *limits.include, *limits.group_ratio):
         if not any(matches(graph, g, pattern) for g in graph.groups):
             raise UsageError(f"the pattern '{pattern}' matches no group; `spa inspect` lists them")
@@ -115,7 +115,9 @@ def stairs(graph: DependencyGraph, scores: Scores, limits: Limits) -> list[Stair
             continue
         if any(matches(graph, group, p) for p in limits.exclude):
             continue
-        out.append(_stairs(group, scores[group.label], step(graph, group, limits), limits))
+        if group.label in scores:
+            wide = left.get(group.label, group.size)
+            out.append(_stairs(group, scores[group.label], step(graph, group, limits), limits, wide))
     return [s for s in out if len(s.widths) > 1]
 
 
@@ -125,23 +127,33 @@ def curve(scores: Curve, size: int) -> Curve:
     return np.concatenate([[0.0], np.cumsum(ordered)])
 
 
-def _stairs(group: Group, scores: Curve, by: int, limits: Limits) -> Stairs:
+def _stairs(group: Group, scores: Curve, by: int, limits: Limits, wide: int) -> Stairs:
     floor = max(1, min(limits.min_keep, group.size), math.ceil(group.size * (1 - limits.max_group_ratio) - 1e-9))
-    widths = [group.size, *range((group.size - 1) // by * by, floor - 1, -by)]
-    return Stairs(group, [w for w in dict.fromkeys(widths) if w >= 1], curve(scores, group.size), by)
+    return Stairs(group, [wide, *range((wide - 1) // by * by, floor - 1, -by)], curve(scores, group.size), by)
 
 
 def allocate(
-    graph: DependencyGraph, cost: CostModel, scores: Scores, budget: Budget, limits: Limits, scope: str
+    graph: DependencyGraph,
+    cost: CostModel,
+    scores: Scores,
+    budget: Budget,
+    limits: Limits,
+    scope: str,
+    left: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """Channels that each group keeps (per block), by label.
+    """Channels that each group keeps (per block), by label; groups without scores keep what they have.
 
-    Raises BudgetError when the budget is out of reach with every group at its floor.
+    `left` says how many channels a group still has where some are gone already (those of the lowest scores). Raises
+    BudgetError when the budget is out of reach with every group at its floor.
     """
-    ladder = stairs(graph, scores, limits)
+    left = left or {}
+    ladder = stairs(graph, scores, limits, left)
     fixed = _fixed(graph, ladder, limits)
     free = [s for s in ladder if s.group.label not in fixed]
-    run = _Run(cost, budget, free, fixed)
+    widths = {d: w for g in graph.groups if g.label in left for d, w in group_widths(g, left[g.label]).items()}
+    for s in fixed.values():
+        widths |= group_widths(s.group, s.width)
+    run = _Run(cost, budget, free, widths)
     if budget.of == "channels":
         run.share(budget.ratio)
     elif run.needed() > 0:
@@ -174,11 +186,8 @@ def _nearest(s: Stairs, width: float) -> int:
 class _Run:
     """One allocation under way: where every group stands, and what the model costs there."""
 
-    def __init__(self, cost: CostModel, budget: Budget, free: list[Stairs], fixed: Mapping[str, Stairs]) -> None:
-        self.cost, self.unit, self.free = cost, budget.unit, free
-        self.widths: dict[Dim, float] = {}
-        for s in fixed.values():
-            self.widths |= group_widths(s.group, s.width)
+    def __init__(self, cost: CostModel, budget: Budget, free: list[Stairs], widths: dict[Dim, float]) -> None:
+        self.cost, self.unit, self.free, self.widths = cost, budget.unit, free, widths
         self.dense = cost.total(self.unit, {})
         self.target = self.dense * (1 - budget.ratio)
         self.now = cost.total(self.unit, self.widths)
@@ -233,7 +242,7 @@ class _Run:
     def descend(self) -> None:
         """The step with the least error per cost freed, until the budget is met."""
         best: dict[int, tuple[float, int]] = {}
-        touched = range(len(self.free))
+        touched: Iterable[int] = range(len(self.free))
         while self.needed() > 0:
             for i in touched:
                 if (found := self._best(self.free[i])) is not None:
@@ -255,7 +264,7 @@ class _Run:
                 options.append(((s.error(at) - s.error(s.at)) / freed, at))
         return min(options, default=None)
 
-    def _neighbours(self, chosen: int) -> range | list[int]:
+    def _neighbours(self, chosen: int) -> list[int]:
         """Groups whose costs have changed: those that share a term."""
         dims = self.cost.neighbours(self.free[chosen].group)
         return [i for i, s in enumerate(self.free) if not dims.isdisjoint(s.group.dims)]

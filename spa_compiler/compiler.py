@@ -14,7 +14,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,13 @@ import numpy as np
 import onnx
 
 from spa_compiler import verify
-from spa_compiler.cost import CostModel
 from spa_compiler.data import accuracy, load_data, predict
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
-from spa_compiler.model import Model, load, write
-from spa_compiler.pipeline import Pipeline, State
+from spa_compiler.model import Model, load, read, write
+from spa_compiler.pipeline import Pipeline, State, make
 from spa_compiler.report import metrics, summary_of
-from spa_compiler.runtime import random_inputs
-from spa_compiler.shapes import quiet_session, symbols
+from spa_compiler.runtime import parse_ranges, random_inputs
+from spa_compiler.shapes import quiet_session
 from spa_compiler.version import VERSION
 
 Progress = Callable[[str], None]
@@ -73,45 +73,40 @@ class Result:
     state: State = field(repr=False)
 
 
-def _quoted(value: Any) -> str:
-    import json
-
-    text = "|".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
-    return text if text and all(c.isalnum() or c in "_.:/*?[]%+|-" for c in text) else json.dumps(text)
-
-
-def _pass(name: str, **options: Any) -> str:
-    shown = ",".join(f"{k}={_quoted(v)}" for k, v in options.items())
-    return f"{name}{{{shown}}}" if shown else name
-
-
 def _given(o: Options, *names: str) -> dict[str, Any]:
     """Options that differ from their defaults."""
     defaults = {f.name: f.default for f in fields(Options)}
     return {n: getattr(o, n) for n in names if getattr(o, n) != defaults[n]}
 
 
-def pipeline_text(o: Options) -> str:
+def pipeline_of(o: Options) -> Pipeline:
     """The pipeline that these options stand for. Raises UsageError when they do not say how much should go."""
     if o.pipeline:
-        return o.pipeline
+        return Pipeline.parse(o.pipeline)
     if o.target and o.ratio is not None:
         raise UsageError("--ratio and --target say the same thing: give one of them")
+    if o.plan and (o.target or o.ratio is not None):
+        raise UsageError("a plan says what goes: give it without --ratio and --target")
     if not o.target and o.ratio is None and not o.plan:
         raise UsageError("say how much should go: --ratio 0.5, --target 1.2GMACs or --plan FILE.json")
-    parts = [_pass("normalize", **_given(o, "input_shape")), "erase"]
+    steps = [make("normalize", **_given(o, "input_shape")), make("erase")]
     if o.plan:
-        parts.append(_pass("plan", file=o.plan))
+        steps.append(make("plan", file=o.plan))
     elif o.target or o.ratio:
         score = {"file": o.scores} if o.scores else {"criterion": o.criterion, **_given(o, "seed")}
-        budget = {"target": o.target} if o.target else {"of": o.of, "ratio": o.ratio}
-        limits = _given(o, "scope", "align", "min_keep", "max_group_ratio", "exclude", "include", "group_ratio", "threads")
-        parts += [_pass("score", **score), _pass("allocate", **budget, **limits)]
-    parts += ["remove", _pass("verify", **_given(o, "seed", "input_range"))]
-    return ",".join(parts)
+        limits = ("scope", "align", "min_keep", "max_group_ratio", "exclude", "include", "group_ratio", "threads")
+        budget = _given(o, "of", "ratio", "target", *limits)
+        steps += [make("score", **score), make("allocate", **budget)]
+    return Pipeline((*steps, make("remove"), make("verify", **_given(o, "seed", "input_range"))))
 
 
-def compile(path: str | os.PathLike[str], ratio: float | None = None, output: str | os.PathLike[str] | None = None, progress: Progress | None = None, **options: Any) -> Result:  # noqa: A001, E501
+def compile(  # noqa: A001  # the public name, used as spa_compiler.compile
+    path: str | os.PathLike[str],
+    ratio: float | None = None,
+    output: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Result:
     """Compile a model file; `output` is written when it is given. Options as on the command line (see `Options`).
 
     Raises SpaError: VerificationError, UsageError, ModelError, BudgetError, NothingToPrune or GateError.
@@ -122,43 +117,56 @@ def compile(path: str | os.PathLike[str], ratio: float | None = None, output: st
 def compile_file(source: Path, output: Path | None, options: Options, progress: Progress | None = None) -> Result:
     """The whole job. The output and its external data appear at once, or not at all."""
     start = time.perf_counter()
-    _check_output(source, output)
+    steps = pipeline_of(options)
     tell = progress or (lambda text: None)
     tell("load")
     model = load(source)
+    _check_output(model, output)
     loaded = time.perf_counter() - start
-    text = pipeline_text(options)
-    state = Pipeline.parse(text).run(State.of(model, tell))
-    home = output.parent if output else Path(tempfile.gettempdir())
-    with tempfile.TemporaryDirectory(prefix=".spa-compile-", dir=home) as scratch:
-        file = Path(scratch) / (output.name if output else "compiled.onnx")
-        proto = _write(state, text, file, options)
+    state = steps.run(State.of(model, tell))
+    with _scratch(output if not options.dry_run else None) as scratch:
+        file = scratch / (output.name if output else "compiled.onnx")
+        proto = _write(state, str(steps), file, options)
         tell("compare")
-        report = _report(state, text, file, options)
+        report = _report(state, str(steps), file, options)
         report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
         _gates(report, options.fail_under)
         if output is not None and not options.dry_run:
-            _publish(Path(scratch), output)
+            _publish(scratch, output)
             report["output"]["path"] = str(output)
     return Result(proto, report, state)
 
 
-def _check_output(source: Path, output: Path | None) -> None:
+def _check_output(model: Model, output: Path | None) -> None:
+    """Raise UsageError for a place where the result cannot be or where it would change the input."""
     if output is None:
         return
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UsageError(f"{output}: the output is the input, which is never changed; give another -o")
     if output.is_dir() or not output.parent.is_dir():
         raise UsageError(f"{output}: not a file in a folder that exists")
+    data = output.with_name(f"{output.name}.data")
+    for read in (model.path, *(model.folder / name for name in model.external)):
+        if any(place.exists() and place.samefile(read) for place in (output, data)):
+            raise UsageError(f"{read}: the output would overwrite the input, which is never changed; give another -o")
+
+
+@contextmanager
+def _scratch(output: Path | None) -> Iterator[Path]:
+    """A folder that is gone afterwards, beside the output so that a rename publishes it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".spa-compile-", dir=output.parent if output else None) as folder:
+            yield Path(folder)
+    except OSError as e:
+        raise UsageError(f"{e.filename or output}: cannot write: {e.strerror or e}") from e
 
 
 def _write(state: State, text: str, file: Path, options: Options) -> onnx.ModelProto:
-    """Write the compiled model to a scratch file; an empty plan gives the input back, byte for byte."""
-    if state.plan.empty and state.model.graph is not None and state.pruned is not None:
-        shutil.copyfile(state.source.path, file)
-        proto = onnx.load(file, load_external_data=False)
-        for name in _external_files(proto):
-            shutil.copyfile(state.source.folder / name, file.parent / name)
+    """Write the compiled model to a scratch file; where nothing was removed it is the input, byte for byte."""
+    if state.plan.empty and state.model is state.pruned:
+        proto = read(state.source.path)
+        if state.source.external:
+            write(proto, state.source.folder, file)
+        else:
+            shutil.copyfile(state.source.path, file)
         return proto
     proto = state.model.proto()
     for key, value in _provenance(state, text, options).items():
@@ -166,11 +174,6 @@ def _write(state: State, text: str, file: Path, options: Options) -> onnx.ModelP
         entry.value = value
     write(proto, state.source.folder, file)
     return proto
-
-
-def _external_files(proto: onnx.ModelProto) -> set[str]:
-    entries = [e for t in proto.graph.initializer for e in t.external_data]
-    return {e.value for e in entries if e.key == "location"}
 
 
 def _provenance(state: State, text: str, options: Options) -> dict[str, str]:
@@ -219,7 +222,9 @@ def _report(state: State, text: str, file: Path, options: Options) -> dict[str, 
     found = _fidelity(state, sessions, options)
     checked = time.perf_counter()
     if options.latency and not state.plan.empty:
-        found["latency"] = verify.latency(sessions[0], sessions[1], _latency_feed(state), options.threads or (os.cpu_count() or 1)).document()
+        feed = verify.sample(state.analyzed().model, sessions, parse_ranges(options.input_range))
+        threads = options.threads or os.cpu_count() or 1
+        found["latency"] = verify.latency(sessions[0], sessions[1], feed, threads).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
     return {**summary_of(state, text, file), **found, "seconds": seconds, "peak_memory_bytes": peak_memory()}
 
@@ -238,21 +243,11 @@ def _fidelity(state: State, sessions: list[Any], options: Options) -> dict[str, 
 
 
 def _feeds(state: State, options: Options) -> tuple[list[dict[str, Any]], str]:
-    from spa_compiler.runtime import parse_ranges
-
     ranges = parse_ranges(options.input_range)
-    sizes = verify.bindings(state.analyzed().model)[0]
-    made = [random_inputs(state.analyzed().model, sizes, np.random.default_rng(1000 + k), ranges) for k in range(4)]
-    return made, "random normal inputs" if not ranges else "random inputs in their ranges"
-
-
-def _latency_feed(state: State) -> dict[str, Any]:
-    """One sample: symbolic batch axes are 1 where the model runs so, other symbols as bound by the analysis."""
     model = state.analyzed().model
-    assert model.shapes is not None
-    sizes = {n: pair[0] for n, pair in model.shapes.sizes.items()}
-    single = {**sizes, **{s.name: 1 for s in symbols(model) if s.batch}}
-    return random_inputs(model, single, np.random.default_rng(0))
+    sizes = verify.bindings(model)[0]
+    made = [random_inputs(model, sizes, np.random.default_rng(1000 + k), ranges) for k in range(4)]
+    return made, "random normal inputs" if not ranges else "random inputs in their ranges"
 
 
 def peak_memory() -> int:
@@ -277,6 +272,3 @@ def _gates(report: dict[str, Any], gates: tuple[str, ...]) -> None:
             raise UsageError(f"--fail-under {gate}: expected METRIC=NUMBER") from e
         if not values[name] >= limit:
             raise GateError(f"{name} is {values[name]:.4g}, under the gate of {limit:g}; nothing was written")
-
-
-__all__ = ["CostModel", "Options", "Result", "compile", "compile_file"]

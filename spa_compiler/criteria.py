@@ -34,7 +34,8 @@ def available() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for point in entry_points(group="spa_compiler.criteria"):
         if point.name in found and found[point.name].value != point.value:
-            raise UsageError(f"two distributions define the criterion '{point.name}': {found[point.name].value}, {point.value}")
+            both = f"{found[point.name].value}, {point.value}"
+            raise UsageError(f"two distributions define the criterion '{point.name}': {both}")
         found[point.name] = point
     return found
 
@@ -60,7 +61,7 @@ class Slices:
         idle = tuple(i for i, n in enumerate(self.channel.shape) if n == 1)
         small = values.sum(axis=idle, keepdims=True, dtype=np.float64) if idle else values
         hit = self.channel != NOWHERE
-        return np.bincount(self.channel[hit], small[hit].astype(np.float64), size)
+        return np.bincount(self.channel[hit], small[hit].astype(np.float64), size).astype(np.float64)
 
 
 def slices(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
@@ -100,7 +101,7 @@ def _scores(graph: DependencyGraph, measure: Callable[[Group], NDArray[np.float6
     """Scores of every group, divided by their mean so that groups compare."""
     out: Scores = {}
     for group in graph.groups:
-        raw = np.nan_to_num(measure(group), posinf=np.finfo(np.float32).max)
+        raw = np.nan_to_num(measure(group), posinf=float(np.finfo(np.float32).max))
         out[group.label] = (raw / max(float(raw.mean()), 1e-30)).reshape(group.shape)
     return out
 

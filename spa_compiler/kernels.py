@@ -14,5 +14,6 @@ import numpy as np
 @functools.cache
 def convolution_block() -> int:
     """16 with AVX-512, else 8; numpy tells what the processor has."""
-    features: dict[str, bool] = getattr(np._core._multiarray_umath, "__cpu_features__", {})
+    core = getattr(np, "_core", None) or np.core  # numpy 2 moved it
+    features: dict[str, bool] = getattr(core._multiarray_umath, "__cpu_features__", {})
     return 16 if features.get("AVX512F") else 8

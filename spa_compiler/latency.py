@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from spa_compiler.errors import BudgetError, UsageError
 from spa_compiler.pipeline import State
 from spa_compiler.plan import Plan
 from spa_compiler.rewrite import rewrite
-from spa_compiler.runtime import open_session, random_inputs
-from spa_compiler.shapes import symbols
-from spa_compiler.verify import Latency, latency
+from spa_compiler.runtime import open_session
+from spa_compiler.verify import Latency, latency, sample
 
 STEPS = 6
 MOST = 0.95
@@ -21,12 +18,9 @@ MOST = 0.95
 def measured(state: State, plan: Plan, threads: int) -> Latency:
     """Milliseconds dense and with this plan, one sample."""
     graph = state.analyzed()
-    model = graph.model
-    assert model.shapes is not None
-    sizes = {n: pair[0] for n, pair in model.shapes.sizes.items()} | {s.name: 1 for s in symbols(model) if s.batch}
     small = rewrite(graph, plan.masks(graph))
-    feed = random_inputs(model, sizes, np.random.default_rng(0))
-    sessions = [open_session(m.proto(), m.folder, 3, threads) for m in (model, small)]
+    sessions = [open_session(m.proto(), m.folder, 3, threads) for m in (graph.model, small)]
+    feed = sample(graph.model, sessions)
     return latency(sessions[0], sessions[1], feed, threads, seconds=0.6)
 
 

@@ -1,6 +1,7 @@
 """Passes and pipelines: one immutable State goes down the line, and a pipeline has a text form.
 
     Pipeline.parse("normalize,score{criterion=l2},allocate{ratio=0.5},remove").run(State.of(load("m.onnx")))
+    Pipeline((make("normalize"), make("score", criterion="l2")))      # the same, from objects; str() gives the text
 
 A pass is a frozen dataclass whose fields are its options and whose `run(state) -> state` is short and calls the
 library. Passes are found through the entry-point group `spa_compiler.passes`, ours like anybody's.
@@ -15,7 +16,7 @@ import time
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Protocol
 
@@ -74,7 +75,8 @@ def available() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group="spa_compiler.passes"):
         if point.name in found and found[point.name].value != point.value:
-            raise UsageError(f"two distributions define the pass '{point.name}': {found[point.name].value}, {point.value}")
+            both = f"{found[point.name].value}, {point.value}"
+            raise UsageError(f"two distributions define the pass '{point.name}': {both}")
         found[point.name] = point
     return found
 
@@ -85,6 +87,20 @@ def pass_type(name: str) -> type[Any]:
         raise UsageError(f"no pass is called '{name}'; there are {', '.join(sorted(available()))}")
     found: type[Any] = available()[name].load()
     return found
+
+
+def make(name: str, **options: Any) -> Pass:
+    """A pass with these options. Raises UsageError with the names that there are, or the option that is missing."""
+    kind = pass_type(name)
+    known = [f.name for f in fields(kind)]
+    if unknown := sorted(set(options) - set(known)):
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise UsageError(f"pass '{name}' has no option {', '.join(unknown)}; {has}")
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [n for n in needed if n not in options]:
+        raise UsageError(f"pass '{name}' needs {', '.join(missing)}")
+    made: Pass = kind(**options)
+    return made
 
 
 @dataclass(frozen=True)
@@ -119,47 +135,61 @@ class Pipeline:
 
 PASS = re.compile(r"\s*([A-Za-z_][\w-]*)\s*(\{)?")
 OPTION = re.compile(r'\s*([A-Za-z_]\w*)\s*=\s*("(?:[^"\\]|\\.)*"|[^,{}"]*?)\s*([,}])')
-PLAIN = re.compile(r"[\w.:/*?\[\]%+|-]*\Z")
+PLAIN = re.compile(r"[\w.:/*?\[\]%+|-]+\Z")
+ENTRY = re.compile(r"(?:\\.|[^|\\])+", re.DOTALL)
 
 
 def _split(text: str) -> list[tuple[str, dict[str, str]]]:
-    out, at = [], 0
-    while at < len(text):
+    """Names and options as written. Raises UsageError that shows where it stops making sense."""
+    out: list[tuple[str, dict[str, str]]] = []
+    at = 0
+    while not out or at < len(text):
         found = PASS.match(text, at)
         if found is None:
-            raise UsageError(f"pipeline: expected a pass at '{text[at : at + 20]}'")
-        at, options = found.end(), {}
-        closed = found[2] is None
-        if not closed and text[at : at + 1] == "}":
-            at, closed = at + 1, True
-        while not closed:
-            option = OPTION.match(text, at)
-            if option is None:
-                raise UsageError(f"pipeline: expected key=value in {found[1]}{{...}} at '{text[at : at + 20]}'")
-            options[option[1]] = json.loads(option[2]) if option[2].startswith('"') else option[2]
-            at, closed = option.end(), option[3] == "}"
+            raise UsageError(f"pipeline: expected the name of a pass at '{text[at : at + 20]}'")
+        options, at = _options(found[1], text, found.end()) if found[2] else ({}, found.end())
         out.append((found[1], options))
         rest = text[at:].lstrip()
         if rest and not rest.startswith(","):
             raise UsageError(f"pipeline: expected ',' before '{rest[:20]}'")
+        if rest == ",":
+            raise UsageError("pipeline: expected the name of a pass after the last ','")
         at = len(text) - len(rest) + 1 if rest else len(text)
     return out
 
 
+def _options(name: str, text: str, at: int) -> tuple[dict[str, str], int]:
+    """What stands between the braces, and where they end."""
+    options: dict[str, str] = {}
+    closed = text[at:].lstrip().startswith("}")
+    if closed:
+        return options, text.index("}", at) + 1
+    while not closed:
+        option = OPTION.match(text, at)
+        if option is None:
+            raise UsageError(f"pipeline: expected key=value in {name}{{...}} at '{text[at : at + 20]}'")
+        if option[1] in options:
+            raise UsageError(f"pipeline: {name}{{...}} says {option[1]} twice")
+        options[option[1]] = _unquoted(option[2])
+        at, closed = option.end(), option[3] == "}"
+    return options, at
+
+
+def _unquoted(text: str) -> str:
+    try:
+        return str(json.loads(text)) if text.startswith('"') else text
+    except ValueError as e:
+        raise UsageError(f"pipeline: {text} is not a JSON string: {e}") from e
+
+
 def _build(name: str, options: dict[str, str]) -> Pass:
-    kind = pass_type(name)
-    hints = typing.get_type_hints(kind)
-    known = {f.name: hints[f.name] for f in fields(kind)}
-    unknown = set(options) - set(known)
-    if unknown:
-        raise UsageError(f"pass '{name}' has no option {sorted(unknown)}; it has {sorted(known)}")
-    made: Pass = kind(**{k: _value(f"{name}.{k}", v, known[k]) for k, v in options.items()})
-    return made
+    hints = typing.get_type_hints(pass_type(name))
+    return make(name, **{k: _value(f"{name}.{k}", v, hints[k]) if k in hints else v for k, v in options.items()})
 
 
 def _value(where: str, text: str, kind: Any) -> Any:
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
+    """The text of an option as its type. Raises UsageError for anything else."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
         kind = next(a for a in typing.get_args(kind) if a is not type(None))
     try:
         if kind is bool:
@@ -167,7 +197,7 @@ def _value(where: str, text: str, kind: Any) -> Any:
         if kind in (int, float, str):
             return kind(text)
         if typing.get_origin(kind) is tuple:
-            return tuple(text.split("|")) if text else ()
+            return tuple(re.sub(r"\\(.)", r"\1", part) for part in ENTRY.findall(text))
     except (KeyError, ValueError) as e:
         raise UsageError(f"pipeline: {where}={text!r} is not a {getattr(kind, '__name__', kind)}") from e
     raise UsageError(f"pipeline: {where} cannot be given as text")
@@ -175,10 +205,18 @@ def _value(where: str, text: str, kind: Any) -> Any:
 
 def text_of(step: Pass) -> str:
     """A pass as text: its name and the options that differ from their defaults."""
+    if isinstance(step, Pipeline):
+        return str(step)
     shown = []
     for f in fields(step):  # type: ignore[arg-type]  # every pass is a dataclass
         value = getattr(step, f.name)
         if value != f.default:
-            text = str(value).lower() if isinstance(value, bool) else "|".join(value) if isinstance(value, tuple) else str(value)
+            text = _text(value)
             shown.append(f"{f.name}={text if PLAIN.match(text) else json.dumps(text)}")
     return f"{step.name}{{{','.join(shown)}}}" if shown else step.name
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "|".join(re.sub(r"([|\\])", r"\\\1", str(part)) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

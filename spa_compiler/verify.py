@@ -9,7 +9,7 @@ Outputs that end in a Sigmoid or Softmax are compared before it: after saturatio
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,9 +26,11 @@ from spa_compiler.model import Model, element_type
 from spa_compiler.reference import reference
 from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
+from spa_compiler.shapes import symbols
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
+Ranges = Mapping[str, tuple[float, float]]
 SQUASHING = ("Sigmoid", "Softmax", "LogSoftmax", "HardSigmoid", "Tanh")
 TRANSPARENT = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
 TOLERANCE, HALF_TOLERANCE = 1e-4, 1e-3
@@ -88,7 +90,7 @@ def tolerance(graph: DependencyGraph) -> float:
 
 
 def structural(
-    graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, seed: int = 0, ranges: Mapping[str, tuple[float, float]] | None = None
+    graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, seed: int = 0, ranges: Ranges | None = None
 ) -> Structural:
     """Prune equals mask, on random inputs of two seeds, at every binding of the symbols.
 
@@ -212,6 +214,19 @@ class Latency:
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def sample(model: Model, sessions: Sequence[ort.InferenceSession], ranges: Ranges | None = None) -> Feed:
+    """One sample to time: symbolic batch axes are 1 where every session runs so, else as bound by the analysis."""
+    bound = bindings(model)[0]
+    single = bound | {s.name: 1 for s in symbols(model) if s.batch}
+    feed = random_inputs(model, single, np.random.default_rng(0), ranges)
+    try:
+        for session in sessions:
+            session.run(None, feed)
+    except Exception:  # an exporter wrote another batch size into the graph
+        return random_inputs(model, bound, np.random.default_rng(0), ranges)
+    return feed
 
 
 def latency(

@@ -26,13 +26,12 @@ from spa_compiler.dims import Dim, Expr, Reason, Sum, Undecided, atoms, deciding
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.model import Model, element_type, label
 from spa_compiler.spec import Site, Value
-from spa_compiler.subgraphs import WEIGHT_TYPES
+from spa_compiler.subgraphs import WEIGHT_TYPES, held
 
 Axis = tuple[str, int]
 OVERRIDABLE = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3)}
 SHAPE_ARITHMETIC = {"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity", "Mul", "Add", "Sub", "Div"}
 SHAPE_ARITHMETIC |= {"Reshape", "Split", "Where", "Equal", "Range", "Max", "Min", "Floor", "Ceil"}
-DEFAULTS: dict[str, dict[str, Any]] = {"Conv": {"group": 1}, "ConvTranspose": {"group": 1}, "DeformConv": {"group": 1}}
 
 
 @dataclass(frozen=True)
@@ -218,9 +217,7 @@ def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph
             freeze(a, Reason.new(what, name))
     sites = [_site(model, node, values) for node in model.graph.nodes]
     _apply_all(model, sites, values, list(order) if order is not None else list(range(len(sites))))
-    for name in model.captured:
-        for a in values[name].axes if name in values else ():
-            freeze(a, Reason.new("read inside a subgraph (If, Loop or Scan)", name))
+    _freeze_bodies(model, values)
     _collapse(values)
     weights = [n for n, t in model.constants().items() if element_type(t) in WEIGHT_TYPES and len(t.shape) > 0]
     graph = DependencyGraph(model, values, sites, weights, find_blocks(values, sites))
@@ -240,6 +237,17 @@ def _values(model: Model) -> dict[str, Value]:
     return out
 
 
+def _freeze_bodies(model: Model, values: dict[str, Value]) -> None:
+    """Freeze what the bodies of If, Loop and Scan capture and hold."""
+    for node in model.origin.values():
+        for name, tensor in held(node):
+            if tensor is not None or model.captured.get(name) is not None:
+                tensor = tensor or model.captured[name]
+                values.setdefault(name, Value(name, tuple(tensor.dims if tensor else ()), constant=True))
+            for a in values[name].axes if name in values else ():
+                freeze(a, Reason.new(f"read inside the body of {node.op_type}", name))
+
+
 def _site(model: Model, node: gs.Node, values: dict[str, Value]) -> Site:
     domain = "" if node.domain in (None, "", "ai.onnx") else node.domain
     consts = {}
@@ -250,7 +258,7 @@ def _site(model: Model, node: gs.Node, values: dict[str, Value]) -> Site:
     outputs = [values.get(t.name) if t.name else None for t in node.outputs]
     while outputs and outputs[-1] is None:
         outputs.pop()
-    attrs = {**DEFAULTS.get(node.op, {}), **node.attrs}
+    attrs = {**({"group": 1} if "Conv" in node.op else {}), **node.attrs}
     site = Site(node.op, label(node), model.opset.get(domain, 1), inputs, outputs, attrs, consts)
     if node.op == "Shape":
         site.shape_reads = _shape_reads(model, node, {t.name for t in model.graph.outputs} | set(model.captured), values)

@@ -23,7 +23,25 @@ from spa_compiler.spec import Scope, Site, Value
 
 Array = NDArray[Any]
 NEUTRAL = {"ReduceMax": -np.inf, "ReduceMin": np.inf, "ReduceProd": 1.0, "ReduceLogSumExp": -np.inf}
-NORMS = ("LayerNormalization", "InstanceNormalization", "RMSNormalization", "GroupNormalization", "MeanVarianceNormalization")
+GAIN = {
+    "LayerNormalization": 1,
+    "RMSNormalization": 1,
+    "SimplifiedLayerNormalization": 1,
+    "SkipLayerNormalization": 2,
+    "SkipSimplifiedLayerNormalization": 2,
+    "EmbedLayerNormalization": 5,
+    "InstanceNormalization": 1,
+    "GroupNormalization": 1,
+    "MeanVarianceNormalization": 1,
+}
+"""Normalisations, and the input from which on their gain and bias come."""
+UNCENTRED = ("RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
+SUM_OUTPUT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "EmbedLayerNormalization": 2}
+"""Where a fused normalisation gives what it normalises."""
+BIASED = ("MultiHeadAttention",)
+"""Add a bias to what they contract: without it, the activation still counts."""
+ZERO_POINT = {"QLinearConv": 5, "QLinearMatMul": 5, "ConvInteger": 3, "MatMulInteger": 3, "QGemm": 5}
+"""Weights of these count from a zero point: that, and not 0, adds nothing."""
 
 
 def reference(graph: DependencyGraph, masks: Masks) -> Model:
@@ -48,9 +66,22 @@ def _zero_weights(graph: DependencyGraph, model: Model, masks: Masks) -> None:
         hit = {d: masks[d] for a in value.axes for d in _pruned(a, masks) if graph.contracts(value, d)}
         if not hit:
             continue
-        array = np.array(model.array(constants[name]))
-        array[~_kept(graph, value.axes, hit, array.shape)] = 0
+        array = np.asarray(model.array(constants[name]))
+        array = np.where(_kept(graph, value.axes, hit, array.shape), array, _neutral(graph, value, array, constants))
         constants[name]._values = constant(name, array)._values
+
+
+def _neutral(graph: DependencyGraph, value: Value, array: Array, constants: dict[str, gs.Constant]) -> Array:
+    """What an entry of a weight has to be to add nothing: 0, or the zero point of its output channel."""
+    zero = np.zeros((), array.dtype)
+    for site in graph.readers.get(value.name, []):
+        slot = ZERO_POINT.get(site.op, len(site.inputs))
+        point = site.inputs[slot] if slot < len(site.inputs) else None
+        if point is not None and point.name in constants:
+            zero = np.asarray(graph.model.array(constants[point.name]))
+            if zero.size > 1 and "Conv" in site.op:
+                zero = zero.reshape([-1] + [1] * (array.ndim - 1))
+    return zero.astype(array.dtype)
 
 
 def _kept(graph: DependencyGraph, axes: list[Expr], masks: Masks, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -78,7 +109,7 @@ class _Editor:
         for name in scope.contracted() - scope.stats:
             dims = _pruned(scope.env[name], self.masks) if name in scope.env else set()
             holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
-            if dims and not any(v.name in self.weights for v in holders):
+            if dims and (self.site.op in BIASED or not any(v.name in self.weights for v in holders)):
                 self._mask_input(holders[0], dims)
 
     def _mask(self, value: Value, dims: set[Dim]) -> Array:
@@ -110,13 +141,21 @@ class _Editor:
         return next(i for i, t in enumerate(self.node.inputs) if t.name == value.name)
 
     def _mask_input(self, value: Value, dims: set[Dim]) -> None:
+        """The removed channels of an activation become 0, or the zero point that integers count from."""
         slot = self._slot(value)
-        self.node.inputs[slot] = self._op("Mul", [self.node.inputs[slot], self._const(self._mask(value, dims))])
+        mask, x = self._mask(value, dims), self.node.inputs[slot]
+        if mask.dtype.kind == "f" or mask.dtype.kind == "V":
+            self.node.inputs[slot] = self._op("Mul", [x, self._const(mask)])
+        else:
+            given = self.node.inputs[2] if self.site.op in ZERO_POINT and len(self.node.inputs) > 2 else None
+            zero = given if given is not None and given.name else self._const(np.zeros((), mask.dtype))
+            self.node.inputs[slot] = self._op("Where", [self._const(mask.astype(bool)), x, zero])
 
     def _statistic(self, dims: set[Dim]) -> None:
-        value, op = self.site.x(), self.site.op
+        op = self.site.op
+        value = self.site.y if op in SUM_OUTPUT else self.site.x()
         mask = self._mask(value, dims)
-        if op in NORMS:
+        if op in GAIN:
             self._norm(value, mask)
         elif op in NEUTRAL:
             fill = self._const(np.array(NEUTRAL[op], mask.dtype))
@@ -152,20 +191,34 @@ class _Editor:
 
     def _norm(self, value: Value, mask: Array) -> None:
         """A normalisation written out, with its statistics over the kept channels only."""
-        rank, op = len(value.axes), self.site.op
-        x: gs.Tensor = self.node.inputs[0]
+        op = self.site.op
         if op == "GroupNormalization":
             return self._group_norm(value, mask)
-        axes = list(range(int(self.site.attrs.get("axis", -1)) % rank, rank))
-        if op == "InstanceNormalization":
-            axes = list(range(2, rank))
-        elif op == "MeanVarianceNormalization":
-            axes = [int(a) % rank for a in self.site.attrs.get("axes", [0, 2, 3])]
-        if op != "RMSNormalization":
+        rank = len(value.axes)
+        x: gs.Tensor = self._summed(SUM_OUTPUT[op]) if op in SUM_OUTPUT else self.node.inputs[0]
+        axes = self._norm_axes(rank)
+        if op not in UNCENTRED:
             x = self._op("Mul", [self._op("Sub", [x, self._mean(x, mask, axes)]), self._const(mask)])
-        y = self._normalised(x, mask, axes)
-        self._finish(self._affine(y, rank))
+        self._finish(self._affine(self._normalised(x, mask, axes), rank))
         return None
+
+    def _norm_axes(self, rank: int) -> list[int]:
+        if self.site.op == "InstanceNormalization":
+            return list(range(2, rank))
+        if self.site.op == "MeanVarianceNormalization":
+            return [int(a) % rank for a in self.site.attrs.get("axes", [0, 2, 3])]
+        return list(range(int(self.site.attrs.get("axis", -1)) % rank, rank))
+
+    def _summed(self, slot: int) -> gs.Variable:
+        """What a fused operator normalises: asked of a copy of it."""
+        self.made += 1
+        out = gs.Variable(f"{self.stem}.{self.made}")
+        outputs = [gs.Variable(f"{out.name}.first"), *(gs.Variable.empty() for _ in range(slot - 1)), out]
+        copy = gs.Node(self.node.op, out.name, dict(self.node.attrs), list(self.node.inputs), outputs)
+        copy.domain = self.node.domain
+        at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
+        self.model.graph.nodes.insert(at, copy)
+        return out
 
     def _normalised(self, x: gs.Tensor, mask: Array, axes: list[int]) -> gs.Variable:
         eps = 1e-9 if self.site.op == "MeanVarianceNormalization" else float(self.site.attrs.get("epsilon", 1e-5))
@@ -176,11 +229,15 @@ class _Editor:
     def _affine(self, y: gs.Tensor, rank: int) -> gs.Tensor:
         """Gain and bias; those of InstanceNormalization lie on axis 1."""
         per_channel = self.site.op in ("InstanceNormalization", "GroupNormalization")
-        for op, t in zip(("Mul", "Add"), self.node.inputs[1:3], strict=False):
+        first = GAIN[self.site.op]
+        for op, t in zip(("Mul", "Add"), self.node.inputs[first : first + self._affine_operands()], strict=False):
             if t.name:
                 shape = self._const(np.array([-1] + [1] * (rank - 2), np.int64))
                 y = self._op(op, [y, self._op("Reshape", [t, shape]) if per_channel else t])
         return y
+
+    def _affine_operands(self) -> int:
+        return 1 if self.site.op in UNCENTRED else 2
 
     def _group_norm(self, value: Value, mask: Array) -> None:
         """Channels (G c) with any spatial axes: a mean over space, then over the kept channels of a group."""

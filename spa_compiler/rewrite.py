@@ -33,9 +33,7 @@ def rewrite(graph: DependencyGraph, masks: Masks) -> Model:
     model = graph.model.copy()
     _slice_constants(graph, model, masks)
     for site, node in zip(graph.sites, list(model.graph.nodes), strict=True):
-        for name, e in site.sizes.items():
-            if count(e, masks) != count(e, {}):
-                node.attrs[name] = count(e, masks)
+        _attributes(node, site, masks)
         if site.take is not None and _cut(site.x().axes[site.take.axis], masks):
             _retake(model, node, site, masks)
             continue
@@ -43,6 +41,19 @@ def rewrite(graph: DependencyGraph, masks: Masks) -> Model:
             _write(model, node, site, operand, masks)
     _value_info(graph, model, masks)
     return model
+
+
+def _attributes(node: gs.Node, site: Site, masks: Masks) -> None:
+    """Sizes in attributes follow the plan; what an absent attribute stood for is written down before it changes."""
+    for name, e in site.sizes.items():
+        if _cut(e, masks):
+            node.attrs[name] = count(e, masks)
+    for name, several in site.lists.items():
+        if any(_cut(e, masks) for e in several):
+            node.attrs[name] = [count(e, masks) for e in several]
+    for name, (e, value) in site.defaults.items():
+        if _cut(e, masks):
+            node.attrs.setdefault(name, value)
 
 
 def _cut(e: Expr, masks: Masks) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -68,14 +69,23 @@ def index_limits(model: Model) -> dict[str, int]:
         while todo:
             t = todo.pop()
             for node in t.outputs:
-                if node.op == "Gather" and len(node.inputs) > 1 and node.inputs[1] is t and node.inputs[0].shape:
-                    size = node.inputs[0].shape[int(node.attrs.get("axis", 0))]
-                    if isinstance(size, int):
-                        limits[tensor.name] = min(size, limits.get(tensor.name, size))
+                size = _indexed(node, t)
+                if size is not None:
+                    limits[tensor.name] = min(size, limits.get(tensor.name, size))
                 elif id(node) not in seen and node.op in ("Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Slice"):
                     seen.add(id(node))
                     todo += node.outputs
     return limits
+
+
+def _indexed(node: gs.Node, index: gs.Tensor) -> int | None:
+    """How long the axis is that `index` points into, where this node looks something up."""
+    tables = {"Gather": {1: 0}, "EmbedLayerNormalization": {0: 2, 1: 4}}.get(node.op, {})
+    for slot, table in tables.items():
+        if max(slot, table) < len(node.inputs) and node.inputs[slot] is index and node.inputs[table].shape:
+            size = node.inputs[table].shape[int(node.attrs.get("axis", 0))]
+            return size if isinstance(size, int) else None
+    return None
 
 
 def random_inputs(

@@ -113,7 +113,7 @@ def evaluate(model: Model, sizes: dict[str, int]) -> Facts:
 def _declared(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
     """The types that the file records for inner values, with symbols replaced by sizes; unknown sizes stay open."""
     out = {}
-    for vi in model.header.graph.value_info:
+    for vi in (*model.header.graph.value_info, *model.header.graph.output):
         if vi.type.HasField("tensor_type"):
             out[vi.name] = onnx.TypeProto.FromString(vi.type.SerializeToString())
             for d in out[vi.name].tensor_type.shape.dim:

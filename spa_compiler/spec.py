@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,7 +95,9 @@ class Site:
     outputs: Sequence[Value | None]
     attrs: dict[str, Any]
     consts: dict[int, NDArray[Any]]
-    sizes: dict[str, Expr] = field(default_factory=dict)
+    sizes: dict[str, Expr] = field(default_factory=dict)  # attributes that hold a size
+    lists: dict[str, tuple[Expr, ...]] = field(default_factory=dict)  # attributes that hold several
+    defaults: dict[str, tuple[Expr, float]] = field(default_factory=dict)  # what absent attributes meant before a cut
     operands: list[Operand] = field(default_factory=list)
     take: Take | None = None
     scopes: list[Scope] = field(default_factory=list)
@@ -104,7 +106,8 @@ class Site:
 
     def clear(self) -> None:
         """Forget what the rule left for the rewrite; what it said about axes stays said."""
-        self.sizes, self.operands, self.take, self.scopes = {}, [], None, []
+        self.sizes, self.lists, self.defaults = {}, {}, {}
+        self.operands, self.take, self.scopes = [], None, []
 
     def ints(self, slot: int, attr: str = "") -> list[int] | None:
         """Integers of a constant input, or of the attribute that held them in older opsets; None when unknown."""
@@ -161,15 +164,18 @@ Axis = str | Pattern
 TOKEN = re.compile(r"\w+(?:\.\w+)?(?:\.\.\.)?|[()+]")
 
 
-def rule(spec: str, move: bool = False, stat: str = "", **attrs: str) -> Rule:
-    """The rule that a string states. `move`: the operator only moves data, so straddling digits may become units."""
+def rule(spec: str, move: bool = False, stat: str = "", known: Mapping[str, int] | None = None, **attrs: str) -> Rule:
+    """The rule that a string states. `move`: the operator only moves data, so straddling digits may become units.
+
+    `known` gives names a size that neither the tensors nor one attribute tell.
+    """
     stats = frozenset(stat.split())
 
     def apply(site: Site) -> None:
         lhs, rhs = parse(spec)
         tensors = [*_matched(site, lhs, site.inputs, False), *_matched(site, rhs, site.outputs, True)]
         pairs = [(p, v.axes[i]) for v, _, row in tensors for i, p in row]
-        sizes = {n: int(site.attrs[a]) for n, a in attrs.items()}
+        sizes = {**(known or {}), **{n: int(site.attrs[a]) for n, a in attrs.items()}}
         for _ in range(3):
             for p, axis in pairs:
                 _solve(p, axis.size, sizes)
@@ -185,6 +191,18 @@ def rule(spec: str, move: bool = False, stat: str = "", **attrs: str) -> Rule:
         site.scopes.append(Scope([(v, out, _names_per_axis(v, row)) for v, out, row in tensors], env, named))
         site.sizes.update({a: env[n] for n, a in attrs.items()})
 
+    bound = "".join(f', {n}="{a}"' for n, a in attrs.items()) + (f', stat="{stat}"' if stat else "")
+    apply.__doc__ = f"`{spec}`{bound}"
+    return apply
+
+
+def freeze_rule(reason: str) -> Rule:
+    """A deliberate freeze: nothing that the operator touches may change, for this reason."""
+
+    def apply(site: Site) -> None:
+        site.freeze_all([*site.inputs, *site.outputs], f"{site.op}: {reason}")
+
+    apply.__doc__ = f"frozen: {reason}"
     return apply
 
 

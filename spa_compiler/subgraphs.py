@@ -37,6 +37,15 @@ def captured(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto | None]:
     return {n: inits.get(n) for n in sorted(names)}
 
 
+def held(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.TensorProto | None]]:
+    """Names that the bodies of a node read from outside (None), and the initializers inside them."""
+    for body in subgraphs(node):
+        yield from ((n, None) for n in sorted(free_names(body)))
+        yield from ((t.name, t) for t in body.initializer)
+        for inner in body.node:
+            yield from held(inner)
+
+
 def weights(node: onnx.NodeProto) -> list[onnx.TensorProto]:
     """Initializers and values of Constant nodes in the bodies of a node that count as parameters."""
     found = (t for body in subgraphs(node) for t in _tensors(body))

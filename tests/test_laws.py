@@ -21,7 +21,7 @@ from zoo import CASES, build
 TOLERANCE = 1e-4
 VISIBLE = 1e-6
 NAMES = sorted(CASES)
-RUNNING = [n for n in NAMES if CASES[n].runs and CASES[n].groups]
+RUNNING = [n for n in NAMES if CASES[n].runs and CASES[n].groups != {}]
 
 
 @functools.lru_cache(maxsize=None)

@@ -78,7 +78,8 @@ def value(name: str, init: Init) -> np.ndarray:
 
 def build(case: Case) -> onnx.ModelProto:
     """The model of a case, checker-valid."""
-    domains = f'"" : {case.opset}' + (', "custom" : 1' if "custom." in case.text else "")
+    extra = [d for d in ("custom", "com.microsoft") if f"{d}." in case.text]
+    domains = f'"" : {case.opset}' + "".join(f', "{d}" : 1' for d in extra)
     model = onnx.parser.parse_model(f"<ir_version: 10, opset_import: [{domains}]> m {case.text}")
     model.graph.initializer.extend(numpy_helper.from_array(value(n, i), n) for n, i in case.inits.items())
     onnx.checker.check_model(model)

@@ -1,19 +1,55 @@
 """The operator tables. `find(domain, op)` gives the rule of an operator, or None.
 
 A table maps an operator's name to its rule, most of them one string (see `spec`). Adding an operator is one row.
+`python -m spa_compiler.rules` prints all of them as Markdown: docs/operators.md.
 """
 
 from __future__ import annotations
 
-from spa_compiler.rules import core, movement, quantized, recurrent
+from collections.abc import Iterator
+
+from spa_compiler.rules import attention, contrib, core, frozen, movement, quantized, recurrent
 from spa_compiler.spec import Rule
 
 ONNX_DOMAINS = ("", "ai.onnx")
+WITH_BODIES = ("If", "Loop", "Scan")
 TABLES: dict[str, dict[str, Rule]] = {
-    "": {**core.RULES, **movement.RULES, **recurrent.RULES, **quantized.RULES},
+    "": {
+        **core.RULES,
+        **movement.RULES,
+        **recurrent.RULES,
+        **quantized.RULES,
+        **attention.RULES,
+        **frozen.RULES,
+        **dict.fromkeys(WITH_BODIES, frozen.BODIES),
+        "SimplifiedLayerNormalization": core.normalisation,  # onnxruntime writes it into the default domain
+    },
+    "com.microsoft": contrib.RULES,
+    "ai.onnx.ml": frozen.ML_RULES,
+    "ai.onnx.preview": frozen.PREVIEW_RULES,
+    "ai.onnx.preview.training": frozen.TRAINING_RULES,
 }
 
 
 def find(domain: str, op: str) -> Rule | None:
     """The rule of an operator; None when there is none and everything it touches must be frozen."""
     return TABLES.get("" if domain in ONNX_DOMAINS else domain, {}).get(op)
+
+
+def describe(rule: Rule) -> str:
+    """One line: the rule's string, or the first sentence that its function says about itself."""
+    return " ".join((rule.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+def table() -> Iterator[str]:
+    """All operators as lines of Markdown, by domain and name."""
+    yield "# Operators"
+    yield ""
+    yield "Made from the code by `python -m spa_compiler.rules`; the notation is explained in `spa_compiler/spec.py`."
+    for domain, rules in TABLES.items():
+        yield ""
+        yield f"## {domain or 'ai.onnx'}"
+        yield ""
+        yield "| operator | rule |"
+        yield "|---|---|"
+        yield from (f"| {op} | {describe(rule).replace('|', chr(92) + '|')} |" for op, rule in sorted(rules.items()))

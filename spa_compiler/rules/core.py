@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from spa_compiler.dims import Prod
 from spa_compiler.errors import Conflict
 from spa_compiler.spec import Rule, Site, Value, rule
 
-UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish
-Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign
-Sqrt Swish Tan Tanh ThresholdedRelu Cast Bernoulli""".split()
-NARY = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Dropout Equal Greater GreaterOrEqual Less LessOrEqual
-Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor""".split()
+UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
+HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
+Softsign Sqrt Swish Tan Tanh ThresholdedRelu Cast BitCast
+Affine ParametricSoftplus Scale ScaledTanh""".split()
+NARY = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Dropout Equal Greater GreaterOrEqual Less
+LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum SwiGLU Where Xor""".split()
 REDUCTIONS = """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
 ReduceSumSquare""".split()
 
@@ -96,6 +98,7 @@ def along(default: int, flattens_below: int = 0) -> Rule:
         outs = [" ".join(row if v is None or len(v.axes) == len(row) else short) for v in site.outputs]
         rule(f"{' '.join(row)}{', _' * (len(site.inputs) - 1)} -> {', '.join(outs)}")(site)
 
+    apply.__doc__ = "Works along `axis`, which may not change; the other axes pass."
     return apply
 
 
@@ -142,38 +145,72 @@ def mean_variance(site: Site) -> None:
     rule(f"{' '.join(a)} -> {' '.join(a)}", stat=" ".join(a[i] for i in axes))(site)
 
 
-def frozen(site: Site) -> None:
-    """Deliberately frozen: nothing that this operator touches may change."""
-    site.freeze_all([*site.inputs, *site.outputs], f"{site.op} reads and writes positions that depend on data")
+def batch_norm(site: Site) -> None:
+    """Every channel on its own; in training mode the statistics are taken over all other axes, which stay."""
+    rest = "N c S..." if site.attrs.get("training_mode", 0) else "n c s..."
+    rule(f"{rest}, c, c, c, c -> {rest}, c, c, c, c")(site)
+
+
+def deform_conv(site: Site) -> None:
+    """With several offset groups the input channels are dealt out to them by number."""
+    i = "i" if int(site.attrs.get("offset_group", 1)) == 1 else "I"
+    rule(f"n (g {i}) _..., (g o) {i} _..., n _ _..., (g o), n _ _... -> n (g o) _...", g="group")(site)
+
+
+def reverse_sequence(site: Site) -> None:
+    """Batch and time stay, the rest passes."""
+    _fix(site, [int(site.attrs.get("batch_axis", 1)), int(site.attrs.get("time_axis", 0))])
+
+
+def tensor_scatter(site: Site) -> None:
+    """The sequence axis of a cache is written to; the others are those of the update."""
+    a = letters(site.x())
+    k = int(site.attrs.get("axis", -2)) % len(a)
+    cache, update = (" ".join(a[:k] + [name] + a[k + 1 :]) for name in ("S", "T"))
+    rule(f"{cache}, {update}, _ -> {cache}")(site)
+
+
+def center_crop_pad(site: Site) -> None:
+    """What keeps its size passes."""
+    x, y = site.x(), site.y
+    hit = [i for i, (s, t) in enumerate(zip(x.shape, y.shape, strict=True)) if s != t]
+    named = [int(i) % len(x.axes) for i in site.attrs.get("axes", range(len(x.axes)))]
+    for i in (*hit, *named):
+        site.freeze(Prod((x.axes[i], y.axes[i])), "cropped or padded at run time")
+    for i in set(range(len(x.axes))) - {*hit, *named}:
+        site.unify(x.axes[i], y.axes[i])
 
 
 CHANNELS = rule("n c _... -> n c _...")
 RULES: dict[str, Rule] = {
     "Conv": rule("n (g i) _..., (g o) i _..., (g o) -> n (g o) _...", g="group"),
     "ConvTranspose": rule("n (g i) _..., (g i) o _..., (g o) -> n (g o) _...", g="group"),
-    "DeformConv": rule("_ (g i) _..., (g o) i _..., _ _ _..., (g o), _ _ _... -> _ (g o) _...", g="group"),
+    "DeformConv": deform_conv,
     "MatMul": matmul,
     "Gemm": gemm,
     "Einsum": einsum,
-    "BatchNormalization": rule("n c _..., c, c, c, c -> n c _..."),
+    "BatchNormalization": batch_norm,
     "InstanceNormalization": rule("n c s..., c, c -> n c s...", stat="s"),
     "GroupNormalization": group_norm,
     "LayerNormalization": normalisation,
     "RMSNormalization": normalisation,
     "MeanVarianceNormalization": mean_variance,
-    "LRN": rule("_ _ _... -> _ _ _..."),
+    "LRN": rule("n C s... -> n C s..."),
     "LpNormalization": lp_normalization,
-    **dict.fromkeys("GlobalAveragePool GlobalMaxPool GlobalLpPool AveragePool LpPool".split(), CHANNELS),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "LpPool", "Crop"), CHANNELS),
     "MaxPool": rule("n c _... -> n c _..., _ _ _..."),
-    "MaxUnpool": frozen,
     "MaxRoiPool": rule("_ c _..., _ -> _ c _..."),
     "RoiAlign": rule("_ c _..., _, _ -> _ c _..."),
     "GridSample": rule("_ c _..., _ -> _ c _..."),
-    "AffineGrid": frozen,
+    "ReverseSequence": reverse_sequence,
+    "TensorScatter": tensor_scatter,
+    "CenterCropPad": center_crop_pad,
+    "CausalConvWithState": rule("n c _, c _ _, c, n c _ -> n c _, n c _"),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), along(-1, flattens_below=13)),
     **dict.fromkeys(("ArgMax", "ArgMin"), along(0)),
     **dict.fromkeys(("CumSum", "CumProd"), cumulative),
     "TopK": along(-1),
+    "DynamicQuantizeLinear": rule("x... -> x..., _, _", stat="x"),
     "Trilu": rule("b... _ _, _ -> b... _ _"),
     "CastLike": rule("x..., _ -> x..."),
     **dict.fromkeys(REDUCTIONS, reduction),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from spa_compiler.dims import Dim, Expr, Prod, Sum, is_frozen, select
 from spa_compiler.errors import Conflict
-from spa_compiler.rules.core import frozen, letters
-from spa_compiler.spec import Count, Operand, Rule, Site, Take, Value, rule
+from spa_compiler.rules.core import letters
+from spa_compiler.spec import Count, Operand, Rule, Site, Take, Value, freeze_rule, rule
 
 PICKED = "one channel is picked out of the axis"
 
@@ -265,8 +265,23 @@ def depth_to_space(site: Site) -> None:
 
 
 def one_hot(site: Site) -> None:
-    """The new axis is as long as an operand says."""
-    site.freeze_all(site.outputs, "OneHot makes an axis whose size is an operand")
+    """The new axis is as long as an operand says; those of the indices pass."""
+    a = letters(site.x())
+    k = int(site.attrs.get("axis", -1)) % (len(a) + 1)
+    rule(f"{' '.join(a)}, _, _ -> {' '.join([*a[:k], '_', *a[k:]])}")(site)
+
+
+def scatter_elements(site: Site) -> None:
+    """The indexed axis is frozen; the others agree where indices and data have the same size."""
+    x, index, updates, y = site.x(0), site.x(1), site.x(2), site.y
+    axis = int(site.attrs.get("axis", 0)) % len(x.axes)
+    for i, (a, b, c, d) in enumerate(zip(x.axes, index.axes, updates.axes, y.axes, strict=True)):
+        site.unify(b, c)
+        site.unify(a, d)
+        if i != axis and a.size == b.size:
+            site.unify(a, b)
+        else:
+            site.freeze(Prod((a, b)), "indexed at run time or by a table")
 
 
 RULES: dict[str, Rule] = {
@@ -285,12 +300,11 @@ RULES: dict[str, Rule] = {
     "Expand": expand,
     "Tile": tile,
     "Shape": shape,
-    "Size": lambda site: site.freeze_all(site.inputs, "its size is read at run time (Size)"),
+    "Size": freeze_rule("its size is read at run time"),
     "ConstantOfShape": constant_of_shape,
     "DepthToSpace": depth_to_space,
     "SpaceToDepth": rule("_ c (H P) (W Q) -> _ (P Q c) H W", move=True, P="blocksize", Q="blocksize"),
-    "EyeLike": frozen,
     "OneHot": one_hot,
-    "Range": one_hot,
-    **dict.fromkeys("ScatterElements Scatter NonZero Compress Unique ReverseSequence Det".split(), frozen),
+    "ScatterElements": scatter_elements,
+    "Scatter": scatter_elements,
 }

@@ -20,11 +20,93 @@ def linear(site: Site) -> None:
     rule(f"{' '.join(a)}{f', {s}' * (len(site.inputs) - 1)} -> {' '.join(a)}")(site)
 
 
+def concat(site: Site) -> None:
+    """QLinearConcat: the scale and zero point of the result, then (tensor, scale, zero point) for each part."""
+    a = letters(site.y)
+    k, many = int(site.attrs.get("axis", 1)) % len(a), (len(site.inputs) - 2) // 3
+    parts = "".join(f", {' '.join([*a[:k], f'c{j}', *a[k + 1 :]])}, _, _" for j in range(many))
+    rule(f"_, _{parts} -> {' '.join([*a[:k], '+'.join(f'c{j}' for j in range(many)), *a[k + 1 :]])}")(site)
+
+
+def pool(site: Site) -> None:
+    """QLinear pooling, channels first or last."""
+    order = "n _... c" if site.attrs.get("channels_last", 0) else "n c _..."
+    rule(f"{order}, _, _, _, _ -> {order}")(site)
+
+
+def convolution(site: Site) -> None:
+    """QLinearConv; scales and zero points of the weights may be one per output channel."""
+    last = site.attrs.get("channels_last", 0)
+    x, y = ("n _... (g i)", "n _... (g o)") if last else ("n (g i) _...", "n (g o) _...")
+    scale, zero = (_per_channel(site, slot, "(g o)") for slot in (4, 5))
+    rule(f"{x}, _, _, (g o) i _..., {scale}, {zero}, _, _, (g o) -> {y}", g="group")(site)
+
+
+def matmul(site: Site) -> None:
+    """QLinearMatMul with one scale for all, or one per column."""
+    scale, zero = (_per_channel(site, slot, "n") for slot in (4, 5))
+    rule(f"b... m k, _, _, b... k n, {scale}, {zero}, _, _ -> b... m n")(site)
+
+
+def integers(spec: str, columns: str, **attrs: str) -> Rule:
+    """ConvInteger and MatMulInteger: the zero point of the weights may be one per output channel."""
+
+    def apply(site: Site) -> None:
+        rule(spec.format(zero=_per_channel(site, 3, columns)), **attrs)(site)
+
+    apply.__doc__ = f"`{spec.format(zero=columns)}`"
+    return apply
+
+
+def _per_channel(site: Site, slot: int, name: str) -> str:
+    value = site.inputs[slot] if slot < len(site.inputs) else None
+    return name if value is not None and len(value.axes) == 1 and value.shape[0] > 1 else "_"
+
+
+def gemm(site: Site) -> None:
+    """QGemm: A, its scale and zero point, B, its own, C."""
+    a = "k m" if site.attrs.get("transA", 0) else "m k"
+    b = "n k" if site.attrs.get("transB", 0) else "k n"
+    scale, zero = (_per_channel(site, slot, "n") for slot in (4, 5))
+    rule(f"{a}, _, _, {b}, {scale}, {zero}, n, _, _ -> m n")(site)
+
+
+def dynamic_matmul(slots: tuple[int, int, int]) -> Rule:
+    """DynamicQuantizeMatMul and MatMulIntegerToFloat; `slots`: scale, zero point and bias of the columns."""
+
+    def apply(site: Site) -> None:
+        rest = ["_"] * (slots[2] - 1)
+        for slot in slots:
+            rest[slot - 2] = _per_channel(site, slot, "n")
+        rule(f"b... m k, b... k n, {', '.join(rest)} -> b... m n")(site)
+
+    apply.__doc__ = "`b... m k, b... k n, ... -> b... m n`, scales, zero points and bias per n"
+    return apply
+
+
+UNARY = rule("x..., _, _, _, _ -> x...")
+BINARY = rule("x..., _, _, x..., _, _, _, _ -> x...")
 RULES: dict[str, Rule] = {
     "QuantizeLinear": linear,
     "DequantizeLinear": linear,
-    "ConvInteger": rule("n (g i) _..., (g o) i _..., _, _ -> n (g o) _...", g="group"),
-    "MatMulInteger": rule("b... m k, k n, _, _ -> b... m n"),
-    "QLinearConv": rule("n (g i) _..., _, _, (g o) i _..., _, _, _, _, (g o) -> n (g o) _...", g="group"),
-    "QLinearMatMul": rule("b... m k, _, _, k n, _, _, _, _ -> b... m n"),
+    "ConvInteger": integers("n (g i) _..., (g o) i _..., _, {zero} -> n (g o) _...", "(g o)", g="group"),
+    "MatMulInteger": integers("b... m k, b... k n, _, {zero} -> b... m n", "n"),
+    "QLinearConv": convolution,
+    "QLinearMatMul": matmul,
+}
+MICROSOFT: dict[str, Rule] = {
+    "QuantizeLinear": linear,
+    "DequantizeLinear": linear,
+    "QLinearConv": convolution,
+    "QGemm": gemm,
+    "QLinearConcat": concat,
+    "QLinearAdd": BINARY,
+    "QLinearMul": BINARY,
+    "QLinearSigmoid": UNARY,
+    "QLinearLeakyRelu": UNARY,
+    "QLinearGlobalAveragePool": pool,
+    "QLinearAveragePool": pool,
+    "QLinearWhere": rule("x..., x..., _, _, x..., _, _, _, _ -> x..."),
+    "DynamicQuantizeMatMul": dynamic_matmul((2, 3, 4)),
+    "MatMulIntegerToFloat": dynamic_matmul((3, 5, 6)),
 }

@@ -22,6 +22,7 @@ def recurrent(gates: int) -> Rule:
             h="hidden_size",
         )(site)
 
+    apply.__doc__ = f"`T b i, D ({gates} h) i, D ({gates} h) h, D ({2 * gates} h), b, D b h -> T D b h, D b h`, h=\"hidden_size\""
     return apply
 
 

@@ -9,40 +9,44 @@ over it one operand is zero there. Sigmoid(0) is not 0, so what passes one is no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import onnx
 
 from spa_compiler.axes import NOWHERE, Bools, coordinates
-from spa_compiler.dims import Dim, atoms
+from spa_compiler.dims import Dim, Sum, atoms
 from spa_compiler.graph import DependencyGraph, Group
+from spa_compiler.model import element_type
 from spa_compiler.spec import Scope, Site, Value
 
 Zeros = dict[tuple[str, Dim], Bools]
 KEEPS_ZERO = set(
-    """Abs Asin Asinh Atan Cast Ceil Celu Elu Erf Floor Gelu HardSwish Identity LeakyRelu Mish Neg Relu Round Selu Sign Sin
-    Sinh Softsign Sqrt Swish Tan Tanh PRelu Dropout MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool Reshape
-    Flatten Squeeze Unsqueeze Transpose Concat Split Slice Gather Expand Tile DepthToSpace SpaceToDepth Pad Resize
+    """Abs Asin Asinh Atan Cast Ceil Celu Elu Erf Floor Gelu HardSwish Identity LeakyRelu Mish Neg Relu Round Selu Sign
+    Sin Sinh Softsign Sqrt Swish Tan Tanh PRelu Dropout MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool
+    Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Gather Expand Tile DepthToSpace SpaceToDepth
     Upsample ReduceSum ReduceMean ReduceMax ReduceMin ReduceL1 ReduceL2""".split()
 )
 SUMS = {"Add", "Sub", "Sum", "Max", "Min", "Mean"}
-PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv"}
+PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+MULTIPLIES = PRODUCTS | {"Einsum", "FusedMatMul", "DeformConv", "RNN", "GRU", "LSTM"}
+"""Operators that sum products over a contracted axis: one zero factor is enough. In others all must be zero."""
+FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 
 
 def dead_channels(graph: DependencyGraph) -> dict[str, Bools]:
     """Per group the channels that can go for free; at least one channel of a group (and block) is never dead."""
     live = {d for g in graph.groups for d in g.dims}
     zeros = _constants(graph, live)
-    forward = _Forward(zeros, live)
+    forward = _Forward(graph, zeros, live)
     for site in graph.sites:
         forward.step(site)
-    consumed = _consumptions(graph, live)
+    consumed = _consumptions(graph, live, zeros)
     out: dict[str, Bools] = {}
     for group in graph.groups:
         if not group.stat:
-            dead = np.concatenate([_dead(d, consumed.get(d, []), zeros) for d in group.dims])
+            dead = np.concatenate([_dead(d, consumed.get(d, [])) for d in group.dims])
             if dead.any():
                 out[group.label] = _leave_one(group, dead)
     return out
@@ -56,12 +60,12 @@ def _leave_one(group: Group, dead: Bools) -> Bools:
 
 
 def _constants(graph: DependencyGraph, live: set[Dim]) -> Zeros:
-    """Channels of constants all of whose entries are zero."""
+    """Channels of constants all of whose entries are zero; the zero of a quantized weight lies elsewhere."""
     zeros: Zeros = {}
     constants = graph.model.constants()
     for name in graph.weights:
         value = graph.values[name]
-        if any(d in live for a in value.axes for d in atoms(a)):
+        if element_type(constants[name]) in FLOATS and any(d in live for a in value.axes for d in atoms(a)):
             filled = np.asarray(graph.model.array(constants[name])) != 0
             for i, a in enumerate(value.axes):
                 along = filled.any(axis=tuple(k for k in range(filled.ndim) if k != i))
@@ -80,7 +84,8 @@ def _note(zeros: Zeros, value: Value, axis: Any, along: Bools, live: set[Dim]) -
 class _Forward:
     """The forward pass: `zeros` grows from site to site."""
 
-    def __init__(self, zeros: Zeros, live: set[Dim]) -> None:
+    def __init__(self, graph: DependencyGraph, zeros: Zeros, live: set[Dim]) -> None:
+        self.model, self.constants = graph.model, graph.model.constants()
         self.zeros, self.live = zeros, live
         self.held: dict[str, set[Dim]] = {}
 
@@ -97,6 +102,7 @@ class _Forward:
         rules: dict[str, Callable[[Site, list[Value], Dim], Bools | None]]
         rules = {**dict.fromkeys(PRODUCTS, self.product), **dict.fromkeys(SUMS, self.sum), "Mul": self.mul}
         rules |= {**dict.fromkeys(KEEPS_ZERO, self.movement), "BatchNormalization": self.batch_norm}
+        rules |= {"Clip": self.clip, "Pad": self.pad, "Resize": self.resize}
         rule = rules.get(site.op)
         if rule is None:
             return
@@ -111,6 +117,29 @@ class _Forward:
         """Zero where every input that has the channel is."""
         return np.logical_and.reduce([self.zero(v, d) for v in holding]) if holding else None
 
+    def number(self, site: Site, slot: int, attr: str, default: float) -> float:
+        """A constant operand, or the attribute that held it in older opsets; NaN when it is computed."""
+        value = site.inputs[slot] if slot < len(site.inputs) else None
+        if value is None:
+            return float(site.attrs.get(attr, default))
+        tensor = self.constants.get(value.name)
+        return float("nan") if tensor is None else float(np.ravel(self.model.array(tensor))[0])
+
+    def clip(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """Clip(0) is 0 where its range holds 0."""
+        inside = self.number(site, 1, "min", -np.inf) <= 0 <= self.number(site, 2, "max", np.inf)
+        return self.movement(site, holding, d) if inside else None
+
+    def pad(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """Padding with zeros, or with what is there."""
+        constant = site.attrs.get("mode", "constant") == "constant"
+        return None if constant and self.number(site, 2, "value", 0.0) != 0 else self.movement(site, holding, d)
+
+    def resize(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """Interpolation; only tf_crop_and_resize brings in another value."""
+        crops = site.attrs.get("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+        return None if crops else self.movement(site, holding, d)
+
     def sum(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
         """An input without the channel is added to all of them."""
         whole = len(holding) == sum(v is not None for v in site.inputs)
@@ -123,7 +152,7 @@ class _Forward:
     def product(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
         """A product is zero where its weight or its input is; a bias has to be zero, too."""
         bias = site.inputs[2] if len(site.inputs) > 2 else None
-        factors = [v for v in holding if v is not bias]
+        factors = [v for v in _carrying(site, d) if v is not bias]
         if not factors or (bias is not None and d not in self.dims(bias)):
             return None
         found: Bools = np.logical_or.reduce([self.zero(v, d) for v in factors])
@@ -134,30 +163,45 @@ class _Forward:
         return self.zero(site.x(1), d) & self.zero(site.x(2), d)
 
 
-def _consumptions(graph: DependencyGraph, live: set[Dim]) -> dict[Dim, list[list[Value]]]:
-    """For every dim the operands of each contraction that sums over it."""
-    out: dict[Dim, list[list[Value]]] = {}
-    for site in graph.sites:
-        for scope in site.scopes:
-            for name, dims in _summed(scope, live):
-                held = [v for v, output, row in scope.tensors if not output and any(name in names for names in row)]
-                for d in dims:
-                    out.setdefault(d, []).append(held)
+def _carrying(site: Site, d: Dim) -> list[Value]:
+    """Inputs that share a name with the output that stands for this dim: not those that only sum over it."""
+    out = []
+    for scope in site.scopes:
+        passed = frozenset().union(*(n for _, output, row in scope.tensors if output for n in row))
+        names = {n for n in passed if d in set(atoms(scope.env.get(n, Sum(()))))}
+        out += [v for v, output, row in scope.tensors if not output and names & frozenset().union(*row)]
     return out
 
 
-def _summed(scope: Scope, live: set[Dim]) -> list[tuple[str, set[Dim]]]:
-    """Contracted names, and names that one tensor has twice (a recurrence feeds back into itself)."""
-    names = scope.contracted()
-    for _, _, row in scope.tensors:
-        flat = [n for part in row for n in part]
-        names |= {n for n in flat if flat.count(n) > 1}
-    return [(n, dims) for n in sorted(names) if n in scope.env and (dims := set(atoms(scope.env[n])) & live)]
+def _consumptions(graph: DependencyGraph, live: set[Dim], zeros: Zeros) -> dict[Dim, list[Bools]]:
+    """For every dim and each contraction that sums over it: the channels that add nothing there."""
+    out: dict[Dim, list[Bools]] = {}
+    for site in graph.sites:
+        join = np.logical_or if site.op in MULTIPLIES else np.logical_and
+        for scope in site.scopes:
+            for held, dims in _summed(scope, live):
+                for d in dims:
+                    none = np.zeros(d.size, bool)
+                    out.setdefault(d, []).append(join.reduce([zeros.get((v.name, d), none) for v in held]))
+    return out
 
 
-def _dead(d: Dim, consumed: list[list[Value]], zeros: Zeros) -> NDArray[np.bool_]:
+def _summed(scope: Scope, live: set[Dim]) -> Iterator[tuple[list[Value], set[Dim]]]:
+    """Operands that are contracted together, and over which dims.
+
+    A tensor that has a name twice (a recurrent weight) is summed over by itself: what it meets is not an operand.
+    """
+    contracted = scope.contracted()
+    for name in sorted(scope.env):
+        dims = set(atoms(scope.env[name])) & live
+        inputs = [(v, [n for part in row for n in part].count(name)) for v, output, row in scope.tensors if not output]
+        if dims and name in contracted:
+            yield [v for v, times in inputs if times], dims
+        elif dims:
+            yield from (([v], dims) for v, times in inputs if times > 1)
+
+
+def _dead(d: Dim, consumed: list[Bools]) -> Bools:
     """Dead in every contraction; channels that nothing sums over are unused and dead as well."""
-    out = np.ones(d.size, bool)
-    for operands in consumed:
-        out &= np.logical_or.reduce([zeros.get((v.name, d), np.zeros(d.size, bool)) for v in operands])
+    out: Bools = np.logical_and.reduce([np.ones(d.size, bool), *consumed])
     return out

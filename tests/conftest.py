@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The folder of the models that the repository ships."""
+    return Path(__file__).resolve().parent.parent / "models"

@@ -9,6 +9,7 @@ neighbours shrink; `uniform` removes the same share everywhere.
 
 from __future__ import annotations
 
+import bisect
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ from spa_compiler.graph import DependencyGraph, Group
 
 CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger")
 LOOKAHEAD = 6
+EXCHANGES = 12
 TOLERANCE = 0.01
 Curve = NDArray[np.float64]
 
@@ -85,7 +87,7 @@ class Stairs:
     group: Group
     widths: list[int]
     curve: Curve
-    by: int
+    by: int  # widths that pay are multiples of this
     at: int = 0
 
     @property
@@ -96,12 +98,11 @@ class Stairs:
         return float(self.curve[self.group.size - self.widths[at]])
 
     def refine(self, by: int) -> None:
-        """Add the multiples of `by` between this width and the next wider one."""
-        if self.at > 0:
-            wider = self.widths[self.at - 1]
-            between = [w for w in range(wider - 1, self.width, -1) if w % by == 0]
-            self.widths[self.at : self.at] = between
-            self.at += len(between)
+        """Add the multiples of `by` to the widths."""
+        widths = {*self.widths, *(w for w in range(self.widths[-1], self.widths[0]) if w % by == 0)}
+        here = self.width
+        self.widths = sorted(widths, reverse=True)
+        self.at = self.widths.index(here)
 
 
 def stairs(graph: DependencyGraph, scores: Scores, limits: Limits, left: Mapping[str, int]) -> list[Stairs]:
@@ -158,13 +159,10 @@ def allocate(
         run.share(budget.ratio)
     elif run.needed() > 0:
         run.check_reach()
-        if scope == "uniform":
-            run.uniform()
-        else:
-            run.descend()
-        run.give_back()
-        if not limits.align:
-            run.trim()
+        run.uniform() if scope == "uniform" else run.descend(free)
+        run.give_back(free)
+        if run.slack():
+            run.trim(fine=not limits.align)
     return {s.group.label: s.width for s in ladder}
 
 
@@ -188,6 +186,7 @@ class _Run:
 
     def __init__(self, cost: CostModel, budget: Budget, free: list[Stairs], widths: dict[Dim, float]) -> None:
         self.cost, self.unit, self.free, self.widths = cost, budget.unit, free, widths
+        self.even = False
         self.dense = cost.total(self.unit, {})
         self.target = self.dense * (1 - budget.ratio)
         self.now = cost.total(self.unit, self.widths)
@@ -222,8 +221,9 @@ class _Run:
         self.place(start)
         if least > self.target + TOLERANCE * self.dense:
             raise BudgetError(
-                f"{self.unit}: asked for {1 - self.target / self.dense:.1%} less, at most {1 - least / self.dense:.1%} can go "
-                "with every group at its floor (--max-group-ratio, --min-keep, --exclude, or what is frozen: `spa inspect`)"
+                f"{self.unit}: asked for {1 - self.target / self.dense:.1%} less, at most {1 - least / self.dense:.1%} "
+                "can go with every group at its floor (--max-group-ratio, --min-keep, --exclude, --include, or what is "
+                "frozen: see `spa inspect`)"
             )
 
     def share(self, ratio: float) -> None:
@@ -232,6 +232,7 @@ class _Run:
 
     def uniform(self) -> None:
         """The smallest share that meets the budget, by bisection."""
+        self.even = True
         low, high = 0.0, 1.0
         for _ in range(20):
             middle = (low + high) / 2
@@ -239,21 +240,22 @@ class _Run:
             low, high = (low, middle) if self.needed() <= 0 else (middle, high)
         self.share(high)
 
-    def descend(self) -> None:
+    def descend(self, free: list[Stairs]) -> None:
         """The step with the least error per cost freed, until the budget is met."""
         best: dict[int, tuple[float, int]] = {}
-        touched: Iterable[int] = range(len(self.free))
+        touched: Iterable[int] = range(len(free))
         while self.needed() > 0:
             for i in touched:
-                if (found := self._best(self.free[i])) is not None:
+                if (found := self._best(free[i])) is not None:
                     best[i] = found
                 else:
                     best.pop(i, None)
             if not best:
                 return
             chosen = min(best, key=lambda i: (best[i][0], i))
-            self.move(self.free[chosen], best[chosen][1])
-            touched = self._neighbours(chosen)
+            self.move(free[chosen], best[chosen][1])
+            dims = self.cost.neighbours(free[chosen].group)  # whose costs have changed
+            touched = [i for i, s in enumerate(free) if not dims.isdisjoint(s.group.dims)]
 
     def _best(self, s: Stairs) -> tuple[float, int] | None:
         """Error per cost freed of the best of the next stairs (the lower hull of the curve), and that stair."""
@@ -264,27 +266,57 @@ class _Run:
                 options.append(((s.error(at) - s.error(s.at)) / freed, at))
         return min(options, default=None)
 
-    def _neighbours(self, chosen: int) -> list[int]:
-        """Groups whose costs have changed: those that share a term."""
-        dims = self.cost.neighbours(self.free[chosen].group)
-        return [i for i, s in enumerate(self.free) if not dims.isdisjoint(s.group.dims)]
+    def _regret(self, s: Stairs) -> float:
+        """What is undone first: the largest error of a last step, or the smallest share kept where shares are even."""
+        if self.even:
+            return -s.width / s.group.size
+        return s.error(s.at) - s.error(max(s.at - 1, 0))
 
-    def give_back(self) -> None:
-        """Undo steps that the budget does not need, those of the largest error first."""
+    def give_back(self, free: list[Stairs]) -> None:
+        """Undo steps that the budget does not need."""
         moved = True
         while moved:
             moved = False
-            for s in sorted(self.free, key=lambda s: -(s.error(s.at) - s.error(max(s.at - 1, 0)))):
+            for s in sorted(free, key=self._regret, reverse=True):
                 if s.at > 0 and -self.freed(s, s.at - 1) <= -self.needed():
                     self.move(s, s.at - 1)
                     moved = True
+            moved = moved and not self.even
 
-    def trim(self) -> None:
+    def slack(self) -> bool:
+        """Has more gone than the budget asks for?"""
+        return -self.needed() > TOLERANCE * self.dense
+
+    def trim(self, fine: bool) -> None:
         """Where the staircase is too coarse to meet the budget, finer widths bring it near.
 
         A convolution's width stays a multiple of 4: any other is slower than the next wider one.
         """
-        if -self.needed() > TOLERANCE * self.dense:
-            for s in self.free:
-                s.refine(min(s.by, 4))
-            self.give_back()
+        for s in self.free if fine else ():
+            s.refine(min(s.by, 4))
+        self.give_back(self.free)
+        before = self.dense
+        while self.slack() and -self.needed() < before:
+            before = -self.needed()
+            self.exchange()
+
+    def exchange(self) -> None:
+        """Where the next step back is too much: take one, and let another group pay for it, as exactly as it can."""
+        start = [s.at for s in self.free]
+        best = (-self.needed(), start)
+        widest = sorted((s for s in self.free if s.at > 0), key=lambda s: -self.freed(s, s.at - 1))
+        for s in widest[:EXCHANGES]:
+            self.place(start)
+            self.move(s, s.at - 1)
+            paid = [(self.freed(o, at), at, o) for o in self.free if o is not s and (at := self._enough(o)) is not None]
+            if paid:
+                _, at, other = min(paid, key=lambda p: p[0])
+                self.move(other, at)
+                best = min(best, (-self.needed(), [o.at for o in self.free]))
+        self.place(best[1])
+
+    def _enough(self, s: Stairs) -> int | None:
+        """The first stair on which a group alone frees what is needed."""
+        stairs = range(s.at + 1, len(s.widths))
+        found = bisect.bisect_left(stairs, self.needed(), key=lambda at: self.freed(s, at))
+        return stairs[found] if found < len(stairs) else None

@@ -1,4 +1,4 @@
-"""Meeting a latency: the share of MACs that has to go is found by bisection on measured times of the rewritten model."""
+"""Meeting a latency: the share of MACs that has to go, by bisection on measured times of the rewritten model."""
 
 from __future__ import annotations
 

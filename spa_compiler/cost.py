@@ -83,7 +83,7 @@ class CostModel:
 
     def __init__(self, graph: DependencyGraph) -> None:
         self.graph = graph
-        self.batch = {d: 1.0 for d in _batch_dims(graph)}
+        self.batch = dict.fromkeys(_batch_dims(graph), 1.0)
         self.terms = [*_mac_terms(graph), *_weight_terms(graph)]
         self._by_dim: dict[Dim, list[Term]] = {}
         for t in self.terms:

@@ -56,7 +56,9 @@ def load_data(path: Path, model: Model) -> Data:
     except (OSError, ValueError) as e:
         raise UsageError(f"{path}: cannot read the data: {e}") from e
     labels = next((arrays.pop(n) for n in LABELS if n in arrays and n not in _names(model)), None)
-    inputs = {vi.name: _fitted(path, vi, _pick(path, vi.name, arrays, len(_names(model)))) for vi in model.header.graph.input}
+    inputs = {
+        vi.name: _fitted(path, vi, _pick(path, vi.name, arrays, len(_names(model)))) for vi in model.header.graph.input
+    }
     rows = {len(a) for a in inputs.values()} | ({len(labels)} if labels is not None else set())
     if len(rows) != 1 or 0 in rows:
         raise UsageError(f"{path}: arrays of different lengths or empty: {sorted(rows)} rows")
@@ -87,7 +89,9 @@ def _fitted(path: Path, vi: onnx.ValueInfoProto, array: Array) -> Array:
         array = array.reshape(len(array), *wanted)
     fits = array.ndim == len(dims) and all(not w or w == s for w, s in zip(wanted, array.shape[1:], strict=True))
     if not fits:
-        raise UsageError(f"{path}: the array for '{vi.name}' has shape {list(array.shape)}, the model takes {dims} (0 = any)")
+        raise UsageError(
+            f"{path}: the array for '{vi.name}' has shape {list(array.shape)}, the model takes {dims} (0 = any)"
+        )
     return np.ascontiguousarray(array.astype(dtype, copy=False))
 
 
@@ -100,6 +104,8 @@ def accuracy(outputs: list[list[Any]], data: Data) -> float | None:
     """Share of rows whose largest first output is the label; None without labels or without one row per label."""
     if data.labels is None:
         return None
-    first = np.concatenate([np.asarray(o[0]).reshape(len(next(iter(f.values()))), -1) for o, f in zip(outputs, data.feeds(), strict=True)])
+    first = np.concatenate(
+        [np.asarray(o[0]).reshape(len(next(iter(f.values()))), -1) for o, f in zip(outputs, data.feeds(), strict=True)]
+    )
     labels = data.labels[: len(first)].reshape(len(first), -1)
     return float((first.argmax(1) == labels[:, 0]).mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from spa_compiler.data import accuracy, load_data, predict
 from spa_compiler.errors import ModelError, NothingToPrune, SpaError, UsageError
 from spa_compiler.graph import Axis, DependencyGraph
 from spa_compiler.model import load
-from spa_compiler.pipeline import Pipeline, State
+from spa_compiler.pipeline import Pipeline, State, make
 from spa_compiler.plan import Plan
 from spa_compiler.report import si
 from spa_compiler.runtime import parse_ranges, random_inputs
@@ -27,8 +27,7 @@ from spa_compiler.shapes import quiet_session
 
 def graph_of(path: Path, input_shape: tuple[str, ...] = ()) -> DependencyGraph:
     """Load, normalise and analyse a file."""
-    text = f'normalize{{input_shape="{"|".join(input_shape)}"}}' if input_shape else "normalize"
-    return Pipeline.parse(text).run(State.of(load(path))).analyzed()
+    return Pipeline((make("normalize", input_shape=input_shape),)).run(State.of(load(path))).analyzed()
 
 
 class Inspection(dict[str, Any]):
@@ -37,11 +36,13 @@ class Inspection(dict[str, Any]):
     def lines(self, verbose: bool = False) -> Iterator[str]:
         """One line a group: channels, what hangs on it, and (verbose) its members."""
         total, frozen = self["parameters"], sum(self["frozen"].values())
-        yield f"{len(self['groups'])} groups; {total - frozen:,} of {total:,} parameters are prunable, {si(self['macs'])} MACs"
+        prunable = f"{total - frozen:,} of {total:,} parameters are prunable"
+        yield f"{len(self['groups'])} groups; {prunable}, {si(self['macs'])} MACs"
         for g in self["groups"]:
             blocks = f" in each of {g['blocks']} blocks" if g["blocks"] > 1 else ""
             stat = " (statistic)" if g["statistic"] else ""
-            yield f"{g['label']}: {g['size']} channels{blocks}{stat}, {g['parameters']:,} parameters, {si(g['macs'])} MACs"
+            hangs = f"{g['parameters']:,} parameters, {si(g['macs'])} MACs"
+            yield f"{g['label']}: {g['size']} channels{blocks}{stat}, {hangs}"
             if verbose:
                 yield from (f"    {m['role']:5} {m['value']}:{m['axis']}" for m in g["members"])
         if frozen:
@@ -80,7 +81,9 @@ def explanation(path: Path, a: Axis, b: Axis | None, input_shape: tuple[str, ...
     """The path that couples two axes; for one axis why it is frozen, or the group that it belongs to."""
     graph = graph_of(path, input_shape)
     if b is not None:
-        return [f"{x[0]}:{x[1]}  --[{node}]--  {y[0]}:{y[1]}" for x, node, y in graph.explain(a, b)] or ["the same axis"]
+        return [f"{x[0]}:{x[1]}  --[{node}]--  {y[0]}:{y[1]}" for x, node, y in graph.explain(a, b)] or [
+            "the same axis"
+        ]
     reasons = graph.reasons(a)
     live = [g for g in graph.groups if any(m.value == a[0] and m.axis == a[1] for m in g.members)]
     lines = [f"{a[0]}:{a[1]} belongs to the group '{g.label}' of {g.size} channels" for g in live]
@@ -137,7 +140,9 @@ def verification(dense: Path, compiled: Path, plan: Plan | None, options: Option
         graph = graph_of(dense, options.input_shape)
         small = load(compiled)
         found = verify.structural(graph, plan.masks(graph), small, options.seed, parse_ranges(options.input_range))
-        lines.append(f"prune equals mask: error {found.error:.1e}, tolerance {found.tolerance:.0e}, {found.checks} checks")
+        lines.append(
+            f"prune equals mask: error {found.error:.1e}, tolerance {found.tolerance:.0e}, {found.checks} checks"
+        )
     outputs, name, data = _outputs(dense, sessions, options)
     close = verify.fidelity(outputs[0], outputs[1], name)
     lines.append(f"fidelity on {name}: cosine {close.cosine:.4f}, {close.snr_db:.1f} dB")
@@ -193,7 +198,7 @@ def pass_table() -> Iterator[str]:
     yield "passes:"
     for name in sorted(pipeline.available()):
         kind = pipeline.pass_type(name)
-        options = ", ".join(f"{f.name}={f.default!r}" for f in fields(kind))
+        options = ", ".join(f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in fields(kind))
         yield f"  {name}: {_first(kind)}" + (f"\n      {options}" if options else "")
     yield "criteria:"
     for name in sorted(criteria.available()):
@@ -202,5 +207,3 @@ def pass_table() -> Iterator[str]:
 
 def _first(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").split("\n")[0]
-
-

@@ -1,7 +1,9 @@
 """A plan: which channels every group keeps. JSON with stable labels, so that it applies to other checkpoints.
 
     plan = Plan({"conv1.weight:0": np.array([True, False, ...])})
-    plan.save("plan.json"); Plan.load("plan.json").masks(graph)
+    Plan.load(Path("plan.json")).masks(graph)
+
+A mask has the group's shape: (channels,), or (blocks, channels) where every block keeps channels of its own.
 """
 
 from __future__ import annotations
@@ -56,14 +58,16 @@ class Plan:
 
     def merged(self, other: Plan) -> Plan:
         """Both plans at once: a channel stays when both keep it."""
-        labels = {**self.keep, **other.keep}
-        both = {n: self.keep.get(n, other.keep.get(n)) for n in labels}
-        return Plan({n: m & other.keep[n] if n in other.keep and n in self.keep else m for n, m in both.items() if m is not None})
+        shared = self.keep.keys() & other.keep.keys()
+        return Plan({**self.keep, **other.keep, **{n: self.keep[n] & other.keep[n] for n in shared}})
 
     def document(self) -> dict[str, Any]:
         """The JSON form: per group its size and the channels that stay."""
         groups = {
-            n: {"size": m.shape[-1], "keep": [np.flatnonzero(r).tolist() for r in m] if m.ndim > 1 else np.flatnonzero(m).tolist()}
+            n: {
+                "size": m.shape[-1],
+                "keep": [np.flatnonzero(r).tolist() for r in m] if m.ndim > 1 else np.flatnonzero(m).tolist(),
+            }
             for n, m in sorted(self.keep.items())
             if not m.all()
         }
@@ -76,7 +80,11 @@ class Plan:
     @classmethod
     def parse(cls, document: Any, source: str = "plan") -> Plan:
         """Read the JSON form. Raises UsageError that names the group that does not fit."""
-        if not isinstance(document, dict) or document.get("version") != FORMAT or not isinstance(document.get("groups"), dict):
+        if (
+            not isinstance(document, dict)
+            or document.get("version") != FORMAT
+            or not isinstance(document.get("groups"), dict)
+        ):
             raise UsageError(f'{source}: not a plan: expected {{"version": {FORMAT}, "groups": {{...}}}}')
         return cls(dict(_parse_group(source, n, g) for n, g in document["groups"].items()))
 

@@ -2,7 +2,7 @@
 
 The last line is for people and for grep:
 
-    PASSED | MACs -50.1% (4.09G -> 2.04G) | params -47.3% | latency 21.3 -> 12.0 ms | cosine 0.981 | prune==mask 3e-6 | 6.2 s
+    PASSED | MACs -50.1% (4.09G -> 2.04G) | params -47.3% | latency 21 -> 12 ms | cosine 0.981 | prune==mask 3e-6 | 6 s
 """
 
 from __future__ import annotations
@@ -41,17 +41,19 @@ def widths_of(graph: DependencyGraph, plan: Plan) -> dict[Dim, float]:
 
 def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
     """Everything but measured fidelity, latency and times."""
-    graph, source = state.analyzed(), state.source.path
+    graph, source, plan = state.analyzed(), state.source.path, state.plan
     cost = CostModel(graph)
-    dense, small = cost.totals({}), cost.totals(widths_of(graph, state.plan))
+    dense, small = cost.totals({}), cost.totals(widths_of(graph, plan))
     frozen = graph.frozen_parameters()
     return {
         "format": "spa-compile report", "version": FORMAT, "tool": f"spa-compile {VERSION}", "status": "PASSED",
-        "input": {"path": str(source), "bytes": source.stat().st_size, "sha256": _sha256(source)},
-        "output": {"path": None, "bytes": sum(p.stat().st_size for p in file.parent.iterdir()), "sha256": _sha256(file)},
+        "input": {"path": str(source), "bytes": source.stat().st_size, "sha256": sha256(source)},
+        "output": {"path": None, "bytes": _bytes(file.parent), "sha256": sha256(file)},
         "pipeline": text,
         "asked": dict(state.results.get("asked", {})),
-        "reached": {k: 1 - small[k] / dense[k] if dense[k] else 0.0 for k in dense},
+        "reached": {
+            **{k: 1 - small[k] / dense[k] if dense[k] else 0.0 for k in dense}, "channels": _channels(graph, plan)
+        },
         "dense": dense, "compiled": small,
         "analysis": {
             "groups": len(graph.groups),
@@ -60,8 +62,8 @@ def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
             "folded": dict(state.results.get("normalize", {})),
             "erased_channels": int(state.results.get("erased", 0)),
         },
-        "groups": [_group_entry(graph, state.plan, g.label) for g in graph.groups],
-        "plan_sha256": state.plan.digest(),
+        "groups": [_group_entry(graph, plan, g.label) for g in graph.groups],
+        "plan_sha256": plan.digest(),
         "verification": {"prune_equals_mask": state.results.get("prune_equals_mask")},
         "calibration": state.results.get("calibration"),
         "compensation": state.results.get("compensation"),
@@ -72,10 +74,28 @@ def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
 
 def _group_entry(graph: DependencyGraph, plan: Plan, label: str) -> dict[str, Any]:
     group = graph.group(label)
-    return {"label": label, "size": group.size, "blocks": group.blocks, "kept": plan.kept(group), "statistic": group.stat}
+    return {
+        "label": label,
+        "size": group.size,
+        "blocks": group.blocks,
+        "kept": plan.kept(group),
+        "statistic": group.stat,
+    }
 
 
-def _sha256(path: Path) -> str:
+def _channels(graph: DependencyGraph, plan: Plan) -> float:
+    """Share of the channels of all groups that go."""
+    sizes = [g.size * g.blocks for g in graph.groups]
+    kept = sum(plan.kept(g) * g.blocks for g in graph.groups)
+    return 1 - kept / sum(sizes) if sizes else 0.0
+
+
+def _bytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.iterdir())
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -84,7 +104,7 @@ def metrics(report: dict[str, Any]) -> dict[str, float]:
     """What a --fail-under gate can name: larger is better for all of them."""
     out = {f"{k}_reduction": v for k, v in report["reached"].items()}
     fidelity, latency, accuracy = report["fidelity"], report["latency"], report["accuracy"]
-    out |= {k: v for k, v in (("cosine", fidelity["cosine"]), ("snr_db", fidelity["snr_db"]))}
+    out |= {k: fidelity[k] for k in ("cosine", "snr_db")}
     if fidelity["top1"] is not None:
         out["top1"] = fidelity["top1"]
     if latency:
@@ -103,13 +123,22 @@ def si(value: float) -> str:
     return f"{value:.3g}"
 
 
+def change(removed: float) -> str:
+    """A share that was removed as a signed percentage; nothing is not negative."""
+    return f"{-100 * removed:+.1f}%" if abs(removed) >= 5e-4 else "0.0%"
+
+
+def _gained(latency: dict[str, Any]) -> float:
+    return float(1 - latency["compiled_ms"] / latency["dense_ms"])
+
+
 def last_line(report: dict[str, Any]) -> str:
     """The run in one line."""
     dense, small, reached = report["dense"], report["compiled"], report["reached"]
     parts = [
         report["status"],
-        f"MACs {-100 * reached['macs']:+.1f}% ({si(dense['macs'])} -> {si(small['macs'])})",
-        f"params {-100 * reached['params']:+.1f}%",
+        f"MACs {change(reached['macs'])} ({si(dense['macs'])} -> {si(small['macs'])})",
+        f"params {change(reached['params'])}",
     ]
     if latency := report["latency"]:
         parts.append(f"latency {latency['dense_ms']:.3g} -> {latency['compiled_ms']:.3g} ms")
@@ -118,7 +147,9 @@ def last_line(report: dict[str, Any]) -> str:
     parts.append(f"cosine {report['fidelity']['cosine']:.3f}")
     check = report["verification"]["prune_equals_mask"]
     if check:
-        parts.append(f"prune==mask {check['error']:.0e}" + (" (no effect on the outputs)" if check["powerless"] else ""))
+        parts.append(
+            f"prune==mask {check['error']:.0e}" + (" (no effect on the outputs)" if check["powerless"] else "")
+        )
     return " | ".join([*parts, f"{report['seconds']['total']:.1f} s"])
 
 
@@ -128,33 +159,41 @@ def show(report: dict[str, Any], console: Console, verbose: bool = False) -> Non
     for name, side in (("", "left"), ("dense", "right"), ("compiled", "right"), ("change", "right")):
         table.add_column(name, justify="right" if side == "right" else "left")
     for unit, title in NAMES.items():
-        change = -100 * report["reached"][unit]
-        table.add_row(title, si(report["dense"][unit]), si(report["compiled"][unit]), f"{change:+.1f}%")
+        table.add_row(title, si(report["dense"][unit]), si(report["compiled"][unit]), change(report["reached"][unit]))
     latency = report["latency"]
     if latency:
         title = f"latency, median ms ({latency['threads']} threads)"
-        gain = 100 * (latency["compiled_ms"] / latency["dense_ms"] - 1)
-        table.add_row(title, f"{latency['dense_ms']:.3g}", f"{latency['compiled_ms']:.3g}", f"{gain:+.1f}%")
+        gain = change(_gained(latency))
+        table.add_row(title, f"{latency['dense_ms']:.3g}", f"{latency['compiled_ms']:.3g}", gain)
     console.print(table)
     console.print("\n".join(_lines(report, verbose)), soft_wrap=True, highlight=False, markup=False)
 
 
 def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
     asked, fidelity, analysis = report["asked"], report["fidelity"], report["analysis"]
-    unit = {"size": "bytes", "channels": "params"}.get(asked.get("of", "macs"), asked.get("of", "macs"))
+    reached = {**report["reached"], "size": report["reached"]["bytes"]}
+    if report["latency"]:
+        reached["latency"] = _gained(report["latency"])
     lines = []
-    if "ratio" in asked and unit in report["reached"]:
-        lines.append(f"asked {asked['ratio']:.1%} less {asked['of']}, reached {report['reached'][unit]:.1%}")
+    if "ratio" in asked and asked["of"] in reached:
+        unit = NAMES.get(asked["of"], asked["of"])
+        lines.append(f"asked {asked['ratio']:.1%} less {unit}, reached {reached[asked['of']]:.1%}")
     if analysis["erased_channels"]:
         lines.append(f"{analysis['erased_channels']} channels were dead and went without any loss")
     top1 = "" if fidelity["top1"] is None else f", top-1 agreement {fidelity['top1']:.1%}"
-    lines.append(f"fidelity on {fidelity['inputs']}: cosine {fidelity['cosine']:.4f}, {fidelity['snr_db']:.1f} dB{top1}")
+    lines.append(
+        f"fidelity on {fidelity['inputs']}: cosine {fidelity['cosine']:.4f}, {fidelity['snr_db']:.1f} dB{top1}"
+    )
     frozen = sum(analysis["frozen_parameters"].values())
     lines.append(f"{analysis['groups']} groups; {frozen:,} parameters are frozen" + (":" if frozen and verbose else ""))
     if verbose:
         lines += [f"  {n:>12,}  {reason}" for reason, n in analysis["frozen_parameters"].items()]
         cut = [g for g in report["groups"] if g["kept"] < g["size"]]
-        lines += [f"  {g['label']}: {g['size']} -> {g['kept']}" + (f" in each of {g['blocks']} blocks" if g["blocks"] > 1 else "") for g in cut]
+        lines += [
+            f"  {g['label']}: {g['size']} -> {g['kept']}"
+            + (f" in each of {g['blocks']} blocks" if g["blocks"] > 1 else "")
+            for g in cut
+        ]
     return lines + [f"note: {n}" for n in report["notes"]]
 
 

@@ -102,9 +102,8 @@ def structural(
     error, effect = _compare(graph, masks, small, feeds)
     limit = tolerance(graph)
     if not error <= limit:
-        raise VerificationError(
-            f"prune does not equal mask: error {error:.1e}, tolerance {limit:.0e}; {_culprit(graph, masks, feeds[:1], limit)}"
-        )
+        culprit = _culprit(graph, masks, feeds[:1], limit)
+        raise VerificationError(f"prune does not equal mask: error {error:.1e}, tolerance {limit:.0e}; {culprit}")
     return Structural(error, limit, effect, len(feeds), sizes)
 
 

@@ -108,25 +108,15 @@ class DependencyGraph:
         return next((r for r in ("in", "scale", "out") if r in roles), "out")
 
     def contracts(self, value: Value, dim: Dim) -> bool:
-        """Does a node that works on activations sum over a dim of this constant, with nothing computed in between?"""
-        direct = [s for s in self.readers.get(value.name, []) if not _on_constants(s)]
-        return any("in" in self._roles(site, value, dim) for site in direct)
+        """Does a node sum over a dim of this constant, with nothing computed in between?"""
+        return any("in" in _direct(site, value, dim) for site in self.readers.get(value.name, []))
 
     def _roles(self, site: Site, value: Value, dim: Dim) -> Iterator[str]:
-        if _on_constants(site):
-            made = [v for v in site.outputs if v is not None and any(dim in set(atoms(a)) for a in v.axes)]
+        made = [v for v in site.outputs if v is not None and any(dim in set(atoms(a)) for a in v.axes)]
+        if _on_constants(site) and made:
             yield from (self.role(v, dim) for v in made)
-            return
-        for scope in site.scopes:
-            named = [n for v, _, row in scope.tensors if v is value for names in row for n in names]
-            for n in (n for n in dict.fromkeys(named) if dim in set(atoms(scope.env.get(n, Sum(()))))):
-                if named.count(n) > 1:  # a square weight (recurrence): one of its axes is contracted
-                    yield "in"
-                sides = [(v, out) for v, out, row in scope.tensors if any(n in names for names in row)]
-                if not any(out for _, out in sides):
-                    yield "in"
-                else:
-                    yield "scale" if any(not out and not v.constant for v, out in sides) else "out"
+        else:
+            yield from _direct(site, value, dim)
 
     @functools.cached_property
     def network(self) -> nx.Graph[Axis]:
@@ -194,6 +184,20 @@ class DependencyGraph:
         axes = sorted(value.axes, key=lambda a: -a.size)
         found = [d.frozen for a in axes for d in atoms(a) if d.frozen and not trivial(d)]
         return found[0].text if found else "a single number, or read by nothing that has channels"
+
+
+def _direct(site: Site, value: Value, dim: Dim) -> Iterator[str]:
+    """Roles of a dim of `value` in this node alone."""
+    for scope in site.scopes:
+        named = [n for v, _, row in scope.tensors if v is value for names in row for n in names]
+        for n in (n for n in dict.fromkeys(named) if dim in set(atoms(scope.env.get(n, Sum(()))))):
+            if named.count(n) > 1:  # a square weight (recurrence): one of its axes is contracted
+                yield "in"
+            sides = [(v, out) for v, out, row in scope.tensors if any(n in names for names in row)]
+            if not any(out for _, out in sides):
+                yield "in"
+            else:
+                yield "scale" if any(not out and not v.constant for v, out in sides) else "out"
 
 
 def _on_constants(site: Site) -> bool:

@@ -10,6 +10,7 @@ version, functions, inputs that name initializers) stays in protobuf beside it a
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
@@ -31,6 +33,7 @@ from spa_compiler.external import check_external, read_external
 from spa_compiler.subgraphs import WEIGHT_TYPES, captured, weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what it would only warn about is carried over here
+PLAIN_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8}
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 MODEL_FIELDS = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
 Array = NDArray[Any]
@@ -93,8 +96,6 @@ class Model:
         values = tensor._values
         if not isinstance(values, LazyValues):
             return np.asarray(values)
-        if isinstance(values.tensor, onnx.SparseTensorProto):
-            return np.asarray(values.load())
         if external_data_helper.uses_external_data(values.tensor):
             return read_external(values.tensor, self.folder)
         return numpy_helper.to_array(values.tensor)
@@ -105,10 +106,7 @@ class Model:
         out.CopyFrom(self.header)
         out.graph.node.extend(self._node(n) for n in self.graph.nodes)
         for tensor in self.constants().values():
-            if isinstance(tensor._values, gs.ir.tensor.SparseValues):
-                out.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
-            else:
-                out.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+            out.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
         held = {t.name for t in out.graph.initializer}
         out.graph.initializer.extend(t for n, t in self.captured.items() if t is not None and n not in held)
         self._name_initializers_as_inputs(out)
@@ -159,7 +157,7 @@ def element_type(t: gs.Constant) -> int:
     values = t._values
     if isinstance(values, np.ndarray):  # graphsurgeon loads what it has been asked for
         return int(onnx.helper.np_dtype_to_tensor_dtype(values.dtype))
-    return int(values.tensor.values.data_type if isinstance(values.tensor, onnx.SparseTensorProto) else values.tensor.data_type)
+    return int(values.tensor.data_type)
 
 
 def label(node: gs.Node) -> str:
@@ -211,16 +209,22 @@ def _check(proto: onnx.ModelProto, path: Path) -> list[str]:
 
 
 def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
+    """Does the tensor hold what its shape and type need? What it holds is only decoded where that is unusual."""
+    name = f"{path}: initializer '{tensor.name}'"
     if any(d < 0 for d in tensor.dims):
-        raise ModelError(f"{path}: initializer '{tensor.name}' has a negative size {list(tensor.dims)}")
-    if tensor.HasField("raw_data") and tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT64):
+        raise ModelError(f"{name} has a negative size {list(tensor.dims)}")
+    if tensor.HasField("raw_data") and tensor.data_type in PLAIN_TYPES:
         size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        wanted = size * int(np.prod(list(map(int, tensor.dims)), dtype=object))
+        wanted = size * math.prod(tensor.dims)
         if len(tensor.raw_data) != wanted:
             raise ModelError(
-                f"{path}: initializer '{tensor.name}' holds {len(tensor.raw_data)} bytes, "
-                f"its shape {list(tensor.dims)} needs {wanted}"
+                f"{name} holds {len(tensor.raw_data)} bytes, its shape {list(tensor.dims)} needs {wanted}"
             )
+        return
+    try:
+        numpy_helper.to_array(tensor)
+    except Exception as e:
+        raise ModelError(f"{name} does not hold what its type and shape {list(tensor.dims)} need ({e})") from e
 
 
 def _external(proto: onnx.ModelProto) -> frozenset[str]:
@@ -267,12 +271,30 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
     for name in ("output", "value_info", "quantization_annotation", "metadata_props"):
         getattr(g, name).extend(getattr(proto.graph, name))
     _constant_nodes(proto.graph)
+    dense = [_densified(t, path) for t in proto.graph.sparse_initializer]
+    proto.graph.initializer.extend(dense)
+    del proto.graph.sparse_initializer[:]
+    notes = [*(notes or []), *(f"sparse initializer '{t.name}' is written dense" for t in dense)]
     try:
         graph = gs.import_onnx(proto)
     except Exception as e:
         raise ModelError(f"{path}: onnx-graphsurgeon cannot read the graph: {e}") from e
     origin = {n.output[0]: n for n in proto.graph.node if n.output}
-    return Model(graph, header, origin, path, named, captured(proto.graph), None, notes or [])
+    return Model(graph, header, origin, path, named, captured(proto.graph), None, notes)
+
+
+def _densified(sparse: onnx.SparseTensorProto, path: Path) -> onnx.TensorProto:
+    """A sparse initializer as a dense one: what is cut out of it need not be sparse."""
+    name, dims = sparse.values.name, list(sparse.dims)
+    try:
+        values, at = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        if math.prod(dims) > PROTOBUF_LIMIT:
+            raise ValueError("too large to be written dense")
+        out = np.zeros(dims, values.dtype)
+        out.ravel()[np.ravel_multi_index(tuple(at.T), dims) if at.ndim == 2 else at] = values
+    except Exception as e:
+        raise ModelError(f"{path}: sparse initializer '{name}' of shape {dims} cannot be read: {e}") from e
+    return numpy_helper.from_array(out, name)
 
 
 def _constant_nodes(graph: onnx.GraphProto) -> None:

@@ -23,7 +23,7 @@ from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, constant, element_type
 from spa_compiler.spec import Operand, Site, Value
 
-ATTRIBUTE_BEFORE = {"Split": 13, "Slice": 10, "Pad": 11, "Reshape": 5}
+ATTRIBUTE_BEFORE = {"Split": 13, "Squeeze": 13, "Slice": 10, "Pad": 11, "Reshape": 5}
 """Opset from which an operator takes its integers as an input; before, they were an attribute."""
 Array = NDArray[Any]
 
@@ -37,6 +37,8 @@ def rewrite(graph: DependencyGraph, masks: Masks) -> Model:
         if site.take is not None and _cut(site.x().axes[site.take.axis], masks):
             _retake(model, node, site, masks)
             continue
+        if site.op == "Squeeze" and site.ints(1, "axes") is None:
+            _name_axes(node, site, masks)
         for operand in site.operands:
             _write(model, node, site, operand, masks)
     _value_info(graph, model, masks)
@@ -104,6 +106,17 @@ def _slice_constants(graph: DependencyGraph, model: Model, masks: Masks) -> None
         if value is not None and touched(value, masks):
             new = constant(name, sliced(graph, value, model.array(tensor), masks))
             tensor._values = new._values
+
+
+def _name_axes(node: gs.Node, site: Site, masks: Masks) -> None:
+    """Squeeze without axes would also drop an axis of which one channel is left."""
+    if not any(_cut(a, masks) and count(a, masks) == 1 for a in site.x().axes):
+        return
+    axes = [i for i, a in enumerate(site.x().axes) if count(a, {}) == 1]
+    if site.opset < ATTRIBUTE_BEFORE["Squeeze"]:
+        node.attrs["axes"] = axes
+    else:
+        node.inputs = [node.inputs[0], constant(f"{node.outputs[0].name}.axes", np.array(axes, np.int64))]
 
 
 def _retake(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
@@ -187,6 +200,8 @@ def _value_info(graph: DependencyGraph, model: Model, masks: Masks) -> None:
             for d, a in zip(dims, value.axes, strict=True):
                 if d.HasField("dim_value"):
                     d.dim_value = count(a, masks)
+                elif _cut(a, masks):  # 12*N is no longer what other values call so: onnxruntime would share buffers
+                    d.Clear()
         kept.append(info)
     fresh = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in kept]
     del header.graph.value_info[:]

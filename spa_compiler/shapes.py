@@ -28,6 +28,8 @@ from spa_compiler.subgraphs import subgraphs
 
 SMALL = 1 << 16
 """Elements up to which a value is evaluated: shape arithmetic, tables and masks, not weights."""
+RUN_LIMIT = 1 << 26
+"""Elements of one input up to which a node is run on its own, to see the shape of what it makes."""
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout"}  # never folded: chance, or the storage format
 PRIMES = (2, 5, 7, 11, 13, 17, 19, 23), (3, 11, 13, 17, 19, 23, 29, 31)
@@ -214,7 +216,7 @@ def _observe(
 ) -> None:
     """Shapes that inference cannot tell are read off a run of this node alone."""
     used = list(dict.fromkeys(n for n in names if n))
-    if any(facts.shape(n) is None for n in used):
+    if any((s := facts.shape(n)) is None or math.prod(s) > RUN_LIMIT for n in used):
         return
     inputs = [onnx.ValueInfoProto(name=n, type=facts.types[n]) for n in used]
     outputs = [o for o in proto.output if o]
@@ -238,6 +240,8 @@ def _ones(t: onnx.TypeProto) -> Array:
 def random_array(t: onnx.TypeProto, rng: np.random.Generator, limit: int = 2) -> Array:
     """A normal (or below `limit`, for integers) array of a static tensor type."""
     shape = [d.dim_value for d in t.tensor_type.shape.dim]
+    if math.prod(shape) > 1 << 31:
+        raise ModelError(f"an input of shape {shape} is too large to be made up")
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
     if dtype.kind in "iub":
         return np.asarray(rng.integers(0, 2 if dtype.kind == "b" else max(limit, 1), shape)).astype(dtype)

@@ -97,6 +97,18 @@ SCORING = [
     click.option("--mask", type=FILE, help="Apply keep-masks from an .npz, one boolean array per group label."),
     click.option("--pipeline", default="", help="The passes as text; replaces what the other options build."),
 ]
+CALIBRATION = [
+    click.option(
+        "--calib", default=Options.calib, show_default=True, metavar="SOURCE",
+        help="Inputs to calibrate on: synthetic, FILE.npz, DIR or script.py:function.",
+    ),
+    click.option("--samples", type=click.IntRange(0), default=0, help="Calibration inputs; 0: what memory and time allow."),
+    click.option("--memory", default=Options.memory, show_default=True, help="Memory for calibration."),
+    click.option(
+        "--compensate/--no-compensate", default=None,
+        help="Let what is left take over the work of what went; default: where the criterion calibrates (obspa, flap).",
+    ),
+]  # fmt: skip
 INPUTS = [
     click.option("--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Sizes for symbolic axes."),
     click.option("--input-range", multiple=True, metavar="NAME:LO,HI", help="Range of an input's values."),
@@ -155,7 +167,7 @@ def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
 
 def _say(result: Result, given: dict[str, Any]) -> None:
     if given.get("save_plan"):
-        given["save_plan"].write_text(json.dumps(result.state.plan.document(), indent=1) + "\n")
+        result.state.plan.save(given["save_plan"])
     if given["report_file"]:
         reports.save(result.report, given["report_file"])
     if not given["quiet"]:
@@ -178,7 +190,7 @@ def _compile(source: Path, output: Path | None, **given: Any) -> None:
 
 def _command(name: str) -> click.Command:
     body = _guard(_compile)
-    body = _with(BUDGET, SCORING, INPUTS, RUNNING)(body)
+    body = _with(BUDGET, SCORING, CALIBRATION, INPUTS, RUNNING)(body)
     body = click.option("--dry-run", is_flag=True, help="Do everything but write the model.")(body)
     body = click.option("--save-plan", type=FILE, help="Write which channels stay, as JSON.")(body)
     body = click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")(body)
@@ -248,7 +260,7 @@ def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None
 @spa.command("sweep")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.option("--ratios", default="0.1,0.3,0.5,0.7", show_default=True, help="Ratios to try.")
-@_with(BUDGET[1:2], BUDGET[3:], SCORING[:2], INPUTS, RUNNING[-1:])
+@_with(BUDGET[1:2], BUDGET[3:], SCORING[:2], CALIBRATION, INPUTS, RUNNING[-1:])
 @_guard
 def sweep_command(source: Path, ratios: str, **given: Any) -> None:
     """What each ratio would cost; nothing is written."""
@@ -259,7 +271,7 @@ def sweep_command(source: Path, ratios: str, **given: Any) -> None:
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.argument("plan", metavar="PLAN.json", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")
-@_with(INPUTS, RUNNING)
+@_with(CALIBRATION, INPUTS, RUNNING)
 @_guard
 def apply_command(source: Path, plan: Path, output: Path | None, **given: Any) -> None:
     """Apply a saved plan to another checkpoint of the same graph."""

@@ -34,6 +34,8 @@ from spa_compiler.shapes import quiet_session
 from spa_compiler.version import VERSION
 
 Progress = Callable[[str], None]
+CALIBRATED = ("obspa", "flap")
+"""Criteria that score by moments."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,11 @@ class Options:
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     group_ratio: tuple[str, ...] = ()
-    criterion: str = "l2"
+    criterion: str = "obspa"
+    calib: str = "synthetic"
+    samples: int = 0
+    memory: str = "2GB"
+    compensate: bool | None = None  # None: where the criterion calibrates anyway
     scores: str = ""
     plan: str = ""
     input_shape: tuple[str, ...] = ()
@@ -62,6 +68,10 @@ class Options:
     fail_under: tuple[str, ...] = ()
     dry_run: bool = False
     latency: bool = True
+
+    def calibrates(self) -> bool:
+        """Do the scores need moments?"""
+        return bool((self.ratio or self.target) and not self.scores and not self.plan and self.criterion in CALIBRATED)
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,11 @@ def pipeline_of(o: Options) -> Pipeline:
     if not o.target and o.ratio is None and not o.plan:
         raise UsageError("say how much should go: --ratio 0.5, --target 1.2GMACs or --plan FILE.json")
     steps = [make("normalize", **_given(o, "input_shape")), make("erase")]
+    compensates = o.calibrates() if o.compensate is None else o.compensate
+    if o.calibrates() or compensates:
+        inputs = _given(o, "samples", "memory", "seed", "input_range")
+        source = {"source": o.calib} if o.calib != "synthetic" else {}
+        steps.append(make("calibrate", **source, **inputs, **({} if o.calibrates() else {"moments": False})))
     if o.plan:
         steps.append(make("plan", file=o.plan))
     elif o.target or o.ratio:
@@ -97,7 +112,8 @@ def pipeline_of(o: Options) -> Pipeline:
         limits = ("scope", "align", "min_keep", "max_group_ratio", "exclude", "include", "group_ratio", "threads")
         budget = _given(o, "of", "ratio", "target", *limits)
         steps += [make("score", **score), make("allocate", **budget)]
-    return Pipeline((*steps, make("remove"), make("verify", **_given(o, "seed", "input_range"))))
+    steps += [make("remove"), make("verify", **_given(o, "seed", "input_range"))]
+    return Pipeline((*steps, *([make("compensate")] if compensates else [])))
 
 
 def compile(  # noqa: A001  # the public name, used as spa_compiler.compile

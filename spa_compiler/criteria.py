@@ -155,15 +155,15 @@ def fpgm(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scor
         total = np.zeros(size)
         for s in slices(graph, group):
             if s.member.role != "in":
-                rows = _rows(s, size)
-                square = (rows**2).sum(1)
-                total += np.sqrt(np.maximum(square[:, None] + square[None] - 2 * rows @ rows.T, 0)).sum(1)
+                each = rows(s, size)
+                square = (each**2).sum(1)
+                total += np.sqrt(np.maximum(square[:, None] + square[None] - 2 * each @ each.T, 0)).sum(1)
         return total
 
     return _scores(graph, measure)
 
 
-def _rows(s: Slices, size: int) -> NDArray[np.float64]:
+def rows(s: Slices, size: int) -> NDArray[np.float64]:
     """The weights of each channel as one row; shorter ones are filled with zeros."""
     where = np.broadcast_to(s.channel, s.values.shape)
     hit = where != NOWHERE

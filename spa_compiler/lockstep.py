@@ -44,7 +44,9 @@ class Affine:
     def apply(self, y: Array) -> Array:
         """The mapped value, in its own dtype."""
         shape = (1, -1, *(1,) * (y.ndim - 2))
-        return np.asarray(y * self.scale.reshape(shape) + self.shift.reshape(shape), y.dtype)
+        out = np.multiply(y, self.scale.reshape(shape), dtype=np.float32)
+        out += self.shift.reshape(shape)
+        return out.astype(y.dtype, copy=False)
 
     def cut(self, keep: NDArray[np.bool_]) -> Affine:
         """The same for the channels that a plan keeps."""
@@ -241,10 +243,10 @@ def statistics(x: Chunks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     total = np.zeros((2, x[0].shape[1]))
     count = 0
     for a in x:
-        flat = np.moveaxis(a, 1, 0).reshape(a.shape[1], -1).astype(np.float32)
-        total[0] += flat.sum(1, dtype=np.float64)
-        total[1] += np.einsum("cp,cp->c", flat, flat, dtype=np.float64)
-        count += flat.shape[1]
+        flat = a.reshape(len(a) * a.shape[1], -1).astype(np.float32, copy=False)
+        total[0] += flat.sum(1).reshape(-1, a.shape[1]).sum(0, dtype=np.float64)
+        total[1] += np.einsum("ip,ip->i", flat, flat).reshape(-1, a.shape[1]).sum(0, dtype=np.float64)
+        count += a.size // a.shape[1]
     mean = total[0] / count
     return mean, np.maximum(total[1] / count - mean**2, 0)
 

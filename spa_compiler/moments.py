@@ -27,6 +27,8 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 POSITIONS, PER_COLUMN = 20_000, 4
 """Output positions sampled per contraction: at least so many, and so many per column of the design."""
+TOGETHER = 2048
+"""Rows that go into one product: chunks of single inputs are gathered."""
 
 
 class Gram:
@@ -49,7 +51,10 @@ class Gram:
         moved = [np.ascontiguousarray((a - s).transpose(1, 2, 0)) for a, s in zip(both, self.shift, strict=True)]
         for total, m in zip(self.total, moved, strict=True):
             total += m.sum(2, dtype=np.float64)
-        self.xx = self.xx + moved[0] @ moved[0].transpose(0, 2, 1)
+        if len(moved[0]) == 1:  # numpy takes the symmetric product for a matrix and its own transpose
+            self.xx = self.xx + (moved[0][0] @ moved[0][0].T)[None]
+        else:
+            self.xx = self.xx + moved[0] @ moved[0].transpose(0, 2, 1)
         if t is not None:
             self.tx = self.tx + moved[1] @ moved[0].transpose(0, 2, 1)
             self.tt = self.tt + np.einsum("bmn,bmn->bm", moved[1], moved[1], dtype=np.float64)
@@ -228,13 +233,20 @@ def accumulate(form: Form, x: Chunks, y: Chunks, target: Chunks | None, seed: tu
     gram = Gram()
     rng = np.random.default_rng(seed)
     wanted = 0
+    xs: list[Array] = []
+    ts: list[Array] = []
     for k, (a, b) in enumerate(zip(x, y, strict=True)):
         size = form.size(b)
         if not wanted:
             width = form.design(a, b, np.zeros(1, np.int64)).shape[-1]
             wanted = math.ceil(max(POSITIONS, PER_COLUMN * width) / len(x))
         rows = np.arange(size) if size <= wanted else np.sort(rng.choice(size, wanted, replace=False))
-        gram.add(form.design(a, b, rows), None if target is None else form.target(target[k], rows))
+        xs.append(form.design(a, b, rows))
+        if target is not None:
+            ts.append(form.target(target[k], rows))
+        if k == len(x) - 1 or sum(map(len, xs)) >= TOGETHER:
+            gram.add(np.concatenate(xs), np.concatenate(ts) if target is not None else None)
+            xs, ts = [], []
     return gram
 
 

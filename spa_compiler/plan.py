@@ -1,7 +1,7 @@
 """A plan: which channels every group keeps. JSON with stable labels, so that it applies to other checkpoints.
 
     plan = Plan({"conv1.weight:0": np.array([True, False, ...])})
-    Plan.load(Path("plan.json")).masks(graph)
+    plan.save(Path("plan.json")); Plan.load(Path("plan.json")).masks(graph)
 
 A mask has the group's shape: (channels,), or (blocks, channels) where every block keeps channels of its own.
 """
@@ -76,6 +76,10 @@ class Plan:
     def digest(self) -> str:
         """Hash of the plan: equal plans have equal digests."""
         return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the JSON form."""
+        path.write_text(json.dumps(self.document(), indent=1) + "\n")
 
     @classmethod
     def parse(cls, document: Any, source: str = "plan") -> Plan:

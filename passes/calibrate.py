@@ -1,0 +1,65 @@
+"""calibrate: inputs for the dense model, synthetic or given, and the moments that they leave."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from spa_compiler.calibration import Calibration, real, synthetic
+from spa_compiler.errors import UsageError
+from spa_compiler.lockstep import Adjust
+from spa_compiler.moments import collect
+from spa_compiler.pipeline import State
+from spa_compiler.runtime import parse_ranges
+
+SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
+SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """`source`: synthetic, a kind of synthetic input, FILE.npz, DIR or script.py:function; `samples` 0: what fits.
+
+    `stored` leaves BatchNormalization's stored statistics as they are (the baseline that the default is measured
+    against); otherwise synthetic inputs are normalised by the statistics of their batch. `moments` = false takes inputs
+    only.
+    """
+
+    source: str = "synthetic"
+    samples: int = 0
+    memory: str = "2GB"
+    seed: int = 0
+    input_range: tuple[str, ...] = ()
+    stored: bool = False
+    moments: bool = True
+    name: ClassVar[str] = "calibrate"
+
+    def run(self, state: State) -> State:
+        """The state with inputs and, unless they are not wanted, moments of every contraction that may be cut."""
+        graph = state.analyzed()
+        found = self.inputs(state)
+        state = replace(state, calibration=found).note(
+            calibration={"inputs": found.source, "samples": found.samples, "synthetic": found.synthetic}
+        )
+        if not self.moments or not graph.groups:
+            return state
+        state.progress(f"calibrate: {found.source}")
+        return replace(state, moments=collect(graph, found.feeds, found.adjust, seed=self.seed))
+
+    def inputs(self, state: State) -> Calibration:
+        """Inputs as asked for. Raises UsageError for a source or a memory that makes no sense."""
+        graph, memory = state.analyzed(), parse_size(self.memory)
+        if "." in self.source or "/" in self.source:
+            return real(graph, self.source, self.samples, memory)
+        kind = "" if self.source == "synthetic" else self.source
+        found = synthetic(graph, self.seed, self.samples, memory, parse_ranges(self.input_range), kind)
+        return replace(found, adjust=Adjust()) if self.stored else found
+
+
+def parse_size(text: str) -> int:
+    """`2GB` in bytes. Raises UsageError for anything else."""
+    found = SIZE.match(text)
+    if found is None or float(found[1]) <= 0:
+        raise UsageError(f"--memory {text}: expected a size like 2GB or 500MB")
+    return int(float(found[1]) * SCALES[found[2].upper()])

@@ -1,0 +1,38 @@
+"""compensate: what is left takes over the work of what was removed, in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from spa_compiler.calibration import Calibration
+from spa_compiler.compensation import Options, compensate
+from spa_compiler.errors import UsageError
+from spa_compiler.merge import merge
+from spa_compiler.pipeline import State
+
+
+@dataclass(frozen=True)
+class Compensate:
+    """`method`: lockstep (topological least squares), bias (FLAP: only the mean of what went), merge (weights only)."""
+
+    method: str = "lockstep"
+    ridge: float = 0.02
+    seed: int = 0
+    name: ClassVar[str] = "compensate"
+
+    def run(self, state: State) -> State:
+        """`model` gets new weights and biases; an empty plan leaves it alone."""
+        graph = state.analyzed()
+        if self.method not in ("lockstep", "bias", "merge"):
+            raise UsageError(f"compensate{{method={self.method}}}: expected lockstep, bias or merge")
+        if self.method == "merge" and state.pruned is not None:
+            return replace(state, model=merge(graph, state.plan, state.pruned)).note(compensation={"method": "merge"})
+        if state.pruned is None or not isinstance(state.calibration, Calibration):
+            raise UsageError("compensate needs inputs and a rewritten model: put `calibrate` and `remove` before it")
+        if state.plan.empty:
+            return state
+        options = Options(self.ridge, state.calibration.adjust, bias_only=self.method == "bias", seed=self.seed)
+        feeds = state.calibration.feeds
+        model = compensate(graph, state.plan.masks(graph), state.pruned, feeds, options)
+        return replace(state, model=model).note(compensation={"method": self.method, "ridge": self.ridge})

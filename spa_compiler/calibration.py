@@ -1,0 +1,316 @@
+"""Where calibration inputs come from: synthetic ones chosen from the graph, or `--calib FILE.npz|DIR|script.py:function`.
+
+    calibration = synthetic(graph, seed=0)
+    moments = collect(graph, calibration.feeds, calibration.adjust)
+
+The kind of an input is read from its type, rank and sizes (photographs, spectra, waveforms, handwriting, tables, token
+ids), its scale from the graph's first operators or from what makes the first contraction's outputs of order one, and of
+a pool those inputs are kept that the dense model itself calls confidently, equally many per predicted class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from spa_compiler.cost import CostModel
+from spa_compiler.data import load_data
+from spa_compiler.errors import UsageError
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.lockstep import Adjust, Walk, statistics
+from spa_compiler.model import Model
+from spa_compiler.runtime import index_limits, open_session
+from spa_compiler.shapes import input_types
+from spa_compiler.sources import NORMALISED, Scale, Synthetic
+
+Array = NDArray[Any]
+Feed = dict[str, Array]
+SAMPLES, TABLE_SAMPLES, LEAST = 384, 2048, 24
+"""Inputs wanted where one input gives many positions (images), where it gives one, and where memory or time is short."""
+POOL = 8
+"""Times as many inputs are drawn as are kept."""
+WORK = 4e11
+"""Multiply-accumulates that all inputs together may take in one pass over the dense model."""
+CHUNK = 200_000
+"""Elements of an input that run at once."""
+CONFIDENT = (0.5, 0.95)
+"""Between these the dense model's confidence in a synthetic input is neither a guess nor an artefact."""
+SHRINK = 0.3
+"""Pull on the log deviations of folded convolutions that feed a ReLU (measured: ResNet-20, -32 and -56 on CIFAR-10)."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Inputs in chunks, the sentence for the report, and what to do to the dense model's values on them."""
+
+    feeds: list[Feed]
+    source: str
+    adjust: Adjust = Adjust()
+    synthetic: bool = False
+
+    @property
+    def samples(self) -> int:
+        """Number of inputs."""
+        return sum(len(next(iter(f.values()))) for f in self.feeds)
+
+
+def synthetic(
+    graph: DependencyGraph,
+    seed: int = 0,
+    samples: int = 0,
+    memory: int = 1 << 30,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    kind: str = "",
+) -> Calibration:
+    """Inputs without data. `samples` 0: as many as memory (bytes) and time allow. `kind` overrides what the graph says."""
+    model = graph.model
+    sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
+    rng = np.random.default_rng(seed)
+    count, pool = amounts(graph, samples, memory)
+    found = {n: source_of(graph, n, t, sizes, (ranges or {}).get(n), kind) for n, t in input_types(model, sizes).items()}
+    inputs = {n: _draw(s, pool, rng) for n, s in found.items()}
+    batch = _batch(model)
+    rows = np.arange(pool) if pool <= count else chosen(model, inputs, count, batch, rng)
+    kept = {n: a[rows] for n, a in inputs.items()}
+    names = sorted({f"{s.kind}" for s in found.values()})
+    folded, normed = _normalisation(graph)
+    source = f"{len(rows)} synthetic inputs ({', '.join(names)}; seed {seed}) of {pool} drawn"
+    return Calibration(chunks(kept, batch), source, Adjust(batch_norm=normed, shrink=SHRINK if folded and not normed else 0.0), True)
+
+
+def _normalisation(graph: DependencyGraph) -> tuple[bool, bool]:
+    """Was BatchNormalization folded into convolutions (they feed a ReLU directly), and is there any in the graph?"""
+    ops = {s.op for s in graph.sites}
+    return "Conv" in ops and "Relu" in ops, "BatchNormalization" in ops
+
+
+def amounts(graph: DependencyGraph, samples: int, memory: int) -> tuple[int, int]:
+    """Inputs to keep and to draw."""
+    macs = max(CostModel(graph).total("macs", {}), 1.0)
+    spatial = any(s.op in ("Conv", "ConvTranspose") for s in graph.sites)
+    wanted = samples or (SAMPLES if spatial else TABLE_SAMPLES)
+    room = int(memory / 2 / max(widest(graph), 1))
+    count = samples or max(LEAST, min(wanted, room, int(WORK / macs)))
+    pool = max(count, min(POOL * count, int(WORK / macs)))
+    return count, pool
+
+
+def widest(graph: DependencyGraph) -> int:
+    """Bytes of the values of one input that are alive at once, at most: float32, dense and compiled together."""
+    last = {v.name: i for i, s in enumerate(graph.sites) for v in s.inputs if v is not None}
+    batch = next((v for s in graph.sites[:1] for v in s.inputs if v is not None and not v.constant), None)
+    alive = peak = 0
+    ends: dict[int, int] = {}
+    per = max(1, batch.shape[0]) if batch is not None and batch.shape else 1
+    for i, site in enumerate(graph.sites):
+        for v in site.outputs:
+            if v is not None and not v.constant:
+                size = 8 * math.prod(v.shape) // per
+                alive += size
+                ends[last.get(v.name, i)] = ends.get(last.get(v.name, i), 0) + size
+        peak = max(peak, alive)
+        alive -= ends.pop(i, 0)
+    return peak
+
+
+def _batch(model: Model) -> int:
+    """The fixed batch of the first input, or 0."""
+    dims = model.header.graph.input[0].type.tensor_type.shape.dim if model.header.graph.input else []
+    return int(dims[0].dim_value) if len(dims) and dims[0].dim_value > 0 else 0
+
+
+def chunks(inputs: Mapping[str, Array], batch: int) -> list[Feed]:
+    """Inputs in chunks: of the model's fixed batch, else of about CHUNK elements."""
+    n = len(next(iter(inputs.values())))
+    largest = max(a.size for a in inputs.values()) // max(n, 1)
+    by = batch or max(1, min(64, CHUNK // max(largest, 1)))
+    stop = n - n % batch if batch else n
+    return [{k: np.ascontiguousarray(a[i : i + by]) for k, a in inputs.items()} for i in range(0, stop, by)]
+
+
+def _draw(source: Synthetic, n: int, rng: np.random.Generator) -> Array:
+    return source.draw(n, rng)
+
+
+def source_of(
+    graph: DependencyGraph, name: str, t: onnx.TypeProto, sizes: Mapping[str, int],
+    bounds: tuple[float, float] | None, kind: str,
+) -> Synthetic:  # fmt: skip
+    """The prior for one input: kind, grid and scale."""
+    shape = tuple(d.dim_value for d in t.tensor_type.shape.dim)[1:]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type)
+    if dtype.kind in "iu" and name in (limits := index_limits(graph.model)):
+        return Synthetic("tokens", shape, dtype=str(dtype), options={"vocabulary": limits[name]})
+    grid = first_grid(graph, name, shape)
+    what = kind or kind_of(grid)
+    scale = Scale(*bounds) if bounds else None
+    source = Synthetic(what, shape, grid=grid if grid != shape else (), scale=scale, dtype=str(dtype))
+    if scale is None and what in ("photographs", "objects", "strokes", "white"):
+        return rescaled(graph, name, source)
+    return source
+
+
+def kind_of(shape: tuple[int, ...]) -> str:
+    """What inputs of this shape (without the batch) most likely are."""
+    small, size = sorted(shape)[:1], math.prod(shape)
+    if len(shape) == 3 and small[0] in (1, 3):
+        rest = sorted(shape)[1:] if small[0] == 3 else sorted(s for s in shape if s != 1) or [1, 1]
+        low, high = rest[0], rest[-1]
+        if small[0] == 1 and high > 1.5 * low:
+            return "mfcc" if low <= 20 else "log_mel"
+        return "strokes" if small[0] == 1 and high <= 32 else "photographs"
+    if len(shape) == 2 and 1 not in shape:
+        return "series"
+    if size >= 4000 and max(shape, default=0) == size and math.isqrt(size // 3) ** 2 * 3 != size:
+        return "waveforms" if len(shape) == 2 else "features"
+    if max(shape, default=0) == size and size in (64, 784, 1024):
+        return "strokes"
+    if max(shape, default=0) == size and size >= 3 * 16 * 16 and math.isqrt(size // 3) ** 2 * 3 == size:
+        return "photographs"
+    return "features" if len(shape) <= 2 else "fields"
+
+
+def first_grid(graph: DependencyGraph, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a flat input is given by a Reshape at the start, where there is one."""
+    for site in graph.readers.get(name, []):
+        y = site.outputs[0] if site.outputs else None
+        if site.op == "Reshape" and len(shape) == 1 and y is not None and math.prod(y.shape[1:]) == math.prod(shape) and len(y.shape) == 4:
+            grid = y.shape[1:]
+            return grid if grid[0] in (1, 3) or grid[-1] in (1, 3) else shape
+    return shape
+
+
+def rescaled(graph: DependencyGraph, name: str, source: Synthetic) -> Synthetic:
+    """The source at the scale that makes the first contraction's outputs of order one; normalised where that will do.
+
+    Networks are trained with outputs of order one; an input of 0..255 in place of a normalised one shows as a factor
+    of 58, so the nearest of a few customary scales is safe even though order one is vague.
+    """
+    channels = 3 if 3 in source.shape[:1] + source.shape[-1:] else 1
+    usual = {"strokes": [Scale(0, 1), Scale(0, 255)]}.get(source.kind)
+    wide = Scale(0, 255, mean=tuple(255 * m for m in NORMALISED.mean) if channels == 3 else (114.0,))
+    candidates = usual or [NORMALISED if channels == 3 else Scale(0, 1, (0.449,), (0.226,)), Scale(0, 1), wide, Scale(0, 255)]
+    spread = [abs(math.log(max(_response(graph, name, _with(source, s)), 1e-9))) for s in candidates]
+    best = next((i for i, s in enumerate(spread) if s <= min(spread) + math.log(4)), 0)
+    return _with(source, candidates[best])
+
+
+def _with(source: Synthetic, scale: Scale) -> Synthetic:
+    return Synthetic(source.kind, source.shape, source.grid, source.axes, scale, source.dtype, source.options)
+
+
+def _response(graph: DependencyGraph, name: str, source: Synthetic) -> float:
+    """Median deviation per channel behind the first contraction (and its normalisation) for a few inputs."""
+    model = graph.model
+    sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
+    batch = _batch(model) or 8
+    rng = np.random.default_rng(0)
+    feed: Feed = {}
+    for n, t in input_types(model, sizes).items():
+        feed[n] = source.draw(batch, rng) if n == name else np.zeros([d.dim_value for d in t.tensor_type.shape.dim], np.float32)
+    for step in (walk := Walk(model)).run([feed]):
+        if step.node.op_type in ("Conv", "MatMul", "Gemm"):
+            walk.execute(step)
+            y = step.outputs[0]
+            if y is None:
+                return 1.0
+            follows = walk.readers.get(step.node.output[0], [])
+            if follows == ["BatchNormalization"]:
+                continue
+            return _deviation(y)
+        if step.node.op_type == "BatchNormalization":
+            walk.execute(step)
+            return _deviation(step.outputs[0] or [np.ones((2, 2), np.float32)])
+    return 1.0
+
+
+def _deviation(y: Sequence[Array]) -> float:
+    flat = [a if a.ndim > 2 else a.reshape(1, 1, -1) for a in y]
+    return float(np.median(np.sqrt(statistics(flat)[1])))
+
+
+def chosen(model: Model, inputs: Mapping[str, Array], count: int, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Of a pool the rows that the dense model calls with confidence, equally many per predicted class; else any."""
+    n = len(next(iter(inputs.values())))
+    session = open_session(model.proto(), model.folder)
+    found = probabilities(session, chunks(inputs, batch), n)
+    if found is None:
+        return rng.permutation(n)[:count]
+    label, confidence = found.argmax(1), found.max(1)
+    fit = (confidence >= CONFIDENT[0]) & (confidence <= CONFIDENT[1])
+    order = np.lexsort((-confidence, ~fit))
+    rank = np.empty(n, np.int64)  # place of each row among those of its class
+    for c in np.unique(label):
+        mine = order[label[order] == c]
+        rank[mine] = np.arange(len(mine))
+    cap = math.ceil(count / len(np.unique(label)))
+    ranked = np.lexsort((rank, ~fit, rank >= cap))[:count]
+    return np.asarray(rng.permutation(ranked), np.int64)
+
+
+def probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) -> Array | None:
+    """Class probabilities (n, classes) of the first output, or None where it does not look like a classifier's."""
+    rows = []
+    for feed in feeds:
+        y = np.asarray(session.run(None, dict(feed))[0])
+        size = len(next(iter(feed.values())))
+        if y.dtype.kind != "f" or y.ndim < 1 or y.shape[0] != size or not 2 <= y.size // size <= 20_000 or y.ndim > 4:
+            return None
+        if y.ndim > 2 and max(y.shape[1:]) != y.size // size:
+            return None
+        rows.append(y.reshape(size, -1).astype(np.float64))
+    p = np.concatenate(rows)
+    if len(p) != n or not np.isfinite(p).all():
+        return None
+    if (p < 0).any() or np.abs(p.sum(1) - 1).max() > 1e-2:
+        p = np.exp(p - p.max(1, keepdims=True))
+    return np.asarray(p / p.sum(1, keepdims=True))
+
+
+def real(graph: DependencyGraph, spec: str, samples: int = 0, memory: int = 1 << 30) -> Calibration:
+    """Inputs that the caller gives: FILE.npz, a folder of them, or script.py:function that returns arrays by input name.
+
+    Raises UsageError for what does not fit the model's inputs.
+    """
+    model = graph.model
+    limit = samples or max(LEAST, min(TABLE_SAMPLES, int(memory / 2 / max(widest(graph), 1))))
+    arrays = _called(spec, model) if ".py:" in spec else _loaded(Path(spec), model)
+    kept = {n: a[:limit] for n, a in arrays.items()}
+    n = len(next(iter(kept.values())))
+    return Calibration(chunks(kept, _batch(model)), f"{n} inputs from {Path(spec.split(':')[0]).name}")
+
+
+def _loaded(path: Path, model: Model) -> dict[str, Array]:
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise UsageError(f"{path}: no .npz files in this folder")
+    parts = [load_data(f, model).inputs for f in files]
+    return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+
+
+def _called(spec: str, model: Model) -> dict[str, Array]:
+    import runpy
+    import tempfile
+
+    file, name = spec.rsplit(":", 1)
+    if not Path(file).is_file():
+        raise UsageError(f"{file}: no such script")
+    function = runpy.run_path(file).get(name)
+    if not callable(function):
+        raise UsageError(f"{file}: it defines no function '{name}'")
+    got = function()
+    arrays = got if isinstance(got, Mapping) else {model.header.graph.input[0].name: np.asarray(got)}
+    with tempfile.TemporaryDirectory() as scratch:
+        np.savez(target := Path(scratch) / "calibration.npz", **arrays)
+        return load_data(target, model).inputs
+
+
+__all__ = ["Calibration", "real", "synthetic"]

@@ -107,7 +107,9 @@ def _parse_group(source: str, name: str, entry: Any) -> tuple[str, Bools]:
         nested = bool(rows) and isinstance(rows[0], list)
         mask = np.zeros((len(rows) if nested else 1, size), bool)
         for k, row in enumerate(rows if nested else [rows]):
-            indices = np.array(row, np.int64)
+            indices = np.array(row, np.int64 if not row else None)
+            if indices.dtype != np.int64 or indices.ndim != 1:
+                raise ValueError("expected a list of channel numbers")
             if indices.size and not 0 <= indices.min() <= indices.max() < size:
                 raise ValueError(f"channel out of 0..{size - 1}")
             mask[k, indices] = True

@@ -152,19 +152,16 @@ def test_a_group_is_never_erased_whole() -> None:
 
 @pytest.mark.parametrize("name", sorted(n for n in CASES if CASES[n].runs and CASES[n].groups))
 def test_erasing_planted_zeros_changes_no_model(name: str) -> None:
-    """Weights of a third of the channels are zero, member by member at random: what is found dead is."""
-    model, graph = build(CASES[name]), analyzed(build(CASES[name]))
+    """Every other weight loses a third of one of its axes: what is found dead then is."""
+    model = build(CASES[name])
     rng = np.random.default_rng(0)
-    weights = {t.name: numpy_helper.to_array(t).copy() for t in model.graph.initializer}
-    for group in graph.groups:
-        for member in group.members:
-            values = weights.get(member.value)
-            if values is not None and values.dtype == np.float32 and rng.random() < 0.8:
-                size = values.shape[member.axis]
-                np.moveaxis(values, member.axis, 0)[rng.permutation(size)[: (size + 2) // 3]] = 0
     for t in model.graph.initializer:
-        if weights[t.name].dtype == np.float32:
-            t.CopyFrom(numpy_helper.from_array(weights[t.name], t.name))
+        values = numpy_helper.to_array(t).copy()
+        if values.dtype == np.float32 and t.name[0] != "s" and values.ndim and rng.random() < 0.8:
+            axis = int(rng.integers(values.ndim))
+            size = values.shape[axis]
+            np.moveaxis(values, axis, 0)[rng.permutation(size)[: (size + 2) // 3]] = 0
+            t.CopyFrom(numpy_helper.from_array(values, t.name))
     assert change(analyzed(model)) < 1e-5
 
 

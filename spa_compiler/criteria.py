@@ -97,6 +97,12 @@ def _along(line: NDArray[np.int64], axis: int, rank: int) -> NDArray[np.int64]:
     return line.reshape([-1 if i == axis else 1 for i in range(rank)])
 
 
+def learned(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
+    """The slices of a group without means and variances, which say how a channel is scaled and not what it does."""
+    statistics = {v.name for s in graph.sites if s.op == "BatchNormalization" for v in s.inputs[3:5] if v is not None}
+    return (s for s in slices(graph, group) if s.member.value not in statistics)
+
+
 def _scores(graph: DependencyGraph, measure: Callable[[Group], NDArray[np.float64]]) -> Scores:
     """Scores of every group, divided by their mean so that groups compare."""
     out: Scores = {}
@@ -109,7 +115,7 @@ def _scores(graph: DependencyGraph, measure: Callable[[Group], NDArray[np.float6
 def _magnitude(graph: DependencyGraph, power: int) -> Scores:
     def measure(group: Group) -> NDArray[np.float64]:
         total = np.zeros(int(np.prod(group.shape)))
-        for s in slices(graph, group):
+        for s in learned(graph, group):
             part = s.sums(np.abs(s.values.astype(np.float64)) ** power, total.size)
             total += part / max(float(part.mean()), 1e-30)  # members of different scale count alike
         return total
@@ -153,7 +159,7 @@ def fpgm(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scor
     def measure(group: Group) -> NDArray[np.float64]:
         size = int(np.prod(group.shape))
         total = np.zeros(size)
-        for s in slices(graph, group):
+        for s in learned(graph, group):
             if s.member.role != "in":
                 each = rows(s, size)
                 square = (each**2).sum(1)

@@ -303,7 +303,7 @@ class _Run:
     def exchange(self) -> None:
         """Where the next step back is too much: take one, and let another group pay for it, as exactly as it can."""
         start = [s.at for s in self.free]
-        best = (-self.needed(), start)
+        best = self._merit()
         widest = sorted((s for s in self.free if s.at > 0), key=lambda s: -self.freed(s, s.at - 1))
         for s in widest[:EXCHANGES]:
             self.place(start)
@@ -312,8 +312,12 @@ class _Run:
             if paid:
                 _, at, other = min(paid, key=lambda p: p[0])
                 self.move(other, at)
-                best = min(best, (-self.needed(), [o.at for o in self.free]))
-        self.place(best[1])
+                best = min(best, self._merit())
+        self.place(best[2])
+
+    def _merit(self) -> tuple[float, float, list[int]]:
+        """How far below the budget, the error, and where every group stands: less is better."""
+        return round(-self.needed() / self.dense, 6), sum(s.error(s.at) for s in self.free), [s.at for s in self.free]
 
     def _enough(self, s: Stairs) -> int | None:
         """The first stair on which a group alone frees what is needed."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.axes import Bools
 from spa_compiler.dims import Dim
-from spa_compiler.errors import VerificationError
+from spa_compiler.errors import ModelError, VerificationError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, element_type
 from spa_compiler.reference import reference
@@ -99,22 +99,26 @@ def structural(
     sizes = bindings(graph.model)
     rounds = sizes if len(sizes) > 1 else sizes * 2
     feeds = [random_inputs(graph.model, b, np.random.default_rng(seed + k), ranges) for k, b in enumerate(rounds)]
-    error, effect = _compare(graph, masks, small, feeds)
+    dense = outputs(graph.model, taps(graph.model), feeds, "the dense model")
     limit = tolerance(graph)
+    try:
+        error, effect = _compare(graph, masks, small, feeds, dense)
+        wrong = f"error {error:.1e}, tolerance {limit:.0e}"
+    except ModelError as e:
+        error, effect, wrong = float("inf"), 0.0, str(e)
     if not error <= limit:
-        culprit = _culprit(graph, masks, feeds[:1], limit)
-        raise VerificationError(f"prune does not equal mask: error {error:.1e}, tolerance {limit:.0e}; {culprit}")
+        culprit = _culprit(graph, masks, feeds[:1], dense[:1], limit)
+        raise VerificationError(f"prune does not equal mask: {wrong}; {culprit}")
     return Structural(error, limit, effect, len(feeds), sizes)
 
 
 def _compare(
-    graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, feeds: list[Feed]
+    graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, feeds: list[Feed], dense: list[list[Any]]
 ) -> tuple[float, float]:
+    """(prune against mask, mask against dense). Raises ModelError when the rewritten model does not load or run."""
     names = taps(graph.model)
-    dense = outputs(graph.model, names, feeds, "the dense model")
     masked = outputs(reference(graph, masks), names, feeds, "the masked model")
     effect = max((_relative(d, m) for d, m in _pairs(dense, masked)), default=0.0)
-    del dense
     pruned = outputs(small, names, feeds, "the pruned model")
     return max((_relative(p, m) for p, m in _pairs(pruned, masked)), default=0.0), effect
 
@@ -139,14 +143,16 @@ def _relative(x: Array, reference: Array) -> float:
     return float(np.abs(a - b).max() / (np.abs(b).max() + 1e-30))
 
 
-def _culprit(graph: DependencyGraph, masks: Mapping[Dim, Bools], feeds: list[Feed], limit: float) -> str:
+def _culprit(
+    graph: DependencyGraph, masks: Mapping[Dim, Bools], feeds: list[Feed], dense: list[list[Any]], limit: float
+) -> str:
     """Halve the plan until one group is left that breaks the check on its own."""
     groups = [g for g in graph.groups if any(d in masks for d in g.dims)]
 
     def breaks(some: list[Any]) -> bool:
         part = {d: masks[d] for g in some for d in g.dims if d in masks}
         try:
-            return not _compare(graph, part, rewrite(graph, part), feeds)[0] <= limit
+            return not _compare(graph, part, rewrite(graph, part), feeds, dense)[0] <= limit
         except Exception:  # a model that does not load or run is broken, too
             return True
 

@@ -1,0 +1,182 @@
+"""The checks themselves: a wrong rewrite is caught and its group named, and the figures are those counted by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import spa_compiler
+from laws import Masks, analyzed
+from onnx import numpy_helper
+from spa_compiler import verify
+from spa_compiler.errors import VerificationError
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.model import Model, constant
+from spa_compiler.plan import Plan
+from spa_compiler.rewrite import rewrite
+from spa_compiler.runtime import open_session
+from spa_compiler.shapes import quiet_session
+from zoo import CASES, Case, build
+
+TEXT = """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
+    a = Conv(x, w1)  b = Relu(a)  c = Conv(b, w2)  d = Relu(c)  e = Conv(d, w3)  f = Relu(e)  y = Conv(f, w4) }"""
+WEIGHTS = {"w1": (8, 3, 1, 1), "w2": (6, 8, 1, 1), "w3": (7, 6, 1, 1), "w4": (4, 7, 1, 1)}
+
+
+def chain() -> tuple[DependencyGraph, Masks]:
+    """Three groups, each of which loses every third channel."""
+    graph = analyzed(build(Case(TEXT, dict(WEIGHTS), None)))
+    return graph, Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
+
+
+def broken(name: str) -> Model:
+    """The rewritten chain in which the channels of one weight are in the wrong order."""
+    graph, masks = chain()
+    small = rewrite(graph, masks)
+    tensor = small.constants()[name]
+    tensor._values = constant(name, np.roll(small.array(tensor), 1, axis=1))._values
+    return small
+
+
+def test_a_right_rewrite_passes_with_a_small_error_and_a_visible_effect() -> None:
+    graph, masks = chain()
+    found = verify.structural(graph, masks, rewrite(graph, masks))
+    assert found.error <= 1e-5
+    assert found.effect > 1e-2
+    assert not found.powerless
+    assert found.checks == 2
+
+
+@pytest.mark.parametrize("name", ["w2", "w3", "w4"])
+def test_channels_in_the_wrong_order_are_caught(name: str) -> None:
+    graph, masks = chain()
+    with pytest.raises(VerificationError, match="prune does not equal mask"):
+        verify.structural(graph, masks, broken(name))
+
+
+@pytest.mark.parametrize("culprit", ["w1:0", "w2:0", "w3:0"])
+def test_the_group_that_breaks_is_found_by_bisection(culprit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(graph: DependencyGraph, masks: Masks) -> Model:
+        """A rewrite that cuts the wrong channels of one group's producer."""
+        small = rewrite(graph, masks)
+        if graph.group(culprit).dims[0] in masks:
+            tensor = small.constants()[culprit[:-2]]
+            tensor._values = constant(tensor.name, -small.array(tensor))._values
+        return small
+
+    graph, masks = chain()
+    monkeypatch.setattr(verify, "rewrite", wrong)
+    with pytest.raises(VerificationError, match=f"the culprit is the group '{culprit}'"):
+        verify.structural(graph, masks, wrong(graph, masks))
+
+
+def test_a_rewrite_that_does_not_run_names_its_group_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(graph: DependencyGraph, masks: Masks) -> Model:
+        small = rewrite(graph, masks)
+        if graph.group("w2:0").dims[0] in masks:
+            tensor = small.constants()["w3"]
+            tensor._values = constant("w3", np.ones(WEIGHTS["w3"], np.float32))._values
+        return small
+
+    graph, masks = chain()
+    monkeypatch.setattr(verify, "rewrite", wrong)
+    with pytest.raises(VerificationError, match="the culprit is the group 'w2:0'"):
+        verify.structural(graph, masks, wrong(graph, masks))
+
+
+def test_nothing_is_written_when_the_check_fails(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "tolerance", lambda graph: -1.0)
+    with pytest.raises(VerificationError) as e:
+        spa_compiler.compile(models / "digits_gru.onnx", 0.3, tmp_path / "out.onnx", criterion="l2")
+    assert any("in pass verify" in note for note in e.value.__notes__)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_without_effect_is_called_powerless() -> None:
+    model = build(Case(TEXT, dict(WEIGHTS), None))
+    for t in model.graph.initializer:
+        if t.name == "w4":
+            t.CopyFrom(numpy_helper.from_array(np.zeros(WEIGHTS["w4"], np.float32), "w4"))
+    graph = analyzed(model)
+    masks = Plan({"w1:0": np.arange(8) > 2}).masks(graph)
+    assert verify.structural(graph, masks, rewrite(graph, masks)).powerless
+
+
+def test_models_with_symbols_are_checked_at_two_sizes() -> None:
+    text = "(float[n,s,6] x) => (float[n,s,4] y) { a = MatMul(x, w1)  b = Relu(a)  y = MatMul(b, w2) }"
+    graph = analyzed(build(Case(text, {"w1": (6, 8), "w2": (8, 4)}, None)))
+    masks = Plan({graph.groups[0].label: np.arange(8) > 2}).masks(graph)
+    found = verify.structural(graph, masks, rewrite(graph, masks))
+    assert len(found.sizes) == 2
+    assert found.sizes[0].keys() == {"n", "s"}
+    assert found.sizes[0] != found.sizes[1]
+
+
+def test_outputs_behind_a_sigmoid_or_softmax_are_compared_before_it() -> None:
+    text = """(float[1,6] x) => (float[1,4] y, float[4] z, float[1,4] u) {
+        a = MatMul(x, w)  b = Relu(a)  c = MatMul(b, v)  y = Softmax(c)  s = Sigmoid(c)  z = Reshape(s, to)
+        d = MatMul(b, v2)  u = Tanh(d) }"""
+    inits = {"w": (6, 5), "v": (5, 4), "v2": (5, 4), "to": [4]}
+    assert verify.taps(analyzed(build(Case(text, inits, None))).model) == ["c", "d"]
+
+
+def session(model: onnx.ModelProto) -> object:
+    return quiet_session(model.SerializeToString(), 1, 1)
+
+
+@pytest.mark.parametrize("what", ["name", "size"])
+def test_a_changed_signature_is_caught(what: str) -> None:
+    before = build(Case("(float[1,3,4,4] x) => (float[1,4,4,4] y) { y = Conv(x, w) }", {"w": (4, 3, 1, 1)}, None))
+    after = onnx.ModelProto()
+    after.CopyFrom(before)
+    if what == "name":
+        after.graph.input[0].name = after.graph.node[0].input[0] = "image"
+    else:
+        for value in (after.graph.input[0], after.graph.output[0]):
+            for d in value.type.tensor_type.shape.dim[2:]:
+                d.dim_value = 5
+    verify.signature(session(before), session(before))  # type: ignore[arg-type]
+    with pytest.raises(VerificationError, match="the signature changed"):
+        verify.signature(session(before), session(after))  # type: ignore[arg-type]
+
+
+def test_fidelity_is_cosine_noise_and_agreement_counted_by_hand() -> None:
+    dense = [[np.array([[3.0, 4.0], [1.0, 0.0]])]]
+    compiled = [[np.array([[4.0, 3.0], [1.0, 0.0]])]]
+    found = verify.fidelity(dense, compiled, "by hand")
+    assert found.cosine == pytest.approx((12 + 12 + 1) / 26)
+    assert found.snr_db == pytest.approx(10 * np.log10(26 / 2))
+    assert found.top1 == 0.5
+    assert found.inputs == "by hand"
+
+
+def test_equal_outputs_have_cosine_1_and_the_largest_ratio() -> None:
+    found = verify.fidelity([[np.ones((2, 3))]], [[np.ones((2, 3))]], "")
+    assert (found.cosine, found.snr_db, found.top1) == (pytest.approx(1), 200, 1)
+    zeros = verify.fidelity([[np.zeros((2, 3))]], [[np.zeros((2, 3))]], "")
+    assert zeros.cosine == 1
+
+
+def test_agreement_is_told_of_matrices_only() -> None:
+    assert verify.fidelity([[np.ones((2, 3, 4))]], [[np.ones((2, 3, 4))]], "").top1 is None
+
+
+def test_latency_measures_both_in_turns() -> None:
+    graph, masks = chain()
+    sessions = [open_session(m.proto(), m.folder) for m in (graph.model, rewrite(graph, masks))]
+    feed = {"x": np.zeros((1, 3, 4, 4), np.float32)}
+    found = verify.latency(sessions[0], sessions[1], feed, 1, seconds=0.02)
+    assert found.runs >= 5
+    assert 0 < found.dense_ms <= found.dense_p90_ms
+    assert 0 < found.compiled_ms <= found.compiled_p90_ms
+    assert found.sizes == {"x": [1, 3, 4, 4]}
+
+
+def test_half_precision_weights_have_a_wider_tolerance() -> None:
+    graph, _ = chain()
+    assert verify.tolerance(graph) == 1e-4
+    half = next((n for n in CASES if "fp16" in n or "float16" in n), None)
+    if half:
+        assert verify.tolerance(analyzed(build(CASES[half]))) == 1e-3

@@ -25,13 +25,11 @@ from spa_compiler.blocks import find_blocks
 from spa_compiler.dims import Dim, Expr, Reason, Sum, Undecided, atoms, deciding, freeze, resolve, trivial
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.model import Model, element_type, label
+from spa_compiler.shape_reads import shape_reads
 from spa_compiler.spec import Site, Value
 from spa_compiler.subgraphs import WEIGHT_TYPES, held
 
 Axis = tuple[str, int]
-OVERRIDABLE = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3)}
-SHAPE_ARITHMETIC = {"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity", "Mul", "Add", "Sub", "Div"}
-SHAPE_ARITHMETIC |= {"Reshape", "Split", "Where", "Equal", "Range", "Max", "Min", "Floor", "Ceil"}
 
 
 @dataclass(frozen=True)
@@ -265,7 +263,8 @@ def _site(model: Model, node: gs.Node, values: dict[str, Value]) -> Site:
     attrs = {**({"group": 1} if "Conv" in node.op else {}), **node.attrs}
     site = Site(node.op, label(node), model.opset.get(domain, 1), inputs, outputs, attrs, consts)
     if node.op == "Shape":
-        site.shape_reads = _shape_reads(model, node, {t.name for t in model.graph.outputs} | set(model.captured), values)
+        length = outputs[0].shape[0] if outputs and outputs[0] is not None else 0
+        site.shape_reads = shape_reads(model, node, {t.name for t in model.graph.outputs} | set(model.captured), length)
     return site
 
 
@@ -300,40 +299,6 @@ def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) ->
         why = str(e) if isinstance(e, Conflict) else f"the rule of {node.op} does not fit ({type(e).__name__}: {e})"
         site.freeze_all([*site.inputs, *site.outputs], why[:160])
         site.clear()
-    return True
-
-
-def _shape_reads(model: Model, node: gs.Node, outputs: set[str], values: dict[str, Value]) -> frozenset[int]:
-    """Which of the sizes that a Shape gives are used for more than shapes that the rewrite writes itself."""
-    y = node.outputs[0]
-    every = range(values[y.name].shape[0] if y.name in values else 0)
-    reads: set[int] = set(every) if y.name in outputs else set()
-    for user in y.outputs:
-        index = user.inputs[1] if user.op == "Gather" and len(user.inputs) > 1 else None
-        picked = _small_ints(model, index) if user.op == "Gather" and user.inputs[0] is y else None
-        if not _harmless(user, y, outputs):
-            reads |= set(every) if picked is None else {p % max(len(every), 1) for p in picked}
-    return frozenset(reads)
-
-
-def _small_ints(model: Model, t: gs.Tensor | None) -> list[int] | None:
-    if not isinstance(t, gs.Constant) or int(np.prod(t.shape, dtype=np.int64)) > 64:
-        return None
-    return [int(v) for v in np.ravel(model.array(t))]
-
-
-def _harmless(user: gs.Node, value: gs.Tensor, outputs: set[str]) -> bool:
-    """True when everything that comes of `value` in `user` ends in shapes that the rewrite writes itself."""
-    todo, seen = [(user, value)], set()
-    while todo:
-        node, tensor = todo.pop()
-        slot = next(i for i, t in enumerate(node.inputs) if t is tensor)
-        if (node.op, slot) in OVERRIDABLE or id(node) in seen:
-            continue
-        if node.op not in SHAPE_ARITHMETIC or any(t.name in outputs for t in node.outputs):
-            return False
-        seen.add(id(node))
-        todo += [(u, t) for t in node.outputs for u in t.outputs]
     return True
 
 

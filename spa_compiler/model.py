@@ -28,12 +28,12 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from spa_compiler.checks import check, external_tensors
 from spa_compiler.errors import ModelError
-from spa_compiler.external import check_external, read_external
+from spa_compiler.external import read_external
 from spa_compiler.subgraphs import WEIGHT_TYPES, captured, weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what it would only warn about is carried over here
-PLAIN_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8}
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 MODEL_FIELDS = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
 Array = NDArray[Any]
@@ -169,7 +169,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     """Read and check a model. Raises ModelError with the file, the place and what to do."""
     path = Path(path)
     proto = read(path)
-    notes, external = _check(proto, path), _external(proto)
+    notes, external = check(proto, path), external_tensors(proto)
     if proto.functions:
         proto, inlined = _inline(proto, path)
         notes += inlined
@@ -189,59 +189,6 @@ def read(path: Path) -> onnx.ModelProto:
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(f"{path}: not an ONNX model: it has no graph or no opset")
     return proto
-
-
-def _check(proto: onnx.ModelProto, path: Path) -> list[str]:
-    """Structure, sizes and external files. What onnx.checker refuses is a note if it is only unknown to it."""
-    for tensor in _tensors(proto.graph):
-        if external_data_helper.uses_external_data(tensor):
-            check_external(tensor, path)
-        else:
-            _check_size(tensor, path)
-    try:
-        onnx.checker.check_model(str(path) if _external(proto) else proto)
-    except (onnx.checker.ValidationError, ValueError, RuntimeError) as e:
-        text = str(e).strip().split("\n\n")[0]
-        if "No Op registered" not in text and "deprecated" not in text:
-            raise ModelError(f"{path}: invalid model: {text}") from e
-        return [f"onnx.checker: {text}"]
-    return []
-
-
-def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
-    """Does the tensor hold what its shape and type need? What it holds is only decoded where that is unusual."""
-    name = f"{path}: initializer '{tensor.name}'"
-    if any(d < 0 for d in tensor.dims):
-        raise ModelError(f"{name} has a negative size {list(tensor.dims)}")
-    if tensor.HasField("raw_data") and tensor.data_type in PLAIN_TYPES:
-        size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        wanted = size * math.prod(tensor.dims)
-        if len(tensor.raw_data) != wanted:
-            raise ModelError(
-                f"{name} holds {len(tensor.raw_data)} bytes, its shape {list(tensor.dims)} needs {wanted}"
-            )
-        return
-    try:
-        numpy_helper.to_array(tensor)
-    except Exception as e:
-        raise ModelError(f"{name} does not hold what its type and shape {list(tensor.dims)} need ({e})") from e
-
-
-def _external(proto: onnx.ModelProto) -> frozenset[str]:
-    found = filter(external_data_helper.uses_external_data, _tensors(proto.graph))
-    return frozenset(external_data_helper.ExternalDataInfo(t).location for t in found)
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a graph and its subgraphs, attributes included."""
-    yield from graph.initializer
-    for node in graph.node:
-        for a in node.attribute:
-            if a.HasField("t"):
-                yield a.t
-            yield from a.tensors
-            for sub in [a.g] if a.HasField("g") else a.graphs:
-                yield from _tensors(sub)
 
 
 def _inline(proto: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, list[str]]:
@@ -331,7 +278,7 @@ def write(proto: onnx.ModelProto, source: Path, target: Path, external: bool | N
     `source` is the folder that external tensors point into. The caller chooses a temporary `target`: see `pipeline`.
     """
     if external is None:
-        external = bool(_external(proto)) or proto.ByteSize() > PROTOBUF_LIMIT
+        external = bool(external_tensors(proto)) or proto.ByteSize() > PROTOBUF_LIMIT
     if external:
         proto = _externalised(proto, source, target)
     target.write_bytes(proto.SerializeToString(deterministic=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spa_compiler import canonical, shapes
+from spa_compiler import canonical, folding, shapes
 from spa_compiler.errors import ModelError
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
@@ -35,7 +35,8 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
 def _normalize(
     model: Model, first: Facts, second: Facts, bound: dict[str, tuple[int, int]]
 ) -> tuple[Model, dict[str, int]]:
-    changes = {"folded": shapes.fold(model, first, second), "bypassed": canonical.bypass(model)}
+    changes = {"folded": folding.fold(model, first, second), "bypassed": canonical.bypass(model)}
+    changes["statistics"] = folding.fold_statistics(model)
     changes["dead"] = canonical.drop_dead(model)
     changes["untied"] = canonical.untie(model)
     first, second = _complete(model, first, second, bound)

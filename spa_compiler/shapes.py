@@ -22,9 +22,10 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from spa_compiler.errors import ModelError, UsageError
-from spa_compiler.model import Model, Shapes, constant, element_type
+from spa_compiler.errors import ModelError
+from spa_compiler.model import Model, Shapes, element_type
 from spa_compiler.subgraphs import subgraphs
+from spa_compiler.symbols import bindings, input_sizes, input_types, symbols
 
 SMALL = 1 << 16
 """Elements up to which a value is evaluated: shape arithmetic, tables and masks, not weights."""
@@ -32,8 +33,6 @@ RUN_LIMIT = 1 << 26
 """Elements of one input up to which a node is run on its own, to see the shape of what it makes."""
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout"}  # never folded: chance, or the storage format
-PRIMES = (2, 5, 7, 11, 13, 17, 19, 23), (3, 11, 13, 17, 19, 23, 29, 31)
-IMAGES = (64, 96, 160, 192), (96, 128, 192, 224)
 LEVELS = (
     ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -59,43 +58,6 @@ class Facts:
             return None
         dims = t.tensor_type.shape.dim
         return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """A symbolic axis of an input: where it first occurs."""
-
-    name: str
-    input: str
-    axis: int
-    rank: int
-    batch: bool  # the first axis, or the second of a state whose first is fixed
-
-
-def symbols(model: Model) -> list[Symbol]:
-    """Symbolic axes of the graph inputs in order; unnamed ones are called `input.axis`."""
-    out: dict[str, Symbol] = {}
-    for vi in model.header.graph.input:
-        for k, d in enumerate(vi.type.tensor_type.shape.dim):
-            if not d.HasField("dim_value") or d.dim_value <= 0:
-                name = d.dim_param or f"{vi.name}.{k}"
-                dims = vi.type.tensor_type.shape.dim
-                batch = k == 0 or (k == 1 and len(dims) == 3 and dims[0].dim_value > 0)
-                out.setdefault(name, Symbol(name, vi.name, k, len(dims), batch))
-    return list(out.values())
-
-
-def input_types(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
-    """Types of the graph inputs with symbols replaced by sizes."""
-    out = {}
-    for vi in model.header.graph.input:
-        t = onnx.TypeProto()
-        t.CopyFrom(vi.type)
-        for k, d in enumerate(t.tensor_type.shape.dim):
-            if not d.HasField("dim_value") or d.dim_value <= 0:
-                d.dim_value = sizes[d.dim_param or f"{vi.name}.{k}"]
-        out[vi.name] = t
-    return out
 
 
 def evaluate(model: Model, sizes: dict[str, int]) -> Facts:
@@ -266,36 +228,6 @@ def _check_reshape(proto: onnx.NodeProto, facts: Facts) -> None:
         facts.errors.append(f"Reshape '{proto.name or proto.output[0]}' cannot make {list(y)} of {list(x)}")
 
 
-Pair = tuple[dict[str, int], dict[str, int]]
-
-
-def bindings(found: list[Symbol], given: dict[str, int]) -> list[Pair]:
-    """Pairs of bindings to try, most general first.
-
-    Distinct primes, so that axes of equal size are not taken for one another; realistic image sides; then sizes that
-    some exporters insist on (batch 1 written into a Reshape of a graph whose input says N; windows of 512 samples).
-    """
-
-    def pair(batch: tuple[int, int], images: tuple[tuple[int, ...], ...], fixed: int | None) -> Pair:
-        out: Pair = ({}, {})
-        for k, s in enumerate(found):
-            square = s.rank >= 4 and s.axis > 0
-            for side in (0, 1):
-                size = batch[side] if s.batch else (images if square else PRIMES)[side][k % 4]
-                out[side][s.name] = given.get(s.name, fixed if fixed and not s.batch else size)
-        return out
-
-    def spread(p: Pair) -> Pair:
-        return p[0], {n: (2 * p[0][n] if n in given else v) for n, v in p[1].items()}
-
-    if not found:
-        return [({}, {})]
-    same = ((224,) * 4, (224,) * 4)
-    tries = [pair((2, 3), IMAGES, None), pair((2, 3), same, None), pair((1, 1), IMAGES, None), pair((1, 1), same, None)]
-    tries += [pair((2, 3), IMAGES, n) for n in (512, 128, 16)] + [pair((1, 1), IMAGES, n) for n in (512, 16)]
-    return [*(map(spread, tries) if given else ()), *tries]
-
-
 def settle(model: Model, given: dict[str, int]) -> Iterator[tuple[Facts, Facts, dict[str, tuple[int, int]]]]:
     """Facts under every pair of bindings that shape inference accepts, most general first.
 
@@ -317,57 +249,6 @@ def settle(model: Model, given: dict[str, int]) -> Iterator[tuple[Facts, Facts, 
         yield first, second, {s.name: (a[s.name], b[s.name]) for s in found}
     if not accepted:
         raise ModelError(f"{model.path}: no sizes of {[s.name for s in found]} fit: {errors[0]}; give --input-shape")
-
-
-def fold(model: Model, first: Facts, second: Facts) -> int:
-    """Replace what is equal under both bindings by constants; returns how many nodes went. Changes the model.
-
-    What is computed from weights stays as it is: the file would grow (a half cast to float, a table that is gathered),
-    and the weights would lose their names.
-    """
-    outputs = {t.name for t in model.graph.outputs} | set(model.captured)
-    weights = {n for n, t in model.constants().items() if len(t.shape) > 0 and math.prod(t.shape) > 1 and _is_float(t)}
-    gone: set[int] = set()
-    for node in model.graph.nodes:
-        names = [t.name for t in node.outputs if t.name]
-        if any(t.name in weights for t in node.inputs) and all(_floating(n, first) for n in names):
-            weights.update(names)
-            continue
-        if not names or not all(_same(n, first, second) and n not in outputs for n in names):
-            continue
-        for tensor in list(node.outputs):
-            if tensor.name:
-                _replace(tensor, constant(tensor.name, first.values[tensor.name]))
-        node.inputs.clear()
-        node.outputs.clear()
-        gone.add(id(node))
-    model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in gone]
-    return len(gone)
-
-
-FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
-
-
-def _is_float(t: gs.Constant) -> bool:
-    return element_type(t) in FLOATS
-
-
-def _floating(name: str, facts: Facts) -> bool:
-    """Is this value, or one that nothing is known of, made of floats?"""
-    return name not in facts.types or facts.types[name].tensor_type.elem_type in FLOATS
-
-
-def _same(name: str, a: Facts, b: Facts) -> bool:
-    x, y = a.values.get(name), b.values.get(name)
-    return x is not None and y is not None and x.shape == y.shape and np.array_equal(x, y)
-
-
-def _replace(old: gs.Tensor, new: gs.Tensor) -> None:
-    """Every reader of `old` reads `new`."""
-    for user in list(old.outputs):
-        for i, t in enumerate(user.inputs):
-            if t is old:
-                user.inputs[i] = new
 
 
 def recorded(model: Model, first: Facts, second: Facts, sizes: dict[str, tuple[int, int]]) -> Shapes:
@@ -397,19 +278,7 @@ def completed(facts: Facts, arrays: dict[str, Array]) -> Facts:
     return replace(facts, types=types)
 
 
-def input_sizes(model: Model, shapes: dict[str, list[int]]) -> dict[str, int]:
-    """Sizes of symbols from whole input shapes. Raises UsageError for a name or shape that does not fit."""
-    inputs = {vi.name: vi.type.tensor_type.shape.dim for vi in model.header.graph.input}
-    out: dict[str, int] = {}
-    for name, sizes in shapes.items():
-        if name not in inputs:
-            raise UsageError(f"no input is called '{name}'; there are {sorted(inputs)}")
-        if len(sizes) != len(inputs[name]):
-            raise UsageError(f"input '{name}' has rank {len(inputs[name])}, the shape {sizes} has {len(sizes)}")
-        for k, (d, size) in enumerate(zip(inputs[name], sizes, strict=True)):
-            if d.HasField("dim_value") and d.dim_value > 0:
-                if d.dim_value != size:
-                    raise UsageError(f"axis {k} of input '{name}' has the fixed size {d.dim_value}, not {size}")
-            else:
-                out[d.dim_param or f"{name}.{k}"] = size
-    return out
+__all__ = [
+    "Facts", "completed", "evaluate", "input_sizes", "input_types", "missing", "quiet_session", "random_array", "recorded",
+    "settle", "symbols",
+]  # fmt: skip

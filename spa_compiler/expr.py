@@ -1,0 +1,131 @@
+"""What an axis is made of: dims, row-major products and concatenations, and why a dim may not change.
+
+>>> d = Dim(3)
+>>> Prod((Dim(2), d)).size, Sum((d, d)).size
+(6, 6)
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, order=True)
+class Reason:
+    """Why a dim may not change: the sentence, and the value where it was first said. Earlier reasons win."""
+
+    order: int
+    text: str
+    where: str = ""
+
+    @classmethod
+    def new(cls, text: str, where: str = "") -> Reason:
+        return cls(next(_serial), text, where)
+
+
+@dataclass(eq=False)
+class Dim:
+    """An atomic dimension. `link` is set once unification has replaced it by another expression."""
+
+    size: int
+    frozen: Reason | None = None
+    stat: str = ""
+    unit: bool = False
+    serial: int = field(default_factory=lambda: next(_serial))
+    link: Expr | None = None
+
+    def __repr__(self) -> str:
+        return f"d{self.serial}[{self.size}]{'!' if self.frozen else ''}"
+
+
+@dataclass(frozen=True)
+class Prod:
+    """Row-major product: the last part is the minor digit."""
+
+    parts: tuple[Expr, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(p.size for p in self.parts)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Concatenation."""
+
+    parts: tuple[Expr, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(p.size for p in self.parts)
+
+
+Expr = Dim | Prod | Sum
+
+
+def trivial(e: Expr) -> bool:
+    """True for a plain axis of size 1, which carries no choice and may come and go."""
+    return isinstance(e, Dim) and e.size == 1 and not e.unit
+
+
+def resolve(e: Expr) -> Expr:
+    """The normal form of e: links followed, nested products and sums flattened."""
+    if not isinstance(e, Dim):
+        return _flat(e)
+    path: list[Dim] = []
+    at: Expr = e
+    while isinstance(at, Dim) and at.link is not None:
+        path.append(at)
+        at = at.link
+    if not isinstance(at, Dim):
+        at = _flat(at)
+    for d in path:
+        d.link = at
+    return at
+
+
+def _flat(e: Prod | Sum) -> Expr:
+    kind = type(e)
+    parts: list[Expr] = []
+    for p in map(resolve, e.parts):
+        parts += p.parts if isinstance(p, kind) else [p]
+    if kind is Prod:
+        parts = [p for p in parts if not trivial(p)] or parts[:1] or [Dim(1)]  # a scalar is the empty product
+    return parts[0] if len(parts) == 1 else kind(tuple(parts))
+
+
+def atoms(e: Expr) -> Iterator[Dim]:
+    """The dims of e in order of position; a dim that occurs twice comes twice."""
+    e = resolve(e)
+    if isinstance(e, Dim):
+        yield e
+    else:
+        for p in e.parts:
+            yield from atoms(p)
+
+
+def is_frozen(e: Expr) -> bool:
+    """True when no channel of e may be removed."""
+    return all(d.frozen or trivial(d) for d in atoms(e))
+
+
+def freeze(e: Expr, reason: Reason) -> None:
+    """Say that e may not change; the first reason given to a dim stays."""
+    for d in atoms(e):
+        d.frozen = reason if d.frozen is None else min(d.frozen, reason)
+
+
+def first_reason(e: Expr) -> Reason | None:
+    """The earliest reason among the dims of e."""
+    return min((d.frozen for d in atoms(e) if d.frozen), default=None)
+
+
+def mark(e: Expr, stat: str) -> None:
+    """Say that a statistic (a mean, a norm) is taken over e."""
+    for d in atoms(e):
+        d.stat = d.stat or stat

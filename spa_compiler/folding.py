@@ -1,0 +1,113 @@
+"""Folding: what depends on shapes and constants only becomes a constant.
+
+Weights stay as they are in the file, and what is computed from them stays computed. Only statistics over weights (the
+mean and variance of weight standardisation) are written down: pruned weights would have others.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from spa_compiler.model import Model, constant, element_type
+from spa_compiler.runtime import open_session, run, with_outputs
+from spa_compiler.shapes import Facts
+
+Array = NDArray[Any]
+FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
+
+
+def fold(model: Model, first: Facts, second: Facts) -> int:
+    """Replace what is equal under both bindings by constants; returns how many nodes went. Changes the model.
+
+    What is computed from weights stays as it is: the file would grow (a half cast to float, a table that is gathered),
+    and the weights would lose their names.
+    """
+    outputs = {t.name for t in model.graph.outputs} | set(model.captured)
+    weights = {n for n, t in model.constants().items() if len(t.shape) > 0 and math.prod(t.shape) > 1 and _is_float(t)}
+    gone: set[int] = set()
+    for node in model.graph.nodes:
+        names = [t.name for t in node.outputs if t.name]
+        if any(t.name in weights for t in node.inputs) and all(_floating(n, first) for n in names):
+            weights.update(names)
+            continue
+        if not names or not all(_same(n, first, second) and n not in outputs for n in names):
+            continue
+        for tensor in list(node.outputs):
+            if tensor.name:
+                _replace(tensor, constant(tensor.name, first.values[tensor.name]))
+        node.inputs.clear()
+        node.outputs.clear()
+        gone.add(id(node))
+    model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in gone]
+    return len(gone)
+
+
+def fold_statistics(model: Model) -> int:
+    """Means and variances over weights become constants; one run of the nodes that they need gives them.
+
+    A BatchNormalization in training mode over weights (weight standardisation) is such a statistic as a whole.
+    """
+    known = {n for n in model.constants()}
+    inner: list[gs.Node] = []
+    for node in model.graph.nodes:
+        if node.inputs and all(not t.name or t.name in known for t in node.inputs) and not _has_body(node):
+            known |= {t.name for t in node.outputs}
+            inner.append(node)
+    targets = [n for n in inner if _is_statistic(n) and n.outputs[0].name not in {t.name for t in model.graph.outputs}]
+    if not targets:
+        return 0
+    values = _evaluated(model, inner, [n.outputs[0].name for n in targets])
+    for node in targets:
+        _replace(node.outputs[0], constant(node.outputs[0].name, values[node.outputs[0].name]))
+    return len(targets)
+
+
+def _has_body(node: gs.Node) -> bool:
+    return any(isinstance(a, gs.Graph) for a in node.attrs.values())
+
+
+def _is_statistic(node: gs.Node) -> bool:
+    trained = node.op == "BatchNormalization" and bool(node.attrs.get("training_mode", 0))
+    return trained or (node.op.startswith("Reduce") and node.domain in (None, "", "ai.onnx"))
+
+
+def _evaluated(model: Model, nodes: list[gs.Node], names: list[str]) -> dict[str, Array]:
+    """Values that depend on constants only, by a run of the nodes that make them."""
+    part = model.copy()
+    wanted = {n.outputs[0].name for n in nodes}
+    part.graph.nodes[:] = [n for n in part.graph.nodes if n.outputs and n.outputs[0].name in wanted]
+    part.graph.inputs, part.graph.outputs = [], []
+    proto = part.proto()
+    del proto.graph.input[:], proto.graph.output[:]
+    session = open_session(with_outputs(proto, names), model.folder, what=str(model.path))
+    return dict(zip([o.name for o in session.get_outputs()], run(session, {}, str(model.path)), strict=True))
+
+
+def _is_float(t: gs.Constant) -> bool:
+    return element_type(t) in FLOATS
+
+
+def _floating(name: str, facts: Facts) -> bool:
+    """Is this value, or one that nothing is known of, made of floats?"""
+    return name not in facts.types or facts.types[name].tensor_type.elem_type in FLOATS
+
+
+def _same(name: str, a: Facts, b: Facts) -> bool:
+    x, y = a.values.get(name), b.values.get(name)
+    return x is not None and y is not None and x.shape == y.shape and np.array_equal(x, y)
+
+
+def _replace(old: gs.Tensor, new: gs.Tensor) -> None:
+    """Every reader of `old` reads `new`."""
+    for user in list(old.outputs):
+        for i, t in enumerate(user.inputs):
+            if t is old:
+                user.inputs[i] = new
+
+

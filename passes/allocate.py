@@ -108,13 +108,13 @@ def _ratio(entry: str) -> tuple[str, float]:
 
 
 def share_of(state: State, target: str) -> tuple[str, float]:
-    """An absolute target as the share to remove. Raises UsageError when the dense model already meets it."""
+    """An absolute target as the share to remove. Raises NothingToPrune when the dense model already meets it."""
     of, wanted = parse_target(target)
     if of == "latency":
         return of, share_of_latency(state, wanted)
     dense = CostModel(state.analyzed()).total({"size": "bytes"}.get(of, of), {})
     if wanted >= dense:
-        raise UsageError(f"--target {target}: the model already has only {dense:,.0f}")
+        raise NothingToPrune(f"--target {target}: the model already has only {dense:,.0f}")
     return of, 1 - wanted / dense
 
 

@@ -53,7 +53,7 @@ class Calibrate:
         if "." in self.source or "/" in self.source:
             return real(graph, self.source, self.samples, memory)
         kind = "" if self.source == "synthetic" else self.source
-        found = synthetic(graph, self.seed, self.samples, memory, parse_ranges(self.input_range), kind)
+        found = synthetic(graph, self.seed, self.samples, memory, parse_ranges(self.input_range, state.source), kind)
         return replace(found, adjust=Adjust()) if self.stored else found
 
 

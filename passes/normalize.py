@@ -7,33 +7,34 @@ from typing import ClassVar
 
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import analyze
+from spa_compiler.model import Model
 from spa_compiler.normalize import normalize
 from spa_compiler.pipeline import State
+from spa_compiler.runtime import named
 from spa_compiler.shapes import input_sizes
 
 
 @dataclass(frozen=True)
 class Normalize:
-    """`input_shape`: entries `name:1,3,224,224` that give symbolic axes a size."""
+    """`input_shape`: entries `name:1,3,224,224` that give symbolic axes a size; a single input needs no name."""
 
     input_shape: tuple[str, ...] = ()
     name: ClassVar[str] = "normalize"
 
     def run(self, state: State) -> State:
         """A model whose axes the rules can read, and its dependency graph."""
-        model, changes = normalize(state.model, input_sizes(state.model, parse_shapes(self.input_shape)))
+        model, changes = normalize(state.model, input_sizes(state.model, parse_shapes(self.input_shape, state.model)))
         return replace(state, model=model, graph=analyze(model)).note(normalize=changes)
 
 
-def parse_shapes(entries: tuple[str, ...]) -> dict[str, list[int]]:
+def parse_shapes(entries: tuple[str, ...], model: Model) -> dict[str, list[int]]:
     """`("x:1,3,224,224",)` as a dictionary. Raises UsageError for anything else."""
     out: dict[str, list[int]] = {}
-    for entry in entries:
-        name, colon, sizes = entry.rpartition(":")
+    for name, sizes, entry in named("--input-shape", entries, model):
         try:
             out[name] = [int(s) for s in sizes.split(",")]
         except ValueError as e:
             raise UsageError(f"--input-shape {entry}: expected NAME:1,3,224,224") from e
-        if not colon or min(out[name]) < 1:
-            raise UsageError(f"--input-shape {entry}: expected NAME:1,3,224,224")
+        if min(out[name]) < 1:
+            raise UsageError(f"--input-shape {entry}: sizes are 1 or more")
     return out

@@ -25,5 +25,5 @@ class Verify:
         if state.pruned is None:
             raise UsageError("verify needs a rewritten model: put `remove` before it")
         masks = state.plan.masks(graph)
-        found = structural(graph, masks, state.pruned, self.seed, parse_ranges(self.input_range))
+        found = structural(graph, masks, state.pruned, self.seed, parse_ranges(self.input_range, state.source))
         return state.note(prune_equals_mask=found.document())

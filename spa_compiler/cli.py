@@ -5,6 +5,7 @@ Each command parses, calls the library and prints. Errors are one line on stderr
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
@@ -50,8 +51,13 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
         except MemoryError:
             click.echo("spa-compile: error: out of memory; nothing was written", err=True)
             sys.exit(1)
+        except OSError as e:
+            if e.errno == errno.EPIPE:  # whoever read the output has gone
+                raise
+            click.echo(f"spa-compile: error: {e}", err=True)
+            sys.exit(UsageError.exit_code)
         except Exception as e:
-            click.echo(f"spa-compile: internal error: {type(e).__name__}: {e}; nothing was written (-v shows where)", err=True)
+            click.echo(f"spa-compile: internal error: {type(e).__name__}: {e} (-v shows where)", err=True)
             if options.get("verbose"):
                 traceback.print_exc()
             sys.exit(1)
@@ -73,25 +79,23 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
 BUDGET = [
     click.option("--ratio", type=float, help="Share to remove, 0 to 1: --ratio 0.5 halves the MACs."),
     click.option(
-        "--of", type=click.Choice(["macs", "params", "size", "latency", "channels"]), default="macs", show_default=True,
+        "--of", type=click.Choice(["macs", "params", "size", "latency", "channels"]), default="macs",
         help="What the ratio is of.",
     ),
     click.option("--target", default="", help="The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms."),
     click.option(
-        "--scope", type=click.Choice(["auto", "global", "uniform"]), default="auto", show_default=True,
+        "--scope", type=click.Choice(["auto", "global", "uniform"]), default="auto",
         help="Groups compete by error per cost, or all lose the same share; auto follows the criterion.",
     ),
-    click.option("--align", default="auto", show_default=True, help="Widths in multiples of N; auto: what the kernels here need."),
-    click.option("--min-keep", type=click.IntRange(1), default=1, show_default=True, help="Channels that every group keeps."),
-    click.option(
-        "--max-group-ratio", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Most that one group may lose."
-    ),
-    click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave groups alone, by label, weight or node name."),
+    click.option("--align", default="auto", help="Widths in multiples of N; auto: what the kernels here need."),
+    click.option("--min-keep", type=click.IntRange(1), default=1, help="Channels that every group keeps."),
+    click.option("--max-group-ratio", type=click.FloatRange(0, 1), default=0.9, help="Most that one group may lose."),
+    click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave groups alone, by label, weight or node."),
     click.option("--include", multiple=True, metavar="PATTERN", help="Prune these groups only."),
     click.option("--group-ratio", multiple=True, metavar="PATTERN=R", help="A ratio of their own for some groups."),
 ]  # fmt: skip
 SCORING = [
-    click.option("--criterion", default=Options.criterion, show_default=True, help="How channels are scored; `spa passes` lists them."),
+    click.option("--criterion", default=Options.criterion, help="How channels are scored; `spa passes` lists them."),
     click.option("--scores", type=FILE, help="Scores from an .npz, one array per group label."),
     click.option("--plan", type=FILE, help="Apply a saved plan (JSON) instead of scoring."),
     click.option("--mask", type=FILE, help="Apply keep-masks from an .npz, one boolean array per group label."),
@@ -99,26 +103,26 @@ SCORING = [
 ]
 CALIBRATION = [
     click.option(
-        "--calib", default=Options.calib, show_default=True, metavar="SOURCE",
+        "--calib", default=Options.calib, metavar="SOURCE",
         help="Inputs to calibrate on: synthetic, FILE.npz, DIR or script.py:function.",
     ),
-    click.option("--samples", type=click.IntRange(0), default=0, help="Calibration inputs; 0: what memory and time allow."),
-    click.option("--memory", default=Options.memory, show_default=True, help="Memory for calibration."),
+    click.option("--samples", type=click.IntRange(0), default=0, help="Calibration inputs; 0: what memory allows."),
+    click.option("--memory", default=Options.memory, help="Memory for calibration."),
     click.option(
         "--compensate/--no-compensate", default=None,
         help="Let what is left take over the work of what went; default: where the criterion calibrates (obspa, flap).",
     ),
 ]  # fmt: skip
 INPUTS = [
-    click.option("--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Sizes for symbolic axes."),
-    click.option("--input-range", multiple=True, metavar="NAME:LO,HI", help="Range of an input's values."),
+    click.option("--input-shape", multiple=True, metavar="[NAME:]1,3,224,224", help="Sizes for symbolic axes."),
+    click.option("--input-range", multiple=True, metavar="[NAME:]LO,HI", help="Range of an input's values."),
     click.option("--data", type=FILE, help="An .npz with inputs and labels: accuracy before and after."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Every random choice follows it."),
+    click.option("--seed", type=int, default=0, help="Every random choice follows it."),
     click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime; 0: one per core."),
 ]
 RUNNING = [
     click.option("--report", "report_file", type=FILE, help="Write the report: .json or .html."),
-    click.option("--fail-under", multiple=True, metavar="METRIC=VALUE", help="Exit 6 when a metric is lower, e.g. cosine=0.95."),
+    click.option("--fail-under", multiple=True, metavar="METRIC=VALUE", help="Exit 6 when it is lower: cosine=0.95."),
     click.option("--allow-noop", is_flag=True, help="Exit 0 instead of 5 when nothing can be pruned."),
     click.option("--no-latency", is_flag=True, help="Do not measure latency."),
     click.option("-q", "--quiet", is_flag=True, help="Only the last line."),
@@ -153,6 +157,9 @@ def _options(given: dict[str, Any]) -> Options:
 def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
     """Compile, print and save what was asked for."""
     options = _options(given)
+    for file in (given.get("save_plan"), given["report_file"]):
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            raise UsageError(f"{file}: not a file in a folder that exists")
     target = output or source.with_name(f"{source.stem}.pruned.onnx")
     try:
         with _progress(given["quiet"]) as tell:
@@ -202,7 +209,7 @@ def _command(name: str) -> click.Command:
 compile_command = _command("spa-compile")
 
 
-@click.group()
+@click.group(context_settings={"show_default": True})
 @click.version_option(VERSION, prog_name="spa")
 def spa() -> None:
     """Structured pruning of ONNX models."""
@@ -242,7 +249,7 @@ def explain_command(source: Path, axis_a: str, axis_b: str | None, input_shape: 
 @_with(INPUTS, RUNNING[-1:])
 @_guard
 def verify_command(dense: Path, compiled: Path, plan: Path | None, **given: Any) -> None:
-    """Check a compiled model against the dense one: signature, fidelity, and prune equals mask where a plan is given."""
+    """Check a compiled model against the dense one: signature, fidelity, and prune equals mask with a plan."""
     for line in verification(dense, compiled, Plan.load(plan) if plan else None, _options(given)):
         click.echo(line)
 
@@ -259,7 +266,7 @@ def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None
 
 @spa.command("sweep")
 @click.argument("source", metavar="IN.onnx", type=FILE)
-@click.option("--ratios", default="0.1,0.3,0.5,0.7", show_default=True, help="Ratios to try.")
+@click.option("--ratios", default="0.1,0.3,0.5,0.7", help="Ratios to try.")
 @_with(BUDGET[1:2], BUDGET[3:], SCORING[:2], CALIBRATION, INPUTS, RUNNING[-1:])
 @_guard
 def sweep_command(source: Path, ratios: str, **given: Any) -> None:

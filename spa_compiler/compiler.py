@@ -8,7 +8,6 @@ Nothing is written where the caller asked until every check has passed; inputs a
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
@@ -28,7 +27,7 @@ from spa_compiler.data import accuracy, load_data, predict
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
 from spa_compiler.model import Model, load, read, write
 from spa_compiler.pipeline import Pipeline, State, make
-from spa_compiler.report import metrics, summary_of
+from spa_compiler.report import METRICS, metrics, sha256, summary_of
 from spa_compiler.runtime import parse_ranges, random_inputs
 from spa_compiler.shapes import quiet_session
 from spa_compiler.version import VERSION
@@ -92,6 +91,8 @@ def _given(o: Options, *names: str) -> dict[str, Any]:
 def pipeline_of(o: Options) -> Pipeline:
     """The pipeline that these options stand for. Raises UsageError when they do not say how much should go."""
     if o.pipeline:
+        if o.target or o.plan or o.ratio is not None:
+            raise UsageError("a pipeline says what goes: give it without --ratio, --target and --plan")
         return Pipeline.parse(o.pipeline)
     if o.target and o.ratio is not None:
         raise UsageError("--ratio and --target say the same thing: give one of them")
@@ -133,7 +134,7 @@ def compile(  # noqa: A001  # the public name, used as spa_compiler.compile
 def compile_file(source: Path, output: Path | None, options: Options, progress: Progress | None = None) -> Result:
     """The whole job. The output and its external data appear at once, or not at all."""
     start = time.perf_counter()
-    steps = pipeline_of(options)
+    steps, gates = pipeline_of(options), parse_gates(options.fail_under)
     tell = progress or (lambda text: None)
     tell("load")
     model = load(source)
@@ -146,7 +147,7 @@ def compile_file(source: Path, output: Path | None, options: Options, progress: 
         tell("compare")
         report = _report(state, str(steps), file, options)
         report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
-        _gates(report, options.fail_under)
+        _check_gates(report, gates)
         if output is not None and not options.dry_run:
             _publish(scratch, output)
             report["output"]["path"] = str(output)
@@ -160,9 +161,9 @@ def _check_output(model: Model, output: Path | None) -> None:
     if output.is_dir() or not output.parent.is_dir():
         raise UsageError(f"{output}: not a file in a folder that exists")
     data = output.with_name(f"{output.name}.data")
-    for read in (model.path, *(model.folder / name for name in model.external)):
-        if any(place.exists() and place.samefile(read) for place in (output, data)):
-            raise UsageError(f"{read}: the output would overwrite the input, which is never changed; give another -o")
+    for taken in (model.path, *(model.folder / name for name in model.external)):
+        if any(place.exists() and place.samefile(taken) for place in (output, data)):
+            raise UsageError(f"{taken}: the output would overwrite the input, which is never changed; give another -o")
 
 
 @contextmanager
@@ -196,23 +197,17 @@ def _provenance(state: State, text: str, options: Options) -> dict[str, str]:
     return {
         "spa_compile.version": VERSION,
         "spa_compile.pipeline": text,
-        "spa_compile.source_sha256": digest(state.source.path),
+        "spa_compile.source_sha256": sha256(state.source.path),
         "spa_compile.plan_sha256": state.plan.digest(),
         "spa_compile.seed": str(options.seed),
     }
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _publish(scratch: Path, output: Path) -> None:
     """Move every file of the result to its place; the model last, so that it never points at missing data."""
     files = sorted(scratch.iterdir(), key=lambda p: p.name == output.name)
     for p in files:
-        os.replace(p, output.parent / p.name)
+        p.replace(output.parent / p.name)
 
 
 def _check_file(state: State, file: Path) -> None:
@@ -238,7 +233,7 @@ def _report(state: State, text: str, file: Path, options: Options) -> dict[str, 
     found = _fidelity(state, sessions, options)
     checked = time.perf_counter()
     if options.latency and not state.plan.empty:
-        feed = verify.sample(state.analyzed().model, sessions, parse_ranges(options.input_range))
+        feed = verify.sample(state.analyzed().model, sessions, parse_ranges(options.input_range, state.source))
         threads = options.threads or os.cpu_count() or 1
         found["latency"] = verify.latency(sessions[0], sessions[1], feed, threads).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
@@ -259,7 +254,7 @@ def _fidelity(state: State, sessions: list[Any], options: Options) -> dict[str, 
 
 
 def _feeds(state: State, options: Options) -> tuple[list[dict[str, Any]], str]:
-    ranges = parse_ranges(options.input_range)
+    ranges = parse_ranges(options.input_range, state.source)
     model = state.analyzed().model
     sizes = verify.bindings(model)[0]
     made = [random_inputs(model, sizes, np.random.default_rng(1000 + k), ranges) for k in range(4)]
@@ -275,16 +270,25 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _gates(report: dict[str, Any], gates: tuple[str, ...]) -> None:
-    """Raise GateError for the first metric below its gate; UsageError for a metric that was not measured."""
-    values = metrics(report)
+def parse_gates(gates: tuple[str, ...]) -> dict[str, float]:
+    """`("cosine=0.9",)` as a dictionary. Raises UsageError for a metric that does not exist."""
+    out: dict[str, float] = {}
     for gate in gates:
         name, _, wanted = gate.partition("=")
-        if name not in values:
-            raise UsageError(f"--fail-under {gate}: no metric '{name}'; measured here: {', '.join(sorted(values))}")
+        if name not in METRICS:
+            raise UsageError(f"--fail-under {gate}: no metric is called '{name}'; there are {', '.join(METRICS)}")
         try:
-            limit = float(wanted)
+            out[name] = float(wanted)
         except ValueError as e:
             raise UsageError(f"--fail-under {gate}: expected METRIC=NUMBER") from e
+    return out
+
+
+def _check_gates(report: dict[str, Any], gates: dict[str, float]) -> None:
+    """Raise GateError for the first metric below its gate; UsageError for a metric that was not measured."""
+    values = metrics(report)
+    for name, limit in gates.items():
+        if name not in values:
+            raise UsageError(f"--fail-under {name}: not measured here; there are {', '.join(sorted(values))}")
         if not values[name] >= limit:
             raise GateError(f"{name} is {values[name]:.4g}, under the gate of {limit:g}; nothing was written")

@@ -15,7 +15,7 @@ from spa_compiler import criteria, pipeline, verify
 from spa_compiler.compiler import Options, compile_file
 from spa_compiler.cost import CostModel, group_widths
 from spa_compiler.data import accuracy, load_data, predict
-from spa_compiler.errors import ModelError, NothingToPrune, SpaError, UsageError
+from spa_compiler.errors import ModelError, SpaError, UsageError
 from spa_compiler.graph import Axis, DependencyGraph
 from spa_compiler.model import load
 from spa_compiler.pipeline import Pipeline, State, make
@@ -126,7 +126,7 @@ def _outputs(path: Path, sessions: list[Any], options: Options) -> tuple[list[li
         data = load_data(Path(options.data), load(path))
         return [predict(s, data) for s in sessions], Path(options.data).name, data
     model = graph_of(path, options.input_shape).model
-    ranges, sizes = parse_ranges(options.input_range), verify.bindings(model)[0]
+    ranges, sizes = parse_ranges(options.input_range, model), verify.bindings(model)[0]
     feeds = [random_inputs(model, sizes, np.random.default_rng(k), ranges) for k in range(4)]
     return [[list(s.run(None, f)) for f in feeds] for s in sessions], "random inputs", None
 
@@ -139,7 +139,8 @@ def verification(dense: Path, compiled: Path, plan: Plan | None, options: Option
     if plan is not None:
         graph = graph_of(dense, options.input_shape)
         small = load(compiled)
-        found = verify.structural(graph, plan.masks(graph), small, options.seed, parse_ranges(options.input_range))
+        ranges = parse_ranges(options.input_range, graph.model)
+        found = verify.structural(graph, plan.masks(graph), small, options.seed, ranges)
         lines.append(
             f"prune equals mask: error {found.error:.1e}, tolerance {found.tolerance:.0e}, {found.checks} checks"
         )
@@ -181,7 +182,7 @@ def sweep_table(source: Path, ratios: str, options: Options) -> Table:
     for ratio in wanted:
         try:
             report = compile_file(source, None, replace(options, ratio=ratio, dry_run=True)).report
-        except (NothingToPrune, SpaError) as e:
+        except SpaError as e:
             table.add_row(f"{ratio:g}", str(e).split(";")[0])
             continue
         latency, right = report["latency"], report["accuracy"]

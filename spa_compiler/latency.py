@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from spa_compiler.errors import BudgetError, UsageError
+from spa_compiler.errors import BudgetError, NothingToPrune
 from spa_compiler.pipeline import State
 from spa_compiler.plan import Plan
 from spa_compiler.rewrite import rewrite
@@ -25,10 +25,10 @@ def measured(state: State, plan: Plan, threads: int) -> Latency:
 
 
 def share_of_latency(state: State, wanted: float) -> float:
-    """Milliseconds as a share of the dense model's. Raises UsageError when the dense model is fast enough."""
+    """Milliseconds as a share of the dense model's. Raises NothingToPrune when it is fast enough."""
     dense = measured(state, Plan(), 0).dense_ms
     if wanted >= dense:
-        raise UsageError(f"--target {wanted:g}ms: the model already takes only {dense:.3g} ms here")
+        raise NothingToPrune(f"--target {wanted:g}ms: the model already takes only {dense:.3g} ms here")
     return 1 - wanted / dense
 
 

@@ -100,6 +100,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+METRICS = (
+    "macs_reduction", "params_reduction", "bytes_reduction", "channels_reduction", "speedup",
+    "cosine", "snr_db", "top1", "accuracy", "accuracy_kept",
+)  # fmt: skip
+"""What a --fail-under gate can name; the last three where labels or logits tell."""
+
+
 def metrics(report: dict[str, Any]) -> dict[str, float]:
     """What a --fail-under gate can name: larger is better for all of them."""
     out = {f"{k}_reduction": v for k, v in report["reached"].items()}

@@ -61,6 +61,9 @@ def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     return proto
 
 
+MOVING = ("Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Slice")
+
+
 def index_limits(model: Model) -> dict[str, int]:
     """For integer inputs that index something: the size of what they index (a vocabulary, a table of positions)."""
     limits: dict[str, int] = {}
@@ -72,7 +75,7 @@ def index_limits(model: Model) -> dict[str, int]:
                 size = _indexed(node, t)
                 if size is not None:
                     limits[tensor.name] = min(size, limits.get(tensor.name, size))
-                elif id(node) not in seen and node.op in ("Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Slice"):
+                elif id(node) not in seen and node.op in MOVING:
                     seen.add(id(node))
                     todo += node.outputs
     return limits
@@ -107,16 +110,32 @@ def random_inputs(
     return out
 
 
-def parse_ranges(entries: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+def named(option: str, entries: tuple[str, ...], model: Model) -> list[tuple[str, str, str]]:
+    """(input, value, entry) of entries NAME:VALUE; with a single input the name may be left out.
+
+    Raises UsageError for a name that no input has.
+    """
+    names = [vi.name for vi in model.header.graph.input]
+    out = []
+    for entry in entries:
+        name, colon, value = entry.rpartition(":")
+        if not colon and len(names) == 1:
+            name = names[0]
+        if name not in names:
+            raise UsageError(f"{option} {entry}: expected NAME:VALUES with one of the inputs {', '.join(names)}")
+        out.append((name, value, entry))
+    return out
+
+
+def parse_ranges(entries: tuple[str, ...], model: Model) -> dict[str, tuple[float, float]]:
     """`("x:0,255",)` as a dictionary. Raises UsageError for anything else."""
     out: dict[str, tuple[float, float]] = {}
-    for entry in entries:
-        name, colon, bounds = entry.rpartition(":")
+    for name, bounds, entry in named("--input-range", entries, model):
         try:
             low, high = (float(b) for b in bounds.split(","))
         except ValueError as e:
             raise UsageError(f"--input-range {entry}: expected NAME:LOW,HIGH") from e
-        if not colon or not low < high:
+        if not (low < high and np.isfinite([low, high]).all()):
             raise UsageError(f"--input-range {entry}: expected NAME:LOW,HIGH with LOW < HIGH")
         out[name] = (low, high)
     return out

@@ -17,7 +17,7 @@ from spa_compiler.spec import Site, Value
 
 
 def find_blocks(values: dict[str, Value], sites: Iterable[Site]) -> dict[Dim, Dim]:
-    """dim -> the outer dim inside which its channels may be chosen freely."""
+    """For every dim the outer dim inside which its channels may be chosen freely."""
     common = _accompanied(values)
     live = {d for d, beside in common.items() if beside}
     for site in sites:

@@ -184,7 +184,8 @@ class Pick:
 
 
 def _pick(model: Model, node: gs.Node, shapes: dict[str, Shape]) -> Pick | None:
-    known = {i: model.array(t).ravel() for i, t in enumerate(node.inputs) if isinstance(t, gs.Constant) and math.prod(t.shape) < 64}
+    small = {i: t for i, t in enumerate(node.inputs) if isinstance(t, gs.Constant) and math.prod(t.shape) < 64}
+    known = {i: model.array(t).ravel() for i, t in small.items()}
     x = shapes.get(node.inputs[0].name) if node.inputs else None
     if x is None or any(t.name not in shapes for t in node.outputs):
         return None
@@ -196,7 +197,8 @@ def _pick(model: Model, node: gs.Node, shapes: dict[str, Shape]) -> Pick | None:
         sizes = [shapes[t.name][axis] for t in node.outputs]
         starts = np.cumsum([0, *sizes[:-1]]).tolist()
         return Pick(axis, list(zip(starts, sizes, strict=True)), False)
-    single = node.op == "Slice" and len(node.inputs) > 3 and all(i in known for i in range(1, len(node.inputs)) if node.inputs[i].name)
+    given = [i for i in range(1, len(node.inputs)) if node.inputs[i].name]
+    single = node.op == "Slice" and len(node.inputs) > 3 and all(i in known for i in given)
     if single and known[1].size == 1 and (4 not in known or known[4][0] == 1):
         axis = int(known[3][0]) % len(x)
         start = min(max(int(known[1][0]) + (x[axis] if known[1][0] < 0 else 0), 0), x[axis])

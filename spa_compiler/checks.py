@@ -1,4 +1,4 @@
-"""What is wrong with a file, before anything else reads it: structure, sizes, external data, operators of onnxruntime."""
+"""What is wrong with a file, before anything reads it: structure, sizes, external data, onnxruntime's operators."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import external_data_helper, numpy_helper
@@ -75,7 +76,7 @@ def external_tensors(proto: onnx.ModelProto) -> frozenset[str]:
 @functools.cache
 def _contributed() -> dict[str, tuple[int, int]]:
     """Least and largest number of inputs of onnxruntime's own operators, which onnx.checker does not know."""
-    known = getattr(_pybind_state, "get_all_operator_schema", list)()
+    known: list[Any] = getattr(_pybind_state, "get_all_operator_schema", list)()
     out = {s.name: (s.min_input, s.max_input) for s in known if s.domain == "com.microsoft"}
     # onnxruntime 1.31 reads the last zero point of these without asking whether it is there
     return {**out, "QLinearSigmoid": (5, 5), "QLinearLeakyRelu": (5, 5)}

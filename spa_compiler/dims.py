@@ -41,13 +41,13 @@ ATOMS_LIMIT = 1 << 16
 _deciding: ContextVar[bool] = ContextVar("_deciding", default=True)
 
 
-class Undecided(Exception):
+class UndecidedError(Exception):
     """One of several free digits has to give way, and it is too early to say which."""
 
 
 @contextmanager
 def deciding(yes: bool) -> Iterator[None]:
-    """Whether a choice between free digits is made, or postponed by Undecided until all else is known.
+    """Whether a choice between free digits is made, or postponed by UndecidedError until all else is known.
 
     What was unified before the exception stays: an equation that is stated again changes nothing.
     """
@@ -205,7 +205,7 @@ def _factor_sum(e: Sum, minor: int) -> tuple[Expr, Expr]:
         hi, lo = _factor(p, minor)
         if hi.size == 1:
             if not _deciding.get():  # a cut that is still to come may go through the block
-                raise Undecided
+                raise UndecidedError
             hi = Dim(1, Reason.new("one block of a concatenation"), unit=True)
         highs.append(hi)
         if low is None:
@@ -268,7 +268,7 @@ def atomise(e: Expr, why: Reason) -> list[Dim]:
     """Write e as a list of units. Of a product only the largest free digit stays free: its units repeat.
 
     A product whose digits are all free loses the freedom of all but one of them; `why` is their reason. Raises
-    Undecided where that is a choice and choices are postponed (see `deciding`).
+    UndecidedError where that is a choice and choices are postponed (see `deciding`).
     """
     e = resolve(e)
     if isinstance(e, Dim):
@@ -278,7 +278,7 @@ def atomise(e: Expr, why: Reason) -> list[Dim]:
     free = [p for p in e.parts if not is_frozen(p)]
     best = max(free, key=lambda p: p.size, default=None)
     if len(free) > 1 and not _deciding.get():
-        raise Undecided
+        raise UndecidedError
     for p in free:
         if p is not best:
             freeze(p, why)
@@ -323,6 +323,6 @@ def select(x: Expr, positions: list[int], y: Expr) -> Expr | None:
 
 
 __all__ = [
-    "Dim", "Expr", "Prod", "Reason", "Sum", "Undecided", "atomise", "atoms", "deciding", "first_reason", "freeze",
+    "Dim", "Expr", "Prod", "Reason", "Sum", "UndecidedError", "atomise", "atoms", "deciding", "first_reason", "freeze",
     "is_frozen", "mark", "resolve", "select", "split", "trivial", "unify",
 ]  # fmt: skip

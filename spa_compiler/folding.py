@@ -53,7 +53,7 @@ def fold_statistics(model: Model) -> int:
 
     A BatchNormalization in training mode over weights (weight standardisation) is such a statistic as a whole.
     """
-    known = {n for n in model.constants()}
+    known = set(model.constants())
     inner: list[gs.Node] = []
     for node in model.graph.nodes:
         if node.inputs and all(not t.name or t.name in known for t in node.inputs) and not _has_body(node):

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from spa_compiler import rules
 from spa_compiler.blocks import find_blocks
-from spa_compiler.dims import Dim, Expr, Reason, Sum, Undecided, atoms, deciding, freeze, resolve, trivial
+from spa_compiler.dims import Dim, Expr, Reason, Sum, UndecidedError, atoms, deciding, freeze, resolve, trivial
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.model import Model, element_type, label
 from spa_compiler.shape_reads import shape_reads
@@ -30,6 +32,7 @@ from spa_compiler.spec import Site, Value
 from spa_compiler.subgraphs import WEIGHT_TYPES, held
 
 Axis = tuple[str, int]
+T = onnx.TensorProto
 
 
 @dataclass(frozen=True)
@@ -254,7 +257,7 @@ def _site(model: Model, node: gs.Node, values: dict[str, Value]) -> Site:
     domain = "" if node.domain in (None, "", "ai.onnx") else node.domain
     consts = {}
     for i, t in enumerate(node.inputs):
-        if isinstance(t, gs.Constant) and int(np.prod(t.shape, dtype=np.int64)) <= 1 << 16 and element_type(t) in (6, 7):
+        if isinstance(t, gs.Constant) and math.prod(t.shape) <= 1 << 16 and element_type(t) in (T.INT32, T.INT64):
             consts[i] = model.array(t)
     inputs = [values.get(t.name) if t.name else None for t in node.inputs]
     outputs = [values.get(t.name) if t.name else None for t in node.outputs]
@@ -292,7 +295,7 @@ def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) ->
             raise Conflict(f"the shape of '{unknown[0]}' is not known")
         with deciding(decide):
             found(site)
-    except Undecided:
+    except UndecidedError:
         site.clear()
         return False
     except Exception as e:  # nothing that loads may crash the analysis

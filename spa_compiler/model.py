@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +113,7 @@ class Model:
 
     def _node(self, node: gs.Node) -> onnx.NodeProto:
         """A node with everything of the original that graphsurgeon does not hold."""
-        fresh = OnnxExporter.export_node(node)
+        fresh: onnx.NodeProto = OnnxExporter.export_node(node)
         origin = self.origin.get(node.outputs[0].name) if node.outputs else None
         if origin is None:
             return fresh
@@ -139,7 +138,8 @@ class Model:
         named = [n for n in self.named_inputs if n in shapes]
         if out.ir_version < 4:
             named += [n for n in shapes if n not in named]
-        out.graph.input.extend(onnx.helper.make_tensor_value_info(n, shapes[n].data_type, shapes[n].dims) for n in named)
+        info = onnx.helper.make_tensor_value_info
+        out.graph.input.extend(info(n, shapes[n].data_type, shapes[n].dims) for n in named)
 
 
 def _carried(a: onnx.AttributeProto) -> bool:

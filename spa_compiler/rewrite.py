@@ -91,7 +91,10 @@ def _index(value: Value, i: int, masks: Masks, blocks: Mapping[Dim, Dim], outer:
     if not outer:
         return along(table[0], i)
     table = table.reshape(*(b.size for b in outer), -1)
-    blocked = [along(coordinates(value.axes[j])[b][order(value.axes[j], masks, blocks, {})], j) for b, j in outer.items()]
+    blocked = []
+    for b, j in outer.items():
+        held = coordinates(value.axes[j])[b]
+        blocked.append(along(held[order(value.axes[j], masks, blocks, {})], j))
     return np.asarray(np.moveaxis(table[tuple(blocked)].squeeze(i), -1, i))
 
 
@@ -150,7 +153,8 @@ def _write(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Mas
     if site.op == "Split":
         node.attrs.pop("num_outputs", None)
     elif old is not None:
-        new = [n if c and not (site.op == "Reshape" and o == -1) else o for o, n, c in zip(old, new, changed, strict=True)]
+        kept = [not c or (site.op == "Reshape" and o == -1) for o, c in zip(old, changed, strict=True)]
+        new = [o if k else n for o, n, k in zip(old, new, kept, strict=True)]
     if operand.attr and site.opset < ATTRIBUTE_BEFORE.get(site.op, 0):
         node.attrs[operand.attr] = new
     elif old is None and operand.slot < len(site.inputs) and site.inputs[operand.slot] is not None:
@@ -179,7 +183,8 @@ def _patch(model: Model, node: gs.Node, slot: int, new: list[int], changed: list
     """A shape that is computed at run time: take the new numbers where they changed, the computed ones elsewhere."""
     stem = f"{node.outputs[0].name}.{slot}"
     out = gs.Variable(f"{stem}.sizes", np.int64)
-    inputs = [constant(f"{stem}.changed", np.array(changed)), constant(f"{stem}.new", np.array(new, np.int64)), node.inputs[slot]]
+    numbers = constant(f"{stem}.changed", np.array(changed)), constant(f"{stem}.new", np.array(new, np.int64))
+    inputs = [*numbers, node.inputs[slot]]
     at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
     model.graph.nodes.insert(at, gs.Node("Where", f"{stem}.patch", {}, inputs, [out]))
     node.inputs[slot] = out

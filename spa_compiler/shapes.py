@@ -117,7 +117,8 @@ def _compute(
 ) -> list[Array] | None:
     """The outputs of a node whose inputs are known, by onnx's reference implementation; None where it has none."""
     used = list(dict.fromkeys(n for n in names if n))
-    if proto.domain not in ("", "ai.onnx") or (proto.op_type in ("ConstantOfShape", "Expand", "Tile", "Range") and _is_large(proto, facts)):
+    growing = proto.op_type in ("ConstantOfShape", "Expand", "Tile", "Range")
+    if proto.domain not in ("", "ai.onnx") or (growing and _is_large(proto, facts)):
         return None
     inputs = [onnx.ValueInfoProto(name=n, type=facts.types[n]) for n in used]
     graph = helper.make_graph([proto], "one", inputs, [onnx.ValueInfoProto(name=o) for o in proto.output if o])
@@ -150,7 +151,8 @@ def _infer(
 ) -> None:
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     types = {n: facts.types[n] for n in names if n in facts.types}
-    data = {n: numpy_helper.from_array(facts.values[n]) for n in names if n in facts.values and facts.values[n].size <= 4096}
+    small = [n for n in names if n in facts.values and facts.values[n].size <= 4096]
+    data = {n: numpy_helper.from_array(facts.values[n]) for n in small}
     try:
         schema = onnx.defs.get_schema(proto.op_type, model.opset.get(domain, 1), domain)
         got = onnx.shape_inference.infer_node_outputs(
@@ -222,7 +224,7 @@ def quiet_session(source: bytes | str, level: int = 1, threads: int = 1, folder:
 
 
 def _check_reshape(proto: onnx.NodeProto, facts: Facts) -> None:
-    """onnx's inference accepts a Reshape whose sizes do not fit: exporters write batch 1 under a symbolic N."""
+    """Shape inference accepts a Reshape whose sizes do not fit: exporters write batch 1 under a symbolic N."""
     x, y = facts.shape(proto.input[0]), facts.shape(proto.output[0])
     if x is not None and y is not None and np.prod(x, dtype=np.int64) != np.prod(y, dtype=np.int64):
         facts.errors.append(f"Reshape '{proto.name or proto.output[0]}' cannot make {list(y)} of {list(x)}")
@@ -278,7 +280,5 @@ def completed(facts: Facts, arrays: dict[str, Array]) -> Facts:
     return replace(facts, types=types)
 
 
-__all__ = [
-    "Facts", "completed", "evaluate", "input_sizes", "input_types", "missing", "quiet_session", "random_array", "recorded",
-    "settle", "symbols",
-]  # fmt: skip
+__all__ = ["Facts", "completed", "evaluate", "input_sizes", "input_types", "missing", "quiet_session", "random_array"]
+__all__ += ["recorded", "settle", "symbols"]

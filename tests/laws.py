@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+
 from spa_compiler.axes import Bools, count
 from spa_compiler.dims import Dim, atoms
 from spa_compiler.graph import DependencyGraph, Group, analyze
@@ -104,5 +105,6 @@ def compare(graph: DependencyGraph, masks: Masks, seed: int = 0, side: int = 0) 
         assert a.shape == b.shape == c.shape, f"an output changed its shape: {c.shape} to {a.shape}"
         if b.size:
             scale = float(np.abs(b).max()) + 1e-6
-            error, effect = max(error, float(np.abs(a - b).max()) / scale), max(effect, float(np.abs(b - c).max()) / scale)
+            error = max(error, float(np.abs(a - b).max()) / scale)
+            effect = max(effect, float(np.abs(b - c).max()) / scale)
     return error, effect

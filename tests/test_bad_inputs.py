@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from laws import analyzed, compare, listing, random_masks
 from onnx import TensorProto, helper, numpy_helper
+
+from laws import analyzed, compare, listing, random_masks
 from spa_compiler.errors import ModelError
 from spa_compiler.graph import analyze
 from spa_compiler.model import load, write

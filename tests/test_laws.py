@@ -10,6 +10,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from laws import Masks, analyzed, compare, listing, random_masks
 from random_graphs import graphs
 from spa_compiler.axes import Bools
@@ -24,7 +25,7 @@ NAMES = sorted(CASES)
 RUNNING = [n for n in NAMES if CASES[n].runs and CASES[n].groups != {}]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def graph_of(name: str) -> DependencyGraph:
     """The analysis of a hand-written model; nobody changes it."""
     return analyzed(build(CASES[name]))

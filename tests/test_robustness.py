@@ -10,6 +10,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from laws import random_masks
 from spa_compiler.errors import SpaError
 from spa_compiler.graph import analyze
@@ -19,7 +20,7 @@ from spa_compiler.reference import reference
 from spa_compiler.rewrite import rewrite
 from zoo import CASES, build
 
-SMALL = ("residual", "grouped_conv", "multi_head_attention", "lstm_zero_state", "shuffle", "if_captured", "qlinear_conv")
+SMALL = ("residual", "grouped_conv", "multi_head_attention", "shuffle", "if_captured", "qlinear_conv")
 SHIPPED = ("digits_gru", "digits_mobilenet", "digits_vit")
 
 
@@ -60,7 +61,7 @@ def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
-def mutate_fields(model: onnx.ModelProto, rng: random.Random) -> None:
+def mutate_fields(model: onnx.ModelProto, rng: random.Random) -> None:  # noqa: C901 - a table of mutations
     """One field of one node, initializer, input or output changed."""
     graph = model.graph
     names = [t.name for t in graph.initializer] + [o for n in graph.node for o in n.output] + ["", "nowhere"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+
 from spa_compiler import rules
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "operators.md"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from zoo_base import Case
 
 
@@ -138,8 +139,8 @@ CASES: dict[str, Case] = {
     ),
     "fused_matmul": Case(
         """(float[2,4] x) => (float[2,3] y) {
-            a = com.microsoft.FusedMatMul<transB=1, alpha=0.5>(x, w1)  b = com.microsoft.FusedGemm<activation="Relu">(a, w2, c)
-            y = MatMul(b, w3) }""",
+            a = com.microsoft.FusedMatMul<transB=1, alpha=0.5>(x, w1)
+            b = com.microsoft.FusedGemm<activation="Relu">(a, w2, c)  y = MatMul(b, w3) }""",
         {"w1": (6, 4), "w2": (6, 5), "c": (5,), "w3": (5, 3)},
         {"w1:0 w2:0": 6, "c:0 w2:1 w3:0": 5},
     ),

@@ -94,7 +94,7 @@ def microsoft_attention(site: Site) -> None:
 
 
 def multi_head(site: Site) -> None:
-    """com.microsoft MultiHeadAttention: separate, or packed as [B, T, h, 2 or 3, d]; keys may be a cache [B, h, T, d]."""
+    """com.microsoft MultiHeadAttention: separate, or packed as [B, T, h, 2 or 3, d], or keys as a cache."""
     h = int(site.attrs["num_heads"])
     q, k = site.x(0), _given(site, 1)
     bias = _bias(_given(site, 5), "h", h)

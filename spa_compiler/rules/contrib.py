@@ -28,10 +28,12 @@ FROZEN: dict[str, str] = {
     "blocks of quantised weights": """MatMulNBits MatMulBnb4 MatMulFpQ4 GatherBlockQuantized MatMulNBitsMlp
         MatMulNBitsQkv""",
     "experts are routed by number": "MoE QMoE",
-    "quantised inside the operator": "QAttention QEmbedLayerNormalization DynamicQuantizeLSTM QLinearReduceMean QLinearSoftmax",
+    "quantised inside the operator": """QAttention QEmbedLayerNormalization DynamicQuantizeLSTM QLinearReduceMean
+        QLinearSoftmax""",
     "its sequence layout is packed": "PackedAttention PackedMultiHeadAttention RemovePadding RestorePadding",
     "caches and generation loops": """BeamSearch GreedySearch Sampling WhisperBeamSearch DecoderAttention
-        DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention SparseAttention PagedAttention LongformerAttention""",
+        DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention SparseAttention PagedAttention
+        LongformerAttention""",
     "every entry depends on every other": "Rfft Irfft Inverse CDist",
     "channels last": "NhwcConv NhwcFusedConv",
     "compiled code of another runtime": "EPContext",

@@ -15,8 +15,8 @@ from spa_compiler.errors import Conflict
 from spa_compiler.spec import Rule, Site, Value, rule
 
 UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
-HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
-Softsign Sqrt Swish Tan Tanh ThresholdedRelu Cast BitCast
+HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh
+Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Cast BitCast
 Affine ParametricSoftplus Scale ScaledTanh""".split()
 NARY = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Dropout Equal Greater GreaterOrEqual Less
 LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum SwiGLU Where Xor""".split()
@@ -166,7 +166,7 @@ def tensor_scatter(site: Site) -> None:
     """The sequence axis of a cache is written to; the others are those of the update."""
     a = letters(site.x())
     k = int(site.attrs.get("axis", -2)) % len(a)
-    cache, update = (" ".join(a[:k] + [name] + a[k + 1 :]) for name in ("S", "T"))
+    cache, update = (" ".join([*a[:k], name, *a[k + 1 :]]) for name in ("S", "T"))
     rule(f"{cache}, {update}, _ -> {cache}")(site)
 
 

@@ -72,7 +72,8 @@ def slice_(site: Site) -> None:
     if named is None and len(site.inputs) > 3 and site.inputs[3] is not None:
         raise Conflict("the sliced axes are computed at run time")
     if starts is None or ends is None:
-        return _run_time_slice(site, named)
+        _run_time_slice(site, named)
+        return
     axes = [a % len(x.axes) for a in (named if named is not None else range(len(starts)))]
     _others(site, set(axes), set(axes))
     befores: dict[int, Expr] = {}
@@ -184,8 +185,8 @@ def pad(site: Site) -> None:
     _others(site, set(axes), set(axes))
 
     def sizes(n: Count) -> list[int]:
-        ends = [[n(around[a][side]) if a in around else pads[k + side * len(axes)] for k, a in enumerate(axes)] for side in (0, 1)]
-        return ends[0] + ends[1]
+        places = [(side, k, a) for side in (0, 1) for k, a in enumerate(axes)]
+        return [n(around[a][side]) if a in around else pads[k + side * len(axes)] for side, k, a in places]
 
     site.operands.append(Operand(1, sizes, "pads"))
 
@@ -194,7 +195,7 @@ def resize(site: Site) -> None:
     """Batch and channels pass where their size is unchanged; the resized axes do not change."""
     x, y = site.x(), site.y
     same = [s == t for s, t in zip(x.shape, y.shape, strict=True)]
-    spatial = [i > 1 and not _nhwc_resize(site) or not ok for i, ok in enumerate(same)]
+    spatial = [(i > 1 and not _nhwc_resize(site)) or not ok for i, ok in enumerate(same)]
     a = ["_" if hit else f"a{i}" for i, hit in enumerate(spatial)]
     rule(f"{' '.join(a)}{', _' * (len(site.inputs) - 1)} -> {' '.join(a)}")(site)
     axes = [int(i) % len(a) for i in site.attrs.get("axes", range(len(a)))]
@@ -224,7 +225,7 @@ def expand(site: Site) -> None:
 
 
 def tile(site: Site) -> None:
-    """y = (repeats x) on every axis."""
+    """The result is (repeats x) on every axis."""
     repeats = site.ints(1)
     if repeats is None:
         return _run_time_tile(site)

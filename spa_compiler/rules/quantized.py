@@ -48,11 +48,12 @@ def matmul(site: Site) -> None:
     rule(f"b... m k, _, _, b... k n, {scale}, {zero}, _, _ -> b... m n")(site)
 
 
-def integers(spec: str, columns: str, **attrs: str) -> Rule:
+def integers(spec: str, columns: str, group: bool = False) -> Rule:
     """ConvInteger and MatMulInteger: the zero point of the weights may be one per output channel."""
 
     def apply(site: Site) -> None:
-        rule(spec.format(zero=_per_channel(site, 3, columns)), **attrs)(site)
+        text = spec.format(zero=_per_channel(site, 3, columns))
+        (rule(text, g="group") if group else rule(text))(site)
 
     apply.__doc__ = f"`{spec.format(zero=columns)}`"
     return apply
@@ -89,7 +90,7 @@ BINARY = rule("x..., _, _, x..., _, _, _, _ -> x...")
 RULES: dict[str, Rule] = {
     "QuantizeLinear": linear,
     "DequantizeLinear": linear,
-    "ConvInteger": integers("n (g i) _..., (g o) i _..., _, {zero} -> n (g o) _...", "(g o)", g="group"),
+    "ConvInteger": integers("n (g i) _..., (g o) i _..., _, {zero} -> n (g o) _...", "(g o)", group=True),
     "MatMulInteger": integers("b... m k, b... k n, _, {zero} -> b... m n", "n"),
     "QLinearConv": convolution,
     "QLinearMatMul": matmul,

@@ -22,7 +22,8 @@ def recurrent(gates: int) -> Rule:
             h="hidden_size",
         )(site)
 
-    apply.__doc__ = f"`T b i, D ({gates} h) i, D ({gates} h) h, D ({2 * gates} h), b, D b h -> T D b h, D b h`, h=\"hidden_size\""
+    weights = f"D ({gates} h) i, D ({gates} h) h, D ({2 * gates} h)"
+    apply.__doc__ = f'`T b i, {weights}, b, D b h -> T D b h, D b h`, h="hidden_size"'
     return apply
 
 

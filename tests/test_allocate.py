@@ -109,7 +109,8 @@ def test_automatic_alignment_keeps_convolutions_on_the_fast_path(graphs: Graphs)
 
 
 @pytest.mark.parametrize(
-    ("size", "block", "wanted"), [(64, 16, 16), (256, 16, 16), (48, 16, 8), (32, 16, 8), (16, 16, 4), (8, 16, 2), (6, 16, 1)]
+    ("size", "block", "wanted"),
+    [(64, 16, 16), (256, 16, 16), (48, 16, 8), (32, 16, 8), (16, 16, 4), (8, 16, 2), (6, 16, 1)],
 )
 def test_steps_of_convolutions_leave_at_least_four_widths(size: int, block: int, wanted: int) -> None:
     text = "(float[1,3,4,4] x) => (float[1,4,4,4] y) { a = Conv(x, w1)  y = Conv(a, w2) }"
@@ -158,7 +159,9 @@ def test_patterns_match_labels_weights_and_the_nodes_that_read_them(graphs: Grap
     assert not matches(graph, group, group.label[:-1])
 
 
-@pytest.mark.parametrize("limits", [Limits(exclude=("nothing*",)), Limits(include=("x",)), Limits(group_ratio={"z": 0.5})])
+@pytest.mark.parametrize(
+    "limits", [Limits(exclude=("nothing*",)), Limits(include=("x",)), Limits(group_ratio={"z": 0.5})]
+)
 def test_a_pattern_that_matches_nothing_is_an_error(graphs: Graphs, limits: Limits) -> None:
     with pytest.raises(UsageError, match="matches no group"):
         run(graphs["resnet"], 0.3, limits=limits)
@@ -220,7 +223,9 @@ def test_awkward_models_meet_their_budget_as_far_as_whole_channels_allow(name: s
         pytest.skip("no such model")
     graph = analyzed(build(CASES[name]))
     scores = criterion("l2")(graph, None, np.random.default_rng(0))
-    reached = [removed(graph, run((graph, scores), r, scope=s), "macs") for r in (0.1, 0.3) for s in ("global", "uniform")]
+    reached = [
+        removed(graph, run((graph, scores), r, scope=s), "macs") for r in (0.1, 0.3) for s in ("global", "uniform")
+    ]
     assert reached[0] >= 0.1
     assert reached[1] >= 0.1
     assert reached[2] >= 0.3

@@ -153,7 +153,8 @@ def _write(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Mas
     if site.op == "Split":
         node.attrs.pop("num_outputs", None)
     elif old is not None:
-        kept = [not c or (site.op == "Reshape" and o == -1) for o, c in zip(old, changed, strict=True)]
+        pairs = enumerate(zip(old, changed, strict=True))
+        kept = [not c or _still_holds(site, i, o, new[i], masks) for i, (o, c) in pairs]
         new = [o if k else n for o, n, k in zip(old, new, kept, strict=True)]
     if operand.attr and site.opset < ATTRIBUTE_BEFORE.get(site.op, 0):
         node.attrs[operand.attr] = new
@@ -164,6 +165,13 @@ def _write(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Mas
         while len(node.inputs) <= operand.slot:
             node.inputs.append(gs.Variable.empty())
         node.inputs[operand.slot] = constant(name, np.array(new, np.int64))
+
+
+def _still_holds(site: Site, i: int, old: int, new: int, masks: Masks) -> bool:
+    """Reshape only: -1 works itself out, and 0 copies an input axis that may have changed in the same way."""
+    if site.op != "Reshape" or old > 0:
+        return False
+    return old == -1 or (i < len(site.x().axes) and count(site.x().axes[i], masks) == new)
 
 
 def _with_minus_one(site: Site, operand: Operand, new: list[int], changed: list[bool]) -> list[int]:

@@ -1,0 +1,57 @@
+"""What the analysis tells about a model: labels, roles, explanations, reasons."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from laws import analyzed, listing
+from spa_compiler.errors import UsageError
+from zoo import CASES, build
+
+
+def test_members_have_roles() -> None:
+    graph = analyzed(build(CASES["residual"]))
+    (group,) = graph.groups
+    roles = {f"{m.value}:{m.axis}": m.role for m in group.members}
+    assert roles["w1:0"] == "out" and roles["w2:1"] == "in" and roles["w3:1"] == "in"
+    assert roles["s:0"] == "scale" == roles["var:0"]
+
+
+def test_a_label_finds_its_group() -> None:
+    graph = analyzed(build(CASES["grouped_conv"]))
+    for group in graph.groups:
+        assert graph.group(group.label) is group
+        assert group.label.split("#")[0] in {f"{m.value}:{m.axis}" for m in group.members}
+    assert len({g.label for g in graph.groups}) == len(graph.groups)
+    with pytest.raises(UsageError, match="nobody"):
+        graph.group("nobody")
+
+
+def test_explain_gives_the_chain_of_nodes() -> None:
+    graph = analyzed(build(CASES["residual"]))
+    path = graph.explain(("w1", 0), ("w3", 1))
+    assert path[0][0] == ("w1", 0) and path[-1][2] == ("w3", 1)
+    assert all(a[2] == b[0] for a, b in itertools.pairwise(path))
+    assert any("Conv" in node for _, node, _ in path)
+
+
+def test_explain_refuses_what_is_not_coupled_or_not_there() -> None:
+    graph = analyzed(build(CASES["conv"]))
+    for a, b in ((("w1", 0), ("w1", 1)), (("w1", 0), ("nobody", 0)), (("w1", 9), ("w2", 1))):
+        with pytest.raises(UsageError):
+            graph.explain(a, b)
+
+
+def test_frozen_parameters_are_counted_by_reason() -> None:
+    graph = analyzed(build(CASES["custom_op"]))
+    counted = graph.frozen_parameters()
+    assert sum(counted.values()) == 6 * 7 + 4 * 6
+    assert all("Mystery" in reason for reason in counted)
+
+
+def test_blocks_have_masks_of_two_axes() -> None:
+    graph = analyzed(build(CASES["grouped_conv"]))
+    shapes = {k: g.shape for k, g in listing(graph).items()}
+    assert shapes["b1:0 w1:0 w2:1"] == (3, 2) and shapes["b1:0 b2:0 w1:0 w2:0 w3:1"] == (3,)

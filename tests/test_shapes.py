@@ -1,0 +1,80 @@
+"""Sizes under two bindings: what is folded, what is dynamic, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from laws import analyzed
+from spa_compiler.errors import ModelError
+from spa_compiler.model import Model, from_proto
+from spa_compiler.normalize import normalize
+from spa_compiler.shapes import symbols
+from zoo import CASES, build
+
+
+def parsed(text: str, **inits: tuple[int, ...]) -> Model:
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> m {text}')
+    rng = np.random.default_rng(0)
+    for name, shape in inits.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    return from_proto(model, Path("m.onnx"))
+
+
+def test_symbols_are_named_once_and_unnamed_axes_by_their_place() -> None:
+    model = parsed("(float[N,3,H,W] x, float[N,?] z) => (float[N,3,H,W] y) { y = Relu(x) }")
+    assert [s.name for s in symbols(model)] == ["N", "H", "W", "z.1"]
+
+
+def test_axes_that_follow_a_symbol_are_dynamic() -> None:
+    model, _ = normalize(parsed("(float[N,5,4] x) => (float[N,5,6] y) { y = MatMul(x, w) }", w=(4, 6)))
+    assert model.shapes is not None
+    assert model.shapes.dynamic["y"] == (True, False, False)
+    first, second = model.shapes.sizes["N"]
+    assert first != second and model.shapes.shape["y"] == (first, 5, 6)
+
+
+def test_shape_arithmetic_is_folded_and_weights_are_not() -> None:
+    graph = analyzed(build(CASES["shape_arithmetic"]))
+    assert not any(n.op in ("Shape", "Gather", "Concat") for n in graph.model.graph.nodes)
+    ops = [n.op for n in analyzed(build(CASES["weight_standardized"])).model.graph.nodes]
+    assert ops == ["Mul", "Conv", "Conv"]
+
+
+def test_statistics_of_weights_are_folded() -> None:
+    model, changes = normalize(parsed(
+        "(float[1,3,4,4] x) => (float[1,4,4,4] y) { m = ReduceMean<keepdims=1>(v)  w = Sub(v, m)  a = Conv(x, w)"
+        "  y = Conv(a, u) }", v=(5, 3, 1, 1), u=(4, 5, 1, 1)))  # fmt: skip
+    assert changes["statistics"] == 1
+    assert [n.op for n in model.graph.nodes] == ["Sub", "Conv", "Conv"]
+
+
+def test_given_sizes_are_used_and_unknown_symbols_refused() -> None:
+    text = "(float[N,4] x) => (float[N,6] y) { y = MatMul(x, w) }"
+    model, _ = normalize(parsed(text, w=(4, 6)), {"N": 10})
+    assert model.shapes is not None and model.shapes.sizes["N"][0] == 10
+    with pytest.raises(ModelError, match="nobody"):
+        normalize(parsed(text, w=(4, 6)), {"nobody": 3})
+
+
+def test_a_batch_of_one_is_found() -> None:  # exporters write it into a Reshape under a symbolic input
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 18]> m (float[N,3,2] x) => (float[1,6] y) { y = Reshape(x, r) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 6], np.int64), "r"))
+    found, _ = normalize(from_proto(model, Path("m.onnx")))
+    assert found.shapes is not None and found.shapes.sizes["N"] == (1, 1)
+
+
+def test_no_sizes_fit() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 18]> m (float[N,3] x) => (float[7,3] y) { y = Reshape(x, r) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array([7, 3], np.int64), "r"))
+    with pytest.raises(ModelError, match="--input-shape"):
+        normalize(from_proto(model, Path("m.onnx")))

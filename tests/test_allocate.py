@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from laws import analyzed
 from onnx import load
+
+from laws import analyzed
 from spa_compiler.allocate import Budget, Limits, allocate, curve, matches, step
 from spa_compiler.cost import CostModel, group_widths
 from spa_compiler.criteria import Scores, criterion
@@ -250,5 +251,5 @@ def test_targets_are_numbers_with_units(text: str, found: tuple[str, float]) -> 
 
 @pytest.mark.parametrize("text", ["", "12", "MB", "1.2G", "-3MB", "1e3MB", "15 s", "20MB please"])
 def test_other_targets_are_refused_with_examples(text: str) -> None:
-    with pytest.raises(UsageError, match="like 1.2GMACs, 8Mparams, 20MB or 15ms"):
+    with pytest.raises(UsageError, match=r"like 1\.2GMACs, 8Mparams, 20MB or 15ms"):
         parse_target(text)

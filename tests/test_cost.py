@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+
 from laws import Masks, analyzed, random_masks
 from spa_compiler.cost import CostModel, group_widths
 from spa_compiler.dims import Dim

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from laws import analyzed, listing
 from onnx import numpy_helper
+
+from laws import analyzed, listing
 from spa_compiler import criteria
 from spa_compiler.criteria import Scores, criterion
 from spa_compiler.errors import UsageError
@@ -54,7 +55,7 @@ def test_bn_scale_is_the_absolute_gain_and_l2_where_there_is_no_norm() -> None:
     text = """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
         a = Conv(x, w1)  b = BatchNormalization(a, s, t, mu, var)  c = Conv(b, w2)  d = Relu(c)  y = Conv(d, w3) }"""
     gain = np.array([0.5, -2, 0, 1], np.float32)
-    rest = {n: (4,) for n in ("t", "mu", "var")}
+    rest = dict.fromkeys(("t", "mu", "var"), (4,))
     weights = {"w1": (4, 3, 1, 1), "w2": (5, 4, 1, 1), "w3": (4, 5, 1, 1)}
     graph = analyzed(build(Case(text, {**weights, "s": gain, **rest}, None)))
     found = scores_of("bn_scale", graph)

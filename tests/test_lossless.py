@@ -1,4 +1,4 @@
-"""What may be erased without any loss: planted dead channels go, everything else stays, and the output does not change."""
+"""What may be erased without any loss: planted dead channels go, the rest stays, and the outputs do not change."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
+
 import spa_compiler
 from laws import analyzed, listing
 from laws import outputs as run_outputs
-from onnx import numpy_helper
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.lossless import dead_channels
 from spa_compiler.plan import Plan

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import onnx
 import pytest
-import spa_compiler
 from hypothesis import given
 from hypothesis import strategies as st
+
+import spa_compiler
 from spa_compiler.compiler import Options, pipeline_of
 from spa_compiler.errors import SpaError, UsageError
 from spa_compiler.model import load

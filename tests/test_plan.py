@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import spa_compiler
 from hypothesis import given
 from hypothesis import strategies as st
+
+import spa_compiler
 from laws import analyzed
 from spa_compiler.axes import Bools
 from spa_compiler.errors import UsageError

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
+
 import spa_compiler
 from laws import Masks, analyzed
-from onnx import numpy_helper
 from spa_compiler import verify
 from spa_compiler.errors import VerificationError
 from spa_compiler.graph import DependencyGraph

@@ -167,10 +167,13 @@ def test_options_that_say_nothing_or_two_things_are_refused(options: Options) ->
         pipeline_of(options)
 
 
-@pytest.mark.parametrize("name", ["digits_gru", "digits_mobilenet"])
-def test_compiling_twice_gives_the_same_bytes(tmp_path: Path, models: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "criterion"), [("digits_gru", "obspa"), ("digits_vit", "l1"), ("digits_resnet", "random")]
+)
+def test_compiling_twice_gives_the_same_bytes(tmp_path: Path, models: Path, name: str, criterion: str) -> None:
     for out in ("a.onnx", "b.onnx"):
-        spa_compiler.compile(models / f"{name}.onnx", 0.4, tmp_path / out, latency=False, samples=24)
+        source = models / f"{name}.onnx"
+        spa_compiler.compile(source, 0.4, tmp_path / out, criterion=criterion, latency=False, samples=24)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 

@@ -22,4 +22,4 @@ class Erase:
         dead = dead_channels(graph)
         plan = Plan({label: ~mask for label, mask in dead.items()})
         count = sum(int(mask.sum()) for mask in dead.values())
-        return replace(state, plan=plan.merged(state.plan)).note(erased=count)
+        return replace(state, plan=plan.merged(state.plan), erased=plan).note(erased=count)

@@ -114,7 +114,7 @@ def pipeline_of(o: Options) -> Pipeline:
         budget = _given(o, "of", "ratio", "target", *limits)
         steps += [make("score", **score), make("allocate", **budget)]
     steps += [make("remove"), make("verify", **_given(o, "seed", "input_range"))]
-    return Pipeline((*steps, *([make("compensate")] if compensates else [])))
+    return Pipeline((*steps, *([make("compensate"), make("protect")] if compensates else [])))
 
 
 def compile(  # noqa: A001  # the public name, used as spa_compiler.compile

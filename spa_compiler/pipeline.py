@@ -29,7 +29,7 @@ from spa_compiler.plan import Plan
 
 @dataclass(frozen=True)
 class State:
-    """What a pass gets and gives. `results` collects what the report shows, by pass."""
+    """What a pass gets and gives. `results` collects what the report shows, by pass; `done` is what has been run."""
 
     source: Model
     model: Model
@@ -38,7 +38,9 @@ class State:
     moments: Any = None
     scores: Scores = field(default_factory=dict)
     plan: Plan = field(default_factory=Plan)
+    erased: Plan = field(default_factory=Plan)
     pruned: Model | None = None
+    done: tuple[Pass, ...] = ()
     results: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     progress: Callable[[str], None] = lambda text: None
@@ -121,7 +123,7 @@ class Pipeline:
                 e.add_note(f"in pass {text_of(step)}")
                 raise
             spent = state.seconds.get(step.name, 0.0) + time.perf_counter() - start
-            state = replace(state, seconds={**state.seconds, step.name: spent})
+            state = replace(state, seconds={**state.seconds, step.name: spent}, done=(*state.done, step))
         return state
 
     def __str__(self) -> str:

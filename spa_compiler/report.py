@@ -67,6 +67,7 @@ def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
         "verification": {"prune_equals_mask": state.results.get("prune_equals_mask")},
         "calibration": state.results.get("calibration"),
         "compensation": state.results.get("compensation"),
+        "protection": state.results.get("protection"),
         "latency": None,
         "notes": [*state.source.notes, *state.results.get("notes", [])],
     }  # fmt: skip

@@ -205,6 +205,18 @@ def fidelity(dense: list[list[Any]], compiled: list[list[Any]], inputs: str) -> 
     return Fidelity(cosine, min(snr, 200.0), same / rows if rows else None, inputs)
 
 
+def explained(dense: list[list[Any]], compiled: list[list[Any]]) -> float:
+    """Share of the variance of the dense outputs that the compiled ones explain: 1 is perfect, 0 no better than the mean."""
+    error = variance = 0.0
+    for column, other in zip(zip(*dense, strict=True), zip(*compiled, strict=True), strict=True):
+        if not isinstance(column[0], np.ndarray) or column[0].dtype.kind != "f" or column[0].ndim == 0:
+            continue
+        a, b = (np.nan_to_num(np.concatenate(rows).astype(np.float64)) for rows in (column, other))
+        error += float(((a - b) ** 2).sum())
+        variance += float(((a - a.mean(0)) ** 2).sum())
+    return 1 - error / variance if variance else float(error == 0.0)
+
+
 @dataclass(frozen=True)
 class Latency:
     """Milliseconds of one run: median and 90th percentile, dense and compiled interleaved in one process."""

@@ -1,0 +1,72 @@
+"""protect: a plan whose fidelity collapses is made again, with the groups that lost most held harder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from spa_compiler.calibration import Calibration
+from spa_compiler.criteria import Scores
+from spa_compiler.pipeline import Pipeline, State
+from spa_compiler.verify import explained, outputs, taps
+
+SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Protect:
+    """Revise while less than `floor` of the outputs' variance is explained, `rounds` times at most; the best stays."""
+
+    floor: float = 0.5
+    rounds: int = 2
+    name: ClassVar[str] = "protect"
+
+    def run(self, state: State) -> State:
+        """The state of the plan that explains most of the dense outputs, and the history for the report."""
+        again = _from_allocate(state)
+        if again is None or state.plan.empty or not isinstance(state.calibration, Calibration):
+            return state
+        feeds = _some(state.calibration.feeds)
+        dense = outputs(state.analyzed().model, taps(state.analyzed().model), feeds, "the dense model")
+        best, trial = state, state
+        found = [self.kept(state, dense, feeds)]
+        for _ in range(self.rounds):
+            if max(found) >= self.floor:
+                break
+            state.progress("protect: the outputs collapse, the plan is made again")
+            fresh = replace(state, scores=raised(trial), plan=state.erased, pruned=None, model=state.analyzed().model)
+            trial = again.run(fresh)
+            found.append(self.kept(trial, dense, feeds))
+            best = trial if found[-1] == max(found) else best
+        return best.note(protection={"explained_variance": found, "floor": self.floor})
+
+    def kept(self, state: State, dense: list[list[Any]], feeds: list[dict[str, Any]]) -> float:
+        """Share of the variance of the dense outputs that the compiled model explains on the calibration inputs."""
+        return explained(dense, outputs(state.model, taps(state.model), feeds, "the compiled model"))
+
+
+def _some(feeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first chunks, of SAMPLES inputs or so."""
+    out, n = [], 0
+    for feed in feeds:
+        if n >= SAMPLES:
+            break
+        out.append(feed)
+        n += len(next(iter(feed.values())))
+    return out
+
+
+def _from_allocate(state: State) -> Pipeline | None:
+    """What was run since the allocation, to be run again."""
+    at = next((i for i, p in enumerate(state.done) if p.name == "allocate"), None)
+    return None if at is None else Pipeline(state.done[at:])
+
+
+def raised(state: State) -> Scores:
+    """Scores of the groups that lost more than the average group, raised by up to four times."""
+    groups = [g for g in state.analyzed().groups if g.label in state.scores]
+    lost = {g.label: 1 - state.plan.kept(g) / g.size for g in groups}
+    mean = float(np.mean(list(lost.values()))) if lost else 0.0
+    return {n: s * (1 + 3 * max(0.0, (lost[n] - mean) / max(1 - mean, 1e-9))) for n, s in state.scores.items()}

@@ -38,11 +38,13 @@ class Calibrate:
     def run(self, state: State) -> State:
         """The state with inputs and, unless they are not wanted, moments of every contraction that may be cut."""
         graph = state.analyzed()
+        if not graph.groups:
+            return state
         found = self.inputs(state)
         state = replace(state, calibration=found).note(
             calibration={"inputs": found.source, "samples": found.samples, "synthetic": found.synthetic}
         )
-        if not self.moments or not graph.groups:
+        if not self.moments:
             return state
         state.progress(f"calibrate: {found.source}")
         return replace(state, moments=collect(graph, found.feeds, found.adjust, seed=self.seed))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from spa_compiler import criteria, pipeline, verify
 from spa_compiler.compiler import Options, compile_file
@@ -161,7 +161,7 @@ def comparison(dense: Path, others: list[Path], options: Options) -> Table:
     outputs, name, data = _outputs(dense, sessions, options)
     model = graph_of(dense, options.input_shape).model
     feed = random_inputs(model, verify.bindings(model)[0], np.random.default_rng(0))
-    table = Table("model", "MACs", "parameters", "median ms", f"cosine ({name})", "accuracy", box=None)
+    table = Table(Column("model", overflow="fold"), "MACs", "parameters", "median ms", f"cosine ({name})", "accuracy", box=None)
     for path, session, got in zip(paths, sessions, outputs, strict=True):
         totals = CostModel(graph_of(path, options.input_shape)).totals({})
         ms = verify.latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms

@@ -161,7 +161,8 @@ def comparison(dense: Path, others: list[Path], options: Options) -> Table:
     outputs, name, data = _outputs(dense, sessions, options)
     model = graph_of(dense, options.input_shape).model
     feed = random_inputs(model, verify.bindings(model)[0], np.random.default_rng(0))
-    table = Table(Column("model", overflow="fold"), "MACs", "parameters", "median ms", f"cosine ({name})", "accuracy", box=None)
+    first, rest = Column("model", overflow="fold"), ("MACs", "parameters", "median ms", f"cosine ({name})", "accuracy")
+    table = Table(first, *rest, box=None)
     for path, session, got in zip(paths, sessions, outputs, strict=True):
         totals = CostModel(graph_of(path, options.input_shape)).totals({})
         ms = verify.latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms

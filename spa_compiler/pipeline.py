@@ -123,7 +123,8 @@ class Pipeline:
                 e.add_note(f"in pass {text_of(step)}")
                 raise
             spent = state.seconds.get(step.name, 0.0) + time.perf_counter() - start
-            state = replace(state, seconds={**state.seconds, step.name: spent}, done=(*state.done, step))
+            done = state.done if isinstance(step, Pipeline) else (*state.done, step)  # its passes have said so
+            state = replace(state, seconds={**state.seconds, step.name: spent}, done=done)
         return state
 
     def __str__(self) -> str:

@@ -206,7 +206,7 @@ def fidelity(dense: list[list[Any]], compiled: list[list[Any]], inputs: str) -> 
 
 
 def explained(dense: list[list[Any]], compiled: list[list[Any]]) -> float:
-    """Share of the variance of the dense outputs that the compiled ones explain: 1 is perfect, 0 no better than the mean."""
+    """Share of the dense outputs' variance that the compiled ones explain: 1 is perfect, 0 no better than the mean."""
     error = variance = 0.0
     for column, other in zip(zip(*dense, strict=True), zip(*compiled, strict=True), strict=True):
         if not isinstance(column[0], np.ndarray) or column[0].dtype.kind != "f" or column[0].ndim == 0:

@@ -1,4 +1,4 @@
-"""Where calibration inputs come from: synthetic ones chosen from the graph, or `--calib FILE.npz|DIR|script.py:function`.
+"""Where calibration inputs come from: chosen from the graph, or `--calib FILE.npz|DIR|script.py:function`.
 
     calibration = synthetic(graph, seed=0)
     moments = collect(graph, calibration.feeds, calibration.adjust)
@@ -11,8 +11,10 @@ a pool those inputs are kept that the dense model itself calls confidently, equa
 from __future__ import annotations
 
 import math
+import runpy
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,13 @@ from spa_compiler.graph import DependencyGraph
 from spa_compiler.lockstep import Adjust, Walk, statistics
 from spa_compiler.model import Model
 from spa_compiler.runtime import index_limits, open_session
-from spa_compiler.shapes import input_types
 from spa_compiler.sources import NORMALISED, Scale, Synthetic
+from spa_compiler.symbols import input_types
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
 SAMPLES, TABLE_SAMPLES, LEAST = 384, 2048, 24
-"""Inputs wanted where one input gives many positions (images), where it gives one, and where memory or time is short."""
+"""Inputs wanted where one gives many positions (images), where it gives one, and where memory or time is short."""
 POOL = 8
 """Times as many inputs are drawn as are kept."""
 WORK = 4e11
@@ -53,7 +55,7 @@ class Calibration:
 
     feeds: list[Feed]
     source: str
-    adjust: Adjust = Adjust()
+    adjust: Adjust = field(default_factory=Adjust)
     synthetic: bool = False
 
     @property
@@ -70,26 +72,37 @@ def synthetic(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     kind: str = "",
 ) -> Calibration:
-    """Inputs without data. `samples` 0: as many as memory (bytes) and time allow. `kind` overrides what the graph says."""
+    """Inputs without data. `samples` 0: as many as memory (bytes) and time allow.
+
+    `ranges` gives an input's lowest and highest value, `kind` overrides what the graph says.
+    """
     model = graph.model
     sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
     rng = np.random.default_rng(seed)
     count, pool = amounts(graph, samples, memory)
-    found = {n: source_of(graph, n, t, sizes, (ranges or {}).get(n), kind) for n, t in input_types(model, sizes).items()}
-    inputs = {n: _draw(s, pool, rng) for n, s in found.items()}
+    types, bounds = input_types(model, sizes), ranges or {}
+    found = {n: source_of(graph, n, t, sizes, bounds.get(n), kind) for n, t in types.items()}
+    inputs = {n: s.draw(pool, rng) for n, s in found.items()}
     batch = _batch(model)
     rows = np.arange(pool) if pool <= count else chosen(model, inputs, count, batch, rng)
     kept = {n: a[rows] for n, a in inputs.items()}
     names = sorted({f"{s.kind}" for s in found.values()})
-    folded, normed = _normalisation(graph)
     source = f"{len(rows)} synthetic inputs ({', '.join(names)}; seed {seed}) of {pool} drawn"
-    return Calibration(chunks(kept, batch), source, Adjust(batch_norm=normed, shrink=SHRINK if folded and not normed else 0.0), True)
+    if folded(graph):
+        source += "; BatchNormalization was folded by the exporter, keep it for a better result (docs: data-free)"
+    return Calibration(chunks(kept, batch), source, adjustment(graph), True)
 
 
-def _normalisation(graph: DependencyGraph) -> tuple[bool, bool]:
-    """Was BatchNormalization folded into convolutions (they feed a ReLU directly), and is there any in the graph?"""
+def folded(graph: DependencyGraph) -> bool:
+    """Are there convolutions that feed a ReLU, and no BatchNormalization?"""
     ops = {s.op for s in graph.sites}
-    return "Conv" in ops and "Relu" in ops, "BatchNormalization" in ops
+    return {"Conv", "Relu"} <= ops and "BatchNormalization" not in ops
+
+
+def adjustment(graph: DependencyGraph) -> Adjust:
+    """What synthetic inputs need: the batch's own statistics, or shrunk deviations where they were folded."""
+    normed = any(s.op == "BatchNormalization" for s in graph.sites)
+    return Adjust(batch_norm=normed, shrink=SHRINK if folded(graph) else 0.0)
 
 
 def amounts(graph: DependencyGraph, samples: int, memory: int) -> tuple[int, int]:
@@ -136,10 +149,6 @@ def chunks(inputs: Mapping[str, Array], batch: int) -> list[Feed]:
     return [{k: np.ascontiguousarray(a[i : i + by]) for k, a in inputs.items()} for i in range(0, stop, by)]
 
 
-def _draw(source: Synthetic, n: int, rng: np.random.Generator) -> Array:
-    return source.draw(n, rng)
-
-
 def source_of(
     graph: DependencyGraph, name: str, t: onnx.TypeProto, sizes: Mapping[str, int],
     bounds: tuple[float, float] | None, kind: str,
@@ -182,8 +191,10 @@ def first_grid(graph: DependencyGraph, name: str, shape: tuple[int, ...]) -> tup
     """The shape that a flat input is given by a Reshape at the start, where there is one."""
     for site in graph.readers.get(name, []):
         y = site.outputs[0] if site.outputs else None
-        if site.op == "Reshape" and len(shape) == 1 and y is not None and math.prod(y.shape[1:]) == math.prod(shape) and len(y.shape) == 4:
-            grid = y.shape[1:]
+        if site.op != "Reshape" or len(shape) != 1 or y is None or len(y.shape) != 4:
+            continue
+        grid = y.shape[1:]
+        if math.prod(grid) == math.prod(shape):
             return grid if grid[0] in (1, 3) or grid[-1] in (1, 3) else shape
     return shape
 
@@ -197,7 +208,8 @@ def rescaled(graph: DependencyGraph, name: str, source: Synthetic) -> Synthetic:
     channels = 3 if 3 in source.shape[:1] + source.shape[-1:] else 1
     usual = {"strokes": [Scale(0, 1), Scale(0, 255)]}.get(source.kind)
     wide = Scale(0, 255, mean=tuple(255 * m for m in NORMALISED.mean) if channels == 3 else (114.0,))
-    candidates = usual or [NORMALISED if channels == 3 else Scale(0, 1, (0.449,), (0.226,)), Scale(0, 1), wide, Scale(0, 255)]
+    normalised = NORMALISED if channels == 3 else Scale(0, 1, (0.449,), (0.226,))
+    candidates = usual or [normalised, Scale(0, 1), wide, Scale(0, 255)]
     spread = [abs(math.log(max(_response(graph, name, _with(source, s)), 1e-9))) for s in candidates]
     best = next((i for i, s in enumerate(spread) if s <= min(spread) + math.log(4)), 0)
     return _with(source, candidates[best])
@@ -215,7 +227,8 @@ def _response(graph: DependencyGraph, name: str, source: Synthetic) -> float:
     rng = np.random.default_rng(0)
     feed: Feed = {}
     for n, t in input_types(model, sizes).items():
-        feed[n] = source.draw(batch, rng) if n == name else np.zeros([d.dim_value for d in t.tensor_type.shape.dim], np.float32)
+        shape = [d.dim_value for d in t.tensor_type.shape.dim]
+        feed[n] = source.draw(batch, rng) if n == name else np.zeros(shape, np.float32)
     for step in (walk := Walk(model)).run([feed]):
         if step.node.op_type in ("Conv", "MatMul", "Gemm"):
             walk.execute(step)
@@ -237,7 +250,9 @@ def _deviation(y: Sequence[Array]) -> float:
     return float(np.median(np.sqrt(statistics(flat)[1])))
 
 
-def chosen(model: Model, inputs: Mapping[str, Array], count: int, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def chosen(
+    model: Model, inputs: Mapping[str, Array], count: int, batch: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
     """Of a pool the rows that the dense model calls with confidence, equally many per predicted class; else any."""
     n = len(next(iter(inputs.values())))
     session = open_session(model.proto(), model.folder)
@@ -262,9 +277,9 @@ def probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) 
     for feed in feeds:
         y = np.asarray(session.run(None, dict(feed))[0])
         size = len(next(iter(feed.values())))
-        if y.dtype.kind != "f" or y.ndim < 1 or y.shape[0] != size or not 2 <= y.size // size <= 20_000 or y.ndim > 4:
+        if y.dtype.kind != "f" or not 2 <= y.ndim <= 4 or y.shape[0] != size or not 2 <= y.size // size <= 20_000:
             return None
-        if y.ndim > 2 and max(y.shape[1:]) != y.size // size:
+        if max(y.shape[1:]) != y.size // size:
             return None
         rows.append(y.reshape(size, -1).astype(np.float64))
     p = np.concatenate(rows)
@@ -276,7 +291,7 @@ def probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) 
 
 
 def real(graph: DependencyGraph, spec: str, samples: int = 0, memory: int = 1 << 30) -> Calibration:
-    """Inputs that the caller gives: FILE.npz, a folder of them, or script.py:function that returns arrays by input name.
+    """Inputs that the caller gives: FILE.npz, a folder of them, or script.py:function that gives arrays by input name.
 
     Raises UsageError for what does not fit the model's inputs.
     """
@@ -297,9 +312,6 @@ def _loaded(path: Path, model: Model) -> dict[str, Array]:
 
 
 def _called(spec: str, model: Model) -> dict[str, Array]:
-    import runpy
-    import tempfile
-
     file, name = spec.rsplit(":", 1)
     if not Path(file).is_file():
         raise UsageError(f"{file}: no such script")

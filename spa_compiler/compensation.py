@@ -22,6 +22,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from spa_compiler.axes import Bools, Masks, keep, whole
+from spa_compiler.canonical import drop_dead
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.linear import Form
 from spa_compiler.lockstep import Adjust, Affine, Chunks, Feed, Step, Walk
@@ -46,7 +47,7 @@ class Options:
     """
 
     ridge: float = 0.02
-    adjust: Adjust = Adjust()
+    adjust: Adjust = field(default_factory=Adjust)
     residual: bool = True
     everything: bool = True
     bias_only: bool = False
@@ -63,18 +64,11 @@ class Update:
     bias: Floats  # (rows,) to be added to the output
 
 
-@dataclass
-class Solved:
-    """What was solved, for the report: relative error of every contraction after the update."""
-
-    errors: dict[str, float] = field(default_factory=dict)
-
-
 def compensate(
-    graph: DependencyGraph, masks: Masks, small: Model, feeds: Sequence[Feed], options: Options = Options()
+    graph: DependencyGraph, masks: Masks, small: Model, feeds: Sequence[Feed], options: Options | None = None
 ) -> Model:
     """A copy of `small` (the rewrite of `graph` by `masks`) with new weights and biases."""
-    updates = _Lockstep(graph, masks, small, options).run(feeds)
+    updates = _Lockstep(graph, masks, small, options or Options()).run(feeds)
     return apply(small, updates)
 
 
@@ -83,6 +77,7 @@ class _Lockstep:
         self.graph, self.masks, self.options = graph, masks, options
         self.dense, self.compiled = Walk(graph.model), Walk(small)
         self.place = {n.output[0]: i for i, n in enumerate(self.dense.nodes) if n.output}
+        self.stored = {n for node in self.compiled.nodes if node.op_type == "DequantizeLinear" for n in node.output}
         self.updates: dict[str, Update] = {}
 
     def run(self, feeds: Sequence[Feed]) -> dict[str, Update]:
@@ -114,6 +109,8 @@ class _Lockstep:
             for name in theirs.node.output:
                 if name in self.dense.values:
                     self.compiled.values[name] = self.dense.values[name]
+                elif name in self.dense.constants:
+                    self.compiled.constants[name] = self.dense.constants[name]
         else:
             self._finish(self.compiled, theirs, self._cut(i, affine), update)
 
@@ -125,7 +122,7 @@ class _Lockstep:
             if not step.outputs:
                 walk.execute(step)
             source = step.outputs[0] if step.outputs else None
-        if source is None:
+        if source is None or (update is None and affine is None):
             return
         if update is not None:
             shape = [1] * source[0].ndim
@@ -155,15 +152,18 @@ class _Lockstep:
         return affine.cut(keep(value.axes[1], {d: m for d, m in self.masks.items() if m.ndim == 1}))
 
     def _solve(self, i: int, mine: Step, theirs: Step, raw: Chunks) -> Update | None:
-        """New weights for a contraction, from compiled inputs to dense outputs; None where there is nothing to solve."""
+        """New weights, from compiled inputs to dense outputs; None where there is nothing to solve."""
         form = form_of(self.graph, self.compiled, theirs)
         output = self.graph.sites[i].outputs[0]
         if form is None or output is None or theirs.inputs[form.data] is None:
             return None
         weight = theirs.node.input[form.weight]
-        if len(self.compiled.readers[weight]) > 1 or self.compiled.constants[weight].dtype.kind != "f":
+        if len(self.compiled.readers[weight]) > 1 or weight in self.stored:
             return None
-        if not self.options.everything and self.dense.constants[weight].shape == self.compiled.constants[weight].shape:
+        if self.compiled.constants[weight].dtype.kind != "f":
+            return None
+        uncut = self.dense.constants[weight].shape == self.compiled.constants[weight].shape
+        if uncut and not self.options.everything:
             return None
         target = self._target(mine, output, raw)
         update = self._regress(form, theirs, target, (self.options.seed, i))
@@ -182,7 +182,8 @@ class _Lockstep:
         if dense is None or compiled is None or dense is compiled or value is None or dense[0].shape != raw[0].shape:
             return out
         gain = self._gain(branch, output, raw)
-        return [t + (slice_to(self.graph, value, d, self.masks) - c) * gain for t, d, c in zip(out, dense, compiled, strict=True)]
+        lacks = [slice_to(self.graph, value, d, self.masks) - c for d, c in zip(dense, compiled, strict=True)]
+        return [t + lack * gain for t, lack in zip(out, lacks, strict=True)]
 
     def _gain(self, branch: Branch, output: Value, raw: Chunks) -> Array:
         """1 / gain per kept channel, 0 where the branch is all but closed; shaped to broadcast."""
@@ -216,22 +217,23 @@ class _Lockstep:
         return np.broadcast_to(getattr(form, "beta", 1.0) * chunks[0].astype(np.float64).ravel(), (rows,))
 
 
-def solve(before: Floats, covariance: Floats, cross: Floats, ridge: float) -> Floats:
+def solve(before: Floats, covariance: Array, cross: Floats, ridge: float) -> Floats:
     """Least squares with a ridge towards the old weights: (blocks, m, d)."""
     d = covariance.shape[-1]
     strength = ridge * np.trace(covariance, axis1=1, axis2=2) / d
-    h = covariance + np.maximum(strength, 1e-12)[:, None, None] * np.eye(d)
-    residual = cross - before @ covariance
+    h = covariance.copy()
+    h[:, np.arange(d), np.arange(d)] += np.maximum(strength, 1e-12)[:, None]
+    residual = (cross - before @ covariance).astype(h.dtype)
     return np.asarray(before + np.linalg.solve(h, residual.transpose(0, 2, 1)).transpose(0, 2, 1))
 
 
-def repaired(w: Floats, covariance: Floats, variance: Floats, limit: float) -> Floats:
+def repaired(w: Floats, covariance: Array, variance: Floats, limit: float) -> Floats:
     """Rows scaled back to the variance of their target: regression shrinks. At most by sqrt(limit), never down."""
     if limit <= 1:
         return w
     now = np.einsum("bmd,bde,bme->bm", w, covariance, w, optimize=True)
     ratio = np.clip(variance / np.maximum(now, 1e-30), 1, limit)
-    return w * np.sqrt(ratio)[:, :, None]
+    return np.asarray(w * np.sqrt(ratio)[:, :, None])
 
 
 def slice_to(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -> Array:
@@ -262,11 +264,13 @@ def apply(small: Model, updates: Mapping[str, Update]) -> Model:
         if update is None:
             continue
         tensor = node.inputs[update.form.weight]
-        node.inputs[update.form.weight] = constant(tensor.name, update.weights)
+        name = tensor.name if isinstance(tensor, gs.Constant) else f"{node.outputs[0].name}.weight"
+        node.inputs[update.form.weight] = constant(name, update.weights)
         if update.form.bias is None:
             _add_behind(model, node, update, outputs)
         else:
             _add_bias(model, node, update, update.form.bias)
+    drop_dead(model)
     return model
 
 
@@ -290,15 +294,18 @@ def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) 
     reader = y.outputs[0] if len(y.outputs) == 1 and y.name not in outputs else None
     if reader is not None and reader.op == "Add":
         for k, t in enumerate(reader.inputs):
-            if isinstance(t, gs.Constant) and len(t.outputs) == 1 and tuple(t.shape)[-bias.ndim :] == bias.shape and t.values.size == bias.size:
-                old = model.array(t)
-                reader.inputs[k] = constant(t.name, (old.astype(np.float64) + bias.reshape(old.shape)).astype(old.dtype))
+            if not isinstance(t, gs.Constant) or len(t.outputs) > 1:
+                continue
+            old = model.array(t)
+            if old.shape[-bias.ndim :] == bias.shape and old.size == bias.size:
+                added = old.astype(np.float64) + bias.reshape(old.shape)
+                reader.inputs[k] = constant(t.name, added.astype(old.dtype))
                 return
     raw = gs.Variable(f"{y.name}.unbiased")
     node.outputs[0] = raw
     at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
-    added = gs.Node("Add", f"{y.name}.bias", {}, [raw, constant(f"{y.name}.bias", bias)], [y])
-    model.graph.nodes.insert(at + 1, added)
+    node = gs.Node("Add", f"{y.name}.bias", {}, [raw, constant(f"{y.name}.bias", bias)], [y])
+    model.graph.nodes.insert(at + 1, node)
 
 
 __all__ = ["Bools", "Options", "Update", "apply", "compensate", "repaired", "slice_to", "solve"]

@@ -56,7 +56,7 @@ class Form:
 
     def size(self, y: Array) -> int:
         """Rows that an output of this shape gives."""
-        return y.size // y.shape[self.out]
+        return int(y.size // y.shape[self.out])
 
     def design(self, x: Array, y: Array, rows: Rows) -> Array:
         """(rows, blocks, d) float32"""
@@ -110,7 +110,7 @@ class Convolution(Form):
     def channels(self, w: Array) -> Rows:
         per = w.shape[1]
         column = np.repeat(np.arange(per), math.prod(self.kernel))
-        return np.arange(self.blocks)[:, None] * per + column
+        return np.asarray(np.arange(self.blocks)[:, None] * per + column)
 
     def padding(self, x: Array, y: Array) -> list[tuple[int, int]]:
         """Zeros before and behind every spatial axis."""
@@ -147,7 +147,7 @@ class Transposed(Convolution):
     def channels(self, w: Array) -> Rows:
         per = w.shape[0] // self.blocks
         column = np.repeat(np.arange(per), math.prod(self.kernel))
-        return np.arange(self.blocks)[:, None] * per + column
+        return np.asarray(np.arange(self.blocks)[:, None] * per + column)
 
     def design(self, x: Array, y: Array, rows: Rows) -> Array:
         rank = len(self.kernel)
@@ -170,7 +170,7 @@ class Transposed(Convolution):
             return 0 if self.auto == "VALID" else self.pads[k]
         reach = (x.shape[2 + k] - 1) * self.strides[k] + self.dilations[k] * (self.kernel[k] - 1) + 1
         total = max(0, reach - y.shape[2 + k])
-        return total // 2 if self.auto == "SAME_UPPER" else total - total // 2
+        return int(total // 2 if self.auto == "SAME_UPPER" else total - total // 2)
 
 
 def _windows(
@@ -180,13 +180,12 @@ def _windows(
     """Patches (rows, blocks, d) at flat output positions `rows` of (sample, *space); d is (channel, *kernel)."""
     space = tuple(y[2:])
     sample, *place = np.unravel_index(rows, (y[0], *space))
+    at: tuple[Any, ...] = tuple(p * s for p, s in zip(place, strides, strict=True))
     if math.prod(kernel) == 1:
-        at = tuple(p * s for p, s in zip(place, strides, strict=True))
         return padded[(sample, slice(None), *at)].reshape(len(rows), blocks, -1)
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
     view = sliding_window_view(padded, reach, axis=tuple(range(2, padded.ndim)))
     inner = tuple(slice(None, None, d) for d in dilations)
-    at = tuple(p * s for p, s in zip(place, strides, strict=True))
     picked = view[(slice(None),) * (2 + len(space)) + inner][(sample, slice(None), *at)]
     return np.ascontiguousarray(picked).reshape(len(rows), blocks, -1)
 

@@ -69,18 +69,17 @@ class Walk:
     def __init__(self, model: Model) -> None:
         self.model, proto = model, model.proto()
         self.nodes = list(proto.graph.node)
-        self.inputs = [i.name for i in proto.graph.input]
         self.opsets, self.version = list(proto.opset_import), proto.ir_version
         self.constants: dict[str, Array] = {n: model.array(t) for n, t in model.constants().items()}
         for name, tensor in model.captured.items():
             if tensor is not None and name not in self.constants:
                 self.constants[name] = onnx.numpy_helper.to_array(tensor)
+        self.inputs = [i.name for i in proto.graph.input if i.name not in self.constants]
         self.reads = [self._reads(n) for n in self.nodes]
         self.last = {name: i for i, names in enumerate(self.reads) for name in names}
         self.readers = self._readers()
         self.readers_of = {n: [i for i, r in enumerate(self.reads) if n in r] for n in self.readers}
         self.values: dict[str, Chunks] = {}
-        self.sessions: dict[int, ort.InferenceSession] = {}
 
     @staticmethod
     def _reads(node: onnx.NodeProto) -> list[str]:
@@ -123,10 +122,15 @@ class Walk:
         step.outputs = [None] * len(step.node.output)
         if any(c is None for c in sources.values()):
             return
-        rows = [{n: c[k] for n, c in sources.items() if c is not None} for k in range(self.chunks)]
+        fixed = all(n in self.constants for n in sources)  # weights that are reshaped at run time
+        rows = [{n: c[k] for n, c in sources.items() if c is not None} for k in range(1 if fixed else self.chunks)]
         try:
             got = self._execute(step.index, rows)
         except Exception:  # an operator that wants its context: what follows from it is not calibrated
+            return
+        if fixed and sources:
+            self.constants |= {n: a for n, a in zip(step.node.output, got[0], strict=True) if n}
+            step.outputs = [self.chunks_of(n) if n else None for n in step.node.output]
             return
         for k, name in enumerate(step.node.output):
             if name:
@@ -153,9 +157,7 @@ class Walk:
                 self.values.pop(name, None)
 
     def _execute(self, index: int, rows: list[dict[str, Array]]) -> list[list[Array]]:
-        if index not in self.sessions:
-            self.sessions[index] = self._session(index, rows[0])
-        session = self.sessions[index]
+        session = self._session(index, rows[0])  # not kept: its arena would outlive the only run
         wanted = [i.name for i in session.get_inputs()]
         order = [n for n in self.nodes[index].output if n]
 
@@ -171,10 +173,11 @@ class Walk:
 
     def _session(self, index: int, row: dict[str, Array]) -> ort.InferenceSession:
         node = self.nodes[index]
-        fixed = {n: a for n, a in row.items() if n in self.constants and n not in self.values and (a.size <= SMALL or a.dtype.kind != "f")}
+        held_back = {n: a for n, a in row.items() if n in self.constants and n not in self.values}
+        fixed = {n: a for n, a in held_back.items() if a.size <= SMALL or a.dtype.kind != "f"}
         inputs = [_info(n, a) for n, a in row.items() if n not in fixed]
         outputs = [onnx.ValueInfoProto(name=n) for n in node.output if n]
-        held = [onnx.numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in fixed.items()]
+        held = [onnx.numpy_helper.from_array(np.asarray(a, order="C"), n) for n, a in fixed.items()]
         graph = helper.make_graph([node], "node", inputs, outputs, held)
         proto = helper.make_model(graph, opset_imports=self.opsets, ir_version=max(self.version, 4))
         return quiet_session(proto.SerializeToString(), level=1, threads=1)
@@ -182,9 +185,6 @@ class Walk:
     def replace(self, name: str, values: Array) -> None:
         """Another value for a constant, from now on."""
         self.constants[name] = values
-        for index, session in list(self.sessions.items()):
-            if name in self.reads[index] and name not in [i.name for i in session.get_inputs()]:
-                del self.sessions[index]
 
 
 def _info(name: str, array: Array) -> onnx.ValueInfoProto:
@@ -252,7 +252,7 @@ def statistics(x: Chunks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def shrunk(mean: Array, variance: Array, strength: float) -> Affine:
-    """log s <- (1 - strength) log s + strength * mean over the live channels; the means stay."""
+    """Log s <- (1 - strength) log s + strength * mean over the live channels; the means stay."""
     deviation = np.sqrt(variance)
     live = deviation > 0.1 * np.median(deviation)
     scale = np.ones_like(deviation)

@@ -25,8 +25,10 @@ from spa_compiler.lockstep import Adjust, Chunks, Feed, Step, Walk, advance, sta
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-POSITIONS, PER_COLUMN = 20_000, 4
+POSITIONS, PER_COLUMN = 20_000, 3
 """Output positions sampled per contraction: at least so many, and so many per column of the design."""
+WIDE = 2000
+"""Columns above which sums, inverses and solutions are float32: accurate enough with the ridge, half the memory."""
 TOGETHER = 2048
 """Rows that go into one product: chunks of single inputs are gathered."""
 
@@ -38,7 +40,7 @@ class Gram:
         self.count = 0
         self.shift: list[Array] = []
         self.total: list[Floats] = []
-        self.xx: Floats = np.zeros(())
+        self.xx: Array = np.zeros(())
         self.tx: Floats = np.zeros(())
         self.tt: Floats = np.zeros(())
 
@@ -51,10 +53,13 @@ class Gram:
         moved = [np.ascontiguousarray((a - s).transpose(1, 2, 0)) for a, s in zip(both, self.shift, strict=True)]
         for total, m in zip(self.total, moved, strict=True):
             total += m.sum(2, dtype=np.float64)
+        if not self.count:
+            d = x.shape[2]
+            self.xx = np.zeros((x.shape[1], d, d), np.float32 if d > WIDE else np.float64)
         if len(moved[0]) == 1:  # numpy takes the symmetric product for a matrix and its own transpose
-            self.xx = self.xx + (moved[0][0] @ moved[0][0].T)[None]
+            self.xx[0] += moved[0][0] @ moved[0][0].T
         else:
-            self.xx = self.xx + moved[0] @ moved[0].transpose(0, 2, 1)
+            self.xx += moved[0] @ moved[0].transpose(0, 2, 1)
         if t is not None:
             self.tx = self.tx + moved[1] @ moved[0].transpose(0, 2, 1)
             self.tt = self.tt + np.einsum("bmn,bmn->bm", moved[1], moved[1], dtype=np.float64)
@@ -64,10 +69,13 @@ class Gram:
         """(blocks, d), or (blocks, m) of the targets."""
         return np.asarray(self.shift[which] + self.total[which] / max(self.count, 1), np.float64)
 
-    def covariance(self) -> Floats:
-        """(blocks, d, d)"""
+    def covariance(self) -> Array:
+        """(blocks, d, d); float32 above WIDE columns."""
         mean = self.total[0] / self.count
-        return np.asarray(self.xx / self.count - mean[:, :, None] * mean[:, None])
+        out = self.xx / self.count
+        for block, m in zip(out, mean, strict=True):
+            block -= np.outer(m, m).astype(out.dtype, copy=False)
+        return out
 
     def cross(self) -> Floats:
         """Covariance of targets with rows, (blocks, m, d)."""
@@ -90,7 +98,7 @@ class Moment:
     channels: NDArray[np.int64]  # (blocks, d): position on that axis
     weights: Floats  # (blocks, m, d)
     mean: Floats  # (blocks, d)
-    covariance: Floats  # (blocks, d, d)
+    covariance: Array  # (blocks, d, d)
     gain: Floats  # (m,) what becomes of an error of each output row up to where the error is measured
     energy: float = 1.0  # total variance of the value where the error is measured
 
@@ -181,7 +189,8 @@ class _Collector:
                     continue
                 chunks = [self.walk.values.get(v.name) or self._input(step, v.name) for v in holders]
                 if all(c is not None for c in chunks):
-                    sides = [(v.axes, self._squares(v.axes, c)) for v, c in zip(holders, chunks, strict=True) if c is not None]
+                    pairs = zip(holders, chunks, strict=True)
+                    sides = [(v.axes, self._squares(v.axes, c)) for v, c in pairs if c is not None]
                     self.out.meetings.append(Meeting(step.index, dims, sides))
 
     @staticmethod

@@ -9,7 +9,7 @@ channels: arXiv 2403.18955), so that of two equal channels only the first is che
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from spa_compiler.axes import NOWHERE, coordinates
 from spa_compiler.criteria import Scores
 from spa_compiler.dims import Expr
 from spa_compiler.graph import DependencyGraph, Group
-from spa_compiler.moments import Meeting, Moment, Moments
+from spa_compiler.moments import WIDE, Meeting, Moment, Moments
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -29,10 +29,8 @@ RIDGE, FLOOR = 0.01, 1e-5
 """Share of its own diagonal that is added to H (a constant channel stays free), and of the mean diagonal."""
 RESIDUAL = 3.0
 """Weight of the error of a residual stream (2 to 4 alike on ResNet-20 at half the MACs, 13 points above 1)."""
-WIDE = 2000
-"""Columns above which float32 is used, whose inverse is accurate enough with the ridge."""
-EXACT = 64
-"""Channels up to which one goes at a time; wider groups drop 1/64 of what is left before all are scored again."""
+EXACT, SHARE = 64, 32
+"""Channels up to which one goes at a time; wider groups drop 1/32 of what is left before all are scored again."""
 
 
 def owners(graph: DependencyGraph, group: Group, axis: Expr) -> NDArray[np.int64]:
@@ -47,7 +45,9 @@ def owners(graph: DependencyGraph, group: Group, axis: Expr) -> NDArray[np.int64
     if group.block is None:
         return out
     block = place.get(group.block)
-    return np.where((out == NOWHERE) | (block == NOWHERE), NOWHERE, block * group.size + out) if block is not None else out * 0 + NOWHERE
+    if block is None:
+        return np.full_like(out, NOWHERE)
+    return np.where((out == NOWHERE) | (block == NOWHERE), NOWHERE, block * group.size + out)
 
 
 @dataclass(eq=False)
@@ -57,6 +57,12 @@ class Part:
     inverse: Array  # (d, d) of H
     weights: Array  # (d, m): W^T with rows scaled so that squares are relative errors
     columns: list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # (channels (n,), their columns (n, P)), by P
+    rest: NDArray[np.int64] = field(init=False)  # columns of channels that other groups own
+
+    def __post_init__(self) -> None:
+        mine = [q.ravel() for _, q in self.columns]
+        every = np.arange(self.inverse.shape[0])
+        self.rest = np.setdiff1d(every, np.concatenate(mine)) if mine else every
 
     def score(self, out: Floats) -> None:
         """Add the error of removing each channel on its own."""
@@ -80,7 +86,7 @@ class Part:
             across = self.inverse[p]
             solved = np.linalg.solve(across[:, p], np.concatenate([across, self.weights[p]], axis=1))
             d = self.inverse.shape[0]
-            gemm = blas.get_blas_funcs("gemm", (self.inverse,))  # in place: the temporary would cost more than the product
+            gemm = blas.sgemm if self.inverse.dtype == np.float32 else blas.dgemm  # in place: a temporary costs more
             self.inverse = gemm(-1.0, across.T, solved[:, :d], 1.0, self.inverse.T, overwrite_c=1).T
             self.weights -= across.T @ solved[:, d:]
         self.columns = [(c[keep], q[keep]) for c, q in self.columns for keep in [~np.isin(c, gone)]]
@@ -97,10 +103,6 @@ class Part:
         self.weights = self.weights[alive]
         self.rest = where[self.rest]
         self.columns = [(c, where[q]) for c, q in self.columns]
-
-    def __post_init__(self) -> None:
-        mine = [q.ravel() for _, q in self.columns]
-        self.rest = np.setdiff1d(np.arange(self.inverse.shape[0]), np.concatenate(mine) if mine else [])
 
 
 def parts(moment: Moment, owner: NDArray[np.int64], diagonal: bool = False) -> Iterable[Part]:
@@ -122,7 +124,8 @@ def parts(moment: Moment, owner: NDArray[np.int64], diagonal: bool = False) -> I
 
 
 def _inverse(h: Array) -> Array:
-    potrf, potri = lapack.get_lapack_funcs(("potrf", "potri"), (h,))
+    single = h.dtype == np.float32
+    potrf, potri = (lapack.spotrf, lapack.spotri) if single else (lapack.dpotrf, lapack.dpotri)
     factor, info = potrf(h, lower=True)
     if info:
         return np.linalg.pinv(h, hermitian=True)
@@ -158,7 +161,7 @@ def greedy(pieces: list[Part], shape: tuple[int, ...], base: Floats | None = Non
         for part in pieces:
             part.score(error)
         left = int(alive[0].sum())
-        n = 1 if size <= EXACT else max(1, left // EXACT)
+        n = 1 if size <= EXACT else max(1, left // SHARE)
         error = np.where(alive, np.maximum(error.reshape(blocks, size), 0), np.inf)
         chosen = np.argsort(error, axis=1, kind="stable")[:, :n]
         for b in range(blocks):

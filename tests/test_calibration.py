@@ -1,0 +1,137 @@
+"""Calibration inputs: kind and scale that a graph asks for, class balance, determinism, memory, files and scripts."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spa_compiler.calibration import amounts, chosen, chunks, kind_of, real, rescaled, synthetic, widest
+from spa_compiler.errors import UsageError
+from spa_compiler.moments import Gram, collect
+from spa_compiler.sources import Synthetic
+from test_obs import CONV, DENSE, feeds, graph_of
+from zoo_base import Case
+
+CLASSIFIER = Case(
+    "(float[N,3,16,16] x) => (float[N,3] y) { a = Conv <pads = [1,1,1,1]> (x, w1, b1)  r = Relu(a)"
+    "  p = GlobalAveragePool(r)  f = Flatten(p)  y = Gemm <transB = 1> (f, w2, b2) }",
+    {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (3, 8), "b2": (3,)},
+    None,
+)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        ((3, 224, 224), "photographs"), ((96, 96, 3), "photographs"), ((1, 28, 28), "strokes"), ((784, 1), "strokes"),
+        ((1, 96, 96), "photographs"), ((49, 10, 1), "mfcc"), ((1, 98, 40), "log_mel"), ((3072,), "photographs"),
+        ((13,), "features"), ((1, 16000), "waveforms"), ((9, 128), "series"), ((16, 32, 32), "fields"),
+    ],
+)  # fmt: skip
+def test_the_kind_is_read_from_the_shape(shape: tuple[int, ...], kind: str) -> None:
+    assert kind_of(shape) == kind
+
+
+def test_the_scale_is_what_makes_the_first_outputs_of_order_one() -> None:
+    source = Synthetic("photographs", (3, 16, 16))
+    small = rescaled(graph_of(CLASSIFIER, w1=CLASSIFIER_W / 58), "x", source).scale
+    unit = rescaled(graph_of(CLASSIFIER, w1=CLASSIFIER_W), "x", source).scale
+    assert small is not None and small.high == 255
+    assert unit is not None and unit.high == 1 and unit.mean
+
+
+CLASSIFIER_W = (np.random.default_rng(0).standard_normal((8, 3, 3, 3)) / 5).astype(np.float32)
+
+
+def test_the_same_seed_gives_the_same_inputs_and_moments() -> None:
+    graph = graph_of(CLASSIFIER)
+    first, second, other = (synthetic(graph, seed=s, samples=12) for s in (0, 0, 1))
+    for a, b, c in zip(first.feeds, second.feeds, other.feeds, strict=True):
+        np.testing.assert_array_equal(a["x"], b["x"])
+        assert not np.array_equal(a["x"], c["x"])
+    one, two = (collect(graph, f.feeds, f.adjust) for f in (first, second))
+    for site, moment in one.of.items():
+        np.testing.assert_array_equal(moment.covariance, two.of[site].covariance)
+
+
+def test_folded_exports_are_told_apart_and_named() -> None:
+    calibration = synthetic(graph_of(CLASSIFIER), samples=8)
+    assert calibration.adjust.shrink > 0 and not calibration.adjust.batch_norm
+    assert "folded" in calibration.source and calibration.samples == 8
+
+
+def test_predicted_classes_are_balanced() -> None:
+    graph = graph_of(CLASSIFIER)
+    pool = {"x": 3 * np.random.default_rng(0).standard_normal((300, 3, 16, 16)).astype(np.float32)}
+    pool["x"] += 4 * np.random.default_rng(1).standard_normal((300, 3, 1, 1)).astype(np.float32)
+    rows = chosen(graph.model, pool, 30, 0, np.random.default_rng(0))
+    assert len(rows) == 30 == len(set(rows.tolist()))
+
+
+def test_a_fixed_batch_is_kept_and_the_rest_dropped() -> None:
+    given = {"x": np.zeros((10, 4), np.float32)}
+    assert [len(f["x"]) for f in chunks(given, 4)] == [4, 4]
+    assert sum(len(f["x"]) for f in chunks(given, 0)) == 10
+
+
+def test_less_memory_means_fewer_inputs() -> None:
+    graph = graph_of(CLASSIFIER)
+    per = widest(graph)
+    assert per >= 2 * 4 * 8 * 16 * 16
+    assert amounts(graph, 0, 200 * per)[0] == 100
+    assert amounts(graph, 0, 1)[0] < amounts(graph, 0, 1 << 30)[0]
+
+
+def test_memory_does_not_grow_with_the_number_of_rows() -> None:
+    def peak(times: int) -> int:
+        gram, rng = Gram(), np.random.default_rng(0)
+        tracemalloc.start()
+        for _ in range(times):
+            gram.add(rng.standard_normal((500, 1, 40), np.float32))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(50) < 1.2 * peak(5)
+
+
+def test_moments_are_the_mean_and_covariance_of_the_design() -> None:
+    gram, rng = Gram(), np.random.default_rng(0)
+    x = 100 + rng.standard_normal((900, 1, 5)).astype(np.float32)
+    t = rng.standard_normal((900, 1, 2)).astype(np.float32)
+    for part in np.split(np.arange(900), 3):
+        gram.add(x[part], t[part])
+    np.testing.assert_allclose(gram.mean()[0], x[:, 0].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(gram.covariance()[0], np.cov(x[:, 0].T, bias=True), atol=1e-4)
+    both = np.cov(np.concatenate([t[:, 0], x[:, 0]], axis=1).T, bias=True)
+    np.testing.assert_allclose(gram.cross()[0], both[:2, 2:], atol=1e-4)
+    np.testing.assert_allclose(gram.variance()[0], np.diag(both)[:2], atol=1e-4)
+
+
+def test_only_groups_that_will_be_cut_leave_moments() -> None:
+    graph = graph_of(CONV)
+    given = feeds((4, 3, 6, 6))
+    assert len(collect(graph, given).of) == 1
+    assert not collect(graph, given, groups=[]).of
+
+
+def test_inputs_from_a_file_a_folder_and_a_script(tmp_path: Path) -> None:
+    graph = graph_of(DENSE)
+    x = np.random.default_rng(0).standard_normal((40, 5)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x=x)
+    np.savez(tmp_path / "b.npz", x=x)
+    script = tmp_path / "inputs.py"
+    script.write_text("import numpy as np\n\ndef batch():\n    return np.ones((6, 5), np.float32)\n")
+    assert real(graph, str(tmp_path / "a.npz")).samples == 40
+    assert real(graph, str(tmp_path)).samples == 80
+    assert real(graph, f"{script}:batch").samples == 6
+    assert not real(graph, str(tmp_path / "a.npz")).adjust.batch_norm
+
+
+@pytest.mark.parametrize("spec", ["missing.npz", "missing.py:f"])
+def test_inputs_that_are_not_there_are_named(spec: str) -> None:
+    with pytest.raises(UsageError, match="missing"):
+        real(graph_of(DENSE), spec)

@@ -1,0 +1,162 @@
+"""Compensation: least squares with intercept from compiled inputs to dense outputs, bias created, variance repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spa_compiler.compensation import Options, compensate, repaired, solve
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.lockstep import Adjust, Walk, shrunk, statistics
+from spa_compiler.model import Model
+from spa_compiler.rewrite import rewrite
+from spa_compiler.runtime import open_session
+from test_obs import CONV, DENSE, feeds, graph_of
+from zoo_base import Case
+
+RESIDUAL = Case(
+    "(float[N,3,6,6] x) => (float[N,2] y) { s = Conv <pads = [1,1,1,1]> (x, ws, bs)"
+    "  a = Conv <pads = [1,1,1,1]> (s, w1, b1)  r = Relu(a)  c = Conv <pads = [1,1,1,1]> (r, w2)"
+    "  n = BatchNormalization (c, vg, vb, vm, varv)  t = Add(n, s)"
+    "  u = Relu(t)  p = GlobalAveragePool(u)  f = Flatten(p)  y = Gemm <transB = 1> (f, wf, bf) }",
+    {
+        "ws": (6, 3, 3, 3), "bs": (6,), "w1": (8, 6, 3, 3), "b1": (8,), "w2": (6, 8, 3, 3), "vg": (6,), "vb": (6,),
+        "vm": (6,), "varv": (6,), "wf": (2, 6), "bf": (2,),
+    },
+    None,
+)  # fmt: skip
+GROUPED = Case(
+    "(float[N,3,6,6] x) => (float[N,4,6,6] y) { a = Conv (x, w1, b1)  d = Conv <group = 8, pads = [1,1,1,1]> (a, wd)"
+    "  r = Relu(d)  y = ConvTranspose <pads = [1,1,1,1]> (r, w2) }",
+    {"w1": (8, 3, 1, 1), "b1": (8,), "wd": (8, 1, 3, 3), "w2": (8, 4, 3, 3)},
+    None,
+)
+IMAGES = (16, 3, 6, 6)
+SHAPES: dict[int, tuple[int, ...]] = {id(DENSE): (200, 5), id(CONV): IMAGES, id(RESIDUAL): IMAGES, id(GROUPED): IMAGES}
+
+
+def outputs(model: Model, given: list[dict[str, Any]]) -> np.ndarray:
+    session = open_session(model.proto(), model.folder)
+    return np.concatenate([session.run(None, f)[0].reshape(len(f["x"]), -1) for f in given])
+
+
+def cut(graph: DependencyGraph, share: float = 0.5, labels: Mapping[str, int] | None = None) -> dict[Any, np.ndarray]:
+    """Drop the last channels of every group."""
+    out = {}
+    for g in graph.groups:
+        mask = np.ones(g.shape, bool)
+        mask[..., max(1, round(g.size * share)) :] = False
+        out[g.dims[0]] = mask
+    return out
+
+
+def error(case: Case, options: Options | None, seed: int = 9) -> float:
+    graph = graph_of(case)
+    masks = cut(graph)
+    small = rewrite(graph, masks)
+    if options is not None:
+        small = compensate(graph, masks, small, feeds(SHAPES[id(case)]), options)
+    unseen = feeds(SHAPES[id(case)], seed=seed)
+    dense, now = outputs(graph.model, unseen), outputs(small, unseen)
+    return float(((dense - now) ** 2).mean() / dense.var())
+
+
+def test_solve_is_least_squares_with_intercept() -> None:
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((500, 6)) + 3, rng.standard_normal((500, 4))
+    xc, tc = x - x.mean(0), t - t.mean(0)
+    w = solve(np.zeros((1, 4, 6)), (xc.T @ xc / 500)[None], (tc.T @ xc / 500)[None], 1e-12)[0]
+    design = np.concatenate([x, np.ones((500, 1))], axis=1)
+    expected = np.linalg.lstsq(design, t, rcond=None)[0]
+    np.testing.assert_allclose(w, expected[:6].T, atol=1e-6)
+    np.testing.assert_allclose(t.mean(0) - w @ x.mean(0), expected[6], atol=1e-6)
+
+
+def test_the_ridge_pulls_towards_the_old_weights() -> None:
+    old = np.ones((1, 2, 3))
+    covariance, cross = np.eye(3)[None], np.zeros((1, 2, 3))
+    np.testing.assert_allclose(solve(old, covariance, cross, 1e9), old, atol=1e-6)
+    np.testing.assert_allclose(solve(old, covariance, cross, 1e-9), 0, atol=1e-6)
+
+
+def test_the_model_is_what_numpy_solves() -> None:
+    graph = graph_of(DENSE)
+    masks = cut(graph)
+    given = feeds((500, 5))
+    small = compensate(graph, masks, rewrite(graph, masks), given, Options(ridge=1e-12))
+    c = {n: graph.model.array(t).astype(np.float64) for n, t in graph.model.constants().items()}
+    x = np.concatenate([f["x"] for f in given])
+    h = np.maximum(x @ c["w1"].T + c["b1"], 0)
+    kept = next(iter(masks.values()))
+    design = np.concatenate([h[:, kept], np.ones((len(h), 1))], axis=1)
+    expected = design @ np.linalg.lstsq(design, h @ c["w2"], rcond=None)[0]
+    np.testing.assert_allclose(outputs(small, given), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("case", [DENSE, CONV, RESIDUAL, GROUPED], ids=["dense", "conv", "residual", "grouped"])
+def test_compensation_lowers_the_error_on_unseen_inputs(case: Case) -> None:
+    before, bias, after = error(case, None), error(case, Options(bias_only=True)), error(case, Options())
+    assert after < bias < before
+
+
+def test_the_target_at_a_residual_add_includes_what_the_shortcut_lacks() -> None:
+    assert error(RESIDUAL, Options()) <= error(RESIDUAL, Options(residual=False)) * 1.02
+
+
+def test_nothing_cut_changes_nothing() -> None:
+    graph = graph_of(RESIDUAL)
+    small = rewrite(graph, {})
+    again = compensate(graph, {}, small, feeds((8, 3, 6, 6)))
+    assert again.proto().SerializeToString() == small.proto().SerializeToString()
+
+
+def test_a_bias_is_created_where_there_was_none() -> None:
+    graph = graph_of(DENSE)
+    masks = cut(graph)
+    small = compensate(graph, masks, rewrite(graph, masks), feeds((200, 5)))
+    assert [n.op for n in small.graph.nodes] == ["Gemm", "Relu", "MatMul", "Add"]
+    graph = graph_of(RESIDUAL)
+    masks = cut(graph)
+    small = compensate(graph, masks, rewrite(graph, masks), feeds((8, 3, 6, 6)))
+    assert all(len(n.inputs) == 3 for n in small.graph.nodes if n.op == "Conv")
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    graph = graph_of(CONV)
+    masks = cut(graph)
+    small = rewrite(graph, masks)
+    made = [compensate(graph, masks, small, feeds((16, 3, 6, 6))).proto().SerializeToString() for _ in range(2)]
+    assert made[0] == made[1]
+
+
+def test_variance_repair_restores_the_targets_deviation_within_its_limit() -> None:
+    w, h = np.ones((1, 2, 3)), np.eye(3)[None]
+    got = repaired(w, h, np.array([[6.0, 30.0]]), 3.0)
+    np.testing.assert_allclose(got[0, 0], np.sqrt(2))
+    np.testing.assert_allclose(got[0, 1], np.sqrt(3))
+    np.testing.assert_allclose(repaired(w, h, np.array([[1.0, 1.0]]), 3.0), w)
+
+
+def test_batch_statistics_stand_in_for_the_stored_ones_in_calibration_only() -> None:
+    graph = graph_of(RESIDUAL)
+    walk, adjust = Walk(graph.model), Adjust(batch_norm=True)
+    given = [{"x": 5 + 3 * f["x"]} for f in feeds((16, 3, 6, 6))]
+    gamma, beta = (graph.model.array(graph.model.constants()[n]) for n in ("vg", "vb"))
+    for step in walk.run(given):
+        affine = adjust.of(walk, step)
+        if step.node.op_type == "BatchNormalization":
+            assert affine is not None and step.inputs[0] is not None
+            mean, variance = statistics([affine.apply(c) for c in step.inputs[0]])
+            np.testing.assert_allclose(mean, beta, atol=1e-3)
+            np.testing.assert_allclose(np.sqrt(variance), np.abs(gamma), rtol=1e-2)
+
+
+def test_shrunk_deviations_keep_means_and_leave_dead_channels_alone() -> None:
+    mean, variance = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 4.0, 16.0, 1e-6])
+    affine = shrunk(mean, variance, 1.0)
+    np.testing.assert_allclose(affine.scale * mean + affine.shift, mean, rtol=1e-6)
+    np.testing.assert_allclose((affine.scale * np.sqrt(variance))[:3], 2.0, rtol=1e-5)
+    assert affine.scale[3] == 1

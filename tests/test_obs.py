@@ -1,0 +1,170 @@
+"""Importance: greedy removal equals the block solve, and redundant channels go first and cost nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spa_compiler.graph import DependencyGraph, analyze
+from spa_compiler.linear import find
+from spa_compiler.lockstep import Walk
+from spa_compiler.model import from_proto
+from spa_compiler.moments import collect
+from spa_compiler.normalize import normalize
+from spa_compiler.obs import Part, flap, greedy, obspa
+from zoo_base import Case, build
+
+CONV = Case(
+    "(float[N,3,6,6] x) => (float[N,4,6,6] y) { a = Conv <pads = [1,1,1,1]> (x, w1, b1)  r = Relu(a)"
+    "  y = Conv <pads = [1,1,1,1]> (r, w2, b2) }",
+    {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (4, 8, 3, 3), "b2": (4,)},
+    None,
+)
+DENSE = Case(
+    "(float[N,5] x) => (float[N,3] y) { a = Gemm <transB = 1> (x, w1, b1)  r = Relu(a)  y = MatMul(r, w2) }",
+    {"w1": (7, 5), "b1": (7,), "w2": (7, 3)},
+    None,
+)
+
+
+def graph_of(case: Case, **changed: np.ndarray) -> DependencyGraph:
+    inits = {**case.inits, **changed}
+    model, _ = normalize(from_proto(build(Case(case.text, inits, None, opset=case.opset)), Path("test.onnx")))
+    return analyze(model)
+
+
+def feeds(shape: tuple[int, ...], chunks: int = 4, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return [{"x": rng.standard_normal(shape).astype(np.float32)} for _ in range(chunks)]
+
+
+def part(h: np.ndarray, w: np.ndarray, per: int) -> Part:
+    channels = np.arange(len(h) // per)
+    return Part(np.linalg.inv(h), np.ascontiguousarray(w.T), [(channels, channels[:, None] * per + np.arange(per))])
+
+
+@pytest.mark.parametrize("per", [1, 3])
+def test_the_sum_of_greedy_increments_is_the_error_of_the_block_solve(per: int) -> None:
+    rng = np.random.default_rng(per)
+    d, m = 8 * per, 5
+    x = rng.standard_normal((400, d)) @ rng.standard_normal((d, d))
+    h, w = x.T @ x / len(x), rng.standard_normal((m, d))
+    piece = part(h, w, per)
+    total, gone = 0.0, []
+    for _ in range(5):
+        error = np.zeros(8)
+        piece.score(error)
+        error[gone] = np.inf
+        c = int(error.argmin())
+        total += error[c]
+        gone.append(c)
+        piece.remove(np.array([c]))
+        kept = np.repeat(~np.isin(np.arange(8), gone), per)
+        solved = w @ h[:, kept] @ np.linalg.inv(h[np.ix_(kept, kept)])
+        left = w.copy()
+        left[:, kept] -= solved
+        assert total == pytest.approx(np.trace(left @ h @ left.T), rel=1e-8)
+
+
+def test_greedy_scores_reproduce_the_order_of_removal() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 6)) @ rng.standard_normal((6, 6))
+    h, w = x.T @ x / 300, rng.standard_normal((4, 6))
+    scores = greedy([part(h, w, 1)], (6,))
+    piece, order = part(h, w, 1), []
+    for _ in range(6):
+        error = np.zeros(6)
+        piece.score(error)
+        error[order] = np.inf
+        order.append(int(error.argmin()))
+        piece.remove(np.array(order[-1:]))
+    assert np.argsort(scores, kind="stable").tolist() == order or np.all(np.diff(scores[order]) >= 0)
+
+
+def scores_of(graph: DependencyGraph, shape: tuple[int, ...], chunks: int = 4) -> np.ndarray:
+    moments = collect(graph, feeds(shape, chunks))
+    return next(iter(obspa(graph, moments, np.random.default_rng(0)).values()))
+
+
+def test_a_duplicate_channel_is_nearly_free_but_only_once() -> None:
+    rng = np.random.default_rng(1)
+    w1, b1 = rng.standard_normal((8, 3, 3, 3)).astype(np.float32), rng.standard_normal(8).astype(np.float32)
+    w1[5], b1[5] = w1[2], b1[2]
+    scores = scores_of(graph_of(CONV, w1=w1, b1=b1), (16, 3, 6, 6))
+    first, second = np.sort(scores)[:2]
+    assert set(np.flatnonzero(scores == scores.min())) <= {2, 5}
+    assert first < 0.05 * second
+
+
+def test_a_constant_channel_costs_nothing() -> None:
+    w1, b1 = np.random.default_rng(2).standard_normal((8, 3, 3, 3)).astype(np.float32), np.ones(8, np.float32)
+    w1[3] = 0
+    text = CONV.text.replace("y = Conv <pads = [1,1,1,1]> (r", "y = Conv (r")
+    text = text.replace("float[N,4,6,6] y", "float[N,4,4,4] y")
+    scores = scores_of(graph_of(Case(text, CONV.inits, None), w1=w1, b1=b1), (16, 3, 6, 6))
+    assert scores.argmin() == 3
+    assert scores[3] < 1e-3 * np.sort(scores)[1]
+
+
+def test_a_linearly_dependent_channel_goes_first() -> None:
+    rng = np.random.default_rng(3)
+    w1, b1 = rng.standard_normal((7, 5)).astype(np.float32), np.full(7, 50, np.float32)  # Relu passes everything
+    w1[6] = 0.5 * w1[0] + 0.25 * w1[1]
+    text = DENSE.text.replace("float[N,5]", "float[N,7]")
+    w1 = np.concatenate([w1, rng.standard_normal((7, 2)).astype(np.float32)], axis=1)
+    w1[6] = 0.5 * w1[0] + 0.25 * w1[1]
+    scores = scores_of(graph_of(Case(text, DENSE.inits, None), w1=w1, b1=b1), (200, 7))
+    assert scores.argmin() in (0, 1, 6)
+    assert scores.min() < 0.3 * np.median(scores)
+
+
+def test_flap_is_the_variance_times_the_squared_weights() -> None:
+    graph = graph_of(DENSE)
+    moments = collect(graph, feeds((100, 5)))
+    scores = next(iter(flap(graph, moments, np.random.default_rng(0)).values()))
+    moment = next(m for m in moments.of.values() if m.contracted)
+    expected = np.diag(moment.covariance[0]) * (moment.weights[0] ** 2).sum(0)
+    assert np.argsort(scores).tolist() == np.argsort(expected).tolist()
+
+
+def test_without_moments_magnitude_decides() -> None:
+    graph = graph_of(DENSE)
+    assert next(iter(obspa(graph, None, np.random.default_rng(0)).values())).sum() == pytest.approx(1)
+
+
+TURNED = "ConvTranspose <strides = [2,2]"
+FORMS = {
+    "conv": ("Conv <strides = [2,1], pads = [1,0,2,1], dilations = [1,2]> (x, w)", (2, 4, 9, 8), (6, 4, 3, 2)),
+    "grouped": ("Conv <group = 2, pads = [1,1,1,1]> (x, w)", (2, 4, 5, 5), (6, 2, 3, 3)),
+    "depthwise": ("Conv <group = 4> (x, w)", (2, 4, 5, 5), (4, 1, 3, 3)),
+    "same": ('Conv <auto_pad = "SAME_UPPER", strides = [2,2]> (x, w)', (2, 4, 6, 6), (5, 4, 3, 3)),
+    "conv1d": ("Conv <pads = [1,1]> (x, w)", (2, 4, 9), (5, 4, 3)),
+    "turned": (f"{TURNED}, pads = [1,0,0,1], output_padding = [1,0]> (x, w)", (2, 4, 4, 5), (4, 3, 3, 2)),
+    "turned groups": (f"{TURNED}, group = 2, dilations = [2,1]> (x, w)", (2, 4, 4, 5), (4, 3, 3, 2)),
+    "matmul": ("MatMul(x, w)", (2, 3, 4), (4, 5)),
+    "left": ("MatMul(w, x)", (2, 4, 3), (5, 4)),
+    "gemm": ("Gemm <transB = 1, alpha = 0.5> (x, w)", (6, 4), (5, 4)),
+    "gemm turned": ("Gemm <transA = 1> (x, w)", (4, 6), (4, 5)),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_contraction_is_its_design_times_its_weights(name: str) -> None:
+    call, shape, weight = FORMS[name]
+    text = f"(float{list(shape)} x) => (float[{','.join('abcd'[: len(shape)])}] y) {{ y = {call} }}"
+    walk = Walk(from_proto(build(Case(text, {"w": weight}, None)), Path("test.onnx")))
+    feed = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+    (step,) = list(walk.run([feed]))
+    y = step.outputs[0]
+    assert y is not None
+    shapes = [walk.constants["w"].shape if n == "w" else shape for n in step.node.input]
+    form = find(step.node, shapes, [n == "w" for n in step.node.input])
+    assert form is not None
+    rows = np.arange(form.size(y[0]))
+    w = form.weights(walk.constants["w"])
+    product = np.einsum("ngd,gmd->ngm", form.design(feed["x"], y[0], rows), w)
+    np.testing.assert_allclose(product, form.target(y[0], rows), atol=1e-4)
+    np.testing.assert_array_equal(form.restore(w, walk.constants["w"]), walk.constants["w"])
+    assert form.channels(walk.constants["w"]).max() == shape[form.axis] - 1

@@ -30,6 +30,7 @@ from spa_compiler.graph import DependencyGraph
 from spa_compiler.lockstep import Adjust, Walk, statistics
 from spa_compiler.model import Model
 from spa_compiler.runtime import index_limits, open_session
+from spa_compiler.shapes import random_array
 from spa_compiler.sources import NORMALISED, Scale, Synthetic
 from spa_compiler.symbols import input_types
 
@@ -37,6 +38,8 @@ Array = NDArray[Any]
 Feed = dict[str, Array]
 SAMPLES, TABLE_SAMPLES, LEAST = 384, 2048, 24
 """Inputs wanted where one gives many positions (images), where it gives one, and where memory or time is short."""
+APART = 32
+"""Sets of inputs that are drawn where inputs share no first axis."""
 POOL = 8
 """Times as many inputs are drawn as are kept."""
 WORK = 4e11
@@ -82,6 +85,8 @@ def synthetic(
     count, pool = amounts(graph, samples, memory)
     types, bounds = input_types(model, sizes), ranges or {}
     found = {n: source_of(graph, n, t, sizes, bounds.get(n), kind) for n, t in types.items()}
+    if not _together(model):
+        return _apart(types, found, min(count, APART), rng, adjustment(graph))
     inputs = {n: s.draw(pool, rng) for n, s in found.items()}
     batch = _batch(model)
     rows = np.arange(pool) if pool <= count else chosen(model, inputs, count, batch, rng)
@@ -132,6 +137,33 @@ def widest(graph: DependencyGraph) -> int:
         peak = max(peak, alive)
         alive -= ends.pop(i, 0)
     return peak
+
+
+def _together(model: Model) -> bool:
+    """Do all inputs have the same first axis, so that one row of each makes a sample?"""
+    first = []
+    for vi in model.header.graph.input:
+        dims = vi.type.tensor_type.shape.dim
+        first.append((dims[0].dim_value, dims[0].dim_param) if len(dims) else None)
+    return len(set(first)) <= 1 and None not in first
+
+
+def _apart(
+    types: Mapping[str, onnx.TypeProto],
+    found: Mapping[str, Synthetic],
+    count: int,
+    rng: np.random.Generator,
+    adjust: Adjust,
+) -> Calibration:
+    """Inputs whose first axes differ (a state, a table) are drawn whole, one set for each run."""
+    feeds = []
+    for _ in range(count):
+        feed = {}
+        for name, t in types.items():
+            dims = [d.dim_value for d in t.tensor_type.shape.dim]
+            feed[name] = found[name].draw(dims[0], rng) if dims else random_array(t, rng)
+        feeds.append(feed)
+    return Calibration(feeds, f"{count} synthetic sets of inputs", adjust, True)
 
 
 def _batch(model: Model) -> int:

@@ -149,7 +149,9 @@ class _Lockstep:
         value = self.graph.sites[i].outputs[0]
         if affine is None or value is None:
             return None
-        return affine.cut(keep(value.axes[1], {d: m for d, m in self.masks.items() if m.ndim == 1}))
+        shape = (1, -1, *(1,) * (len(value.axes) - 2))
+        both = [slice_to(self.graph, value, a.reshape(shape), self.masks) for a in (affine.scale, affine.shift)]
+        return Affine(both[0].ravel(), both[1].ravel())
 
     def _solve(self, i: int, mine: Step, theirs: Step, raw: Chunks) -> Update | None:
         """New weights, from compiled inputs to dense outputs; None where there is nothing to solve."""

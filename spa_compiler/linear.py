@@ -201,11 +201,16 @@ def find(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], constan
     if node.op_type == "MatMul" and len(shapes[1 - data] or ()) == 2 and len(shapes[data] or ()) >= 2:
         left = data == 1  # the constant stands on the left: its columns meet axis -2 of the activation
         return Product(data, 1 - data, None, -2 if left else -1, -2 if left else -1, 1, turned=left)
-    if node.op_type == "Gemm" and data == 0:
+    if node.op_type == "Gemm" and data == 0 and _is_row(shapes[2] if len(shapes) > 2 else None):
         turned, alpha = bool(attrs.get("transB", 0)), float(attrs.get("alpha", 1.0))
         axis = 0 if attrs.get("transA", 0) else 1
         return Product(0, 1, 2, axis, 1, 1, turned=turned, alpha=alpha, beta=float(attrs.get("beta", 1.0)))
     return None
+
+
+def _is_row(shape: tuple[int, ...] | None) -> bool:
+    """Is Gemm's C absent, a number or one row? A bias per output row cannot be put into any other."""
+    return shape is None or len(shape) < 2 or shape[0] == 1
 
 
 def _convolution(node: onnx.NodeProto, w: tuple[int, ...], attrs: dict[str, Any]) -> Form:

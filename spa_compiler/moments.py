@@ -220,7 +220,7 @@ def form_of(graph: DependencyGraph, walk: Walk, step: Step) -> Form | None:
     if len(names) < 2 or not all(names):
         return None
     constant = [n in walk.constants for n in names]
-    shapes = [None if c is None else c[0].shape for c in step.inputs[:2]]
+    shapes = [None if c is None else c[0].shape for c in step.inputs]
     return find(step.node, shapes, constant)
 
 

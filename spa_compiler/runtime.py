@@ -72,7 +72,7 @@ def index_limits(model: Model) -> dict[str, int]:
         while todo:
             t = todo.pop()
             for node in t.outputs:
-                size = _indexed(node, t)
+                size = _indexed(model, node, t)
                 if size is not None:
                     limits[tensor.name] = min(size, limits.get(tensor.name, size))
                 elif id(node) not in seen and node.op in MOVING:
@@ -81,12 +81,14 @@ def index_limits(model: Model) -> dict[str, int]:
     return limits
 
 
-def _indexed(node: gs.Node, index: gs.Tensor) -> int | None:
+def _indexed(model: Model, node: gs.Node, index: gs.Tensor) -> int | None:
     """How long the axis is that `index` points into, where this node looks something up."""
     tables = {"Gather": {1: 0}, "EmbedLayerNormalization": {0: 2, 1: 4}}.get(node.op, {})
     for slot, table in tables.items():
-        if max(slot, table) < len(node.inputs) and node.inputs[slot] is index and node.inputs[table].shape:
-            size = node.inputs[table].shape[int(node.attrs.get("axis", 0))]
+        if max(slot, table) < len(node.inputs) and node.inputs[slot] is index:
+            known = model.shapes.shape if model.shapes is not None else {}
+            shape = known.get(node.inputs[table].name) or node.inputs[table].shape
+            size = shape[int(node.attrs.get("axis", 0))] if shape else None
             return size if isinstance(size, int) else None
     return None
 

@@ -1,4 +1,4 @@
-"""Gathers that move nothing: PyTorch's dynamo exporter writes `as_strided` as Reshape [-1] and a Gather by an index grid.
+"""Gathers that move nothing: PyTorch's dynamo exporter writes `as_strided` as Reshape [-1] and a Gather by a grid.
 
 Where the grid, under both bindings of the symbols, just counts from 0 to the end, the Gather is a Reshape.
 """

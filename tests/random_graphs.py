@@ -12,6 +12,7 @@ from __future__ import annotations
 import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+
 from random_steps import ANY, IMAGE, STATISTICS, TOKENS, WIDTHS, Draft, Step, Value, dense, to_tokens, to_vector
 
 OPSET = 18

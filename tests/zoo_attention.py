@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from zoo_base import Case
 
 CAUSAL = np.tri(5, dtype=bool)[None, None]

@@ -57,15 +57,16 @@ def model_rows(folder: Path, criterion: str) -> Iterator[list[str]]:
             check, frozen = r["verification"]["prune_equals_mask"], sum(r["analysis"]["frozen_parameters"].values())
             share = frozen / max(r["dense"]["params"], 1)
             speed = r["latency"]["dense_ms"] / r["latency"]["compiled_ms"]
+            reached = [f"{r['reached'][unit]:.1%}" for unit in ("macs", "params")]
             yield [
-                path.stem, ratio, str(r["exit"]), f"{r['reached']['macs']:.1%}", f"{r['reached']['params']:.1%}", f"{share:.1%}",
-                f"{check['error']:.0e}", f"{check['effect']:.0e}", f"{speed:.2f}", f"{r['wall']:.1f}",
+                path.stem, ratio, str(r["exit"]), *reached, f"{share:.1%}", f"{check['error']:.0e}",
+                f"{check['effect']:.0e}", f"{speed:.2f}", f"{r['wall']:.1f}",
                 f"{r['peak_memory_bytes'] / 1e6:.0f}",
             ]  # fmt: skip
 
 
-MODEL_HEAD = ["model", "asked (MACs)", "exit", "MACs removed", "parameters removed", "frozen", "prune==mask", "effect of the plan",
-              "speed-up", "s in all", "peak MB"]  # fmt: skip
+MODEL_HEAD = ["model", "asked (MACs)", "exit", "MACs removed", "parameters removed", "frozen", "prune==mask",
+              "effect of the plan", "speed-up", "s in all", "peak MB"]  # fmt: skip
 ZOO_HEAD = ["model", "exporter", "tool", "prunable parameters", "MACs left", "parameters left", "s", "runs"]
 
 

@@ -181,19 +181,18 @@ def measure_torch_pruning(name: str) -> Report:
 # onnxsim -------------------------------------------------------------------------------------------------------------
 
 
-def count_macs(model: onnx.ModelProto) -> int | None:
-    """Multiply-accumulates as spa-compile counts them, so that its figures and the peer's compare; None on failure."""
+def count_macs(model: onnx.ModelProto) -> int:
+    """Multiply-accumulates as spa-compile counts them, so that its figures and the peer's compare.
+
+    Call it after the peak memory was read: it needs memory of its own, which is not the peer's.
+    """
     from spa_compiler.cost import CostModel
-    from spa_compiler.errors import SpaError
     from spa_compiler.graph import analyze
     from spa_compiler.model import from_proto
     from spa_compiler.normalize import normalize
 
     copy = type(model).FromString(model.SerializeToString())
-    try:
-        return CostModel(analyze(normalize(from_proto(copy, Path("peer.onnx")))[0])).totals({})["macs"]
-    except SpaError:
-        return None
+    return CostModel(analyze(normalize(from_proto(copy, Path("peer.onnx")))[0])).totals({})["macs"]
 
 
 def parameters(model: onnx.ModelProto) -> int:
@@ -238,20 +237,19 @@ def measure_onnxsim(path: str, simplify: bool) -> Report:
     model = load_onnx(path, simplify, report)
     if model is None:
         return report
-    report["parameters"], report["macs"] = parameters(model), count_macs(model)
-    report["memory_before_mb"] = peak_mb()
-    pruned = guarded(
-        report,
-        "prune",
-        partial(timed, report, "seconds", partial(onnxsim.pruning.apply_structured_pruning, model, RATIO)),
-    )
+    report["parameters"], report["memory_before_mb"] = parameters(model), peak_mb()
+    action = partial(onnxsim.pruning.apply_structured_pruning, model, RATIO)
+    pruned = guarded(report, "prune", partial(timed, report, "seconds", action))
     report["peak_mb"] = peak_mb()
     if pruned is None:
         return report
-    report["parameters_after"], report["macs_after"] = (parameters(pruned), count_macs(pruned))
+    report["parameters_after"] = parameters(pruned)
     report["changed"] = report["parameters_after"] != report["parameters"]
     guarded(report, "check", partial(onnx.checker.check_model, pruned, full_check=True))
     guarded(report, "runs", partial(save_and_run, pruned))
+    dense = load_onnx(path, simplify, {})  # the tool may have changed what it was given
+    report["macs"] = guarded(report, "macs_counted", partial(count_macs, dense))
+    report["macs_after"] = guarded(report, "macs_after_counted", partial(count_macs, pruned))
     return report
 
 

@@ -1,0 +1,27 @@
+"""The default pipeline (calibrate, obspa, compensate, protect) on models of every kind: a result, or one of our errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import zoo
+
+from spa_compiler.compiler import Options, compile_file
+from spa_compiler.errors import BudgetError, NothingToPrune
+
+ODD = """lstm_state_input gather_run_time_channels scatter_nd gemm_nt_c_m1 gemm_nt_c_mn gemm_tn_c_mn
+grouped_conv_on_input""".split()
+
+
+@pytest.mark.parametrize("name", sorted({*list(zoo.CASES)[::8], *ODD} - {"custom_op", "group_query_attention"}))
+def test_the_default_pipeline_gives_a_result_or_says_why_not(name: str, tmp_path: Path) -> None:
+    onnx.save(zoo.build(zoo.CASES[name]), tmp_path / "m.onnx")
+    try:
+        found = compile_file(tmp_path / "m.onnx", tmp_path / "out.onnx", Options(ratio=0.3, latency=False, samples=16))
+    except (NothingToPrune, BudgetError):
+        assert not (tmp_path / "out.onnx").exists()
+        return
+    assert found.report["verification"]["prune_equals_mask"]["error"] <= 1e-4
+    assert found.report["reached"]["macs"] > 0 or found.report["reached"]["params"] > 0

@@ -12,6 +12,7 @@ from spa_compiler.lockstep import Adjust
 from spa_compiler.moments import collect
 from spa_compiler.pipeline import State
 from spa_compiler.runtime import parse_ranges
+from spa_compiler.threads import linear_algebra
 
 SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
 SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -47,7 +48,8 @@ class Calibrate:
         if not self.moments:
             return state
         state.progress(f"calibrate: {found.source}")
-        return replace(state, moments=collect(graph, found.feeds, found.adjust, seed=self.seed))
+        with linear_algebra(graph):
+            return replace(state, moments=collect(graph, found.feeds, found.adjust, seed=self.seed))
 
     def inputs(self, state: State) -> Calibration:
         """Inputs as asked for. Raises UsageError for a source or a memory that makes no sense."""

@@ -10,6 +10,7 @@ from spa_compiler.compensation import Options, compensate
 from spa_compiler.errors import UsageError
 from spa_compiler.merge import merge
 from spa_compiler.pipeline import State
+from spa_compiler.threads import linear_algebra
 
 
 @dataclass(frozen=True)
@@ -34,5 +35,6 @@ class Compensate:
             return state
         options = Options(self.ridge, state.calibration.adjust, bias_only=self.method == "bias", seed=self.seed)
         feeds = state.calibration.feeds
-        model = compensate(graph, state.plan.masks(graph), state.pruned, feeds, options)
+        with linear_algebra(graph):
+            model = compensate(graph, state.plan.masks(graph), state.pruned, feeds, options)
         return replace(state, model=model).note(compensation={"method": self.method, "ridge": self.ridge})

@@ -12,6 +12,7 @@ from spa_compiler.criteria import Scores, criterion
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.pipeline import State
+from spa_compiler.threads import linear_algebra
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Score:
         if self.file:
             scores = load_scores(graph, Path(self.file))
         else:
-            scores = criterion(self.criterion)(graph, state.moments, np.random.default_rng(self.seed))
+            with linear_algebra(graph):
+                scores = criterion(self.criterion)(graph, state.moments, np.random.default_rng(self.seed))
         return replace(state, scores=scores).note(criterion=self.file or self.criterion)
 
 

@@ -1,4 +1,4 @@
-"""The default pipeline (calibrate, obspa, compensate, protect) on models of every kind: a result, or one of our errors."""
+"""The default pipeline (calibrate, obspa, compensate, protect) on models of every kind: a result or a named error."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-import zoo
 
+import zoo
 from spa_compiler.compiler import Options, compile_file
 from spa_compiler.errors import BudgetError, NothingToPrune
 

@@ -20,7 +20,7 @@ ORDER = """
     version errors kernels target
     expr dims axes spec blocks rules
     external checks subgraphs model symbols shape_reads canonical shapes strides runtime
-    graph rewrite reference folding normalize
+    graph threads rewrite reference folding normalize
     cost criteria lossless plan allocate
     images sources data linear lockstep moments merge calibration obs compensation
     verify pipeline latency report compiler __init__ inspection cli

@@ -8,7 +8,7 @@ cores). Wide models have matrices that are worth it.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -19,7 +19,7 @@ WIDE = 2048
 """Columns of the widest contraction from which all threads are used."""
 
 
-def linear_algebra(graph: DependencyGraph) -> AbstractContextManager[Any]:
+def linear_algebra(graph: DependencyGraph) -> Any:
     """A context in which BLAS runs on one thread, unless the graph has a contraction of WIDE columns or more."""
     shapes = [graph.values[n].shape for n in graph.weights]
     widest = max((min(math.prod(s[1:]), math.prod(s[:-1])) for s in shapes if len(s) > 1), default=0)

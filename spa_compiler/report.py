@@ -188,6 +188,8 @@ def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
         lines.append(f"asked {asked['ratio']:.1%} less {unit}, reached {reached[asked['of']]:.1%}")
     if analysis["erased_channels"]:
         lines.append(f"{analysis['erased_channels']} channels were dead and went without any loss")
+    if report["calibration"]:
+        lines.append(f"calibrated on {report['calibration']['inputs']}")
     top1 = "" if fidelity["top1"] is None else f", top-1 agreement {fidelity['top1']:.1%}"
     lines.append(
         f"fidelity on {fidelity['inputs']}: cosine {fidelity['cosine']:.4f}, {fidelity['snr_db']:.1f} dB{top1}"

@@ -47,7 +47,7 @@ class Allocate:
         self.check()
         if not state.scores:
             raise NothingToPrune(nothing(state))
-        of, ratio = share_of(state, self.target) if self.target else (self.of, self.ratio or 0.0)
+        of, ratio = share_of(state, self.target, self.threads) if self.target else (self.of, self.ratio or 0.0)
         if of == "latency":
             plan = fastest(state, ratio, lambda share: self.plan(state, "macs", share), self.threads)
         else:
@@ -107,11 +107,11 @@ def _ratio(entry: str) -> tuple[str, float]:
     return pattern, value
 
 
-def share_of(state: State, target: str) -> tuple[str, float]:
+def share_of(state: State, target: str, threads: int = 0) -> tuple[str, float]:
     """An absolute target as the share to remove. Raises NothingToPrune when the dense model already meets it."""
     of, wanted = parse_target(target)
     if of == "latency":
-        return of, share_of_latency(state, wanted)
+        return of, share_of_latency(state, wanted, threads)
     dense = CostModel(state.analyzed()).total({"size": "bytes"}.get(of, of), {})
     if wanted >= dense:
         raise NothingToPrune(f"--target {target}: the model already has only {dense:,.0f}")

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from spa_compiler.errors import UsageError
+from spa_compiler.data import load_npz
 from spa_compiler.pipeline import State
 from spa_compiler.plan import Plan
 
@@ -29,8 +29,4 @@ class UsePlan:
 
 
 def _masks(path: Path) -> Plan:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return Plan({n: np.asarray(archive[n], bool) for n in archive.files})
-    except (OSError, ValueError) as e:
-        raise UsageError(f"{path}: cannot read the masks: {e}") from e
+    return Plan({n: np.asarray(a, bool) for n, a in load_npz(path).items()})

@@ -54,7 +54,7 @@ def _some(feeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if n >= SAMPLES:
             break
         out.append(feed)
-        n += len(next(iter(feed.values())))
+        n += max((len(a) for a in feed.values() if a.ndim), default=1)
     return out
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from spa_compiler.criteria import Scores, criterion
+from spa_compiler.data import load_npz
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.pipeline import State
@@ -38,10 +39,9 @@ class Score:
 def load_scores(graph: DependencyGraph, path: Path) -> Scores:
     """Scores by group label. Raises UsageError for an unknown label, a wrong shape or a file that is no .npz."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {n: np.asarray(archive[n], np.float64) for n in archive.files}
-    except (OSError, ValueError) as e:
-        raise UsageError(f"{path}: cannot read the scores: {e}") from e
+        found = {n: np.asarray(a, np.float64) for n, a in load_npz(path).items()}
+    except ValueError as e:
+        raise UsageError(f"{path}: the scores are not numbers: {e}") from e
     for label, scores in found.items():
         if scores.shape != (wanted := graph.group(label).shape):
             raise UsageError(f"{path}: group '{label}' has shape {list(wanted)}, the scores have {list(scores.shape)}")

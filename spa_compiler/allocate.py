@@ -28,6 +28,8 @@ CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvIntege
 LOOKAHEAD = 6
 EXCHANGES = 12
 TOLERANCE = 0.01
+WORTH, EVEN_WORTH = 1.2, 1.25
+"""How much more error an exact budget is worth, by error and where shares are even."""
 Curve = NDArray[np.float64]
 
 
@@ -272,13 +274,13 @@ class _Run:
             return -s.width / s.group.size
         return s.error(s.at) - s.error(max(s.at - 1, 0))
 
-    def give_back(self, free: list[Stairs]) -> None:
-        """Undo steps that the budget does not need."""
+    def give_back(self, free: list[Stairs], short: float = 0.0) -> None:
+        """Undo steps that the budget does not need, or that leave it `short` by no more than this cost."""
         moved = True
         while moved:
             moved = False
             for s in sorted(free, key=self._regret, reverse=True):
-                if s.at > 0 and -self.freed(s, s.at - 1) <= -self.needed():
+                if s.at > 0 and -self.freed(s, s.at - 1) <= short - self.needed():
                     self.move(s, s.at - 1)
                     moved = True
             moved = moved and not self.even
@@ -299,16 +301,27 @@ class _Run:
         while self.slack() and -self.needed() < before:
             before = -self.needed()
             self.exchange()
+        if self.slack():
+            self.give_back(self.free, short=TOLERANCE * self.dense)
 
     def exchange(self) -> None:
-        """Where the next step back is too much: take one, and let another group pay for it, as exactly as it can."""
+        """Where the next step back is too much: take one, and let another group pay for it, as exactly as it can.
+
+        Only where the error hardly rises: a budget is not met to the last percent by emptying a bottleneck.
+        """
         start = [s.at for s in self.free]
         best = self._merit()
+        limit = best[1] * (EVEN_WORTH if self.even else WORTH)
         widest = sorted((s for s in self.free if s.at > 0), key=lambda s: -self.freed(s, s.at - 1))
         for s in widest[:EXCHANGES]:
             self.place(start)
             self.move(s, s.at - 1)
-            paid = [(self.freed(o, at), at, o) for o in self.free if o is not s and (at := self._enough(o)) is not None]
+            error = sum(o.error(o.at) for o in self.free)
+            paid = [
+                (self.freed(o, at), at, o)
+                for o in self.free
+                if o is not s and (at := self._enough(o)) is not None and error + o.error(at) - o.error(o.at) <= limit
+            ]
             if paid:
                 _, at, other = min(paid, key=lambda p: p[0])
                 self.move(other, at)

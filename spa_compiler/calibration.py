@@ -64,7 +64,7 @@ class Calibration:
     @property
     def samples(self) -> int:
         """Number of inputs."""
-        return sum(len(next(iter(f.values()))) for f in self.feeds)
+        return sum(max((len(a) for a in f.values() if a.ndim), default=1) for f in self.feeds)
 
 
 def synthetic(

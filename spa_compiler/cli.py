@@ -23,7 +23,7 @@ from rich.console import Console
 
 from spa_compiler import report as reports
 from spa_compiler.compiler import Options, Result, compile_file
-from spa_compiler.errors import NothingToPrune, SpaError, UsageError
+from spa_compiler.errors import ModelError, NothingToPrune, SpaError, UsageError
 from spa_compiler.inspection import axis_of, comparison, explanation, inspection, pass_table, sweep_table, verification
 from spa_compiler.plan import Plan
 from spa_compiler.version import VERSION
@@ -160,7 +160,12 @@ def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
     for file in (given.get("save_plan"), given["report_file"]):
         if file is not None and (file.is_dir() or not file.parent.is_dir()):
             raise UsageError(f"{file}: not a file in a folder that exists")
+    if not source.is_file():
+        raise ModelError(f"{source}: no such file" if not source.exists() else f"{source}: not a file")
     target = output or source.with_name(f"{source.stem}.pruned.onnx")
+    extra = [p.resolve() for p in (given["report_file"], given.get("save_plan")) if p is not None]
+    if len({*extra, source.resolve(), target.resolve()}) < len(extra) + len({source.resolve(), target.resolve()}):
+        raise UsageError("the report and the plan must be files of their own, not the model or the output")
     try:
         with _progress(given["quiet"]) as tell:
             result = compile_file(source, target, options, tell)

@@ -68,9 +68,13 @@ class Options:
     dry_run: bool = False
     latency: bool = True
 
-    def calibrates(self) -> bool:
-        """Do the scores need moments?"""
-        return bool((self.ratio or self.target) and not self.scores and not self.plan and self.criterion in CALIBRATED)
+    def scored(self) -> bool:
+        """Are channels scored here, and by moments?"""
+        return self.informed() and not self.scores and not self.plan
+
+    def informed(self) -> bool:
+        """Does the criterion calibrate? Then what is left is compensated, too, whoever chose what goes."""
+        return self.criterion in CALIBRATED and bool(self.ratio or self.target or self.plan or self.group_ratio)
 
 
 @dataclass(frozen=True)
@@ -101,14 +105,14 @@ def pipeline_of(o: Options) -> Pipeline:
     if not o.target and o.ratio is None and not o.plan:
         raise UsageError("say how much should go: --ratio 0.5, --target 1.2GMACs or --plan FILE.json")
     steps = [make("normalize", **_given(o, "input_shape")), make("erase")]
-    compensates = o.calibrates() if o.compensate is None else o.compensate
-    if o.calibrates() or compensates:
+    compensates = o.informed() if o.compensate is None else o.compensate
+    if o.scored() or compensates:
         inputs = _given(o, "samples", "memory", "seed", "input_range")
         source = {"source": o.calib} if o.calib != "synthetic" else {}
-        steps.append(make("calibrate", **source, **inputs, **({} if o.calibrates() else {"moments": False})))
+        steps.append(make("calibrate", **source, **inputs, **({} if o.scored() else {"moments": False})))
     if o.plan:
         steps.append(make("plan", file=o.plan))
-    elif o.target or o.ratio:
+    elif o.target or o.ratio or o.group_ratio:
         score = {"file": o.scores} if o.scores else {"criterion": o.criterion, **_given(o, "seed")}
         limits = ("scope", "align", "min_keep", "max_group_ratio", "exclude", "include", "group_ratio", "threads")
         budget = _given(o, "of", "ratio", "target", *limits)
@@ -141,6 +145,10 @@ def compile_file(source: Path, output: Path | None, options: Options, progress: 
     _check_output(model, output)
     loaded = time.perf_counter() - start
     state = steps.run(State.of(model, tell))
+    if not state.plan.empty and state.pruned is None:
+        raise UsageError("the pipeline makes a plan and does not apply it: put `remove,verify` at its end")
+    if not state.plan.empty and "prune_equals_mask" not in state.results:
+        raise UsageError("the pipeline does not prove its rewrite: put `verify` after `remove`")
     with _scratch(output if not options.dry_run else None) as scratch:
         file = scratch / (output.name if output else "compiled.onnx")
         proto = _write(state, str(steps), file, options)

@@ -9,6 +9,7 @@ are called `y`, `label` or `labels`.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.errors import UsageError
 from spa_compiler.model import Model
+from spa_compiler.runtime import run
 
 Array = NDArray[Any]
 LABELS = ("y", "label", "labels")
@@ -48,13 +50,18 @@ class Data:
             yield {n: a[at : at + by] for n, a in self.inputs.items()}
 
 
-def load_data(path: Path, model: Model) -> Data:
-    """Read and check an .npz. Raises UsageError that names the array, what it is and what the model takes."""
+def load_npz(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz. Raises UsageError for anything that is not one."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {n: archive[n] for n in archive.files}
-    except (OSError, ValueError) as e:
-        raise UsageError(f"{path}: cannot read the data: {e}") from e
+            return {n: archive[n] for n in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as e:
+        raise UsageError(f"{path}: not an .npz of arrays ({e})") from e
+
+
+def load_data(path: Path, model: Model) -> Data:
+    """Read and check an .npz. Raises UsageError that names the array, what it is and what the model takes."""
+    arrays = load_npz(path)
     labels = next((arrays.pop(n) for n in LABELS if n in arrays and n not in _names(model)), None)
     inputs = {
         vi.name: _fitted(path, vi, _pick(path, vi.name, arrays, len(_names(model)))) for vi in model.header.graph.input
@@ -92,20 +99,25 @@ def _fitted(path: Path, vi: onnx.ValueInfoProto, array: Array) -> Array:
         raise UsageError(
             f"{path}: the array for '{vi.name}' has shape {list(array.shape)}, the model takes {dims} (0 = any)"
         )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UsageError(f"{path}: the array for '{vi.name}' holds NaN or infinity")
     return np.ascontiguousarray(array.astype(dtype, copy=False))
 
 
 def predict(session: ort.InferenceSession, data: Data, limit: int | None = None) -> list[list[Any]]:
     """All outputs of every batch."""
-    return [list(session.run(None, feed)) for feed in data.feeds(limit)]
+    return [run(session, feed) for feed in data.feeds(limit)]
 
 
 def accuracy(outputs: list[list[Any]], data: Data) -> float | None:
     """Share of rows whose largest first output is the label; None without labels or without one row per label."""
-    if data.labels is None:
+    if data.labels is None or data.labels.dtype.kind not in "iu" or not outputs:
         return None
-    first = np.concatenate(
-        [np.asarray(o[0]).reshape(len(next(iter(f.values()))), -1) for o, f in zip(outputs, data.feeds(), strict=True)]
-    )
-    labels = data.labels[: len(first)].reshape(len(first), -1)
-    return float((first.argmax(1) == labels[:, 0]).mean())
+    first = np.concatenate([np.atleast_1d(np.asarray(o[0])) for o in outputs])
+    if first.ndim < 2:
+        return None
+    best = first.argmax(1) if first.size == first.shape[0] * first.shape[1] else first.argmax(-1)
+    labels = data.labels[: len(best)]
+    if labels.size != best.size:
+        return None
+    return float((best.reshape(labels.shape) == labels).mean())

@@ -24,9 +24,9 @@ def measured(state: State, plan: Plan, threads: int) -> Latency:
     return latency(sessions[0], sessions[1], feed, threads, seconds=0.6)
 
 
-def share_of_latency(state: State, wanted: float) -> float:
+def share_of_latency(state: State, wanted: float, threads: int) -> float:
     """Milliseconds as a share of the dense model's. Raises NothingToPrune when it is fast enough."""
-    dense = measured(state, Plan(), 0).dense_ms
+    dense = measured(state, Plan(), threads).dense_ms
     if wanted >= dense:
         raise NothingToPrune(f"--target {wanted:g}ms: the model already takes only {dense:.3g} ms here")
     return 1 - wanted / dense

@@ -138,15 +138,15 @@ def test_accuracy_on_labelled_data_is_in_the_last_line(source: Path, models: Pat
 def test_a_saved_plan_and_a_mask_give_the_same_file(source: Path) -> None:
     plan, first, again = (source.with_name(n) for n in ("plan.json", "a.onnx", "b.onnx"))
     assert run(source, "--ratio", 0.4, "--save-plan", plan, "-o", first, *QUICK).exit_code == 0
-    assert run(source, "--plan", plan, "-o", again, "--no-latency").exit_code == 0
+    assert run(source, "--plan", plan, "-o", again, "--no-latency", "--no-compensate").exit_code == 0
     assert onnx.load(first).graph == onnx.load(again).graph
     masks = {}
     for label, entry in json.loads(plan.read_text())["groups"].items():
         masks[label] = np.isin(np.arange(entry["size"]), entry["keep"])
     np.savez(source.with_name("mask.npz"), **masks)
-    assert run(source, "--mask", source.with_name("mask.npz"), "-o", again, "--no-latency").exit_code == 0
+    assert run(source, "--mask", source.with_name("mask.npz"), "-o", again, "--no-latency", "--no-compensate").exit_code == 0
     assert onnx.load(first).graph == onnx.load(again).graph
-    assert run_spa("apply", source, plan, "-o", again, "--no-latency").exit_code == 0
+    assert run_spa("apply", source, plan, "-o", again, "--no-latency", "--no-compensate").exit_code == 0
     assert onnx.load(first).graph == onnx.load(again).graph
 
 
@@ -355,3 +355,40 @@ def test_version_and_help_work() -> None:
     for result in (run("--help"), run_spa("--help"), *(run_spa(c, "--help") for c in spa.commands)):
         assert result.exit_code == 0
         assert result.output.startswith("Usage:")
+
+
+def test_a_report_never_replaces_the_model_or_the_output(source: Path) -> None:
+    before = folder(source.parent)
+    out = source.with_name("o.onnx")
+    assert run(source, "--ratio", 0.4, "-o", out, "--report", source, *QUICK).exit_code == 2
+    assert run(source, "--ratio", 0.4, "-o", out, "--report", out, *QUICK).exit_code == 2
+    assert folder(source.parent) == before
+
+
+def test_a_pipeline_that_does_not_apply_or_prove_its_plan_is_refused(source: Path) -> None:
+    plan = "normalize,score{criterion=l2},allocate{ratio=0.5}"
+    for text in (plan, plan + ",remove"):
+        result = run(source, "--pipeline", text, "--no-latency")
+        assert result.exit_code == 2
+        assert "pipeline" in result.stderr
+
+
+def test_a_plan_applied_by_default_is_compensated(models: Path, tmp_path: Path) -> None:
+    source, plan = models / "digits_resnet.onnx", tmp_path / "plan.json"
+    data = ("--data", models / "digits_test.npz", "--no-latency")
+    assert run(source, "--ratio", 0.5, "--save-plan", plan, "-o", tmp_path / "a.onnx", *data).exit_code == 0
+    result = run(source, "--plan", plan, "-o", tmp_path / "b.onnx", *data)
+    assert float(re.findall(r"-> ([\d.]+)%", last(result))[0]) > 97
+    found = run_spa("verify", source, tmp_path / "b.onnx", "--plan", plan)
+    assert found.exit_code == 0
+    assert "compensated" in found.output
+
+
+def test_files_that_are_no_arrays_are_usage_errors(source: Path) -> None:
+    bad = source.with_name("bad.npz")
+    for content in (b"", b"PK\x03\x04 cut"):
+        bad.write_bytes(content)
+        assert run(source, "--ratio", 0.4, "--data", bad, *QUICK).exit_code == 2
+        assert run(source, "--ratio", 0.4, "--scores", bad, *QUICK).exit_code == 2
+    np.savez(bad, x=np.full((4, 1, 8, 8), np.nan, np.float32))
+    assert run(source, "--ratio", 0.4, "--calib", bad, "--no-latency").exit_code == 2

@@ -53,7 +53,7 @@ class Data:
 def load_npz(path: Path) -> dict[str, Array]:
     """The arrays of an .npz. Raises UsageError for anything that is not one."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {n: archive[n] for n in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as e:
         raise UsageError(f"{path}: not an .npz of arrays ({e})") from e

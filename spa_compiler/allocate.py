@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from spa_compiler.cost import CostModel, Widths, group_widths
 from spa_compiler.criteria import Scores
 from spa_compiler.dims import Dim
-from spa_compiler.errors import BudgetError, UsageError
+from spa_compiler.errors import BudgetError, NothingToPrune, UsageError
 from spa_compiler.graph import DependencyGraph, Group
 
 CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger")
@@ -157,6 +157,8 @@ def allocate(
     for s in fixed.values():
         widths |= group_widths(s.group, s.width)
     run = _Run(cost, budget, free, widths)
+    if not ladder and run.needed() > 0:
+        raise NothingToPrune("nothing can be pruned (every group is excluded or at its floor)")
     if budget.of == "channels":
         run.share(budget.ratio)
     elif run.needed() > 0:

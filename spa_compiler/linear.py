@@ -12,6 +12,7 @@ and depthwise convolutions have a block per group, ConvTranspose is the convolut
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Form:
+class Form(ABC):
     """Where a node's activation, weight and bias are; `axis` is the contracted axis of the activation."""
 
     data: int
@@ -42,25 +43,25 @@ class Form:
     out: int  # the axis of the output that carries the rows of W
     blocks: int
 
+    @abstractmethod
     def weights(self, w: Array) -> Array:
         """(blocks, m, d)"""
-        raise NotImplementedError
 
+    @abstractmethod
     def restore(self, canonical: Array, like: Array) -> Array:
         """The operator's own shape of canonical weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def channels(self, w: Array) -> Rows:
         """(blocks, d): the position on the activation's contracted axis that each column reads."""
-        raise NotImplementedError
 
     def size(self, y: Array) -> int:
         """Rows that an output of this shape gives."""
         return int(y.size // y.shape[self.out])
 
+    @abstractmethod
     def design(self, x: Array, y: Array, rows: Rows) -> Array:
         """(rows, blocks, d) float32"""
-        raise NotImplementedError
 
     def target(self, y: Array, rows: Rows) -> Array:
         """(rows, blocks, m) float32"""

@@ -84,7 +84,7 @@ def synthetic(
     rng = np.random.default_rng(seed)
     count, pool = amounts(graph, samples, memory)
     types, bounds = input_types(model, sizes), ranges or {}
-    found = {n: source_of(graph, n, t, sizes, bounds.get(n), kind) for n, t in types.items()}
+    found = {n: source_of(graph, n, t, bounds.get(n), kind) for n, t in types.items()}
     if not _together(model):
         return _apart(types, found, min(count, APART), rng, adjustment(graph))
     inputs = {n: s.draw(pool, rng) for n, s in found.items()}
@@ -182,7 +182,7 @@ def chunks(inputs: Mapping[str, Array], batch: int) -> list[Feed]:
 
 
 def source_of(
-    graph: DependencyGraph, name: str, t: onnx.TypeProto, sizes: Mapping[str, int],
+    graph: DependencyGraph, name: str, t: onnx.TypeProto,
     bounds: tuple[float, float] | None, kind: str,
 ) -> Synthetic:  # fmt: skip
     """The prior for one input: kind, grid and scale."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from spa_compiler.axes import NOWHERE, coordinates
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph, Group, Member
+from spa_compiler.plugins import found_in
 
 Array = NDArray[Any]
 Scores = dict[str, NDArray[np.float64]]
@@ -29,15 +30,9 @@ NORMALISATIONS = ("BatchNormalization", "InstanceNormalization", "GroupNormaliza
 
 
 @functools.cache
-def available() -> dict[str, Any]:
+def available() -> dict[str, EntryPoint]:
     """Entry points of criteria by name. Raises UsageError when two distributions use one name."""
-    found: dict[str, Any] = {}
-    for point in entry_points(group="spa_compiler.criteria"):
-        if point.name in found and found[point.name].value != point.value:
-            both = f"{found[point.name].value}, {point.value}"
-            raise UsageError(f"two distributions define the criterion '{point.name}': {both}")
-        found[point.name] = point
-    return found
+    return found_in("spa_compiler.criteria", "criterion")
 
 
 def criterion(name: str) -> Criterion:

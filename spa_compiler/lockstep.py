@@ -48,10 +48,6 @@ class Affine:
         out += self.shift.reshape(shape)
         return out.astype(y.dtype, copy=False)
 
-    def cut(self, keep: NDArray[np.bool_]) -> Affine:
-        """The same for the channels that a plan keeps."""
-        return Affine(self.scale[keep], self.shift[keep])
-
 
 @dataclass
 class Step:

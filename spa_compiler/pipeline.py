@@ -17,7 +17,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, ClassVar, Protocol
 
 from spa_compiler.criteria import Scores
@@ -25,6 +25,7 @@ from spa_compiler.errors import SpaError, UsageError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model
 from spa_compiler.plan import Plan
+from spa_compiler.plugins import found_in
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,7 @@ class Pass(Protocol):
 @functools.cache
 def available() -> dict[str, EntryPoint]:
     """Entry points of passes by name. Raises UsageError when two distributions use one name."""
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group="spa_compiler.passes"):
-        if point.name in found and found[point.name].value != point.value:
-            both = f"{found[point.name].value}, {point.value}"
-            raise UsageError(f"two distributions define the pass '{point.name}': {both}")
-        found[point.name] = point
-    return found
+    return found_in("spa_compiler.passes", "pass")
 
 
 def pass_type(name: str) -> type[Any]:

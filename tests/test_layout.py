@@ -17,7 +17,7 @@ PASSES = sorted((ROOT / "passes").glob("*.py"))
 MODULES = [*LIBRARY, *PASSES]
 LONGEST = 360  # about 350
 ORDER = """
-    version errors kernels target
+    version errors kernels target plugins
     expr dims axes spec blocks rules
     external checks subgraphs model symbols shape_reads canonical shapes strides runtime
     graph threads rewrite reference folding normalize

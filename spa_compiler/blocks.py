@@ -22,7 +22,8 @@ def find_blocks(values: dict[str, Value], sites: Iterable[Site]) -> dict[Dim, Di
     live = {d for d, beside in common.items() if beside}
     for site in sites:
         for scope in site.scopes:
-            _agree(scope.tensors, {n: set(atoms(e)) for n, e in scope.env.items()}, common, live)
+            held = {n: set(atoms(e)) for n, e in scope.env.items()}
+            _agree(scope.tensors, held, scope.stats, common, live)
     out: dict[Dim, Dim] = {}
     for d in sorted(live, key=lambda d: (-d.size, d.serial)):
         outer = [b for b in common[d] if out.get(b) is not d and b not in out]
@@ -51,6 +52,7 @@ def _accompanied(values: dict[str, Value]) -> dict[Dim, set[Dim]]:
 def _agree(
     tensors: list[tuple[Value, bool, list[frozenset[str]]]],
     held: dict[str, set[Dim]],
+    stats: frozenset[str],
     common: dict[Dim, set[Dim]],
     live: set[Dim],
 ) -> None:
@@ -60,4 +62,6 @@ def _agree(
         for d in dims & live:
             beside = [t for t in names if name in t]
             shared = frozenset.intersection(*beside) if beside else frozenset()
+            if name not in stats:  # a statistic sums over its dims: at each channel of d over all of them
+                shared -= stats
             common[d] &= set().union(*(held.get(n, set()) for n in shared))

@@ -8,6 +8,7 @@ A tensor is a list of axes, tensors are separated by commas, inputs and outputs 
     (a b)       row-major product          a+b     concatenation
     a...        a right-aligned broadcast group of axes; axes of size 1 take no part
     _           frozen and unrelated       4       frozen, of this size       A    a name that is frozen
+    ?           a whole tensor of which only the type is read
     g="group"   the size of g lives in that attribute: read here, written back by the rewrite
     stat="c"    a statistic is taken over c: removing channels of it changes what the others see
 
@@ -161,7 +162,7 @@ class Pattern:
 
 
 Axis = str | Pattern
-TOKEN = re.compile(r"\w+(?:\.\w+)?(?:\.\.\.)?|[()+]")
+TOKEN = re.compile(r"\w+(?:\.\w+)?(?:\.\.\.)?|[()+?]")
 
 
 def rule(spec: str, move: bool = False, stat: str = "", known: Mapping[str, int] | None = None, **attrs: str) -> Rule:
@@ -219,6 +220,8 @@ def _match(site: Site, pattern: list[Axis], v: Value) -> Iterator[tuple[int, Axi
     """Pair axes with patterns, expanding one `name...`; broadcast axes of size 1 are left out."""
     at = next((i for i, p in enumerate(pattern) if isinstance(p, str) and p.endswith("...")), None)
     full = pattern
+    if pattern == ["?"]:
+        return
     if at is not None:
         stem, n = str(pattern[at])[:-3], len(v.axes) - len(pattern) + 1
         group: list[Axis] = ["_"] * n if stem == "_" else [f"{stem}.{n - 1 - k}" for k in range(n)]

@@ -71,6 +71,15 @@ CASES: dict[str, Case] = {
         stats=("s:0 t:0 w1:0 w2:1#2",),
         opset=21,
     ),
+    "group_norm_more_groups": Case(  # more groups than channels in one: a statistic never is the block
+        """(float[1,3,4,4] x) => (float[1,5,4,4] y) {
+            a = Conv(x, w1)  b = GroupNormalization<num_groups=4>(a, s, t)  c = Relu(b)  y = Conv(c, w2) }""",
+        {"w1": (12, 3, 1, 1), "s": (12,), "t": (12,), "w2": (5, 12, 1, 1)},
+        {"s:0 t:0 w1:0 w2:1": 4, "s:0 t:0 w1:0 w2:1#2": 3},
+        blocks={"s:0 t:0 w1:0 w2:1#2": 4},
+        stats=("s:0 t:0 w1:0 w2:1#2",),
+        opset=21,
+    ),
     "group_norm_by_reshape": Case(  # PyTorch exports: InstanceNormalization over [1, G, c*H*W]
         """(float[1,3,4,4] x) => (float[1,5,4,4] y) {
             a = Conv(x, w1)  r = Reshape(a, r1)  i = InstanceNormalization(r, s, t)  b = Reshape(i, r2)
@@ -85,6 +94,12 @@ CASES: dict[str, Case] = {
         """(float[1,3,4,4] x) => (float[1,5,4,4] y) {
             a = Conv(x, w1)  b = MeanVarianceNormalization<axes=[0,2,3]>(a)  y = Conv(b, w2) }""",
         {"w1": (6, 3, 1, 1), "w2": (5, 6, 1, 1)},
+        {"w1:0 w2:1": 6},
+    ),
+    "cast_like": Case(  # HardSwish as the dynamo exporter writes it: of the second operand only the type is read
+        """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
+            a = Conv(x, w1)  c = CastLike(three, a)  b = Add(a, c)  d = Clip(b, lo, hi)  y = Conv(d, w2) }""",
+        {"w1": (6, 3, 1, 1), "three": 3, "lo": 0.0, "hi": 6.0, "w2": (4, 6, 1, 1)},
         {"w1:0 w2:1": 6},
     ),
     "prelu_channel": Case(

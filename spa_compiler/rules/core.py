@@ -212,7 +212,7 @@ RULES: dict[str, Rule] = {
     "TopK": along(-1),
     "DynamicQuantizeLinear": rule("x... -> x..., _, _", stat="x"),
     "Trilu": rule("b... _ _, _ -> b... _ _"),
-    "CastLike": rule("x..., _ -> x..."),
+    "CastLike": rule("x..., ? -> x..."),
     **dict.fromkeys(REDUCTIONS, reduction),
     **dict.fromkeys((*UNARY, *NARY), elementwise),
 }

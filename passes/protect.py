@@ -29,7 +29,7 @@ class Protect:
         if again is None or state.plan.empty or not isinstance(state.calibration, Calibration):
             return state
         feeds = _some(state.calibration.feeds)
-        dense = outputs(state.analyzed().model, taps(state.analyzed().model), feeds, "the dense model")
+        dense = outputs(state.analyzed().model, taps(state.analyzed().model), feeds, "the dense model", level=3)
         best, trial = state, state
         found = [self.kept(state, dense, feeds)]
         for _ in range(self.rounds):
@@ -44,7 +44,7 @@ class Protect:
 
     def kept(self, state: State, dense: list[list[Any]], feeds: list[dict[str, Any]]) -> float:
         """Share of the variance of the dense outputs that the compiled model explains on the calibration inputs."""
-        return explained(dense, outputs(state.model, taps(state.model), feeds, "the compiled model"))
+        return explained(dense, outputs(state.model, taps(state.model), feeds, "the compiled model", level=3))
 
 
 def _some(feeds: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from spa_compiler.runtime import index_limits, open_session
 from spa_compiler.shapes import random_array
 from spa_compiler.sources import NORMALISED, Scale, Synthetic
 from spa_compiler.symbols import input_types
+from spa_compiler.threads import each
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -287,7 +288,7 @@ def chosen(
 ) -> NDArray[np.int64]:
     """Of a pool the rows that the dense model calls with confidence, equally many per predicted class; else any."""
     n = len(next(iter(inputs.values())))
-    session = open_session(model.proto(), model.folder)
+    session = open_session(model.proto(), model.folder, level=3, threads=1)
     found = probabilities(session, chunks(inputs, batch), n)
     if found is None:
         return rng.permutation(n)[:count]
@@ -306,8 +307,7 @@ def chosen(
 def probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) -> Array | None:
     """Class probabilities (n, classes) of the first output, or None where it does not look like a classifier's."""
     rows = []
-    for feed in feeds:
-        y = np.asarray(session.run(None, dict(feed))[0])
+    for feed, y in zip(feeds, each(lambda f: np.asarray(session.run(None, dict(f))[0]), feeds), strict=True):
         size = len(next(iter(feed.values())))
         if y.dtype.kind != "f" or not 2 <= y.ndim <= 4 or y.shape[0] != size or not 2 <= y.size // size <= 20_000:
             return None

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 from spa_compiler.axes import Bools, Masks, keep, whole
 from spa_compiler.canonical import drop_dead
@@ -200,7 +201,7 @@ class _Lockstep:
         x = step.inputs[form.data]
         assert x is not None
         old = self.compiled.constants[step.node.input[form.weight]]
-        gram = accumulate(form, x, target, target, seed)
+        gram = accumulate(form, x, target, target, seed, self.graph)
         w = before = form.weights(old)
         covariance = gram.covariance()
         if not self.options.bias_only:
@@ -223,10 +224,16 @@ def solve(before: Floats, covariance: Array, cross: Floats, ridge: float) -> Flo
     """Least squares with a ridge towards the old weights: (blocks, m, d)."""
     d = covariance.shape[-1]
     strength = ridge * np.trace(covariance, axis1=1, axis2=2) / d
+    residual = cross.astype(covariance.dtype) - before.astype(covariance.dtype) @ covariance
     h = covariance.copy()
     h[:, np.arange(d), np.arange(d)] += np.maximum(strength, 1e-12)[:, None]
-    residual = (cross - before @ covariance).astype(h.dtype)
-    return np.asarray(before + np.linalg.solve(h, residual.transpose(0, 2, 1)).transpose(0, 2, 1))
+    if len(h) > 1:
+        return np.asarray(before + np.linalg.solve(h, residual.transpose(0, 2, 1)).transpose(0, 2, 1))
+    posv = lapack.sposv if h.dtype == np.float32 else lapack.dposv
+    _, change, info = posv(h[0], residual[0].T)
+    if info:  # not positive definite to this precision
+        change = np.linalg.solve(h[0].astype(np.float64), residual[0].T)
+    return np.asarray(before + change.T[None])
 
 
 def repaired(w: Floats, covariance: Array, variance: Floats, limit: float) -> Floats:

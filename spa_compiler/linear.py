@@ -43,6 +43,11 @@ class Form(ABC):
     out: int  # the axis of the output that carries the rows of W
     blocks: int
 
+    @property
+    @abstractmethod
+    def reading(self) -> tuple[Any, ...]:
+        """What the design depends on besides the activation: equal for nodes that read it in the same way."""
+
     @abstractmethod
     def weights(self, w: Array) -> Array:
         """(blocks, m, d)"""
@@ -77,6 +82,10 @@ class Product(Form):
     alpha: float = 1.0
     beta: float = 1.0
 
+    @property
+    def reading(self) -> tuple[Any, ...]:
+        return (self.axis,)
+
     def weights(self, w: Array) -> Array:
         return (self.alpha * np.asarray(w if self.turned else w.T, np.float64))[None]
 
@@ -101,6 +110,10 @@ class Convolution(Form):
     pads: tuple[int, ...] = ()
     auto: str = "NOTSET"
     kernel: tuple[int, ...] = ()
+
+    @property
+    def reading(self) -> tuple[Any, ...]:
+        return type(self), self.blocks, self.strides, self.dilations, self.pads, self.auto, self.kernel
 
     def weights(self, w: Array) -> Array:
         return np.asarray(w, np.float64).reshape(self.blocks, w.shape[0] // self.blocks, -1)

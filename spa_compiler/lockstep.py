@@ -10,9 +10,7 @@ synthetic inputs normalise every BatchNormalization by the statistics of the bat
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,11 +23,11 @@ from onnx import helper
 from spa_compiler.model import Model
 from spa_compiler.shapes import quiet_session
 from spa_compiler.subgraphs import free_names, subgraphs
+from spa_compiler.threads import each
 
 Array = NDArray[Any]
 Chunks = list[Array]
 Feed = Mapping[str, Array]
-CORES = max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 SMALL = 64
 """Elements up to which a constant may be an operator's setting, which some kernels want to know before they run."""
 
@@ -162,10 +160,7 @@ class Walk:
             return [got.get(n) for n in self.nodes[index].output]  # type: ignore[misc]
 
         large = sum(a.size for a in rows[0].values()) > 1 << 12
-        if len(rows) == 1 or not large or CORES == 1:
-            return [one(row) for row in rows]
-        with ThreadPoolExecutor(CORES) as pool:
-            return list(pool.map(one, rows))
+        return list(each(one, rows) if large else map(one, rows))
 
     def _session(self, index: int, row: dict[str, Array]) -> ort.InferenceSession:
         node = self.nodes[index]

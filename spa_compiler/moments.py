@@ -22,6 +22,7 @@ from spa_compiler.dims import Dim, Expr, atoms
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.linear import Form, find
 from spa_compiler.lockstep import Adjust, Chunks, Feed, Step, Walk, advance, statistics
+from spa_compiler.threads import each
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -29,8 +30,19 @@ POSITIONS, PER_COLUMN = 20_000, 3
 """Output positions sampled per contraction: at least so many, and so many per column of the design."""
 WIDE = 2000
 """Columns above which sums, inverses and solutions are float32: accurate enough with the ridge, half the memory."""
-TOGETHER = 2048
+TOGETHER = 1024
 """Rows that go into one product: chunks of single inputs are gathered."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """What some rows add to a Gram: their number, sums and products."""
+
+    count: int
+    sums: list[Floats]
+    xx: Array
+    tx: Array | None = None
+    tt: Floats | None = None
 
 
 class Gram:
@@ -48,22 +60,41 @@ class Gram:
         """Add rows; float32 products of values shifted by the first rows' mean, summed in float64."""
         both = [x] if t is None else [x, t]
         if not self.count:
-            self.shift = [a.mean(0) for a in both]
-            self.total = [np.zeros(a.shape[1:]) for a in both]
-        moved = [np.ascontiguousarray((a - s).transpose(1, 2, 0)) for a, s in zip(both, self.shift, strict=True)]
-        for total, m in zip(self.total, moved, strict=True):
-            total += m.sum(2, dtype=np.float64)
-        if not self.count:
-            d = x.shape[2]
-            self.xx = np.zeros((x.shape[1], d, d), np.float32 if d > WIDE else np.float64)
-        if len(moved[0]) == 1:  # numpy takes the symmetric product for a matrix and its own transpose
-            self.xx[0] += moved[0][0] @ moved[0][0].T
+            self.start(both)
+        self.put(self.products(both))
+
+    def start(self, both: list[Array]) -> None:
+        """Take the shift from the first rows."""
+        self.shift = [a.mean(0) for a in both]
+        self.total = [np.zeros(a.shape[1:]) for a in both]
+
+    def products(self, both: list[Array]) -> Products:
+        """What rows, and targets beside them, add; does not change the sums."""
+        moved = [a - s for a, s in zip(both, self.shift, strict=True)]
+        sums = [m.sum(0, dtype=np.float64) for m in moved]
+        if moved[0].shape[1] == 1:  # numpy knows the product of a matrix with its own transpose
+            turned = [m[:, 0].T[None] for m in moved]
         else:
-            self.xx += moved[0] @ moved[0].transpose(0, 2, 1)
-        if t is not None:
-            self.tx = self.tx + moved[1] @ moved[0].transpose(0, 2, 1)
-            self.tt = self.tt + np.einsum("bmn,bmn->bm", moved[1], moved[1], dtype=np.float64)
-        self.count += len(x)
+            turned = [np.ascontiguousarray(m.transpose(1, 2, 0)) for m in moved]
+        x = turned[0]
+        xx = (x[0] @ x[0].T)[None] if len(x) == 1 else x @ x.transpose(0, 2, 1)
+        if len(turned) == 1:
+            return Products(len(both[0]), sums, xx)
+        t = turned[1]
+        tx = (t[0] @ x[0].T)[None] if len(x) == 1 else t @ x.transpose(0, 2, 1)
+        return Products(len(both[0]), sums, xx, tx, np.einsum("nbm,nbm->bm", moved[1], moved[1], dtype=np.float64))
+
+    def put(self, new: Products) -> None:
+        """Add to the sums."""
+        if not self.count:
+            self.xx = np.zeros(new.xx.shape, np.float32 if new.xx.shape[-1] > WIDE else np.float64)
+        for total, s in zip(self.total, new.sums, strict=True):
+            total += s
+        self.xx += new.xx
+        if new.tx is not None and new.tt is not None:
+            self.tx = self.tx + new.tx
+            self.tt = self.tt + new.tt
+        self.count += new.count
 
     def mean(self, which: int = 0) -> Floats:
         """(blocks, d), or (blocks, m) of the targets."""
@@ -141,6 +172,7 @@ class _Collector:
         self.graph, self.live, self.adjust, self.seed = graph, live, adjust, seed
         self.walk = Walk(graph.model)
         self.out = Moments()
+        self.grams: dict[tuple[Any, ...], tuple[Floats, Array]] = {}
         self.measured: dict[str, list[Moment]] = {}  # value -> contractions whose error is measured there
 
     def run(self, feeds: Sequence[Feed]) -> Moments:
@@ -165,11 +197,11 @@ class _Collector:
         if not contracted or value is None:
             return
         w = self.walk.constants[step.node.input[found.weight]]
-        gram = accumulate(found, step.inputs[found.data] or [], step.outputs[0], None, seed=(self.seed, step.index))
+        mean, covariance = self._gram(found, step)
         weights = found.weights(w)
         branch = follow(self.walk, step, self.adjust.batch_norm)
         moment = Moment(
-            step.index, value.axes[found.axis], contracted, found.channels(w), weights, gram.mean(), gram.covariance(),
+            step.index, value.axes[found.axis], contracted, found.channels(w), weights, mean, covariance,
             np.ones(weights.shape[0] * weights.shape[1]),
         )  # fmt: skip
         if branch is None:
@@ -178,6 +210,16 @@ class _Collector:
             moment.gain = np.broadcast_to(branch.gain, moment.gain.shape).astype(np.float64)
             self.measured.setdefault(branch.sum, []).append(moment)
         self.out.of[step.index] = moment
+
+    def _gram(self, form: Form, step: Step) -> tuple[Floats, Array]:
+        """Mean and covariance of a design; one for all contractions that read the same values in the same way."""
+        x, y = step.inputs[form.data], step.outputs[0]
+        assert x is not None and y is not None
+        key = (step.node.input[form.data], form.reading, form.size(y[0]))
+        if key not in self.grams:
+            gram = accumulate(form, x, y, None, (self.seed, step.index), self.graph)
+            self.grams[key] = gram.mean(), gram.covariance()
+        return self.grams[key]
 
     def _meeting(self, step: Step) -> None:
         site = self.graph.sites[step.index]
@@ -237,26 +279,38 @@ def contracted_dims(graph: DependencyGraph, index: int, form: Form) -> frozenset
     return frozenset(found)
 
 
-def accumulate(form: Form, x: Chunks, y: Chunks, target: Chunks | None, seed: tuple[int, ...]) -> Gram:
+def accumulate(
+    form: Form, x: Chunks, y: Chunks, target: Chunks | None, seed: tuple[int, ...], graph: DependencyGraph | None = None
+) -> Gram:
     """Gram of the design at sampled output positions; with `target` (chunks shaped as y) its rows beside it."""
     gram = Gram()
     rng = np.random.default_rng(seed)
-    wanted = 0
-    xs: list[Array] = []
-    ts: list[Array] = []
-    for k, (a, b) in enumerate(zip(x, y, strict=True)):
-        size = form.size(b)
-        if not wanted:
-            width = form.design(a, b, np.zeros(1, np.int64)).shape[-1]
-            wanted = math.ceil(max(POSITIONS, PER_COLUMN * width) / len(x))
-        rows = np.arange(size) if size <= wanted else np.sort(rng.choice(size, wanted, replace=False))
-        xs.append(form.design(a, b, rows))
-        if target is not None:
-            ts.append(form.target(target[k], rows))
-        if k == len(x) - 1 or sum(map(len, xs)) >= TOGETHER:
-            gram.add(np.concatenate(xs), np.concatenate(ts) if target is not None else None)
-            xs, ts = [], []
+    width = form.design(x[0], y[0], np.zeros(1, np.int64)).shape[-1]
+    wanted = math.ceil(max(POSITIONS, PER_COLUMN * width) / len(x))
+    sizes = [form.size(b) for b in y]
+    rows = [np.arange(n) if n <= wanted else np.sort(rng.choice(n, wanted, replace=False)) for n in sizes]
+
+    def gathered(some: range) -> list[Array]:
+        xs = np.concatenate([form.design(x[k], y[k], rows[k]) for k in some])
+        return [xs] if target is None else [xs, np.concatenate([form.target(target[k], rows[k]) for k in some])]
+
+    together = _together([len(r) for r in rows])
+    first = gathered(together[0])
+    gram.start(first)
+    for new in each(lambda some: gram.products(gathered(some) if some.start else first), together, graph):
+        gram.put(new)
     return gram
+
+
+def _together(lengths: Sequence[int]) -> list[range]:
+    """Chunks in a row that have TOGETHER rows or more."""
+    out, start, rows = [], 0, 0
+    for k, n in enumerate(lengths):
+        rows += n
+        if rows >= TOGETHER or k == len(lengths) - 1:
+            out.append(range(start, k + 1))
+            start, rows = k + 1, 0
+    return out
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ channels: arXiv 2403.18955), so that of two equal channels only the first is che
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from spa_compiler.criteria import Scores
 from spa_compiler.dims import Expr
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.moments import WIDE, Meeting, Moment, Moments
+from spa_compiler.threads import each
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -29,6 +31,8 @@ RIDGE, FLOOR = 0.01, 1e-5
 """Share of its own diagonal that is added to H (a constant channel stays free), and of the mean diagonal."""
 RESIDUAL = 3.0
 """Weight of the error of a residual stream (2 to 4 alike on ResNet-20 at half the MACs, 13 points above 1)."""
+DENSE, BAND = 0.7, 256
+"""Share of columns that are left when the others are dropped; rows that are mirrored at a time."""
 EXACT, SHARE = 64, 32
 """Channels up to which one goes at a time; wider groups drop 1/32 of what is left before all are scored again."""
 
@@ -52,86 +56,168 @@ def owners(graph: DependencyGraph, group: Group, axis: Expr) -> NDArray[np.int64
 
 @dataclass(eq=False)
 class Part:
-    """One block of one contraction, as the greedy removal sees it: it is changed step by step."""
+    """One block of a contraction (or of several that read the same values), as the greedy removal sees it.
+
+    A block-pivoted Cholesky factorisation of H^-1 in the order of removal: `factor` holds the rows of the pivots since
+    the last `_compress`, so that the down-dated inverse is inverse - factor^T factor; only its diagonal blocks and the
+    weights are kept up to date, the rest is worked out for the rows that go.
+    """
 
     inverse: Array  # (d, d) of H
     weights: Array  # (d, m): W^T with rows scaled so that squares are relative errors
     columns: list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # (channels (n,), their columns (n, P)), by P
     rest: NDArray[np.int64] = field(init=False)  # columns of channels that other groups own
+    blocks: list[Array] = field(init=False)  # (n, P, P) beside `columns`: their diagonal blocks of the inverse
+    factor: Array = field(init=False)  # (capacity, d), of which `pivots` rows are in use
+    pivots: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         mine = [q.ravel() for _, q in self.columns]
         every = np.arange(self.inverse.shape[0])
         self.rest = np.setdiff1d(every, np.concatenate(mine)) if mine else every
+        self.blocks = [self.inverse[q[:, :, None], q[:, None, :]] for _, q in self.columns]
+        self.factor = np.zeros((0, len(every)), self.inverse.dtype)
 
     def score(self, out: Floats) -> None:
         """Add the error of removing each channel on its own."""
-        for channels, columns in self.columns:
+        for (channels, columns), block in zip(self.columns, self.blocks, strict=True):
             if len(channels) == 0:
                 continue
-            block = self.inverse[columns[:, :, None], columns[:, None, :]]
             w = self.weights[columns]
             if columns.shape[1] == 1:
-                error = (w[:, 0] ** 2).sum(1) / np.maximum(block[:, 0, 0], 1e-30)
+                error = np.einsum("nm,nm->n", w[:, 0], w[:, 0]) / np.maximum(block[:, 0, 0], 1e-30)
             else:
-                gram = w @ w.transpose(0, 2, 1)
-                error = np.trace(np.linalg.solve(block, gram), axis1=1, axis2=2)
+                error = np.trace(np.linalg.solve(block, w @ w.transpose(0, 2, 1)), axis1=1, axis2=2)
             np.add.at(out, channels, error)
 
     def remove(self, gone: NDArray[np.int64]) -> None:
         """Down-date for the channels that went."""
-        rows = [columns[np.isin(channels, gone)].ravel() for channels, columns in self.columns]
+        hits = [np.isin(channels, gone) for channels, _ in self.columns]
+        rows = [columns[hit].ravel() for (_, columns), hit in zip(self.columns, hits, strict=True)]
         p = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        self.columns = [(c[~hit], q[~hit]) for (c, q), hit in zip(self.columns, hits, strict=True)]
+        self.blocks = [b[~hit] for b, hit in zip(self.blocks, hits, strict=True)]
         if p.size:
-            across = self.inverse[p]
-            solved = np.linalg.solve(across[:, p], np.concatenate([across, self.weights[p]], axis=1))
-            d = self.inverse.shape[0]
-            gemm = blas.sgemm if self.inverse.dtype == np.float32 else blas.dgemm  # in place: a temporary costs more
-            self.inverse = gemm(-1.0, across.T, solved[:, :d], 1.0, self.inverse.T, overwrite_c=1).T
-            self.weights -= across.T @ solved[:, d:]
-        self.columns = [(c[keep], q[keep]) for c, q in self.columns for keep in [~np.isin(c, gone)]]
-        self._compress()
+            self._eliminate(p)
+            self._compress()
+
+    def _eliminate(self, p: NDArray[np.int64]) -> None:
+        """The next rows of the factor, and what they take from the weights and the diagonal blocks."""
+        before = self.factor[: self.pivots]
+        across = self.inverse[p]
+        if self.pivots:
+            across -= before[:, p].T @ before
+        d = across.shape[1]
+        row = _divided(across[:, p], np.concatenate([across, self.weights[p]], axis=1))
+        new, fed = row[:, :d], row[:, d:]
+        self.weights -= new.T @ fed
+        for (_, columns), block in zip(self.columns, self.blocks, strict=True):
+            part = new.T[columns]
+            block -= part @ part.transpose(0, 2, 1)
+        if self.pivots + len(p) > len(self.factor):
+            room = np.empty((max(len(p), math.ceil((1 - DENSE) * d)) + self.pivots, d), across.dtype)
+            room[: self.pivots] = before
+            self.factor = room
+        self.factor[self.pivots : self.pivots + len(p)] = new
+        self.pivots += len(p)
 
     def _compress(self) -> None:
         """Drop removed rows once they are a third."""
         alive = np.sort(np.concatenate([self.rest, *(q.ravel() for _, q in self.columns)]))
-        if alive.size > 0.7 * self.inverse.shape[0]:
+        if alive.size > DENSE * self.inverse.shape[0]:
             return
         where = np.full(self.inverse.shape[0], -1)
         where[alive] = np.arange(alive.size)
-        self.inverse = np.ascontiguousarray(self.inverse[np.ix_(alive, alive)])
+        self.inverse = self.inverse[np.ix_(alive, alive)]
+        rows = np.take(self.factor[: self.pivots], alive, axis=1)
+        self.inverse -= rows.T @ rows
+        self.factor, self.pivots = np.zeros((0, alive.size), rows.dtype), 0
         self.weights = self.weights[alive]
         self.rest = where[self.rest]
         self.columns = [(c, where[q]) for c, q in self.columns]
 
 
-def parts(moment: Moment, owner: NDArray[np.int64], diagonal: bool = False) -> Iterable[Part]:
-    """The blocks of a contraction in which channels of a group occur."""
-    blocks, m, d = moment.weights.shape
-    scale = (moment.gain / np.sqrt(moment.energy)).reshape(blocks, m)
-    dtype = np.float32 if d > WIDE else np.float64
-    for b in range(blocks):
-        mine = owner[moment.channels[b]]
-        if (mine == NOWHERE).all():
+def _divided(pivot: Array, rows: Array) -> Array:
+    """L^-1 rows for the Cholesky factor L of the pivot; of its positive part where rounding has made it indefinite."""
+    single = pivot.dtype == np.float32
+    lower, info = (lapack.spotrf if single else lapack.dpotrf)(pivot, lower=True)
+    if not info:
+        trsm = blas.strsm if single else blas.dtrsm
+        return trsm(1.0, lower, rows.T, side=1, lower=1, trans_a=1, overwrite_b=1).T
+    values, vectors = np.linalg.eigh((pivot + pivot.T) / 2)
+    root = 1 / np.sqrt(np.maximum(values, np.finfo(pivot.dtype).eps * max(float(values[-1]), 1e-30)))
+    return np.asarray((vectors * root).T @ rows)
+
+
+def parts(moments: Sequence[Moment], owner: NDArray[np.int64]) -> Iterable[Part]:
+    """The blocks in which channels of a group occur, of contractions that all have the covariance of the first.
+
+    Blocks that a single channel owns are left out: they are `alone`.
+    """
+    covariance, channels = moments[0].covariance, moments[0].channels
+    dtype = np.float32 if covariance.shape[-1] > WIDE else np.float64
+    for b, here in enumerate(channels):
+        mine = owner[here]
+        if (mine == NOWHERE).all() or _single(mine):
             continue
-        h = moment.covariance[b].astype(dtype)
-        if diagonal:
-            h = np.diag(np.diag(h))
-        diagonals = np.diag(h)
-        h[np.diag_indices(d)] += RIDGE * diagonals + FLOOR * max(float(diagonals.mean()), 1e-12)
-        weights = (moment.weights[b] * scale[b][:, None]).T.astype(dtype)
-        yield Part(_inverse(h), np.ascontiguousarray(weights), _columns(mine))
+        weights = [_weights(m)[b].T for m in moments]
+        yield Part(
+            _inverse(ridged(covariance[b].astype(dtype))), np.concatenate(weights, 1, dtype=dtype), _columns(mine)
+        )
+
+
+def _weights(moment: Moment) -> Floats:
+    """(blocks, m, d), rows scaled so that squares are relative errors."""
+    blocks, m, _ = moment.weights.shape
+    return np.asarray(moment.weights * (moment.gain / np.sqrt(moment.energy)).reshape(blocks, m, 1))
+
+
+def _single(mine: NDArray[np.int64]) -> bool:
+    """Does one channel own all columns of a block (a depthwise convolution)?"""
+    return bool(mine[0] != NOWHERE and (mine == mine[0]).all())
+
+
+def alone(moment: Moment, owner: NDArray[np.int64], diagonal: bool, size: int) -> Floats:
+    """(size,): error of channels that no other can stand in for: tr(W_P H_PP W_P^T).
+
+    Those that own a block by themselves, or all where H is taken as diagonal.
+    """
+    out = np.zeros(size)
+    weights = _weights(moment)
+    for b, here in enumerate(moment.channels):
+        mine = owner[here]
+        if not (diagonal or _single(mine)):
+            continue
+        h = ridged(moment.covariance[b].astype(np.float64))
+        error = np.einsum("md,d,md->d", weights[b], np.diag(h), weights[b])
+        if not diagonal:
+            error = np.einsum("md,de,me->d", weights[b], h, weights[b], optimize=True)
+        np.add.at(out, mine[mine != NOWHERE], error[mine != NOWHERE])
+    return out
+
+
+def ridged(h: Array) -> Array:
+    """H with its ridge, in place."""
+    diagonals = np.diag(h).copy()
+    h[np.diag_indices(len(h))] += RIDGE * diagonals + FLOOR * max(float(diagonals.mean()), 1e-12)
+    return h
 
 
 def _inverse(h: Array) -> Array:
+    """Of a symmetric positive definite matrix; in float64 where float32 will not do."""
     single = h.dtype == np.float32
     potrf, potri = (lapack.spotrf, lapack.spotri) if single else (lapack.dpotrf, lapack.dpotri)
     factor, info = potrf(h, lower=True)
+    if info and single:
+        return _inverse(h.astype(np.float64)).astype(np.float32)
     if info:
         return np.linalg.pinv(h, hermitian=True)
-    lower, _ = potri(factor, lower=True)
-    full = np.tril(lower)
-    return np.ascontiguousarray(full + np.tril(full, -1).T)
+    upper = potri(factor, lower=True, overwrite_c=True)[0].T  # in C order, its lower triangle is zero
+    for i in range(0, len(upper), BAND):  # band by band: whole temporaries cost more than the copy
+        upper[i : i + BAND, :i] = upper[:i, i : i + BAND].T
+        corner = upper[i : i + BAND, i : i + BAND]
+        corner += np.triu(corner, 1).T
+    return np.asarray(upper)
 
 
 def _columns(mine: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -170,7 +256,7 @@ def greedy(pieces: list[Part], shape: tuple[int, ...], base: Floats | None = Non
                 out[b, c] = peak[b]
                 alive[b, c] = False
         gone = (np.arange(blocks)[:, None] * size + chosen).ravel()
-        for part in pieces:
+        for part in pieces if alive.any() else ():
             part.remove(gone)
     return out.reshape(shape)
 
@@ -222,35 +308,49 @@ def flap(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generat
 
 
 def _score(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generator, diagonal: bool) -> Scores:
-    out: Scores = {}
-    fallback: Scores | None = None
-    for group in graph.groups:
-        pieces, base = _pieces(graph, moments or Moments(), group, diagonal)
-        if not pieces and not base.any():
-            fallback = fallback or criteria.l2(graph, None, rng)
-            out[group.label] = fallback[group.label] / max(float(fallback[group.label].sum()), 1e-30)
-        else:
-            out[group.label] = greedy(pieces, group.shape, base) * (1 if diagonal else share(graph, group))
-    return out
+    """Wide groups side by side; those without moments by magnitude."""
+    taken = moments or Moments()
+    widths = {g.label: max((m.channels.shape[1] for m in _reading(taken, g)), default=0) for g in graph.groups}
+    ordered = sorted(graph.groups, key=lambda g: -widths[g.label])
+    wide = [g for g in ordered if widths[g.label] >= WIDE]
+    found = list(each(lambda g: _group(graph, taken, g, diagonal), wide, graph))
+    found += [_group(graph, taken, g, diagonal) for g in ordered[len(wide) :]]
+    scores = dict(zip([g.label for g in ordered], found, strict=True))
+    fallback = criteria.l2(graph, None, rng) if any(v is None for v in scores.values()) else {}
+    return {
+        g.label: fallback[g.label] / max(float(fallback[g.label].sum()), 1e-30) if (v := scores[g.label]) is None else v
+        for g in graph.groups
+    }
+
+
+def _reading(moments: Moments, group: Group) -> list[Moment]:
+    """Contractions that read channels of a group."""
+    return [m for m in moments.of.values() if not m.contracted.isdisjoint(group.dims)]
+
+
+def _group(graph: DependencyGraph, moments: Moments, group: Group, diagonal: bool) -> Floats | None:
+    """Scores of one group; None where nothing that reads it was measured."""
+    size = int(np.prod(group.shape))
+    base, pieces = np.zeros(size), []
+    same: dict[int, list[Moment]] = {}
+    for moment in _reading(moments, group):
+        same.setdefault(id(moment.covariance), []).append(moment)
+    for several in same.values():
+        owner = owners(graph, group, several[0].axis)
+        base += sum(alone(m, owner, diagonal, size) for m in several)
+        pieces += [] if diagonal else list(parts(several, owner))
+    for meeting in moments.meetings:
+        if not meeting.contracted.isdisjoint(group.dims):
+            base += meeting_error(graph, group, meeting)
+    if not pieces and not base.any():
+        return None
+    return greedy(pieces, group.shape, base) * (1 if diagonal else share(graph, group))
 
 
 def share(graph: DependencyGraph, group: Group) -> float:
     """RESIDUAL for a stream that several contractions write to: what it loses no later one can write again."""
     writers = [m for m in group.members if m.role == "out" and len(graph.values[m.value].shape) > 1]
     return RESIDUAL if len(writers) > 1 else 1.0
-
-
-def _pieces(graph: DependencyGraph, moments: Moments, group: Group, diagonal: bool) -> tuple[list[Part], Floats]:
-    dims = set(group.dims)
-    pieces: list[Part] = []
-    for moment in moments.of.values():
-        if dims & moment.contracted:
-            pieces += parts(moment, owners(graph, group, moment.axis), diagonal)
-    base = np.zeros(int(np.prod(group.shape)))
-    for meeting in moments.meetings:
-        if dims & meeting.contracted:
-            base += meeting_error(graph, group, meeting)
-    return pieces, base
 
 
 __all__ = ["flap", "obspa"]

@@ -1,26 +1,53 @@
-"""How many threads the linear algebra takes.
+"""How many threads the linear algebra takes: independent work side by side, one BLAS thread each.
 
 OpenBLAS threads wait by spinning: for the many small solves of narrow models a second thread costs up to ten times what
 it gives as soon as the machine has anything else to do (measured: 3.6 s with one thread, 19 s with two, on two busy
-cores). Wide models have matrices that are worth it.
+cores). So chunks of inputs and groups of channels are worked on at once instead, by Python threads (BLAS and
+onnxruntime let go of the interpreter). Only where one matrix is so large that two would not fit, BLAS has all threads.
 """
 
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 from spa_compiler.graph import DependencyGraph
 
-WIDE = 2048
-"""Columns of the widest contraction from which all threads are used."""
+HUGE = 6144
+"""Columns of the widest contraction from which BLAS takes all threads, and nothing runs beside it."""
+CORES = max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def huge(graph: DependencyGraph) -> bool:
+    """Has the graph a contraction of HUGE columns or more?"""
+    shapes = [graph.values[n].shape for n in graph.weights]
+    return max((min(math.prod(s[1:]), math.prod(s[:-1])) for s in shapes if len(s) > 1), default=0) >= HUGE
 
 
 def linear_algebra(graph: DependencyGraph) -> Any:
-    """A context in which BLAS runs on one thread, unless the graph has a contraction of WIDE columns or more."""
-    shapes = [graph.values[n].shape for n in graph.weights]
-    widest = max((min(math.prod(s[1:]), math.prod(s[:-1])) for s in shapes if len(s) > 1), default=0)
-    return nullcontext() if widest >= WIDE else threadpool_limits(limits=1, user_api="blas")
+    """A context in which BLAS runs on one thread, unless the graph is huge."""
+    return nullcontext() if huge(graph) else threadpool_limits(limits=1, user_api="blas")
+
+
+def each(work: Callable[[T], R], items: Iterable[T], graph: DependencyGraph | None = None) -> Iterator[R]:
+    """Results in order, CORES at work at once and no more of them waiting (one after another for huge graphs)."""
+    if CORES == 1 or (graph is not None and huge(graph)):
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(CORES) as pool:
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            if len(waiting) > CORES:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(work, item))
+        while waiting:
+            yield waiting.popleft().result()

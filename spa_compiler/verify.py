@@ -27,6 +27,7 @@ from spa_compiler.reference import reference
 from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
 from spa_compiler.shapes import symbols
+from spa_compiler.threads import each
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -75,11 +76,17 @@ def bindings(model: Model) -> list[dict[str, int]]:
     return sides if sides[0] != sides[1] else sides[:1]
 
 
-def outputs(model: Model, names: list[str], feeds: list[Feed], what: str) -> list[list[Any]]:
-    """These values of a model for every feed; its session lives only here."""
-    session = open_session(with_outputs(model.proto(), names), model.folder, what=what)
+def outputs(model: Model, names: list[str], feeds: list[Feed], what: str, level: int = 1) -> list[list[Any]]:
+    """These values of a model for every feed; its session lives only here. `level`: how much may be optimised."""
+    threads = 1 if len(feeds) > 1 else 0  # several feeds at once
+    session = open_session(with_outputs(model.proto(), names), model.folder, level, threads, what)
     order = [o.name for o in session.get_outputs()]
-    return [[dict(zip(order, run(session, feed, what), strict=True))[n] for n in names] for feed in feeds]
+
+    def one(feed: Feed) -> list[Any]:
+        got = dict(zip(order, run(session, feed, what), strict=True))
+        return [got[n] for n in names]
+
+    return list(each(one, feeds))
 
 
 def tolerance(graph: DependencyGraph) -> float:

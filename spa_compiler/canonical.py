@@ -5,7 +5,8 @@
 - `permutations`: a chain of Reshape and Transpose that only permutes one axis (a channel shuffle) becomes a Gather,
   found by running the chain on `arange`.
 - `selection_first`: Linear -> Reshape(.. 3 h d) -> Transpose -> pick on the digit 3 (fused qkv) becomes a Slice of the
-  linear output and the chain without that digit, so that q, k and v have sizes of their own.
+  linear output and the chain without that digit, so that q, k and v have sizes of their own. What treats every number
+  alike (a scale, QuantizeLinear) may stand anywhere in between: it is done after the pick.
 - `drop_dead`: nodes that nobody reads.
 
 Every function changes the graph it is given and returns how much it changed.
@@ -21,10 +22,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from spa_compiler.model import Model, constant
+from spa_compiler.rules.core import UNARY
 
 ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
 RUN_LIMIT = 1 << 24
 CHAIN_LIMIT = 6
+POINTWISE = frozenset([*UNARY, "QuantizeLinear", "DequantizeLinear", "Add", "Div", "Mul", "Sub"])
 Shape = tuple[int, ...]
 
 
@@ -213,22 +216,54 @@ def selection_first(model: Model, shapes: dict[str, Shape], dynamic: dict[str, t
         pick = _pick(model, node, shapes) if node.op in ("Gather", "Split", "Slice") else None
         if pick is None or not node.inputs[0].inputs:
             continue
-        before = node.inputs[0].inputs[0]
+        turned, after = _pointwise(node.inputs[0])
+        if not turned.inputs:
+            continue
+        before = turned.inputs[0]
         turn = before if before.op == "Transpose" else None
         perm = (turn.attrs.get("perm") if turn is not None else None) or list(range(len(shapes[node.inputs[0].name])))
         if turn is not None and "perm" not in turn.attrs:
             perm = perm[::-1]
-        grid = turn.inputs[0].inputs[0] if turn is not None and turn.inputs[0].inputs else before
+        shaped, between = _pointwise(turn.inputs[0]) if turn is not None else (turned, [])
+        grid = shaped.inputs[0] if shaped.inputs else before
         if grid.op != "Reshape" or grid.inputs[0].name not in shapes or not isinstance(grid.inputs[0], gs.Variable):
             continue
-        made += _select(model, node, pick, grid, [int(p) for p in perm], turn is not None, shapes, dynamic)
+        order = [int(p) for p in perm]
+        made += _select(model, node, pick, grid, order, turn is not None, [*between, *after], shapes, dynamic)
     if made:
         drop_dead(model)
     return made
 
 
+def _pointwise(tensor: gs.Variable) -> tuple[gs.Variable, list[gs.Node]]:
+    """Up through what treats every number alike: the tensor before it, and those nodes in their order."""
+    found: list[gs.Node] = []
+    while tensor.inputs and tensor.inputs[0].op in POINTWISE:
+        moving = [t for t in tensor.inputs[0].inputs if not isinstance(t, gs.Constant) and t.name]
+        fixed = [t for t in tensor.inputs[0].inputs if isinstance(t, gs.Constant)]
+        if len(moving) != 1 or any(math.prod(t.shape) != 1 for t in fixed):
+            break
+        found.insert(0, tensor.inputs[0])
+        tensor = moving[0]
+    return tensor, found
+
+
+def _again(model: Model, nodes: list[gs.Node], x: gs.Variable, out: gs.Variable) -> list[gs.Node]:
+    """Copies of pointwise nodes, one after the other, from x to out; every copy has its own constants (`untie`)."""
+    made: list[gs.Node] = []
+    for k, n in enumerate(nodes):
+        y = out if k == len(nodes) - 1 else gs.Variable(f"{out.name}.again{k}", n.outputs[0].dtype)
+        inputs = [x if isinstance(t, gs.Variable) and t.name else t for t in n.inputs]
+        for i, t in enumerate(n.inputs):
+            if isinstance(t, gs.Constant):
+                inputs[i] = constant(f"{y.name}.operand{i}", model.array(t))
+        made.append(gs.Node(n.op, f"{out.name}.again{k}", dict(n.attrs), inputs, [y], domain=n.domain))
+        x = y
+    return made
+
+
 def _select(
-    model: Model, node: gs.Node, pick: Pick, grid: gs.Node, perm: list[int], turned: bool,
+    model: Model, node: gs.Node, pick: Pick, grid: gs.Node, perm: list[int], turned: bool, late: list[gs.Node],
     shapes: dict[str, Shape], dynamic: dict[str, tuple[bool, ...]],
 ) -> bool:  # fmt: skip
     """Rewrite one pick; False where the digit is not the major digit of one axis of the linear output."""
@@ -249,7 +284,10 @@ def _select(
         if pick.drop:
             target.pop(digit)
             order = [p - (p > digit) for p in perm if p != digit]
-        fresh += _chain_of(out, x, axis, start * unit, (start + length) * unit, target, order if turned else None)
+        end = gs.Variable(f"{out.name}.moved", x.dtype) if late else out
+        out.inputs.clear()
+        fresh += _chain_of(end, x, axis, start * unit, (start + length) * unit, target, order if turned else None)
+        fresh += _again(model, late, end, out)
     node.inputs.clear()
     del model.graph.nodes[at]
     model.graph.nodes[at:at] = fresh

@@ -79,7 +79,7 @@ def _neutral(graph: DependencyGraph, value: Value, array: Array, constants: dict
         point = site.inputs[slot] if slot < len(site.inputs) else None
         if point is not None and point.name in constants:
             zero = np.asarray(graph.model.array(constants[point.name]))
-            if zero.size > 1 and "Conv" in site.op:
+            if zero.size > 1 and ("Conv" in site.op or site.attrs.get("transB", 0)):
                 zero = zero.reshape([-1] + [1] * (array.ndim - 1))
     return zero.astype(array.dtype)
 

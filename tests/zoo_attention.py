@@ -100,6 +100,19 @@ CASES: dict[str, Case] = {
         {"wo:0 wqkv:1": 4, "wqkv:1": 3, "wo:0 wqkv:1#2": 3},
         blocks={"wqkv:1": 4, "wo:0 wqkv:1#2": 4},
     ),
+    "fused_qkv_quantized": Case(  # scales and QuantizeLinear between the linear map and the pick
+        """(float[1,5,8] x) => (float[1,5,8] y) {
+            q0 = MatMul(x, wqkv)  q1 = QuantizeLinear(q0, s, z)  q2 = DequantizeLinear(q1, s, z)
+            q3 = Reshape(q2, r)  q4 = QuantizeLinear(q3, s, z)  q5 = DequantizeLinear(q4, s, z)
+            q6 = Transpose<perm=[2,0,3,1,4]>(q5)  q7 = Mul(half, q6)
+            q = Gather<axis=0>(q7, i0)  k = Gather<axis=0>(q7, i1)  v = Gather<axis=0>(q7, i2)
+            kt = Transpose<perm=[0,1,3,2]>(k)  a = MatMul(q, kt)  p = Softmax<axis=-1>(a)  o = MatMul(p, v)
+            o1 = Transpose<perm=[0,2,1,3]>(o)  o2 = Reshape(o1, r2)  y = MatMul(o2, wo) }""",
+        {"wqkv": (8, 36), "s": 0.05, "z": np.array(128, np.uint8), "half": 0.5, "r": [1, 5, 3, 4, 3], "i0": 0,
+         "i1": 1, "i2": 2, "r2": [1, 5, 12], "wo": (12, 8)},
+        {"wo:0 wqkv:1": 4, "wqkv:1": 3, "wo:0 wqkv:1#2": 3},
+        blocks={"wqkv:1": 4, "wo:0 wqkv:1#2": 4},
+    ),
     "fused_qkv_channels": Case(  # split along the channels first, then into heads (GPT-2)
         """(float[1,5,8] x) => (float[1,5,8] y) {
             a0 = MatMul(x, wqkv)  q0, k0, v0 = Split<axis=-1>(a0, sp)

@@ -178,6 +178,15 @@ CASES: dict[str, Case] = {
         {"w0:1": 5, "sw:0 w2:0": 6},
         stats=("w0:1",),
     ),
+    "qgemm_per_channel": Case(  # one scale and one zero point per row of B
+        """(float[2,4] x) => (float[2,3] y) {
+            a = QuantizeLinear(x, s, z)  b = com.microsoft.QGemm<transB=1>(a, s, z, w1, s6, z6, c, s1, z)
+            d = com.microsoft.QGemm<transB=1>(b, s1, z, w2, s3, z3)  y = Identity(d) }""",
+        {"s": 0.02, "z": u8(128), "w1": int8(6, 4), "s6": np.full(6, 0.02, np.float32), "z6": np.zeros(6, np.int8),
+         "s1": 0.01, "c": np.arange(6, dtype=np.int32) * 40, "w2": int8(3, 6), "s3": np.full(3, 0.02, np.float32),
+         "z3": np.zeros(3, np.int8)},
+        {"s6:0": 6},
+    ),
     "qgemm": Case(
         """(float[2,4] x) => (float[2,3] y) {
             a = QuantizeLinear(x, s, z)  b = com.microsoft.QGemm<transB=1>(a, s, z, w1, s, zw, c, s1, z)

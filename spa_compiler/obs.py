@@ -31,6 +31,8 @@ RIDGE, FLOOR = 0.01, 1e-5
 """Share of its own diagonal that is added to H (a constant channel stays free), and of the mean diagonal."""
 RESIDUAL = 3.0
 """Weight of the error of a residual stream (2 to 4 alike on ResNet-20 at half the MACs, 13 points above 1)."""
+APART = 1000
+"""Columns from which a group is worth a thread of its own: narrow ones only fight for the interpreter."""
 DENSE, BAND = 0.7, 256
 """Share of columns that are left when the others are dropped; rows that are mirrored at a time."""
 EXACT, SHARE = 64, 32
@@ -162,7 +164,7 @@ def parts(moments: Sequence[Moment], owner: NDArray[np.int64]) -> Iterable[Part]
             continue
         weights = [_weights(m)[b].T for m in moments]
         yield Part(
-            _inverse(ridged(covariance[b].astype(dtype))), np.concatenate(weights, 1, dtype=dtype), _columns(mine)
+            inverted(ridged(covariance[b].astype(dtype))), np.concatenate(weights, 1, dtype=dtype), _columns(mine)
         )
 
 
@@ -203,13 +205,13 @@ def ridged(h: Array) -> Array:
     return h
 
 
-def _inverse(h: Array) -> Array:
+def inverted(h: Array) -> Array:
     """Of a symmetric positive definite matrix; in float64 where float32 will not do."""
     single = h.dtype == np.float32
     potrf, potri = (lapack.spotrf, lapack.spotri) if single else (lapack.dpotrf, lapack.dpotri)
     factor, info = potrf(h, lower=True)
     if info and single:
-        return _inverse(h.astype(np.float64)).astype(np.float32)
+        return inverted(h.astype(np.float64)).astype(np.float32)
     if info:
         return np.linalg.pinv(h, hermitian=True)
     upper = potri(factor, lower=True, overwrite_c=True)[0].T  # in C order, its lower triangle is zero
@@ -312,7 +314,7 @@ def _score(graph: DependencyGraph, moments: Moments | None, rng: np.random.Gener
     taken = moments or Moments()
     widths = {g.label: max((m.channels.shape[1] for m in _reading(taken, g)), default=0) for g in graph.groups}
     ordered = sorted(graph.groups, key=lambda g: -widths[g.label])
-    wide = [g for g in ordered if widths[g.label] >= WIDE]
+    wide = [g for g in ordered if widths[g.label] >= APART]
     found = list(each(lambda g: _group(graph, taken, g, diagonal), wide, graph))
     found += [_group(graph, taken, g, diagonal) for g in ordered[len(wide) :]]
     scores = dict(zip([g.label for g in ordered], found, strict=True))

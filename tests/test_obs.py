@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.linalg import lapack
 
 from spa_compiler.graph import DependencyGraph, analyze
 from spa_compiler.linear import find
@@ -13,7 +14,8 @@ from spa_compiler.lockstep import Walk
 from spa_compiler.model import from_proto
 from spa_compiler.moments import collect
 from spa_compiler.normalize import normalize
-from spa_compiler.obs import Part, flap, greedy, obspa
+from spa_compiler.obs import DENSE as SHRINKS
+from spa_compiler.obs import Part, flap, greedy, inverted, obspa
 from zoo_base import Case, build
 
 CONV = Case(
@@ -81,6 +83,51 @@ def test_greedy_scores_reproduce_the_order_of_removal() -> None:
         order.append(int(error.argmin()))
         piece.remove(np.array(order[-1:]))
     assert np.argsort(scores, kind="stable").tolist() == order or np.all(np.diff(scores[order]) >= 0)
+
+
+def test_rows_that_are_dropped_on_the_way_change_nothing() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((300, 40)) @ rng.standard_normal((40, 40))
+    h, w = x.T @ x / 300 + 0.1 * np.eye(40), rng.standard_normal((6, 40))
+    piece = part(h, w, 2)
+    for gone in (np.arange(3), np.arange(3, 5), np.arange(5, 9), np.arange(9, 16)):
+        piece.remove(gone)
+    assert len(piece.inverse) < SHRINKS * 40
+    kept = np.arange(32, 40)
+    alive = np.linalg.inv(h[np.ix_(kept, kept)])
+    for k, block in enumerate(piece.blocks[0]):
+        np.testing.assert_allclose(block, alive[2 * k : 2 * k + 2, 2 * k : 2 * k + 2], rtol=1e-8)
+    np.testing.assert_allclose(piece.weights[piece.columns[0][1].ravel()].T, w @ h[:, kept] @ alive, rtol=1e-8)
+
+
+def positive(h: np.ndarray) -> bool:
+    return bool((lapack.spotrf if h.dtype == np.float32 else lapack.dpotrf)(h, lower=True)[1] == 0)
+
+
+def test_an_inverse_that_single_precision_cannot_give_is_taken_in_double() -> None:
+    rng = np.random.default_rng(6)
+    for _ in range(1000):
+        x = rng.standard_normal((30, 20))
+        x[:, 1:6] = x[:, :1] + 3e-4 * rng.standard_normal((30, 5))
+        h = (x.T @ x).astype(np.float32)
+        if not positive(h) and positive(h.astype(np.float64)):
+            break
+    exact = np.linalg.inv(h.astype(np.float64))
+    assert not positive(h)
+    np.testing.assert_allclose(inverted(h), exact, rtol=1e-4, atol=1e-6 * np.abs(exact).max())
+
+
+def test_contractions_that_read_the_same_values_share_one_covariance() -> None:
+    two = "(float[N,5] x) => (float[N,3] y, float[N,4] z) { a = Gemm <transB = 1> (x, w1, b1)  r = Relu(a)"
+    two += "  y = MatMul(r, w2)  z = MatMul(r, w3) }"
+    graph = graph_of(Case(two, {"w1": (7, 5), "b1": (7,), "w2": (7, 3), "w3": (7, 4)}, None))
+    moments = collect(graph, feeds((100, 5)))
+    first, second = (m for m in moments.of.values() if m.contracted)
+    assert first.covariance is second.covariance
+    together = next(iter(obspa(graph, moments, np.random.default_rng(0)).values()))
+    second.covariance = second.covariance.copy()
+    apart = next(iter(obspa(graph, moments, np.random.default_rng(0)).values()))
+    np.testing.assert_allclose(together, apart, rtol=1e-9)
 
 
 def scores_of(graph: DependencyGraph, shape: tuple[int, ...], chunks: int = 4) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from spa_compiler.calibration import Calibration, real, synthetic
+from spa_compiler.cost import MACS
 from spa_compiler.errors import UsageError
 from spa_compiler.lockstep import Adjust
 from spa_compiler.moments import collect
@@ -47,6 +48,10 @@ class Calibrate:
         )
         if not self.moments:
             return state
+        if inner := [s.name for s in graph.sites if s.path and s.op in MACS]:
+            few = ", ".join(inner[:3]) + (", ..." if len(inner) > 3 else "")
+            text = f"{len(inner)} contractions inside bodies ({few}) are scored by their weights and not compensated"
+            state = state.note(notes=[*state.results.get("notes", []), text])
         state.progress(f"calibrate: {found.source}")
         with linear_algebra(graph):
             return replace(state, moments=collect(graph, found.feeds, found.adjust, seed=self.seed))

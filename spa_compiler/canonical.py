@@ -22,6 +22,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from spa_compiler.model import Model, constant
+from spa_compiler.nesting import is_control, is_marker
 from spa_compiler.rules.core import UNARY
 
 ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
@@ -35,8 +36,11 @@ def drop_dead(model: Model) -> int:
     """Remove nodes none of whose outputs is read; names that subgraphs capture are read."""
     wanted = {t.name for t in model.graph.outputs} | set(model.captured)
     dead: set[int] = set()
+    gone: set[str] = set()  # bodies of control nodes that are dead
     for node in reversed(list(model.graph.nodes)):  # nodes are sorted: one pass from the end is enough
-        if not any(t.outputs or t.name in wanted for t in node.outputs):
+        read = any(t.outputs or t.name in wanted for t in node.outputs)
+        if (node.attrs["path"] in gone) if is_marker(node) else not read:
+            gone.update(node.attrs["paths"] if is_control(node) else ())
             node.inputs.clear()
             node.outputs.clear()
             dead.add(id(node))

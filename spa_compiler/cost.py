@@ -4,7 +4,8 @@
     cost.total("macs", {})                   # dense
     cost.total("macs", {dim: 32})            # with 32 channels of one dim
 
-A MAC count is for one sample: symbolic batch axes count as 1, other symbols as bound by the analysis. Every term is a
+A MAC count is for one sample: symbolic batch axes count as 1, other symbols as bound by the analysis. What a Scan or a
+Loop repeats counts as often as it runs, once where that is not known; each branch of an If counts half. Every term is a
 product of axis sizes, and every axis size is a sum of products of dims, so a change of one group touches few terms.
 """
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import onnx
 
 from spa_compiler.dims import Dim, Expr, Sum, atoms, resolve
+from spa_compiler.flow import scan_axes
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.model import element_type
 from spa_compiler.shapes import symbols
@@ -131,11 +133,35 @@ def _batch_dims(graph: DependencyGraph) -> set[Dim]:
 
 def _mac_terms(graph: DependencyGraph) -> list[Term]:
     out: list[Term] = []
+    runs = _runs(graph)
     for site in graph.sites:
         count = MACS.get(site.op)
         if count is None or not site.outputs or site.outputs[0] is None or site.inputs[0] is None:
             continue
-        out += [Term("macs", tuple(axes), 1.0, f"{site.op} '{site.name}'") for axes in count(site)]
+        often, share = runs[site.path]
+        out += [Term("macs", (*axes, *often), share, f"{site.op} '{site.name}'") for axes in count(site)]
+    return out
+
+
+def _runs(graph: DependencyGraph) -> dict[str, tuple[tuple[Expr, ...], float]]:
+    """How often each body runs, as a product of axis sizes: what a Scan runs along, a Loop's count where it is known.
+
+    The second number is the share of runs that reach it: a half for a branch of an If.
+    """
+    out: dict[str, tuple[tuple[Expr, ...], float]] = {"": ((), 1.0)}
+    for site in graph.sites:
+        kind = site.attrs.get("kind")
+        if site.op != "Body" or kind is None:
+            continue
+        often, share = out[site.path]
+        if kind == "If":
+            share /= 2
+        elif kind == "Loop" and 0 in site.consts and site.consts[0].size == 1:
+            often = (*often, Dim(max(int(site.consts[0].ravel()[0]), 0)))
+        for slot, axis in list(scan_axes(len(site.inputs), site.attrs).items())[:1] if kind == "Scan" else ():
+            along = site.inputs[slot]
+            often = (*often, along.axes[axis]) if along is not None else often
+        out[site.attrs["path"]] = often, share
     return out
 
 

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from spa_compiler.model import Model, constant, element_type
+from spa_compiler.nesting import is_control, is_marker
 from spa_compiler.runtime import open_session, run, with_outputs
 from spa_compiler.shapes import Facts
 
@@ -29,10 +30,13 @@ def fold(model: Model, first: Facts, second: Facts) -> int:
     and the weights would lose their names.
     """
     outputs = {t.name for t in model.graph.outputs} | set(model.captured)
+    outputs |= {t.name for n in model.graph.nodes if is_control(n) for t in n.inputs}  # what bodies give
     weights = {n for n, t in model.constants().items() if len(t.shape) > 0 and math.prod(t.shape) > 1 and _is_float(t)}
     gone: set[int] = set()
     for node in model.graph.nodes:
         names = [t.name for t in node.outputs if t.name]
+        if is_marker(node) or is_control(node):  # what is decided there was put in its place before
+            continue
         if any(t.name in weights for t in node.inputs) and all(_floating(n, first) for n in names):
             weights.update(names)
             continue
@@ -69,7 +73,7 @@ def fold_statistics(model: Model) -> int:
 
 
 def _has_body(node: gs.Node) -> bool:
-    return any(isinstance(a, gs.Graph) for a in node.attrs.values())
+    return is_marker(node) or is_control(node) or any(isinstance(a, gs.Graph) for a in node.attrs.values())
 
 
 def _is_statistic(node: gs.Node) -> bool:
@@ -109,5 +113,3 @@ def _replace(old: gs.Tensor, new: gs.Tensor) -> None:
         for i, t in enumerate(user.inputs):
             if t is old:
                 user.inputs[i] = new
-
-

@@ -27,6 +27,7 @@ from spa_compiler.blocks import find_blocks
 from spa_compiler.dims import Dim, Expr, Reason, Sum, UndecidedError, atoms, deciding, freeze, resolve, trivial
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.model import Model, element_type, label
+from spa_compiler.nesting import Chain, chains, is_control, is_marker
 from spa_compiler.shape_reads import shape_reads
 from spa_compiler.spec import Site, Value
 from spa_compiler.subgraphs import WEIGHT_TYPES, held
@@ -177,7 +178,7 @@ class DependencyGraph:
                 out[reason] = out.get(reason, 0) + self.parameters(name)
         inner = sum(int(np.prod(t.dims, dtype=np.int64)) for t in self.model.inner_weights())
         if inner:
-            out["inside the body of If, Loop or Scan, which is not analysed"] = inner
+            out["inside the body of an operator that is not opened"] = inner
         return dict(sorted(out.items(), key=lambda item: -item[1]))
 
     def _reason(self, value: Value) -> str:
@@ -220,7 +221,8 @@ def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph
             what = "graph input: its size is part of the model's signature"
         for a in values[name].axes if name in values else ():
             freeze(a, Reason.new(what, name))
-    sites = [_site(model, node, values) for node in model.graph.nodes]
+    nodes = model.graph.nodes
+    sites = [_site(model, n, values, chain) for n, chain in zip(nodes, chains(nodes), strict=True)]
     _apply_all(model, sites, values, list(order) if order is not None else list(range(len(sites))))
     _freeze_bodies(model, values)
     _collapse(values)
@@ -235,6 +237,8 @@ def _values(model: Model) -> dict[str, Value]:
     constants = set(model.constants())
     out = {n: Value(n, s, model.shapes.dynamic[n], n in constants) for n, s in model.shapes.shape.items()}
     for node in model.graph.nodes:  # what depends on constants only is as good as one
+        if is_marker(node) or is_control(node):  # states start as constants, and change
+            continue
         if node.inputs and all(not t.name or (t.name in out and out[t.name].constant) for t in node.inputs):
             for t in node.outputs:
                 if t.name in out:
@@ -243,7 +247,7 @@ def _values(model: Model) -> dict[str, Value]:
 
 
 def _freeze_bodies(model: Model, values: dict[str, Value]) -> None:
-    """Freeze what the bodies of If, Loop and Scan capture and hold."""
+    """Freeze what graphs inside nodes capture and hold where they are not opened."""
     for node in model.origin.values():
         for name, tensor in held(node):
             if tensor is not None or model.captured.get(name) is not None:
@@ -253,7 +257,7 @@ def _freeze_bodies(model: Model, values: dict[str, Value]) -> None:
                 freeze(a, Reason.new(f"read inside the body of {node.op_type}", name))
 
 
-def _site(model: Model, node: gs.Node, values: dict[str, Value]) -> Site:
+def _site(model: Model, node: gs.Node, values: dict[str, Value], chain: Chain = ()) -> Site:
     domain = "" if node.domain in (None, "", "ai.onnx") else node.domain
     consts = {}
     for i, t in enumerate(node.inputs):
@@ -264,7 +268,12 @@ def _site(model: Model, node: gs.Node, values: dict[str, Value]) -> Site:
     while outputs and outputs[-1] is None:
         outputs.pop()
     attrs = {**({"group": 1} if "Conv" in node.op else {}), **node.attrs}
-    site = Site(node.op, label(node), model.opset.get(domain, 1), inputs, outputs, attrs, consts)
+    why = model.shapes.why if model.shapes is not None else {}
+    for t in (t for t in (*node.inputs, *node.outputs) if t.name in why):
+        attrs.setdefault("why", why[t.name])
+    path = chain[-1] if chain else ""
+    name = label(node) if not chain or is_marker(node) else f"{path}/{label(node)}"
+    site = Site(node.op, name, model.opset.get(domain, 1), inputs, outputs, attrs, consts, path=path)
     if node.op == "Shape":
         length = outputs[0].shape[0] if outputs and outputs[0] is not None else 0
         site.shape_reads = shape_reads(model, node, {t.name for t in model.graph.outputs} | set(model.captured), length)
@@ -291,8 +300,8 @@ def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) ->
             raise Conflict(f"the bodies of {node.op} are not analysed")
         if found is None:
             raise Conflict(f"there is no rule for {node.domain or 'ai.onnx'}::{node.op}")
-        if unknown:
-            raise Conflict(f"the shape of '{unknown[0]}' is not known")
+        if unknown and not (is_marker(node) or is_control(node)):  # these say it for each of their values
+            raise Conflict(site.attrs.get("why") or f"the shape of '{unknown[0]}' is not known")
         with deciding(decide):
             found(site)
     except UndecidedError:

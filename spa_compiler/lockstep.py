@@ -62,7 +62,7 @@ class Walk:
 
     def __init__(self, model: Model) -> None:
         self.model, proto = model, model.proto()
-        self.nodes = list(proto.graph.node)
+        self.nodes = model.stations()
         self.opsets, self.version = list(proto.opset_import), proto.ir_version
         self.constants: dict[str, Array] = {n: model.array(t) for n, t in model.constants().items()}
         for name, tensor in model.captured.items():
@@ -114,7 +114,7 @@ class Walk:
         """Run a node; what onnxruntime cannot run on its own leaves its outputs unknown."""
         sources = {n: self.chunks_of(n) for n in self.reads[step.index]}
         step.outputs = [None] * len(step.node.output)
-        if any(c is None for c in sources.values()):
+        if not step.node.op_type or any(c is None for c in sources.values()):
             return
         fixed = all(n in self.constants for n in sources)  # weights that are reshaped at run time
         rows = [{n: c[k] for n, c in sources.items() if c is not None} for k in range(1 if fixed else self.chunks)]

@@ -30,6 +30,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from spa_compiler.checks import check, external_tensors
 from spa_compiler.errors import ModelError
 from spa_compiler.external import read_external
+from spa_compiler.nesting import Bodies, Homes, flatten, nest, stations
 from spa_compiler.subgraphs import WEIGHT_TYPES, captured, weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what it would only warn about is carried over here
@@ -46,11 +47,12 @@ class Shapes:
     dynamic: dict[str, tuple[bool, ...]]
     sizes: dict[str, tuple[int, int]]  # symbol -> its size in the two bindings
     kind: dict[str, int] = field(default_factory=dict)  # ONNX element types
+    why: dict[str, str] = field(default_factory=dict)  # why a value has no shape, where that is known
 
 
 @dataclass
 class Model:
-    """A graph, and all of the file that is not the graph."""
+    """A graph, in which the bodies of control nodes lie open (`nesting`), and all of the file that is not the graph."""
 
     graph: gs.Graph
     header: onnx.ModelProto  # everything but nodes and initializers
@@ -61,6 +63,8 @@ class Model:
     shapes: Shapes | None = None
     notes: list[str] = field(default_factory=list)
     external: frozenset[str] = frozenset()  # files of external data, relative to the model's folder
+    bodies: Bodies = field(default_factory=dict)  # path -> what a body is without nodes and weights
+    homes: Homes = field(default_factory=dict)  # weight -> the body that holds it in the file, or ""
 
     @property
     def folder(self) -> Path:
@@ -80,7 +84,7 @@ class Model:
         return {n: t for n, t in self.graph.tensors().items() if isinstance(t, gs.Constant)}
 
     def inner_weights(self) -> list[onnx.TensorProto]:
-        """Weights that only the bodies of If, Loop and Scan read."""
+        """Weights that only graphs inside nodes read that are not opened."""
         held = self.constants()
         outer = [t for n, t in self.captured.items() if t is not None and n not in held]
         out = [t for t in outer if t.dims and t.data_type in WEIGHT_TYPES]
@@ -108,8 +112,17 @@ class Model:
             out.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
         held = {t.name for t in out.graph.initializer}
         out.graph.initializer.extend(t for n, t in self.captured.items() if t is not None and n not in held)
+        if self.bodies:
+            whole = self.external or out.ir_version < 4  # external data, and named inputs: in the main graph only
+            homes = {t.name: "" for t in out.graph.initializer} if whole else self.homes
+            nest(out.graph, self.graph.nodes, self.bodies, homes)
         self._name_initializers_as_inputs(out)
         return out
+
+    def stations(self) -> list[onnx.NodeProto]:
+        """What runs at each node of the flat graph when every body runs as a whole: nothing inside them."""
+        nodes = [self._node(n) for n in self.graph.nodes]
+        return stations(nodes, self.graph.nodes, self.proto().graph.node) if self.bodies else nodes
 
     def _node(self, node: gs.Node) -> onnx.NodeProto:
         """A node with everything of the original that graphsurgeon does not hold."""
@@ -203,7 +216,9 @@ def _inline(proto: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, list[s
 
 
 def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = None) -> Model:
-    """A model from protobuf, which is changed: its Constant nodes become initializers."""
+    """A model from protobuf, which is changed: Constant nodes become initializers, bodies are opened."""
+    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    bodies, homes = flatten(proto.graph, version)
     header = onnx.ModelProto()
     for name in MODEL_FIELDS:
         if proto.HasField(name):
@@ -227,7 +242,8 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
     except Exception as e:
         raise ModelError(f"{path}: onnx-graphsurgeon cannot read the graph: {e}") from e
     origin = {n.output[0]: n for n in proto.graph.node if n.output}
-    return Model(graph, header, origin, path, named, captured(proto.graph), None, notes)
+    held = captured(proto.graph)
+    return Model(graph, header, origin, path, named, held, None, notes, bodies=bodies, homes=homes)
 
 
 def _densified(sparse: onnx.SparseTensorProto, path: Path) -> onnx.TensorProto:

@@ -11,6 +11,7 @@ import numpy as np
 
 from spa_compiler import canonical, folding, shapes
 from spa_compiler.errors import ModelError
+from spa_compiler.inlining import inline
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
 from spa_compiler.shapes import Facts
@@ -35,7 +36,8 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
 def _normalize(
     model: Model, first: Facts, second: Facts, bound: dict[str, tuple[int, int]]
 ) -> tuple[Model, dict[str, int]]:
-    changes = {"folded": folding.fold(model, first, second), "bypassed": canonical.bypass(model)}
+    changes = {"inlined": inline(model, first, second), "folded": folding.fold(model, first, second)}
+    changes["bypassed"] = canonical.bypass(model)
     changes["statistics"] = folding.fold_statistics(model)
     changes["dead"] = canonical.drop_dead(model)
     changes["untied"] = canonical.untie(model)

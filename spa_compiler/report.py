@@ -190,6 +190,9 @@ def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
         lines.append(f"{analysis['erased_channels']} channels were dead and went without any loss")
     if report["calibration"]:
         lines.append(f"calibrated on {report['calibration']['inputs']}")
+    check = report["verification"]["prune_equals_mask"]
+    if check and check["unproven"]:
+        lines.append(f"not proven, because they do not run at these sizes: {', '.join(check['unproven'])}")
     top1 = "" if fidelity["top1"] is None else f", top-1 agreement {fidelity['top1']:.1%}"
     lines.append(
         f"fidelity on {fidelity['inputs']}: cosine {fidelity['cosine']:.4f}, {fidelity['snr_db']:.1f} dB{top1}"

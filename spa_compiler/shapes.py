@@ -23,7 +23,9 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from spa_compiler.errors import ModelError
+from spa_compiler.flow import Flow
 from spa_compiler.model import Model, Shapes, element_type
+from spa_compiler.nesting import chains, is_marker
 from spa_compiler.subgraphs import subgraphs
 from spa_compiler.symbols import bindings, input_sizes, input_types, symbols
 
@@ -50,6 +52,8 @@ class Facts:
     values: dict[str, Array] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     declared: dict[str, onnx.TypeProto] = field(default_factory=dict)  # what the file says of values without a schema
+    why: dict[str, str] = field(default_factory=dict)  # reasons for values without a shape
+    doubts: list[str] = field(default_factory=list)  # errors in bodies that may never run
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Static shape of a value, or None."""
@@ -69,8 +73,14 @@ def evaluate(model: Model, sizes: dict[str, int]) -> Facts:
         if int(np.prod(tensor.shape, dtype=np.int64)) <= SMALL and kind != onnx.TensorProto.STRING:
             facts.values[name] = model.array(tensor)
     imports = list(model.header.opset_import)
+    flow = Flow(facts.types, facts.values, facts.why)
     for node in model.graph.nodes:
-        _step(model, node, facts, imports)
+        errors = len(facts.errors)
+        if not flow.step(node):
+            _step(model, node, facts, imports)
+        if flow.tentative:
+            facts.doubts += facts.errors[errors:] if flow.possible else []
+            del facts.errors[errors:]
     return facts
 
 
@@ -233,23 +243,30 @@ def _check_reshape(proto: onnx.NodeProto, facts: Facts) -> None:
 def settle(model: Model, given: dict[str, int]) -> Iterator[tuple[Facts, Facts, dict[str, tuple[int, int]]]]:
     """Facts under every pair of bindings that shape inference accepts, most general first.
 
-    Raises ModelError when there is none: the message says which node refuses, and names --input-shape.
+    Pairs that do not fit a body that may never run come last. Raises ModelError when there is none: the message says
+    which node refuses, and names --input-shape.
     """
     found = symbols(model)
     unknown = set(given) - {s.name for s in found}
     if unknown:
         raise ModelError(f"no symbolic axis is called {sorted(unknown)}; the model has {[s.name for s in found]}")
     errors: list[str] = []
-    accepted = False
+    accepted = 0
+    doubtful: list[tuple[Facts, Facts, dict[str, tuple[int, int]]]] = []
     for a, b in bindings(found, given):
         first = evaluate(model, a)
         second = first if a == b else evaluate(model, b)
         if first.errors or second.errors:
             errors += (first.errors or second.errors)[:1]
             continue
-        accepted = True
-        yield first, second, {s.name: (a[s.name], b[s.name]) for s in found}
-    if not accepted:
+        pair = first, second, {s.name: (a[s.name], b[s.name]) for s in found}
+        if first.doubts or second.doubts:
+            doubtful.append(pair)
+        else:
+            accepted += 1
+            yield pair
+    yield from doubtful
+    if not accepted and not doubtful:
         raise ModelError(f"{model.path}: no sizes of {[s.name for s in found]} fit: {errors[0]}; give --input-shape")
 
 
@@ -264,12 +281,15 @@ def recorded(model: Model, first: Facts, second: Facts, sizes: dict[str, tuple[i
         if a is not None and b is not None and len(a) == len(b):
             shape[name] = a
             dynamic[name] = tuple(x != y for x, y in zip(a, b, strict=True))
-    return Shapes(shape, dynamic, sizes, {n: t.tensor_type.elem_type for n, t in first.types.items()})
+    kinds = {n: t.tensor_type.elem_type for n, t in first.types.items()}
+    return Shapes(shape, dynamic, sizes, kinds, {**second.why, **first.why})
 
 
 def missing(model: Model, facts: Facts) -> list[str]:
     """Values of the main graph that have no static shape: onnxruntime is asked for these."""
-    return [t.name for n in model.graph.nodes for t in n.outputs if t.name and facts.shape(t.name) is None]
+    nodes = model.graph.nodes
+    outside = [n for n, chain in zip(nodes, chains(nodes), strict=True) if not chain and not is_marker(n)]
+    return [t.name for n in outside for t in n.outputs if t.name and facts.shape(t.name) is None]
 
 
 def completed(facts: Facts, arrays: dict[str, Array]) -> Facts:

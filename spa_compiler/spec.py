@@ -103,7 +103,7 @@ class Site:
     take: Take | None = None
     scopes: list[Scope] = field(default_factory=list)
     shape_reads: frozenset[int] | None = None
-    subgraphs: list[Site] = field(default_factory=list)
+    path: str = ""  # of the body that the node lies in
 
     def clear(self) -> None:
         """Forget what the rule left for the rewrite; what it said about axes stays said."""

@@ -1,11 +1,12 @@
-"""Bodies of If, Loop and Scan: what they read from outside, and the weights that lie inside them.
+"""Graphs inside nodes: what they read from outside, and the weights that lie inside them.
 
-Bodies are not analysed, so nothing inside them can be pruned: their weights are counted, and reported as frozen.
+`nesting` opens the bodies of If, Loop and Scan. Whatever other operators hold (and control nodes that do not fit their
+bodies) is not analysed: nothing inside can be pruned, and weights there are counted and reported as frozen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 
@@ -28,6 +29,26 @@ def free_names(graph: onnx.GraphProto) -> set[str]:
         read |= set(node.input).union(*map(free_names, subgraphs(node)))
         defined |= set(node.output)
     return read - defined - {""}
+
+
+def bound(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """A copy of a node in which values have these names, those that its bodies read from outside as well."""
+    out = onnx.NodeProto()
+    out.CopyFrom(node)
+    out.input[:] = [names.get(n, n) for n in node.input]
+    out.output[:] = [names.get(n, n) for n in node.output]
+    for body in subgraphs(out):
+        _bind(body, {n: names[n] for n in free_names(body) if names.get(n, n) != n})
+    return out
+
+
+def _bind(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    for node in body.node if names else ():
+        node.input[:] = [names.get(n, n) for n in node.input]
+        for inner in subgraphs(node):
+            _bind(inner, {n: new for n, new in names.items() if n in free_names(inner)})
+    for v in body.output:
+        v.name = names.get(v.name, v.name)
 
 
 def captured(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto | None]:

@@ -10,6 +10,7 @@ from spa_compiler.errors import UsageError
 from spa_compiler.model import Model
 
 PRIMES = (2, 5, 7, 11, 13, 17, 19, 23), (3, 11, 13, 17, 19, 23, 29, 31)
+WINDOWS = (512, 256, 128, 16)
 IMAGES = (64, 96, 160, 192), (96, 128, 192, 224)
 
 
@@ -57,7 +58,8 @@ def bindings(found: list[Symbol], given: dict[str, int]) -> list[Pair]:
     """Pairs of bindings to try, most general first.
 
     Distinct primes, so that axes of equal size are not taken for one another; realistic image sides; then sizes that
-    some exporters insist on (batch 1 written into a Reshape of a graph whose input says N; windows of 512 samples).
+    some exporters insist on (batch 1 written into a Reshape of a graph whose input says N; windows of 512 or 256
+    samples).
     """
 
     def pair(batch: tuple[int, int], images: tuple[tuple[int, ...], ...], fixed: int | None) -> Pair:
@@ -76,7 +78,7 @@ def bindings(found: list[Symbol], given: dict[str, int]) -> list[Pair]:
         return [({}, {})]
     same = ((224,) * 4, (224,) * 4)
     tries = [pair((2, 3), IMAGES, None), pair((2, 3), same, None), pair((1, 1), IMAGES, None), pair((1, 1), same, None)]
-    tries += [pair((2, 3), IMAGES, n) for n in (512, 128, 16)] + [pair((1, 1), IMAGES, n) for n in (512, 16)]
+    tries += [pair((2, 3), IMAGES, n) for n in WINDOWS] + [pair((1, 1), IMAGES, n) for n in WINDOWS]
     return [*(map(spread, tries) if given else ()), *tries]
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from spa_compiler.axes import Bools
 from spa_compiler.dims import Dim
 from spa_compiler.errors import ModelError, VerificationError
+from spa_compiler.forcing import Choice, choices, forced, reached
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, element_type
 from spa_compiler.reference import reference
@@ -47,6 +48,8 @@ class Structural:
     effect: float
     checks: int
     sizes: list[dict[str, int]]
+    branches: int = 0  # choices of branches under which it was checked as well
+    unproven: tuple[str, ...] = ()  # branches that the dense model cannot run on these inputs
 
     @property
     def powerless(self) -> bool:
@@ -54,7 +57,7 @@ class Structural:
         return self.effect < POWERLESS
 
     def document(self) -> dict[str, Any]:
-        return {**asdict(self), "powerless": self.powerless}
+        return {**asdict(self), "unproven": list(self.unproven), "powerless": self.powerless}
 
 
 def taps(model: Model) -> list[str]:
@@ -99,7 +102,7 @@ def tolerance(graph: DependencyGraph) -> float:
 def structural(
     graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, seed: int = 0, ranges: Ranges | None = None
 ) -> Structural:
-    """Prune equals mask, on random inputs of two seeds, at every binding of the symbols.
+    """Prune equals mask, on random inputs of two seeds, at every binding of the symbols, and in every branch.
 
     Raises VerificationError when it does not hold; the message names the group found by bisection.
     """
@@ -108,25 +111,43 @@ def structural(
     feeds = [random_inputs(graph.model, b, np.random.default_rng(seed + k), ranges) for k, b in enumerate(rounds)]
     dense = outputs(graph.model, taps(graph.model), feeds, "the dense model")
     limit = tolerance(graph)
-    try:
-        error, effect = _compare(graph, masks, small, feeds, dense)
-        wrong = f"error {error:.1e}, tolerance {limit:.0e}"
-    except ModelError as e:
-        error, effect, wrong = float("inf"), 0.0, str(e)
-    if not error <= limit:
-        culprit = _culprit(graph, masks, feeds[:1], dense[:1], limit)
-        raise VerificationError(f"prune does not equal mask: {wrong}; {culprit}")
-    return Structural(error, limit, effect, len(feeds), sizes)
+    branches, unproven = _branches(graph.model, feeds)
+    error = effect = 0.0
+    wrong = ""
+    for choice, expected in [({}, dense), *branches]:
+        try:
+            found = _compare(graph, masks, small, feeds, expected, choice)
+            error, effect = max(error, found[0]), max(effect, found[1])
+            wrong = wrong or ("" if found[0] <= limit else f"error {found[0]:.1e}, tolerance {limit:.0e}")
+        except ModelError as e:
+            wrong = wrong or str(e)
+        if wrong:
+            culprit = _culprit(graph, masks, feeds[:1], expected[:1], limit, choice)
+            raise VerificationError(f"prune does not equal mask: {wrong}; {culprit}")
+    return Structural(error, limit, effect, len(feeds), sizes, len(branches), unproven)
+
+
+def _branches(model: Model, feeds: list[Feed]) -> tuple[list[tuple[Choice, list[list[Any]]]], tuple[str, ...]]:
+    """Choices of branches with the dense outputs; branches that the dense model cannot run there."""
+    out: list[tuple[Choice, list[list[Any]]]] = []
+    left: set[str] = set()
+    for choice in choices(model):
+        try:
+            out.append((choice, outputs(forced(model, choice), taps(model), feeds, "the dense model")))
+        except ModelError:  # a branch for other sizes than these
+            left |= reached(model, choice)
+    return out, tuple(sorted(left.difference(*(reached(model, choice) for choice, _ in out))))
 
 
 def _compare(
-    graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, feeds: list[Feed], dense: list[list[Any]]
-) -> tuple[float, float]:
+    graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, feeds: list[Feed], dense: list[list[Any]],
+    choice: Choice,
+) -> tuple[float, float]:  # fmt: skip
     """(prune against mask, mask against dense). Raises ModelError when the rewritten model does not load or run."""
     names = taps(graph.model)
-    masked = outputs(reference(graph, masks), names, feeds, "the masked model")
+    masked = outputs(forced(reference(graph, masks), choice), names, feeds, "the masked model")
     effect = max((_relative(d, m) for d, m in _pairs(dense, masked)), default=0.0)
-    pruned = outputs(small, names, feeds, "the pruned model")
+    pruned = outputs(forced(small, choice), names, feeds, "the pruned model")
     return max((_relative(p, m) for p, m in _pairs(pruned, masked)), default=0.0), effect
 
 
@@ -151,15 +172,16 @@ def _relative(x: Array, reference: Array) -> float:
 
 
 def _culprit(
-    graph: DependencyGraph, masks: Mapping[Dim, Bools], feeds: list[Feed], dense: list[list[Any]], limit: float
-) -> str:
+    graph: DependencyGraph, masks: Mapping[Dim, Bools], feeds: list[Feed], dense: list[list[Any]], limit: float,
+    choice: Choice,
+) -> str:  # fmt: skip
     """Halve the plan until one group is left that breaks the check on its own."""
     groups = [g for g in graph.groups if any(d in masks for d in g.dims)]
 
     def breaks(some: list[Any]) -> bool:
         part = {d: masks[d] for g in some for d in g.dims if d in masks}
         try:
-            return not _compare(graph, part, rewrite(graph, part), feeds, dense)[0] <= limit
+            return not _compare(graph, part, rewrite(graph, part), feeds, dense, choice)[0] <= limit
         except Exception:  # a model that does not load or run is broken, too
             return True
 
@@ -175,13 +197,24 @@ def _culprit(
 
 
 def signature(dense: ort.InferenceSession, compiled: ort.InferenceSession) -> None:
-    """Same names, types and shapes of inputs and outputs. Raises VerificationError that names the first difference."""
+    """Same names, types and shapes of inputs and outputs. Raises VerificationError that names the first difference.
+
+    Where onnxruntime could not tell the size of an output of the dense model, it may tell it of the compiled one.
+    """
     for what in ("get_inputs", "get_outputs"):
         a = [(v.name, v.type, v.shape) for v in getattr(dense, what)()]
         b = [(v.name, v.type, v.shape) for v in getattr(compiled, what)()]
-        if a != b:
-            differing = next((x, y) for x, y in zip([*a, None], [*b, None], strict=False) if x != y)
+        pairs = list(zip([*a, None], [*b, None], strict=False))
+        differing = next(((x, y) for x, y in pairs if not _alike(x, y, what == "get_outputs")), None)
+        if differing is not None:
             raise VerificationError(f"the signature changed: {differing[0]} became {differing[1]}")
+
+
+def _alike(a: Any, b: Any, output: bool) -> bool:
+    """Do two inputs or outputs have the same name, type and shape?"""
+    if a is None or b is None or a[:2] != b[:2] or len(a[2]) != len(b[2]):
+        return a is b
+    return all(x == y or (x is None and output) for x, y in zip(a[2], b[2], strict=True))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import onnx
 
 from spa_compiler.axes import Bools, count
 from spa_compiler.dims import Dim, atoms
+from spa_compiler.forcing import choices, forced
 from spa_compiler.graph import DependencyGraph, Group, analyze
 from spa_compiler.model import Model, element_type, from_proto
 from spa_compiler.normalize import normalize
@@ -99,12 +100,14 @@ def compare(graph: DependencyGraph, masks: Masks, seed: int = 0, side: int = 0) 
     assert model.shapes is not None
     sizes = {n: s[side] for n, s in model.shapes.sizes.items()}
     feed = random_inputs(model, sizes, np.random.default_rng(seed))
-    small, masked, dense = (outputs(m, feed) for m in (rewrite(graph, masks), reference(graph, masks), model))
+    models = rewrite(graph, masks), reference(graph, masks), model
     error = effect = 0.0
-    for a, b, c in zip(small, masked, dense, strict=True):
-        assert a.shape == b.shape == c.shape, f"an output changed its shape: {c.shape} to {a.shape}"
-        if b.size:
-            scale = float(np.abs(b).max()) + 1e-6
-            error = max(error, float(np.abs(a - b).max()) / scale)
-            effect = max(effect, float(np.abs(b - c).max()) / scale)
+    for choice in [{}, *choices(model)]:
+        small, masked, dense = (outputs(forced(m, choice), feed) for m in models)
+        for a, b, c in zip(small, masked, dense, strict=True):
+            assert a.shape == b.shape == c.shape, f"an output changed its shape: {c.shape} to {a.shape}"
+            if b.size:
+                scale = float(np.abs(b).max()) + 1e-6
+                error = max(error, float(np.abs(a - b).max()) / scale)
+                effect = max(effect, float(np.abs(b - c).max()) / scale)
     return error, effect

@@ -114,7 +114,7 @@ def test_weights_inside_the_body_of_an_if_are_parameters() -> None:
     graph = analyzed(model)
     assert CostModel(graph).totals({}) == {"macs": 0, "params": 4, "bytes": 16}
     assert sum(graph.frozen_parameters().values()) == 4
-    assert "body" in next(iter(graph.frozen_parameters()))
+    assert "graph" in next(iter(graph.frozen_parameters()))
 
 
 def widths(graph: DependencyGraph, masks: Masks) -> dict[Dim, float]:

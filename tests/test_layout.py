@@ -18,12 +18,12 @@ MODULES = [*LIBRARY, *PASSES]
 LONGEST = 360  # about 350
 ORDER = """
     version errors kernels target plugins
-    expr dims axes spec blocks rules
-    external checks subgraphs model symbols shape_reads canonical shapes strides runtime
-    graph threads rewrite reference folding normalize
+    subgraphs nesting flow expr dims axes spec blocks rules
+    external checks model symbols shape_reads canonical shapes strides runtime
+    graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
     images sources data linear lockstep moments merge calibration obs compensation
-    verify pipeline latency report compiler __init__ inspection cli
+    forcing verify pipeline latency report compiler __init__ inspection cli
 """.split()
 """Each module imports only from those before it (docs/architecture.md)."""
 FORBIDDEN = re.compile(r"(?i)(?:^|_)(layer|filter|handler|manager|util|helper)s?(?:_|$)")

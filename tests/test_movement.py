@@ -21,10 +21,10 @@ NAMES = sorted(n for n, c in CASES.items() if c.runs and c.groups != {})
 
 
 def observed(graph: DependencyGraph, seed: int) -> dict[str, np.ndarray]:
-    """Every value of one dense run."""
+    """Every value of one dense run outside of bodies."""
     model = graph.model
     assert model.shapes is not None
-    names = [t.name for n in model.graph.nodes for t in n.outputs if t.name]
+    names = [o for n in model.stations() for o in n.output if o]
     session = open_session(with_outputs(model.proto(), names), model.folder, level=0)
     feed = random_inputs(model, {n: s[0] for n, s in model.shapes.sizes.items()}, np.random.default_rng(seed))
     return {**feed, **dict(zip([o.name for o in session.get_outputs()], run(session, feed), strict=True))}
@@ -52,6 +52,8 @@ def test_data_movement_commutes(name: str) -> None:
     small, values = rewrite(graph, masks), observed(graph, 1)
     nodes = {n.outputs[0].name: n for n in small.graph.nodes if n.op != "Where"}
     for site in graph.sites:
+        if site.path:  # no run of the model shows what is inside a body
+            continue
         node = nodes[site.y.name] if site.op in MOVING and site.y.name in nodes else None
         if node is None or not all(isinstance(t, gs.Constant) or t.name in values for t in node.inputs):
             continue

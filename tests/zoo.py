@@ -8,7 +8,7 @@ from zoo_base import Case, build, feeds
 
 __all__ = ["CASES", "Case", "build", "feeds"]
 
-THEMES = ("conv", "linear", "norm", "shape", "reshape", "attention", "recurrent", "misc", "contrib")
+THEMES = ("conv", "linear", "norm", "shape", "reshape", "attention", "recurrent", "control", "misc", "contrib")
 
 CASES: dict[str, Case] = {}
 for _theme in THEMES:

@@ -52,6 +52,7 @@ class Case:
     opset   version of the default domain
     frozen  "initializer:axis" -> a part of the reason, in any case, for at least one digit or piece of the axis;
             an empty string: any reason will do
+    inside  initializer -> the body that holds it: "first output of the control node/attribute", and so on inwards
     runs    whether onnxruntime can run it
     """
 
@@ -62,6 +63,7 @@ class Case:
     stats: tuple[str, ...] = ()
     opset: int = 18
     frozen: dict[str, str] = field(default_factory=dict)
+    inside: dict[str, str] = field(default_factory=dict)
     runs: bool = True
 
 
@@ -81,9 +83,19 @@ def build(case: Case) -> onnx.ModelProto:
     extra = [d for d in ("custom", "com.microsoft") if f"{d}." in case.text]
     domains = f'"" : {case.opset}' + "".join(f', "{d}" : 1' for d in extra)
     model = onnx.parser.parse_model(f"<ir_version: 10, opset_import: [{domains}]> m {case.text}")
-    model.graph.initializer.extend(numpy_helper.from_array(value(n, i), n) for n, i in case.inits.items())
+    for n, i in case.inits.items():
+        body(model.graph, case.inside.get(n, "")).initializer.append(numpy_helper.from_array(value(n, i), n))
     onnx.checker.check_model(model)
     return model
+
+
+def body(graph: onnx.GraphProto, path: str) -> onnx.GraphProto:
+    """The graph itself, or the body of a control node in it."""
+    if not path:
+        return graph
+    name, attribute, *rest = path.split("/")
+    node = next(n for n in graph.node if n.output[0] == name)
+    return body(next(a.g for a in node.attribute if a.name == attribute), "/".join(rest))
 
 
 def feeds(model: onnx.ModelProto, seed: int = 0, symbol: int = 2) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""How weights come (Constant, Identity, Cast, quantized), operators without a rule, subgraphs, indexing, symbols."""
+"""How weights come (Constant, Identity, Cast, quantized), operators without a rule, indexing, symbols."""
 
 from __future__ import annotations
 
@@ -80,28 +80,6 @@ CASES: dict[str, Case] = {
         {"w0:0 w1:1": 5},
         frozen={"w1:0": "mystery", "t:0": "mystery", "t:1": "mystery", "w2:1": "mystery"},
         runs=False,
-    ),
-    "if_captured": Case(  # branches are frozen, with what they capture
-        """(float[1,3,4,4] x, bool cond) => (float[1,4,4,4] y) {
-            a = Conv(x, w0)  b = Conv(a, w1)
-            c = If(cond) <
-                then_branch = yes () => (float[1,7,4,4] u) { u = Conv(b, w2) },
-                else_branch = no () => (float[1,7,4,4] v) { v = Conv(b, w3) }>
-            y = Conv(c, w4) }""",
-        {"w0": (5, 3, 1, 1), "w1": (6, 5, 1, 1), "w2": (7, 6, 1, 1), "w3": (7, 6, 1, 1), "w4": (4, 7, 1, 1)},
-        {"w0:0 w1:1": 5},
-        frozen={"w1:0": "if", "w2:0": "if", "w2:1": "if", "w3:1": "if", "w4:1": "if"},
-    ),
-    "scan": Case(  # a recurrence by hand: frozen in and around the body
-        """(float[5,1,3] x) => (float[5,1,2] y) {
-            e = MatMul(x, w0)  f = MatMul(e, wi)
-            last, out = Scan<num_scan_inputs=1,
-                body = step (float[1,6] h, float[1,4] t) => (float[1,6] g, float[1,6] o) {
-                p = MatMul(t, ws)  q = MatMul(h, wr)  r = Add(p, q)  g = Tanh(r)  o = Identity(g) }>(h0, f)
-            y = MatMul(out, wo) }""",
-        {"w0": (3, 5), "wi": (5, 4), "ws": (4, 6), "wr": (6, 6), "h0": (1, 6), "wo": (6, 2)},
-        {"w0:1 wi:0": 5},
-        frozen={"wi:1": "scan", "ws:0": "scan", "wr:0": "scan", "wr:1": "scan", "h0:1": "scan", "wo:0": "scan"},
     ),
     "scatter_nd": Case(  # rows are indexed, the channels of data and updates are coupled
         """(float[5,4] x, float[2,3] z) => (float[5,3] y) {

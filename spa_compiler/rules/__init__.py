@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from spa_compiler.rules import attention, contrib, core, frozen, movement, quantized, recurrent
+from spa_compiler.nesting import DOMAIN
+from spa_compiler.rules import attention, contrib, control, core, frozen, movement, quantized, recurrent
 from spa_compiler.spec import Rule
 
 ONNX_DOMAINS = ("", "ai.onnx")
-WITH_BODIES = ("If", "Loop", "Scan")
 TABLES: dict[str, dict[str, Rule]] = {
     "": {
         **core.RULES,
@@ -21,7 +21,7 @@ TABLES: dict[str, dict[str, Rule]] = {
         **quantized.RULES,
         **attention.RULES,
         **frozen.RULES,
-        **dict.fromkeys(WITH_BODIES, frozen.BODIES),
+        **control.RULES,
         "SimplifiedLayerNormalization": core.normalisation,  # onnxruntime writes it into the default domain
     },
     "com.microsoft": contrib.RULES,
@@ -33,7 +33,8 @@ TABLES: dict[str, dict[str, Rule]] = {
 
 def find(domain: str, op: str) -> Rule | None:
     """The rule of an operator; None when there is none and everything it touches must be frozen."""
-    return TABLES.get("" if domain in ONNX_DOMAINS else domain, {}).get(op)
+    table = control.MARKERS if domain == DOMAIN else TABLES.get("" if domain in ONNX_DOMAINS else domain, {})
+    return table.get(op)
 
 
 def describe(rule: Rule) -> str:

@@ -33,4 +33,3 @@ RULES: dict[str, Rule] = {op: freeze_rule(why) for why, ops in REASONS.items() f
 ML_RULES: dict[str, Rule] = dict.fromkeys(ML.split(), freeze_rule("classical models number their features"))
 TRAINING_RULES: dict[str, Rule] = dict.fromkeys(TRAINING.split(), freeze_rule("training is not compiled"))
 PREVIEW_RULES: dict[str, Rule] = {"FlexAttention": freeze_rule("its body is a graph of its own")}
-BODIES = freeze_rule("what its bodies capture is unified with them, the rest is frozen")

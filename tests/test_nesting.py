@@ -1,0 +1,169 @@
+"""Bodies open and closed again: the same model, weights where they were, names that two bodies share told apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from laws import analyzed, outputs, random_masks
+from spa_compiler.compiler import compile as compile_model
+from spa_compiler.cost import CostModel
+from spa_compiler.errors import VerificationError
+from spa_compiler.forcing import choices, forced, reached
+from spa_compiler.model import constant, from_proto
+from spa_compiler.nesting import chains, is_control
+from spa_compiler.rewrite import rewrite
+from spa_compiler.shapes import quiet_session
+from spa_compiler.subgraphs import subgraphs
+from spa_compiler.verify import structural
+from zoo import CASES, build, feeds
+from zoo_base import body
+from zoo_control import CASES as CONTROL
+
+DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "models"
+OPEN = sorted(set(CONTROL) - {"scan_of_opset_8"})
+
+
+def read(name: str) -> onnx.ModelProto:
+    """A model of the zoo, read and written without any change."""
+    return from_proto(build(CASES[name]), Path("model.onnx")).proto()
+
+
+def bodies(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """A graph and everything inside it, outermost first."""
+    return [graph, *(g for n in graph.node for b in subgraphs(n) for g in bodies(b))]
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_a_model_that_is_read_and_written_holds_and_computes_the_same(name: str) -> None:
+    before, after = build(CASES[name]), read(name)
+    onnx.checker.check_model(after, full_check=True)
+    pairs = list(zip(bodies(before.graph), bodies(after.graph), strict=True))
+    for old, new in pairs:
+        assert {t.name.rsplit("/", 1)[-1] for t in new.initializer} == {t.name for t in old.initializer}
+        assert [n.op_type for n in new.node] == [n.op_type for n in old.node]
+    sessions = [quiet_session(p.SerializeToString(), 0) for p in (before, after)]
+    for seed in range(3):
+        old, new = (s.run(None, feeds(before, seed)) for s in sessions)
+        assert all(np.array_equal(a, b) for a, b in zip(old, new, strict=True))
+
+
+def test_weights_stay_in_their_body_and_are_cut_there() -> None:
+    graph = analyzed(build(CASES["if_own_weights"]))
+    small = rewrite(graph, random_masks(graph, np.random.default_rng(0), share=1.0)).proto()
+    for path in ("c/then_branch", "c/else_branch"):
+        held = {t.name: list(t.dims) for t in body(small.graph, path).initializer}
+        assert set(held) == ({"v1", "v2"} if "then" in path else {"v3", "v4"})
+        first, second = held.values()
+        assert first[1] == second[0] < (5 if "then" in path else 6)
+
+
+def test_recorded_types_of_a_body_follow_the_plan() -> None:
+    graph = analyzed(build(CASES["scan"]))
+    (group,) = (g for g in graph.groups if g.size == 6)
+    masks = {group.dims[0]: np.array([True, False] * 3)}
+    inner = body(rewrite(graph, masks).proto().graph, "last/body")
+    sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*inner.input, *inner.output)}
+    assert sizes == {"h": [1, 3], "t": [1, 4], "g": [1, 3], "o": [1, 3]}
+
+
+def test_names_that_two_bodies_share_carry_the_path() -> None:
+    graph = analyzed(build(CASES["if_own_weights"]))
+    assert {"a", "c/else_branch/a"} <= set(graph.values)
+    names = {s.name for s in graph.sites if s.op == "MatMul"}
+    assert {"c/then_branch/a", "c/else_branch/c/else_branch/a", "y"} <= names
+
+
+def test_nodes_inside_are_called_by_their_body() -> None:
+    proto = build(CASES["scan"])
+    next(n for n in proto.graph.node if n.op_type == "Scan").name = "scan_node"
+    next(n for n in body(proto.graph, "last/body").node if n.op_type == "MatMul").name = "MatMul_3"
+    graph = analyzed(proto)
+    assert any(s.name == "scan_node/body/MatMul_3" for s in graph.sites)
+    steps = graph.explain(("ws", 1), ("wo", 0))
+    assert any("scan_node" in node for _, node, _ in steps)
+    inner = body(rewrite(graph, {}).proto().graph, "last/body")
+    assert inner.node[0].name == "MatMul_3"
+
+
+def test_an_old_file_holds_all_weights_outside() -> None:
+    proto = build(CASES["if_own_weights"])
+    proto.ir_version = 3
+    proto.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in proto.graph.initializer
+    )
+    for path in ("c/then_branch", "c/else_branch"):
+        inner = body(proto.graph, path)
+        inner.input.extend(onnx.helper.make_tensor_value_info(t.name, 1, t.dims) for t in inner.initializer)
+    written = from_proto(proto, Path("model.onnx")).proto()
+    assert {t.name for t in written.graph.initializer} == {"v1", "v2", "v3", "v4", "w"}
+    assert {"v1", "v4", "w"} <= {v.name for v in written.graph.input}
+    assert not body(written.graph, "c/then_branch").input
+
+
+@pytest.mark.parametrize(("name", "macs"), [
+    ("scan", 5 * (3 * 5 + 5 * 4) + 5 * (4 * 6 + 6 * 6) + 5 * 6 * 2),
+    ("loop", 2 * 3 * 6 + 3 * 2 * (6 * 6 + 6 * 7) + 3 * 2 * 7 * 2),
+    ("if_own_weights", 2 * ((3 * 5 + 5 * 7) + (3 * 6 + 6 * 7)) / 2 + 2 * 7 * 4),
+    ("loop_of_unknown_length", 2 * 3 * 6 + 2 * (6 * 7 + 7 * 6) + 2 * 6 * 2),
+    ("scan_over_weights", 2 * 3 * 6 + 4 * 2 * (6 * 7 + 7 * 6) + 2 * 6 * 2),
+])  # fmt: skip
+def test_what_a_body_costs_counts_as_often_as_it_runs(name: str, macs: float) -> None:
+    assert CostModel(analyzed(build(CASES[name]))).total("macs", {}) == macs
+
+
+@pytest.mark.parametrize("name", ["if_decided", "loop_once"])
+def test_what_decides_nothing_is_gone(name: str) -> None:
+    graph = analyzed(build(CASES[name])).model.graph
+    assert not any(is_control(n) for n in graph.nodes) and set(chains(graph.nodes)) == {()}
+
+
+def test_every_branch_is_reached_by_few_choices() -> None:
+    model = analyzed(build(CASES["if_nested"])).model
+    found = choices(model)
+    branches = {"c/then_branch", "c/else_branch", "c/then_branch/u/then_branch", "c/then_branch/u/else_branch"}
+    assert len(found) == 3 and set().union(*(reached(model, c) for c in found)) == branches
+    feed = feeds(build(CASES["if_nested"]))
+    results = [outputs(forced(model, c), feed)[0] for c in found]
+    assert not any(np.allclose(a, b) for k, a in enumerate(results) for b in results[:k])
+
+
+def test_proof_runs_in_every_branch() -> None:
+    graph = analyzed(build(CASES["if_nested"]))
+    masks = random_masks(graph, np.random.default_rng(1), share=1.0)
+    found = structural(graph, masks, rewrite(graph, masks))
+    assert found.branches == 3 and found.unproven == () and found.error <= found.tolerance
+
+
+def test_a_wrong_branch_is_found_whatever_the_inputs_choose() -> None:
+    graph = analyzed(build(CASES["if_own_weights"]))
+    masks = random_masks(graph, np.random.default_rng(1), share=1.0)
+    for wrong in ("v1", "v3"):
+        small = rewrite(graph, masks)
+        tensor = small.constants()[wrong]
+        tensor._values = constant(wrong, small.array(tensor) + np.float32(1))._values
+        with pytest.raises(VerificationError, match="prune does not equal mask"):
+            structural(graph, masks, small)
+
+
+@pytest.mark.parametrize("name", ["scan_gru", "if_own_weights", "if_nested", "loop", "scan_if"])
+def test_the_default_compiles_them_and_says_what_was_not_calibrated(name: str, tmp_path: Path) -> None:
+    source = tmp_path / "model.onnx"
+    onnx.save(build(CASES[name]), source)
+    result = compile_model(source, ratio=0.3, samples=8, latency=False)
+    assert result.report["reached"]["macs"] > 0.2
+    assert any("inside bodies" in note for note in result.report["notes"])
+
+
+@pytest.mark.parametrize("name", ["kws_mcu_GRU_S", "silero_vad_v5"])
+def test_trained_models_whose_weights_lie_in_bodies(name: str) -> None:
+    source = DATA / f"{name}.onnx"
+    if not source.is_file():
+        pytest.skip(f"{source} is not here: it is not part of the repository")
+    result = compile_model(source, ratio=0.3, criterion="l2", latency=False)
+    proof = result.report["verification"]["prune_equals_mask"]
+    assert result.report["reached"]["macs"] >= 0.3 and not proof["powerless"] and not proof["unproven"]
+    assert result.model.opset_import == onnx.load(source).opset_import

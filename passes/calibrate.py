@@ -8,9 +8,11 @@ from typing import ClassVar
 
 from spa_compiler.calibration import Calibration, real, synthetic
 from spa_compiler.cost import MACS
+from spa_compiler.dims import Dim, atoms
 from spa_compiler.errors import UsageError
+from spa_compiler.graph import DependencyGraph
 from spa_compiler.lockstep import Adjust
-from spa_compiler.moments import collect
+from spa_compiler.moments import Moments, collect
 from spa_compiler.pipeline import State
 from spa_compiler.runtime import parse_ranges
 from spa_compiler.threads import linear_algebra
@@ -48,13 +50,15 @@ class Calibrate:
         )
         if not self.moments:
             return state
-        if inner := [s.name for s in graph.sites if s.path and s.op in MACS]:
-            few = ", ".join(inner[:3]) + (", ..." if len(inner) > 3 else "")
-            text = f"{len(inner)} contractions inside bodies ({few}) are scored by their weights and not compensated"
-            state = state.note(notes=[*state.results.get("notes", []), text])
         state.progress(f"calibrate: {found.source}")
         with linear_algebra(graph):
-            return replace(state, moments=collect(graph, found.feeds, found.adjust, seed=self.seed))
+            moments = collect(graph, found.feeds, found.adjust, seed=self.seed)
+        names, moments = whole(graph, moments)
+        if names:
+            few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            text = f"{len(names)} contractions inside bodies ({few}) are not calibrated: weights score what they read"
+            state = state.note(notes=[*state.results.get("notes", []), text])
+        return replace(state, moments=moments)
 
     def inputs(self, state: State) -> Calibration:
         """Inputs as asked for. Raises UsageError for a source or a memory that makes no sense."""
@@ -64,6 +68,22 @@ class Calibrate:
         kind = "" if self.source == "synthetic" else self.source
         found = synthetic(graph, self.seed, self.samples, memory, parse_ranges(self.input_range, state.source), kind)
         return replace(found, adjust=Adjust()) if self.stored else found
+
+
+def whole(graph: DependencyGraph, moments: Moments) -> tuple[list[str], Moments]:
+    """Contractions inside bodies that left no moments, and the moments of channels that none of them reads.
+
+    Half of the story is worse than none: the state of a recurrence would be judged by what it gives to the outside.
+    """
+    live = {d for g in graph.groups for d in g.dims}
+    names: list[str] = []
+    blind: set[Dim] = set()
+    for k, site in enumerate(graph.sites):
+        read = {d for s in site.scopes for n in s.contracted() if n in s.env for d in atoms(s.env[n])} & live
+        if site.path and site.op in MACS and read and k not in moments.of:
+            names.append(site.name)
+            blind |= read
+    return names, replace(moments, of={k: m for k, m in moments.of.items() if not m.contracted & blind})
 
 
 def parse_size(text: str) -> int:

@@ -32,7 +32,7 @@ from spa_compiler.model import Model
 from spa_compiler.runtime import index_limits, open_session
 from spa_compiler.shapes import random_array
 from spa_compiler.sources import NORMALISED, Scale, Synthetic
-from spa_compiler.symbols import input_types
+from spa_compiler.symbols import input_types, only_batch
 from spa_compiler.threads import each
 
 Array = NDArray[Any]
@@ -89,7 +89,7 @@ def synthetic(
     if not _together(model):
         return _apart(types, found, min(count, APART), rng, adjustment(graph))
     inputs = {n: s.draw(pool, rng) for n, s in found.items()}
-    batch = _batch(model)
+    batch = only_batch(model)
     rows = np.arange(pool) if pool <= count else chosen(model, inputs, count, batch, rng)
     kept = {n: a[rows] for n, a in inputs.items()}
     names = sorted({f"{s.kind}" for s in found.values()})
@@ -165,12 +165,6 @@ def _apart(
             feed[name] = found[name].draw(dims[0], rng) if dims else random_array(t, rng)
         feeds.append(feed)
     return Calibration(feeds, f"{count} synthetic sets of inputs", adjust, True)
-
-
-def _batch(model: Model) -> int:
-    """The fixed batch of the first input, or 0."""
-    dims = model.header.graph.input[0].type.tensor_type.shape.dim if model.header.graph.input else []
-    return int(dims[0].dim_value) if len(dims) and dims[0].dim_value > 0 else 0
 
 
 def chunks(inputs: Mapping[str, Array], batch: int) -> list[Feed]:
@@ -256,7 +250,7 @@ def _response(graph: DependencyGraph, name: str, source: Synthetic) -> float:
     """Median deviation per channel behind the first contraction (and its normalisation) for a few inputs."""
     model = graph.model
     sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
-    batch = _batch(model) or 8
+    batch = only_batch(model) or 8
     rng = np.random.default_rng(0)
     feed: Feed = {}
     for n, t in input_types(model, sizes).items():
@@ -332,7 +326,7 @@ def real(graph: DependencyGraph, spec: str, samples: int = 0, memory: int = 1 <<
     arrays = _called(spec, model) if ".py:" in spec else _loaded(Path(spec), model)
     kept = {n: a[:limit] for n, a in arrays.items()}
     n = len(next(iter(kept.values())))
-    return Calibration(chunks(kept, _batch(model)), f"{n} inputs from {Path(spec.split(':')[0]).name}")
+    return Calibration(chunks(kept, only_batch(model)), f"{n} inputs from {Path(spec.split(':')[0]).name}")
 
 
 def _loaded(path: Path, model: Model) -> dict[str, Array]:

@@ -51,6 +51,14 @@ def input_types(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto
     return out
 
 
+def only_batch(model: Model) -> int:
+    """The first input's first size where both bindings have the same, or 0: exporters write 1 under a symbol."""
+    bound = model.shapes.sizes.items() if model.shapes else ()
+    types = [list(input_types(model, {n: pair[k] for n, pair in bound}).values())[:1] for k in (0, 1)]
+    first = {t.tensor_type.shape.dim[0].dim_value for side in types for t in side if t.tensor_type.shape.dim}
+    return first.pop() if len(first) == 1 else 0
+
+
 Pair = tuple[dict[str, int], dict[str, int]]
 
 

@@ -158,6 +158,18 @@ def test_the_default_compiles_them_and_says_what_was_not_calibrated(name: str, t
     assert any("inside bodies" in note for note in result.report["notes"])
 
 
+def test_a_batch_that_is_written_into_the_graph_is_kept_when_inputs_are_drawn(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 18]> m (float[N,12] x) => (float[1,3] y) {
+            a = Reshape(x, s)  b = MatMul(a, w1)  c = Relu(b)  d = ReduceSum<keepdims=0>(c, z)  y = MatMul(d, w2) }"""
+    )
+    values = {"s": [4, 1, 3], "z": [0], "w1": np.ones((3, 8), np.float32), "w2": np.ones((8, 3), np.float32)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in values.items())
+    onnx.save(model, tmp_path / "model.onnx")
+    result = compile_model(tmp_path / "model.onnx", ratio=0.3, samples=8, latency=False)
+    assert result.report["calibration"]["samples"] == 8
+
+
 @pytest.mark.parametrize("name", ["kws_mcu_GRU_S", "silero_vad_v5"])
 def test_trained_models_whose_weights_lie_in_bodies(name: str) -> None:
     source = DATA / f"{name}.onnx"

@@ -218,9 +218,11 @@ def first_grid(graph: DependencyGraph, name: str, shape: tuple[int, ...]) -> tup
     """The shape that a flat input is given by a Reshape at the start, where there is one."""
     for site in graph.readers.get(name, []):
         y = site.outputs[0] if site.outputs else None
-        if site.op != "Reshape" or len(shape) != 1 or y is None or len(y.shape) != 4:
+        if site.op != "Reshape" or len(shape) != 1 or y is None or len(y.shape) not in (3, 4):
             continue
         grid = y.shape[1:]
+        if len(y.shape) == 3 and y.shape[1] == 1:  # one sample as a sequence, time first
+            grid = (1, y.shape[0], y.shape[2])
         if math.prod(grid) == math.prod(shape):
             return grid if grid[0] in (1, 3) or grid[-1] in (1, 3) else shape
     return shape

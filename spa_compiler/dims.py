@@ -183,7 +183,8 @@ def _factor(e: Expr, minor: int) -> tuple[Expr, Expr]:
     """Write e as a product (high, low) with |low| = minor; only called when _factorable."""
     e = resolve(e)
     if minor == e.size:
-        return Dim(1), e
+        units = isinstance(e, Prod) and e.parts[0].size == 1
+        return (e.parts[0], Prod(e.parts[1:])) if isinstance(e, Prod) and units else (Dim(1), e)
     if isinstance(e, Dim):
         high, low = Dim(e.size // minor, e.frozen, e.stat), Dim(minor, e.frozen, e.stat)
         e.link = Prod((high, low))
@@ -201,12 +202,16 @@ def _factor(e: Expr, minor: int) -> tuple[Expr, Expr]:
 def _factor_sum(e: Sum, minor: int) -> tuple[Expr, Expr]:
     highs: list[Expr] = []
     low: Expr | None = None
-    for p in e.parts:
+    for p in map(resolve, e.parts):
         hi, lo = _factor(p, minor)
-        if hi.size == 1:
+        if trivial(hi):
             if not _deciding.get():  # a cut that is still to come may go through the block
                 raise UndecidedError
-            hi = Dim(1, Reason.new("one block of a concatenation"), unit=True)
+            if isinstance(p, Dim):  # a block that may go as a whole
+                hi, lo = Dim(1, p.frozen, p.stat, unit=True), Dim(p.size, p.frozen, p.stat)
+                p.link = Prod((hi, lo))
+            else:
+                hi = Dim(1, Reason.new("one block of a concatenation"), unit=True)
         highs.append(hi)
         if low is None:
             low = lo

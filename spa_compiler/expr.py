@@ -96,6 +96,9 @@ def _flat(e: Prod | Sum) -> Expr:
         parts += p.parts if isinstance(p, kind) else [p]
     if kind is Prod:
         parts = [p for p in parts if not trivial(p)] or parts[:1] or [Dim(1)]  # a scalar is the empty product
+    elif len(parts) > 1:
+        for p in filter(trivial, parts):  # one position among others is a channel
+            p.unit = True  # type: ignore[union-attr]
     return parts[0] if len(parts) == 1 else kind(tuple(parts))
 
 

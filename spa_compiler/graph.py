@@ -23,8 +23,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from spa_compiler import rules
+from spa_compiler.axes import cover
 from spa_compiler.blocks import find_blocks
-from spa_compiler.dims import Dim, Expr, Reason, Sum, UndecidedError, atoms, deciding, freeze, resolve, trivial
+from spa_compiler.dims import Dim, Expr, Reason, Sum, UndecidedError, atoms, deciding, freeze, trivial
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.model import Model, element_type, label
 from spa_compiler.nesting import Chain, chains, is_control, is_marker
@@ -182,10 +183,10 @@ class DependencyGraph:
         return dict(sorted(out.items(), key=lambda item: -item[1]))
 
     def _reason(self, value: Value) -> str:
-        """The reason of the longest frozen axis; a constant without one belongs to nothing that could be cut."""
-        axes = sorted(value.axes, key=lambda a: -a.size)
-        found = [d.frozen for a in axes for d in atoms(a) if d.frozen and not trivial(d)]
-        return found[0].text if found else "a single number, or read by nothing that has channels"
+        """The reason of the largest frozen dim; a constant without one belongs to nothing that could be cut."""
+        found = sorted((d for a in value.axes for d in atoms(a) if not trivial(d)), key=lambda d: -d.size)
+        reasons = [d.frozen for d in found if d.frozen]
+        return reasons[0].text if reasons else "a single number, or read by nothing that has channels"
 
 
 def _direct(site: Site, value: Value, dim: Dim) -> Iterator[str]:
@@ -315,12 +316,13 @@ def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) ->
 
 
 def _collapse(values: dict[str, Value]) -> None:
-    """An axis all of whose positions became one unit can only vanish as a whole: it stays."""
+    """A unit that every position of an axis carries can only vanish with the whole axis: it stays."""
     for v in values.values():
         for a in v.axes:
-            e = resolve(a)
-            if isinstance(e, Sum) and len(dims := set(atoms(e))) == 1 and next(iter(dims)).unit:
-                freeze(e, Reason.new("straddling digits tie all channels together", v.name))
+            for d in cover(a):
+                if d.unit and not d.frozen:
+                    tied = "straddling digits tie all channels together" if a.size > 1 else "the axis has one channel"
+                    freeze(d, Reason.new(tied, v.name))
 
 
 def _groups(graph: DependencyGraph) -> Iterator[Group]:

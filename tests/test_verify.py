@@ -143,6 +143,16 @@ def test_a_changed_signature_is_caught(what: str) -> None:
         verify.signature(session(before), session(after))  # type: ignore[arg-type]
 
 
+def test_an_output_size_that_the_file_leaves_open_may_become_known() -> None:
+    text = "(float[n,3,4,4] x) => (float[n,4,{}] y) {{ a = Conv(x, w)  y = Reshape(a, to) }}"
+    inits = {"w": (4, 3, 1, 1), "to": [0, 4, -1]}
+    known, left, wrong = (build(Case(text.format(size), inits, None)) for size in (16, "m", 16))
+    wrong.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
+    verify.signature(session(left), session(known))  # type: ignore[arg-type]
+    with pytest.raises(VerificationError, match="the signature changed"):  # a number stays, and so does an input's size
+        verify.signature(session(left), session(wrong))  # type: ignore[arg-type]
+
+
 def test_fidelity_is_cosine_noise_and_agreement_counted_by_hand() -> None:
     dense = [[np.array([[3.0, 4.0], [1.0, 0.0]])]]
     compiled = [[np.array([[4.0, 3.0], [1.0, 0.0]])]]

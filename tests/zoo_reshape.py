@@ -62,6 +62,20 @@ CASES: dict[str, Case] = {
         {"w1": (4, 14), "r1": [2, 2, 7], "u": (2, 1), "v": (7,), "r2": [2, 14], "w2": (14, 3)},
         {"u:0 w1:1 w2:0": 2, "v:0 w1:1 w2:0": 7},
     ),
+    "slice_inside_a_flattened_channel": Case(  # a quarter of the first channel's positions is cut off
+        """(float[2,3,4,4] x) => (float[2,3] y) {
+            a = Conv(x, w1)  b = Flatten(a)  c = Slice(b, s, e, ax)  y = MatMul(c, w2) }""",
+        {"w1": (6, 3, 1, 1), "s": [4], "e": [96], "ax": [1], "w2": (92, 3)},
+        {"w1:0 w2:0": 6},
+    ),
+    "concat_self_as_a_digit": Case(  # the two halves carry the same channels; none of the halves can go alone
+        """(float[2,5] x) => (float[2,3] y) {
+            a = MatMul(x, w1)  b = Concat<axis=1>(a, a)  c = Reshape(b, grid)  d = Mul(c, g)  f = Reshape(d, flat)
+            y = MatMul(f, w2) }""",
+        {"w1": (5, 4), "grid": [2, 2, 4], "g": (2, 1), "flat": [2, 8], "w2": (8, 3)},
+        {"w1:1 w2:0": 4},
+        frozen={"g:0": ""},
+    ),
     "reshape_straddles": Case(  # 12 as (3 4) and as (4 3), with weights on all digits: nothing can go
         """(float[2,4] x) => (float[2,3] y) {
             a = MatMul(x, w1)  b = Reshape(a, r1)  c = Mul(b, u)  d = Reshape(c, r2)  e = Mul(d, v)

@@ -98,12 +98,21 @@ CASES: dict[str, Case] = {
         {"w1": (6, 3, 1, 1), "s0": [0], "e0": [4], "s1": [2], "e1": [6], "ax": [1], "w2": (4, 4, 1, 1)},
         {"w1:0 w2:1": 2},
     ),
-    "slice_one_channel": Case(  # a unit: removable together with what it feeds, as long as no axis loses everything
+    "slice_one_channel": Case(  # b has one channel only: without it an axis would be empty
         """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
             a = Conv(x, w1)  b = Slice(a, s0, e0, ax)  c = Slice(a, s1, e1, ax)  d = Concat<axis=1>(c, b)
             y = Conv(d, w2) }""",
         {"w1": (6, 3, 1, 1), "s0": [0], "e0": [1], "s1": [1], "e1": [6], "ax": [1], "w2": (4, 6, 1, 1)},
-        {"w1:0 w2:1": 1, "w1:0 w2:1#2": 5},
+        {"w1:0 w2:1": 5},
+        frozen={"w1:0": "the axis has one channel"},
+    ),
+    "concat_single_channels": Case(  # each is all of its axis, and both are coupled with what Gather reads
+        """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
+            a = Conv(x, w1)  b = Conv(x, w2)  c = Concat<axis=1>(a, b)  d = Gather<axis=1>(c, order)
+            y = Conv(d, w3) }""",
+        {"w1": (1, 3, 1, 1), "w2": (1, 3, 1, 1), "order": [1, 0], "w3": (4, 2, 1, 1)},
+        {},
+        frozen={"w3:1": "the axis has one channel"},
     ),
     "slice_unused": Case(  # the last three channels reach nothing
         """(float[1,3,4,4] x) => (float[1,4,4,4] y) {

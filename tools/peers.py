@@ -1,21 +1,14 @@
-"""Run the two peer tools on models of the zoo, each as its own documentation says, and print one JSON line per model.
+"""Measure the two peer tools on models of the zoo, each used as its own documentation says.
 
-    python tools/peers.py resnet50 swin_t >> peers.jsonl
+    measure_torch_pruning("resnet50"); measure_onnxsim("resnet50.legacy.onnx")      # one dictionary each
 
 Torch-Pruning takes the PyTorch model (`zoo_models.prepare`), onnxsim the ONNX files that `zoo.py` exported; both are
-asked to remove half of the channels, without hints for the model. Every measurement is a process of its own with a
-time limit, so that seconds and peak memory belong to one tool. Errors are results: they are recorded as text.
-
-Keys of a line: `model`, `torch_pruning` (`measure_torch_pruning`), and `onnxsim` (`measure_onnxsim`) by exporter; with
-`onnxsim_simplified` the file went through `onnxsim.simplify` first, which folds BatchNorm as onnxsim's pruning expects.
+asked to remove half of the channels, without hints for the model. `coverage.py` runs each measurement in a process of
+its own. Errors are results: they are recorded as text under what failed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -24,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import EXPORTERS, brief, path_of
+from zoo import brief
 
 if TYPE_CHECKING:  # heavy, and only the measuring processes need them
     import onnx
@@ -32,16 +25,8 @@ if TYPE_CHECKING:  # heavy, and only the measuring processes need them
     from torch import Tensor, nn
 
 RATIO = 0.5
-TIMEOUT = 300.0
 Report = dict[str, Any]
 NUMPY = {"tensor(int64)": "int64", "tensor(float16)": "float16", "tensor(bool)": "bool", "tensor(double)": "float64"}
-
-
-def peak_mb() -> float:
-    """Peak resident memory of this process so far, in MB. The parent stays small: a child inherits its peak."""
-    import resource
-
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def guarded(report: Report, key: str, action: Callable[[], Any]) -> Any:
@@ -100,6 +85,22 @@ def final_layers(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[nn.Module
     return ran[-1:]
 
 
+HEADS = {
+    "fasterrcnn": ("rpn.head.cls_logits", "rpn.head.bbox_pred", "backbone.fpn", "roi_heads"),
+    "raft": ("update_block.flow_head", "mask_predictor"),
+    "ssd": ("head",),
+}
+"""What Torch-Pruning's own benchmark (benchmarks/prunability) ignores in these models."""
+
+
+def ignored_parts(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> list[nn.Module]:
+    """The last Linear or Conv, or what Torch-Pruning's own benchmark says for the model."""
+    paths = next((paths for start, paths in HEADS.items() if name.startswith(start)), None)
+    if paths is None:
+        return final_layers(model, inputs)
+    return [model.get_submodule(f"model.{path}") for path in paths]
+
+
 def prunable(pruner: torch_pruning.pruner.BasePruner) -> int:
     """Parameters of the modules that the pruner's groups touch, each counted once and whole."""
     from torch import nn
@@ -112,17 +113,6 @@ def prunable(pruner: torch_pruning.pruner.BasePruner) -> int:
             own = [module] if isinstance(module, nn.Parameter) else module.parameters()
             touched |= {id(parameter): parameter.numel() for parameter in own}
     return sum(touched.values())
-
-
-def export_pruned(model: nn.Module, inputs: dict[str, Tensor], exporter: str) -> None:
-    """Export the pruned model and run the file once: a pruned model that cannot be deployed is of no use."""
-    import torch
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pruned.onnx"
-        names = {"input_names": list(inputs), "verbose": False}
-        torch.onnx.export(model, tuple(inputs.values()), str(path), dynamo=exporter == "dynamo", **names)
-        run_onnx(path)
 
 
 def forward(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[int, ...]]:
@@ -141,40 +131,31 @@ def same_shapes(model: nn.Module, inputs: tuple[Tensor, ...], wanted: list[tuple
         raise ValueError(f"output shapes {found} instead of {wanted}")
 
 
-def deployable(model: nn.Module, inputs: dict[str, Tensor], wanted: list[tuple[int, ...]], report: Report) -> None:
-    """Does the pruned model run, and does each exporter make a file of it that runs?"""
-    import torch_pruning as tp
-
-    feeds = tuple(inputs.values())
-    report["parameters_after"] = sum(p.numel() for p in model.parameters())
-    guarded(report, "runs", lambda: same_shapes(model, feeds, wanted))
-    if report["runs"] is True:
-        report["macs_after"], report["parameters_after"] = tp.utils.count_ops_and_params(model, feeds)
-        for exporter in EXPORTERS:
-            guarded(report, f"exports_{exporter}", partial(export_pruned, model, inputs, exporter))
-
-
 def measure_torch_pruning(name: str) -> Report:
-    """Seconds (graph, prune), parameters and MACs before and after, prunable parameters, runs, exports."""
+    """Seconds (graph, prune), parameters and MACs before and after, prunable parameters, whether the result runs."""
     import torch
     import torch_pruning as tp
     from zoo_models import prepare
 
+    warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     model, inputs = prepare(name)
     feeds = tuple(inputs.values())
     report: Report = {"version": tp.__version__}
     report["macs"], report["parameters"] = tp.utils.count_ops_and_params(model, feeds)
-    shapes, ignored = forward(model, feeds), final_layers(model, feeds)
-    report["memory_before_mb"] = peak_mb()
+    shapes, ignored = forward(model, feeds), ignored_parts(name, model, feeds)
     options = {"importance": tp.importance.GroupMagnitudeImportance(p=2), "pruning_ratio": RATIO}
     build = partial(tp.pruner.BasePruner, model, feeds, global_pruning=False, ignored_layers=ignored, **options)
     pruner = guarded(report, "graph", partial(timed, report, "graph_seconds", build))
-    if pruner is not None:
-        report["prunable_parameters"] = prunable(pruner)
-        guarded(report, "prune", partial(timed, report, "prune_seconds", pruner.step))
-        report["seconds"], report["peak_mb"] = (round(report["graph_seconds"] + report["prune_seconds"], 3), peak_mb())
-        deployable(model, inputs, shapes, report)
+    if pruner is None:
+        return report
+    report["prunable_parameters"] = prunable(pruner)
+    guarded(report, "prune", partial(timed, report, "prune_seconds", pruner.step))
+    report["seconds"] = round(report["graph_seconds"] + report["prune_seconds"], 3)
+    report["parameters_after"] = sum(p.numel() for p in model.parameters())
+    guarded(report, "runs", lambda: same_shapes(model, feeds, shapes))
+    if report["runs"] is True:
+        report["macs_after"], report["parameters_after"] = tp.utils.count_ops_and_params(model, feeds)
     return report
 
 
@@ -228,80 +209,33 @@ def save_and_run(model: onnx.ModelProto) -> None:
         run_onnx(Path(folder) / "pruned.onnx")
 
 
-def measure_onnxsim(path: str, simplify: bool) -> Report:
+def measure_onnxsim(path: str) -> Report:
+    """The better of pruning the file as it is and after `onnxsim.simplify` (which folds BatchNorm)."""
+    reports = [prune_onnx(path, simplify) for simplify in (False, True)]
+    good = [r for r in reports if r.get("runs") is True and r.get("macs_after")]
+    return min(good, key=lambda r: r["macs_after"]) if good else reports[0]
+
+
+def prune_onnx(path: str, simplify: bool) -> Report:
     """Seconds, parameters before and after, whether anything changed, whether onnxruntime loads and runs the result."""
     import onnx
     import onnxsim
 
-    report: Report = {"version": onnxsim.__version__}
+    report: Report = {"version": onnxsim.__version__, "simplified": simplify}
     model = load_onnx(path, simplify, report)
     if model is None:
         return report
-    report["parameters"], report["memory_before_mb"] = parameters(model), peak_mb()
+    report["parameters"] = parameters(model)
     action = partial(onnxsim.pruning.apply_structured_pruning, model, RATIO)
     pruned = guarded(report, "prune", partial(timed, report, "seconds", action))
-    report["peak_mb"] = peak_mb()
     if pruned is None:
         return report
     report["parameters_after"] = parameters(pruned)
     report["changed"] = report["parameters_after"] != report["parameters"]
     guarded(report, "check", partial(onnx.checker.check_model, pruned, full_check=True))
     guarded(report, "runs", partial(save_and_run, pruned))
-    dense = load_onnx(path, simplify, {})  # the tool may have changed what it was given
-    report["macs"] = guarded(report, "macs_counted", partial(count_macs, dense))
-    report["macs_after"] = guarded(report, "macs_after_counted", partial(count_macs, pruned))
+    if report["changed"] and report["runs"] is True:
+        dense = load_onnx(path, simplify, {})  # the tool may have changed what it was given
+        report["macs"] = guarded(report, "macs_counted", partial(count_macs, dense))
+        report["macs_after"] = guarded(report, "macs_after_counted", partial(count_macs, pruned))
     return report
-
-
-# one process per measurement -----------------------------------------------------------------------------------------
-
-
-def isolated(*arguments: str) -> Report:
-    """The report of one measurement, made in a process of its own."""
-    command = [sys.executable, __file__, "--measure", *arguments]
-    try:
-        done = subprocess.run(command, check=False, timeout=TIMEOUT, capture_output=True, text=True)
-    except subprocess.TimeoutExpired:
-        return {"error": f"no result in {TIMEOUT:.0f} s"}
-    if done.returncode:
-        return {"error": f"process ended with code {done.returncode}: {done.stderr.strip()[-400:]}"}
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def measure(arguments: list[str]) -> None:
-    """What `isolated` runs: prints one report."""
-    warnings.filterwarnings("ignore")
-    kind, what = arguments
-    report = measure_torch_pruning(what) if kind == "torch_pruning" else measure_onnxsim(what, kind != "onnxsim")
-    print("\n" + json.dumps(report))
-
-
-def peers(name: str) -> Report:
-    """Everything about one model."""
-    report: Report = {"model": name, "ratio": RATIO, "torch_pruning": isolated("torch_pruning", name)}
-    for kind in ("onnxsim", "onnxsim_simplified"):
-        files = {exporter: path_of(name, exporter) for exporter in EXPORTERS}
-        report[kind] = {
-            exporter: isolated(kind, str(path)) if path.exists() else {"error": "not exported"}
-            for exporter, path in files.items()
-        }
-    return report
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="names of tools/zoo_models.py, exported by tools/zoo.py")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        measure(arguments.measure)
-        return
-    if not arguments.names:
-        parser.error("name at least one model (tools/zoo.py --list shows them)")
-    for name in arguments.names:
-        print(json.dumps(peers(name)), flush=True)
-
-
-if __name__ == "__main__":
-    main()

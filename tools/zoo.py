@@ -18,17 +18,20 @@ import argparse
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import isolation
+
 if TYPE_CHECKING:  # heavy: only the exporting processes import it
     from torch import Tensor, nn
 
 EXPORTERS = ("legacy", "dynamo")
+TIMEOUT, MEMORY = 600.0, 14 << 30
+"""Seconds and bytes that one export may take."""
+PRELOAD = ("torch", "torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnxruntime", "zoo_models")
 LARGEST = 120e6  # parameters; `--family` leaves out what is larger, a name given on the command line does not
 
 
@@ -113,42 +116,39 @@ def brief(error: Exception) -> str:
     return f"{type(error).__name__}: {text.split('## Exception summary')[-1].strip()}"[:1500]
 
 
-def attempt(name: str, exporter: str, folder: Path) -> None:
-    """Export in this process and record how it went."""
+def attempt(name: str, exporter: str, folder: str) -> dict[str, Any]:
+    """Export in this process: {} or the error."""
     import torch
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    error = None
+    error: dict[str, Any] = {}
     for batch in (1, 2) if exporter == "dynamo" else (1,):  # torch.export often takes a batch of 1 for a constant
         try:
-            export(name, exporter, path_of(name, exporter, folder), batch)
+            export(name, exporter, path_of(name, exporter, Path(folder)), batch)
         except Exception as problem:  # any exporter may fail in any way: the failure is the result
-            error = brief(problem)
+            error = error or {"error": brief(problem)}
         else:
-            error = None
-            break
-    Failures(folder).set(f"{name}.{exporter}", error)
+            return {}
+    return error
 
 
-def run(name: str, exporter: str, folder: Path, timeout: float, retry: bool, force: bool) -> None:
-    """Export in a process of its own, so that a crash or a leak of an exporter ends with the model."""
+def run(name: str, exporter: str, folder: Path, timeout: float, retry: bool = False, force: bool = False) -> str | None:
+    """Export in a process of its own, so that a crash or a leak of an exporter ends with the model.
+
+    Returns the error, also one of an earlier run; None when the file is there.
+    """
     key, start = f"{name}.{exporter}", time.perf_counter()
-    failed = key in Failures(folder).read()
+    failed = Failures(folder).read().get(key)
     if not force and not (failed and retry) and (failed or path_of(name, exporter, folder).exists()):
-        return
-    command = [sys.executable, __file__, name, "--out", str(folder), "--exporter", exporter, "--here"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # the legacy exporter prints whole graphs
-    try:
-        code = subprocess.run(command, check=False, timeout=timeout, **quiet).returncode
-        if code:
-            Failures(folder).set(key, f"the exporter's process ended with code {code}")
-    except subprocess.TimeoutExpired:
-        Failures(folder).set(key, f"no result in {timeout:.0f} s")
-    if key in Failures(folder).read():
+        return failed
+    error = isolation.run(attempt, (name, exporter, str(folder)), timeout, MEMORY).get("error")
+    Failures(folder).set(key, error)
+    if error:
         path_of(name, exporter, folder).unlink(missing_ok=True)  # left by an earlier run, and now known to be wrong
-    verdict = Failures(folder).read().get(key, "ok").splitlines()[0][:150]
-    print(f"{key} {time.perf_counter() - start:.0f} s {verdict}", flush=True)
+    verdict = (error or "ok").splitlines()[0][:150]
+    print(f"{key} export {time.perf_counter() - start:.0f} s {verdict}", flush=True)
+    return error
 
 
 def small(name: str) -> bool:
@@ -183,20 +183,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=cache(), help="default: $SPA_ZOO or ~/.cache/spa-compile/zoo")
     parser.add_argument("--exporter", choices=(*EXPORTERS, "both"), default="both")
     parser.add_argument("--family", help="torchvision, torchvision_tasks, timm, transformers, recurrent, dense, all")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for one export")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for one export")
     parser.add_argument("--retry", action="store_true", help="try again what failed before")
     parser.add_argument("--force", action="store_true", help="export again what exists")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
     names = choose(a.names, "all" if a.list else a.family)
     if a.list:
         print(*names, sep="\n")
         return
     a.out.mkdir(parents=True, exist_ok=True)
+    isolation.preload(*PRELOAD)
     for name in names:
         for exporter in EXPORTERS if a.exporter == "both" else (a.exporter,):
-            attempt(name, exporter, a.out) if a.here else run(name, exporter, a.out, a.timeout, a.retry, a.force)
+            run(name, exporter, a.out, a.timeout, a.retry, a.force)
 
 
 if __name__ == "__main__":

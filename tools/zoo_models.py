@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import zoo_nets as nets
 from torch import Tensor, nn
 from torch.utils import _pytree
-from zoo_nets import Recurrent, Unet, Yolo, dcgan, espcn
 
 FIRST = [
     "resnet50", "densenet121", "mobilenet_v2", "shufflenet_v2_x1_0", "vit_b_16", "swin_t", "convnext_tiny",
@@ -44,9 +44,6 @@ class Model:
     inputs: Mapping[str, Input] | Callable[[nn.Module], Mapping[str, Input]]
     family: str
     dynamic: bool = True
-
-
-IMAGE = {"x": Input((3, 224, 224))}
 
 
 def randomise(model: nn.Module) -> nn.Module:
@@ -135,13 +132,20 @@ def import_torchvision() -> Any:
     return torchvision
 
 
+SIDES = {"alexnet": 224, "vgg": 224, "swin_v2": 256, "swin_": 224, "maxvit": 224, "inception": 96, "vit_h_14": 56}
+"""Image sides by the start of a name; 64 otherwise: the structure of a network that pools does not depend on it."""
+
+
 def torchvision_models() -> dict[str, Model]:
-    """Every classifier of torchvision."""
+    """Every classifier of torchvision, on small images."""
     models = import_torchvision().models
     found = {}
     for name in models.list_models(module=models):
-        options = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-        inputs = {"x": Input((3, 299, 299))} if name == "inception_v3" else IMAGE
+        side = next((s for start, s in SIDES.items() if name.startswith(start)), 64)
+        options: dict[str, Any] = {"image_size": side} if name.startswith("vit") else {}
+        if name in ("googlenet", "inception_v3"):
+            options = {"init_weights": False, "aux_logits": False}
+        inputs = {"x": Input((3, side, side))}
         found[name] = Model(lambda n=name, o=options: models.get_model(n, weights=None, **o), inputs, "torchvision")
     return found
 
@@ -149,14 +153,16 @@ def torchvision_models() -> dict[str, Model]:
 def torchvision_tasks() -> dict[str, Model]:
     """Segmentation, video, detection (batch fixed: it takes a list of images) and optical flow."""
     models = import_torchvision().models
-    clip, frame = {"x": Input((3, 16, 112, 112))}, Input((3, 128, 128))
+    clip, frame = {"x": Input((3, 8, 64, 64))}, Input((3, 128, 128))
     found = {}
 
     def segment(m: nn.Module, x: Tensor) -> Tensor:
         return m(x)["out"]
 
     def build(name: str, how: Callable[..., Any], every: bool) -> nn.Module:
-        bare = {"weights_backbone": None} if how is segment or every else {}
+        bare: dict[str, Any] = {"weights_backbone": None} if how is segment or every else {}
+        if every and not name.startswith("ssd"):  # the others scale the image up to 800 pixels
+            bare |= {"min_size": 128, "max_size": 160}
         return Call(models.get_model(name, weights=None, **bare), how, every)
 
     def add(module: Any, inputs: Mapping[str, Input], how: Callable[..., Any], every: bool = False) -> None:
@@ -164,9 +170,9 @@ def torchvision_tasks() -> dict[str, Model]:
             wide = {"x": Input((3, 16, 224, 224))} if name.startswith(("mvit", "swin3d", "s3d")) else inputs
             found[name] = Model(lambda n=name: build(n, how, every), wide, "torchvision_tasks", dynamic=not every)
 
-    add(models.segmentation, IMAGE, segment)
+    add(models.segmentation, {"x": Input((3, 64, 64))}, segment)
     add(models.video, clip, lambda m, x: m(x))
-    add(models.detection, {"x": Input((3, 320, 320))}, lambda m, x: m([x[0]]), every=True)
+    add(models.detection, {"x": Input((3, 128, 128))}, lambda m, x: m([x[0]]), every=True)
     add(models.optical_flow, {"a": frame, "b": frame}, lambda m, a, b: m(a, b, num_flow_updates=2)[-1])
     return found
 
@@ -215,6 +221,12 @@ EXPERTS = {"num_local_experts": 4, "experts_implementation": "batched_mm"}
 DISTIL = {"vocab_size": 200, "dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4}
 SPEECH = {"x": Input((16, 40)), "decoder_ids": PAIR["decoder_ids"]}
 AUDIO = {"num_mel_bins": 16, "max_source_positions": 20, "max_target_positions": 20}
+OPT = {"vocab_size": 200, "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+       "max_position_embeddings": 64, "word_embed_proj_dim": 64}  # fmt: skip
+SWIN = {"image_size": 32, "patch_size": 2, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
+CLIP = {"text_config": TEXT | {"eos_token_id": 1}, "vision_config": VISION, "projection_dim": 24}
+WAVES = {"vocab_size": 32, "conv_dim": [32, 32, 48], "conv_stride": [5, 4, 2], "conv_kernel": [10, 8, 4],
+         "num_feat_extract_layers": 3, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}  # fmt: skip
 TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], Mapping[str, Input]]] = {
     "bert": ("BertForMaskedLM", "BertConfig", TEXT, IDS),
     "bert_trunk": ("BertModel", "BertConfig", TEXT, IDS),
@@ -230,11 +242,32 @@ TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], Mapping[str, Input]]] = 
     "t5": ("T5ForConditionalGeneration", "T5Config", T5 | EAGER, PAIR),
     "bart": ("BartForConditionalGeneration", "BartConfig", SEQ2SEQ | {"max_position_embeddings": 64}, PAIR),
     "whisper": ("WhisperForConditionalGeneration", "WhisperConfig", SEQ2SEQ | AUDIO, SPEECH),
+    "roberta": ("RobertaForMaskedLM", "RobertaConfig", TEXT, IDS),
+    "opt": ("OPTForCausalLM", "OPTConfig", OPT, IDS),
+    "gpt2_untied": ("GPT2LMHeadModel", "GPT2Config", GPT | {"tie_word_embeddings": False}, IDS),
+    "llama_tied": ("LlamaForCausalLM", "LlamaConfig", LLAMA | {"tie_word_embeddings": True}, IDS),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", LLAMA | {"head_dim": 16}, IDS),
+    "phi3": ("Phi3ForCausalLM", "Phi3Config", LLAMA | {"pad_token_id": 0}, IDS),
+    "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", LLAMA | {"head_dim": 16}, IDS),
+    "hf_deit": ("DeiTForImageClassification", "DeiTConfig", VISION, PIXELS),
+    "hf_swin": ("SwinForImageClassification", "SwinConfig", SWIN, PIXELS),
+    "clip": ("CLIPModel", "CLIPConfig", CLIP, IDS | PIXELS),
+    "wav2vec2": ("Wav2Vec2ForCTC", "Wav2Vec2Config", TINY | WAVES, {"x": Input((3200,))}),
     "hf_vit": ("ViTForImageClassification", "ViTConfig", VISION, PIXELS),
     "clip_vision": ("CLIPVisionModelWithProjection", "CLIPVisionConfig", VISION | {"projection_dim": 24}, PIXELS),
     "segformer": ("SegformerForSemanticSegmentation", "SegformerConfig", {}, {"x": Input((3, 64, 64))}),
 }
-NO_CACHE = ("Bert", "DistilBert", "ViT", "CLIP", "Segformer")  # models whose forward knows no use_cache
+NO_CACHE = (
+    "Bert",
+    "DistilBert",
+    "ViT",
+    "CLIP",
+    "Segformer",
+    "Roberta",
+    "DeiT",
+    "Swin",
+    "Wav2Vec2",
+)  # models whose forward knows no use_cache
 
 
 def transformers_models() -> dict[str, Model]:
@@ -246,8 +279,12 @@ def transformers_models() -> dict[str, Model]:
 
         made = getattr(transformers, model)(getattr(transformers, config)(**options))
         cached = {} if config.startswith(NO_CACHE) else {"use_cache": False}
+        if model == "CLIPModel":
+            return Call(made, lambda m, a, b: m(a, b, return_dict=False)[0])
         if len(inputs) == 2:
             return Call(made, lambda m, a, b: m(a, decoder_input_ids=b, return_dict=False, **cached))
+        if made.main_input_name == "input_ids":  # without a mask, causal models look for packed sequences (aten::diff)
+            return Call(made, lambda m, a: m(a, attention_mask=torch.ones_like(a), return_dict=False, **cached))
         return Call(made, lambda m, a: m(a, return_dict=False, **cached))
 
     return {name: Model(lambda r=row: build(*r), row[3], "transformers") for name, row in TRANSFORMERS.items()}
@@ -258,16 +295,28 @@ def transformers_models() -> dict[str, Model]:
 
 def own_models() -> dict[str, Model]:
     """The networks of zoo_nets."""
-    steps = {"x": Input((7, 16))}
-    return {
-        "rnn": Model(lambda: Recurrent(nn.RNN), steps, "recurrent"),
-        "gru": Model(lambda: Recurrent(nn.GRU), steps, "recurrent"),
-        "lstm": Model(lambda: Recurrent(nn.LSTM), steps, "recurrent"),
-        "yolo_c2f": Model(Yolo, {"x": Input((3, 64, 64))}, "dense"),
-        "ddpm_unet": Model(Unet, {"x": Input((3, 16, 16)), "t": Input((1,))}, "dense"),
-        "dcgan": Model(dcgan, {"x": Input((32, 1, 1))}, "dense"),
-        "espcn": Model(espcn, {"x": Input((1, 24, 24))}, "dense"),
+    steps, image = {"x": Input((7, 16))}, {"x": Input((3, 64, 64))}
+    latent = {"x": Input((4, 16, 16)), "t": Input((1,)), "text": Input((7, 24))}
+    rows: dict[str, tuple[Callable[[], nn.Module], Mapping[str, Input], str]] = {
+        "rnn": (lambda: nets.Recurrent(nn.RNN), steps, "recurrent"),
+        "gru": (lambda: nets.Recurrent(nn.GRU), steps, "recurrent"),
+        "lstm": (lambda: nets.Recurrent(nn.LSTM), steps, "recurrent"),
+        "lstm_states": (nets.Stateful, steps | {"h": Input((32,)), "c": Input((32,))}, "recurrent"),
+        "yolo_v5": (lambda: nets.Yolo(nets.C3), image, "dense"),
+        "yolo_v8": (lambda: nets.Yolo(nets.C2f), image, "dense"),
+        "yolo_v11": (lambda: nets.Yolo(nets.C3k2, nets.C2psa), image, "dense"),
+        "ddpm_unet": (lambda: nets.Unet(), {"x": Input((3, 16, 16)), "t": Input((1,))}, "dense"),
+        "latent_unet": (lambda: nets.LatentUnet(), latent, "dense"),
+        "dcgan": (nets.dcgan, {"x": Input((32, 1, 1))}, "dense"),
+        "espcn": (nets.espcn, {"x": Input((1, 24, 24))}, "dense"),
+        "edsr": (nets.Edsr, {"x": Input((3, 16, 16))}, "dense"),
+        "autoencoder": (nets.autoencoder, {"x": Input((48,))}, "dense"),
+        "conv1d": (nets.conv1d, {"x": Input((8, 64))}, "dense"),
+        "conv3d": (nets.conv3d, {"x": Input((2, 8, 16, 16))}, "dense"),
+        "graph_conv": (nets.GraphConv, {"x": Input((12, 16)), "adjacency": Input((12, 12))}, "dense"),
+        "two_tower": (nets.TwoTower, {"a": Input((24,)), "b": Input((3, 16, 16))}, "dense"),
     }
+    return {name: Model(*row) for name, row in rows.items()}
 
 
 def table() -> dict[str, Model]:

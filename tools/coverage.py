@@ -1,0 +1,246 @@
+"""Which models work, and how far: one table of spa-compile beside Torch-Pruning and onnxsim, made in one run.
+
+    python tools/coverage.py                                     everything, resumed where it stopped
+    python tools/coverage.py swin_t resnet50                     these
+    python tools/coverage.py --family timm --tools spa           ours only
+    python tools/coverage.py --table docs/coverage.md            write the table from what has been measured
+
+Models come from `zoo_models` and are exported with both exporters of PyTorch (`zoo`). Each file is analysed and
+compiled twice, at half of the MACs and at half of the channels (`--criterion l2`: structure, not accuracy);
+Torch-Pruning takes the PyTorch model and onnxsim the file, both at half of the channels (`peers`). Every measurement is
+a process of its own with limits of time and memory, one at a time. Rows are kept in coverage.jsonl in the cache under
+model, exporter, tool and the version of that tool's code; a row that is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import coverage_table
+import isolation
+import peers
+from isolation import Row
+
+import zoo
+
+ROOT = Path(__file__).resolve().parent.parent
+GB = 1 << 30
+LIMITS = {"spa": (600.0, 14 * GB), "torch_pruning": (60.0, 14 * GB), "onnxsim": (60.0, 14 * GB)}
+"""Seconds and bytes that one measurement may take."""
+LARGE = 200e6
+PASSES = ("normalize", "erase", "score", "allocate", "remove", "verify")
+PRELOAD = (*zoo.PRELOAD, "peers", "torch_pruning", "onnxsim", *(f"spa_compiler.passes.{name}" for name in PASSES))
+"""Imported once, so that editing our sources does not change a run that is under way."""
+
+
+def code_version(tool: str) -> str:
+    """What a row depends on beside the model: a hash of our sources, or the peer's version."""
+    if tool != "spa":
+        return version({"torch_pruning": "torch-pruning"}.get(tool, tool))
+    home = Path(find_spec("spa_compiler").origin).parent  # type: ignore[union-attr, arg-type]
+    sources = sorted([*home.rglob("*.py"), *(home.parent / "passes").glob("*.py")])
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:12]
+
+
+class Cache:
+    """coverage.jsonl: the last row under a key counts."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.rows = {self.key(row): row for row in map(json.loads, lines)}
+
+    @staticmethod
+    def key(row: Row) -> tuple[str, str, str]:
+        return row["model"], row["exporter"], row["tool"]
+
+    def fresh(self, model: str, exporter: str, tool: str, code: str | None) -> Row | None:
+        row = self.rows.get((model, exporter, tool))
+        return row if row is not None and code in (None, row["code"]) else None
+
+    def add(self, row: Row) -> None:
+        self.rows[self.key(row)] = row
+        with self.file.open("a") as out:
+            out.write(json.dumps(row) + "\n")
+
+
+# what is measured -----------------------------------------------------------------------------------------------------
+
+
+def measure_spa(path: str) -> Row:
+    """Seconds of normalising and analysis, frozen parameters by reason, and the two compiles."""
+    from spa_compiler.graph import analyze
+    from spa_compiler.model import load
+    from spa_compiler.normalize import normalize
+
+    model = load(Path(path))
+    start = time.perf_counter()
+    normal, _ = normalize(model)
+    normalised = time.perf_counter()
+    graph = analyze(normal)
+    done = time.perf_counter()
+    frozen, total = graph.frozen_parameters(), sum(map(graph.parameters, graph.weights))
+    row: Row = {
+        "nodes": len(graph.sites), "groups": len(graph.groups), "parameters": total,
+        "normalize_seconds": normalised - start, "analyze_seconds": done - normalised, "frozen": frozen,
+        "stat_parameters": stat_parameters(graph),
+    }  # fmt: skip
+    del graph, normal, model
+    row["macs"] = compiled(path, "macs")
+    row["channels"] = compiled(path, "channels")
+    return row
+
+
+def stat_parameters(graph: Any) -> int:
+    """Parameters that only groups with a statistic can cut."""
+    plain = {m.value for g in graph.groups if not g.stat for m in g.members}
+    live = {m.value for g in graph.groups for m in g.members}
+    return sum(graph.parameters(n) for n in live - plain)
+
+
+def compiled(path: str, of: str) -> Row:
+    """One compile at half: what is left, the proof, seconds; or the error with its exit code."""
+    import spa_compiler
+    from spa_compiler.errors import SpaError
+
+    start = time.perf_counter()
+    try:
+        report = spa_compiler.compile(path, ratio=0.5, of=of, criterion="l2", latency=False).report
+    except SpaError as error:
+        return {"error": f"{type(error).__name__}: {error}"[:600], "exit": error.exit_code}
+    check = report["verification"]["prune_equals_mask"]
+    return {
+        "macs_left": 1 - report["reached"]["macs"], "params_left": 1 - report["reached"]["params"],
+        "prunable": report["analysis"]["prunable_parameters"] / max(report["dense"]["params"], 1),
+        "error_of_scale": check["error"], "effect": check["effect"], "powerless": check["powerless"],
+        "seconds": time.perf_counter() - start, "peak_bytes": report["peak_memory_bytes"],
+    }  # fmt: skip
+
+
+MEASURES = {"spa": measure_spa, "onnxsim": peers.measure_onnxsim, "torch_pruning": peers.measure_torch_pruning}
+
+
+# the run --------------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """One call of the program: what is measured, where it is kept, and which rows still count."""
+
+    def __init__(self, folder: Path, tools: list[str], any_version: bool) -> None:
+        self.folder, self.tools = folder, tools
+        self.cache = Cache(folder / "coverage.jsonl")
+        self.code = {tool: code_version(tool) for tool in tools}
+        self.any_version = any_version
+        isolation.preload(*PRELOAD)
+
+    def made(self, name: str, exporter: str, tool: str) -> Row | None:
+        """A row that need not be measured again."""
+        return self.cache.fresh(name, exporter, tool, None if self.any_version else self.code[tool])
+
+    def measure(self, name: str, exporter: str, tool: str, argument: str) -> Row:
+        """A measurement, unless it has been made."""
+        found = self.made(name, exporter, tool)
+        if found is not None:
+            return found
+        start = time.perf_counter()
+        row = isolation.run(MEASURES[tool], (argument,), *LIMITS[tool])
+        row |= {"model": name, "exporter": exporter, "tool": tool, "code": self.code[tool]}
+        self.cache.add(row)
+        print(f"{name}.{exporter} {tool} {time.perf_counter() - start:.0f} s {coverage_table.brief(row)}", flush=True)
+        return row
+
+    def model(self, name: str, exporters: tuple[str, ...]) -> None:
+        """Everything about one model of the zoo; a large file is gone afterwards."""
+        for exporter in exporters:
+            todo = [t for t in self.tools if t != "torch_pruning"]
+            if all(self.made(name, exporter, t) for t in todo):
+                continue
+            error = zoo.run(name, exporter, self.folder, zoo.TIMEOUT)
+            if error:
+                self.cache.add(
+                    {"model": name, "exporter": exporter, "tool": "export", "code": "", "error": error[:1500]}
+                )
+                continue
+            path = zoo.path_of(name, exporter, self.folder)
+            for tool in todo:
+                self.measure(name, exporter, tool, str(path))
+            if path.stat().st_size > LARGE:
+                path.unlink()
+        if "torch_pruning" in self.tools:
+            self.measure(name, "pytorch", "torch_pruning", name)
+
+    def file(self, path: Path, exporter: str) -> None:
+        """A model file that is there already."""
+        for tool in self.tools:
+            if tool != "torch_pruning":
+                self.measure(path.stem, exporter, tool, str(path))
+
+
+def text_models(folder: Path) -> list[Path]:
+    """The unit graphs of the test suite, written out as files."""
+    import sys
+
+    import onnx
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    import zoo_base
+
+    spec = importlib_zoo()
+    folder.mkdir(parents=True, exist_ok=True)
+    out = []
+    for name, case in spec.items():
+        if case.runs:
+            out.append(folder / f"{name}.onnx")
+            onnx.save(zoo_base.build(case), out[-1])
+    return out
+
+
+def importlib_zoo() -> dict[str, Any]:
+    """`CASES` of tests/zoo.py, whose name is that of tools/zoo.py."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("unit_zoo", ROOT / "tests" / "zoo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    cases: dict[str, Any] = module.CASES
+    return cases
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--family", choices=["torchvision85", "torchvision", "torchvision_tasks", "timm",
+                        "transformers", "recurrent", "dense", "scaling", "units", "files"])  # fmt: skip
+    parser.add_argument("--data", type=Path, help="with --family files: a folder of .onnx files")
+    parser.add_argument("--out", type=Path, default=zoo.cache(), help="default: $SPA_ZOO or ~/.cache/spa-compile/zoo")
+    parser.add_argument("--tools", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    parser.add_argument("--exporter", choices=zoo.EXPORTERS, help="one of them only")
+    parser.add_argument("--any-version", action="store_true", help="rows of older code count, too")
+    parser.add_argument("--table", type=Path, help="write the table of all rows, measure nothing")
+    a = parser.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    if a.table:
+        a.table.write_text(coverage_table.markdown(Cache(a.out / "coverage.jsonl").rows))
+        return
+    run = Run(a.out, a.tools, a.any_version)
+    if a.family in ("units", "files"):
+        paths = text_models(a.out / "units") if a.family == "units" else sorted(a.data.glob("*.onnx"))
+        for path in paths:
+            run.file(path, a.family)
+        return
+    for name in a.names or coverage_table.names(a.family):
+        run.model(name, (a.exporter,) if a.exporter else zoo.EXPORTERS)
+
+
+if __name__ == "__main__":
+    main()

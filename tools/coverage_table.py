@@ -1,0 +1,221 @@
+"""The lists of `coverage.py`, and its table in Markdown.
+
+names("timm"); markdown(rows)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Row = dict[str, Any]
+Rows = Mapping[tuple[str, str, str], Row]
+
+CLASSIC = """alexnet vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14 convnext_tiny convnext_small convnext_base
+convnext_large densenet121 densenet169 densenet201 densenet161 efficientnet_b0 efficientnet_b1
+efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7
+efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l googlenet inception_v3 mnasnet0_5 mnasnet0_75
+mnasnet1_0 mnasnet1_3 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small
+regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf regnet_y_16gf regnet_y_32gf regnet_y_128gf
+resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d wide_resnet50_2 wide_resnet101_2
+fcn_resnet50 fcn_resnet101 deeplabv3_resnet50 deeplabv3_resnet101 deeplabv3_mobilenet_v3_large
+lraspp_mobilenet_v3_large squeezenet1_0 squeezenet1_1 vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn
+ssdlite320_mobilenet_v3_large ssd300_vgg16 fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2
+fasterrcnn_mobilenet_v3_large_320_fpn fasterrcnn_mobilenet_v3_large_fpn fcos_resnet50_fpn keypointrcnn_resnet50_fpn
+maskrcnn_resnet50_fpn_v2 retinanet_resnet50_fpn_v2 raft_large swin_t swin_s swin_b shufflenet_v2_x0_5
+shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0""".split()
+"""The 85 of Torch-Pruning's table (benchmarks/prunability/readme.md); it fails on the last eight."""
+MORE = """regnet_x_400mf swin_v2_t swin_v2_b maxvit_t s3d r3d_18 mc3_18 r2plus1d_18 mvit_v1_b mvit_v2_s swin3d_t
+raft_small""".split()
+FAMILIES = ("torchvision85", "torchvision", "timm", "transformers", "recurrent", "dense", "scaling", "units", "files")
+TITLES = {
+    "torchvision85": "torchvision: the 85 models of Torch-Pruning's table",
+    "torchvision": "torchvision: others",
+    "timm": "timm: one model per family",
+    "transformers": "transformers: tiny configurations",
+    "recurrent": "Recurrent networks",
+    "dense": "Generation, detection, dense prediction, small networks",
+    "scaling": "Depth",
+    "units": "Unit graphs of the test suite",
+    "files": "Trained files of many exporters",
+}
+
+
+def names(family: str | None) -> list[str]:
+    """Models of one family, or of all families that are exported, cheap ones first."""
+    from zoo_models import table
+
+    if family == "torchvision85":
+        return CLASSIC
+    if family == "torchvision":
+        return MORE
+    found = table()
+    if family:
+        return [n for n, m in found.items() if m.family == family]
+    order = ("recurrent", "dense", "transformers", "timm")
+    return [n for f in order for n, m in found.items() if m.family == f] + CLASSIC + MORE + names("scaling")
+
+
+def brief(row: Row) -> str:
+    """One row in a few words, for the terminal."""
+    if "error" in row:
+        return "ERROR " + row["error"].splitlines()[0][:200]
+    if row["tool"] != "spa":
+        wrong = [
+            f"{k}: {row[k]}"[:100]
+            for k in ("load", "simplify", "graph", "prune", "runs")
+            if row.get(k, True) is not True
+        ]
+        return f"prunable {prunable(row)}, MACs left {share(macs_left(row))} {'; '.join(wrong)}"
+    macs, channels = row["macs"], row["channels"]
+    wrong = [r["error"][:200] for r in (macs, channels) if "error" in r]
+    powerless = " POWERLESS" if channels.get("powerless") else ""
+    return (
+        f"prunable {prunable(row)}, MACs left {share(macs_left(row))}, error {channels.get('error_of_scale', -1):.0e}"
+        f"{powerless}, {row['nodes']} nodes, normalize {row['normalize_seconds']:.2f} analyze"
+        f" {row['analyze_seconds']:.2f} s {'; '.join(wrong)}"
+    )
+
+
+def share(value: float | None) -> str:
+    """As a percentage, or a dash."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def prunable_share(row: Row | None) -> float | None:
+    """Share of the parameters that some group can cut."""
+    if row is None or "error" in row:
+        return None
+    if row["tool"] == "spa":
+        return 1 - sum(row["frozen"].values()) / max(row["parameters"], 1)
+    if row["tool"] == "torch_pruning" and row.get("prunable_parameters") is not None:
+        return float(row["prunable_parameters"] / row["parameters"])
+    return None
+
+
+def prunable(row: Row | None) -> str:
+    """The same as text."""
+    return share(prunable_share(row))
+
+
+def macs_left(row: Row | None) -> float | None:
+    """Share of the MACs left at half of the channels, by a model that runs with the same outputs."""
+    if row is None or "error" in row:
+        return None
+    if row["tool"] == "spa":
+        return row["channels"].get("macs_left")  # type: ignore[no-any-return]
+    if row.get("runs") is not True or not row.get("macs_after") or not row.get("macs"):
+        return None
+    return float(row["macs_after"] / row["macs"])
+
+
+def works(row: Row | None) -> bool:
+    """Analysed, and both compiles gave a proven model."""
+    return row is not None and "error" not in row and not any("error" in row[k] for k in ("macs", "channels"))
+
+
+def family_of(rows: Rows) -> dict[str, str]:
+    """Family of every model in the rows."""
+    from zoo_models import table
+
+    found = {n: m.family for n, m in table().items()}
+    found |= {n: "torchvision" for n, f in found.items() if f == "torchvision_tasks"}
+    found |= dict.fromkeys(CLASSIC, "torchvision85")
+    return {m: e if e in ("units", "files") else found.get(m, "?") for m, e, _ in rows}
+
+
+HEAD = ("model", "exporter", "nodes", "prunable", "Torch-Pruning", "MACs left", "Torch-Pruning", "onnxsim",
+        "prune==mask", "normalise s", "analyse s", "all s")  # fmt: skip
+
+
+def line(cells: Iterator[str] | tuple[str, ...] | list[str]) -> str:
+    """One line of a table."""
+    return "| " + " | ".join(c.replace("|", "/").replace("\n", " ") for c in cells) + " |"
+
+
+def cells(rows: Rows, name: str, exporter: str) -> list[str]:
+    """One row of the table."""
+    spa, sim = rows.get((name, exporter, "spa")), rows.get((name, exporter, "onnxsim"))
+    peer = rows.get((name, "pytorch", "torch_pruning"))
+    peers = [prunable(peer), share(macs_left(peer)), share(macs_left(sim))]
+    if spa is None or "error" in spa:
+        text = "failed" if spa else "not exported"
+        return [name, exporter, "-", text, peers[0], "-", *peers[1:], "-", "-", "-", "-"]
+    channels = spa["channels"]
+    proof = "failed" if "error" in channels else f"{channels['error_of_scale']:.0e}"
+    proof += " (no effect)" if channels.get("powerless") else ""
+    return [
+        name, exporter, str(spa["nodes"]), prunable(spa), peers[0], share(macs_left(spa)), *peers[1:], proof,
+        f"{spa['normalize_seconds']:.2f}", f"{spa['analyze_seconds']:.2f}", f"{channels.get('seconds', 0):.1f}",
+    ]  # fmt: skip
+
+
+def failure(row: Row) -> str | None:
+    """What went wrong in a row, or None."""
+    if "error" in row:
+        return str(row["error"]).splitlines()[0][:300]
+    if row["tool"] == "spa":
+        wrong = [f"{of}: {row[of]['error']}" for of in ("macs", "channels") if "error" in row[of]]
+        return "; ".join(wrong)[:300] or None
+    wrong = [f"{k}: {row[k]}" for k in ("load", "simplify", "graph", "prune", "runs") if row.get(k, True) is not True]
+    return "; ".join(wrong)[:200].splitlines()[0] if wrong else None
+
+
+def totals(rows: Rows, members: list[str]) -> list[str]:
+    """Counts of one family."""
+    keys = sorted({(m, e) for m, e, t in rows if m in members and t == "spa"})
+    good = [k for k in keys if works(rows[(*k, "spa")])]
+    worse, better = [], 0
+    for m, e in good:
+        ours = macs_left(rows[(m, e, "spa")])
+        peers = [macs_left(rows.get((m, "pytorch", "torch_pruning"))), macs_left(rows.get((m, e, "onnxsim")))]
+        best = min((p for p in peers if p is not None), default=None)
+        if best is not None and ours is not None:
+            better += ours <= best + 0.005
+            if ours > best + 0.005:
+                worse.append(f"{m}.{e}")
+    peer = [rows[(m, "pytorch", "torch_pruning")] for m in members if (m, "pytorch", "torch_pruning") in rows]
+    sim = [rows[k] for k in rows if k[0] in members and k[2] == "onnxsim"]
+    return [
+        str(len(members)), f"{len(good)} of {len(keys)}",
+        f"{sum(macs_left(r) is not None for r in peer)} of {len(peer)}",
+        f"{sum(macs_left(r) is not None for r in sim)} of {len(sim)}", f"{better} of {better + len(worse)}",
+    ]  # fmt: skip
+
+
+def markdown(rows: Rows) -> str:
+    """The whole document."""
+    families = family_of(rows)
+    out = [INTRODUCTION]
+    grouped = {f: [m for m, g in families.items() if g == f] for f in FAMILIES}
+    out += [line(("", "models", "files that work", "Torch-Pruning", "onnxsim", "MACs no worse than the best peer")),
+            "|---|---|---|---|---|---|"]  # fmt: skip
+    out += [line([TITLES[f], *totals(rows, m)]) for f, m in grouped.items() if m]
+    for family, members in grouped.items():
+        if members:
+            out += ["", f"## {TITLES[family]}", "", *section(rows, members)]
+    return "\n".join(out) + "\n"
+
+
+def section(rows: Rows, members: list[str]) -> Iterator[str]:
+    """One family: its rows, then what failed."""
+    yield line(HEAD)
+    yield "|" + "---|" * len(HEAD)
+    tried = [(m, e) for m in members for e in ("legacy", "dynamo", "units", "files")]
+    for name, exporter in tried:
+        if any((name, exporter, tool) in rows for tool in ("spa", "export")):
+            yield line(cells(rows, name, exporter))
+    failures = [(*k, failure(rows[k])) for k in rows if k[0] in members]
+    failed = [f for f in failures if f[3]]
+    if failed:
+        yield ""
+        yield line(("failed", "exporter", "tool", "error"))
+        yield "|---|---|---|---|"
+        yield from (line([str(c) for c in f]) for f in failed)
+
+
+INTRODUCTION = """# Coverage
+
+    python tools/coverage.py && python tools/coverage.py --table docs/coverage.md
+
+"""

@@ -37,7 +37,7 @@ def _normalize(
     model: Model, first: Facts, second: Facts, bound: dict[str, tuple[int, int]]
 ) -> tuple[Model, dict[str, int]]:
     changes = {"inlined": inline(model, first, second), "folded": folding.fold(model, first, second)}
-    changes["bypassed"] = canonical.bypass(model)
+    changes |= {"bypassed": canonical.bypass(model), "empty": folding.skip_empty(model, first, second)}
     changes["statistics"] = folding.fold_statistics(model)
     changes["dead"] = canonical.drop_dead(model)
     changes["untied"] = canonical.untie(model)

@@ -53,7 +53,7 @@ class Facts:
     errors: list[str] = field(default_factory=list)
     declared: dict[str, onnx.TypeProto] = field(default_factory=dict)  # what the file says of values without a schema
     why: dict[str, str] = field(default_factory=dict)  # reasons for values without a shape
-    doubts: list[str] = field(default_factory=list)  # errors in bodies that may never run
+    doubts: list[str] = field(default_factory=list)  # errors in bodies that may never run, and empty values
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Static shape of a value, or None."""
@@ -178,7 +178,7 @@ def _infer(
             facts.types[name] = t
             dims = t.tensor_type.shape.dim
             if any(d.HasField("dim_value") and d.dim_value <= 0 for d in dims):
-                facts.errors.append(f"'{name}' of {proto.op_type} '{proto.name}' would be empty")
+                facts.doubts.append(f"'{name}' of {proto.op_type} '{proto.name}' would be empty")
     if any(o and facts.shape(o) is None for o in proto.output) and not subgraphs(proto):
         _observe(model, proto, names, facts, imports)
     if proto.op_type == "Reshape":
@@ -243,8 +243,8 @@ def _check_reshape(proto: onnx.NodeProto, facts: Facts) -> None:
 def settle(model: Model, given: dict[str, int]) -> Iterator[tuple[Facts, Facts, dict[str, tuple[int, int]]]]:
     """Facts under every pair of bindings that shape inference accepts, most general first.
 
-    Pairs that do not fit a body that may never run come last. Raises ModelError when there is none: the message says
-    which node refuses, and names --input-shape.
+    Pairs that do not fit a body that may never run, or leave a value empty (some exporters cut off nothing), come last.
+    Raises ModelError when there is none: the message says which node refuses, and names --input-shape.
     """
     found = symbols(model)
     unknown = set(given) - {s.name for s in found}

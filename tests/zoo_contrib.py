@@ -101,6 +101,27 @@ CASES: dict[str, Case] = {
         blocks={"wo:0 wq:1": 2},
         runs=False,  # its lengths have to agree with one another, random ones do not
     ),
+    "grouped_query_size": Case(  # head sizes in steps of 8, the same number in each key head
+        """(float[1,3,8] x) => (float[1,3,8] y) <float[1,3,96] o> {
+            q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)
+            o, nk, nv = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>(q, k, v, , , n, t)
+            y = MatMul(o, wo) }""",
+        {"wq": (8, 96), "wk": (8, 48), "wv": (8, 48), "wo": (96, 8), "n": np.array([2], np.int32),
+         "t": np.array(3, np.int32)},
+        {"wk:1 wo:0 wq:1 wv:1": 2, "wo:0 wq:1": 2, "wk:1 wo:0 wq:1 wv:1#2": 3},
+        blocks={"wo:0 wq:1": 2, "wk:1 wo:0 wq:1 wv:1#2": 2},
+    ),
+    "grouped_query_rotated": Case(  # the table of angles is shared by the heads, and so is the choice
+        """(float[1,3,8] x) => (float[1,3,8] y) <float[1,3,128] o> {
+            q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)
+            o, nk, nv = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2, do_rotary=1>
+                (q, k, v, , , n, t, cos, sin)
+            y = MatMul(o, wo) }""",
+        {"wq": (8, 128), "wk": (8, 64), "wv": (8, 64), "wo": (128, 8), "n": np.array([2], np.int32),
+         "t": np.array(3, np.int32), "cos": (8, 16), "sin": (8, 16)},
+        {"wk:1 wo:0 wq:1 wv:1": 2, "wo:0 wq:1": 2, "cos:1 sin:1 wk:1 wo:0 wq:1 wv:1": 2},
+        blocks={"wo:0 wq:1": 2},
+    ),
     "skip_layer_norm": Case(
         """(float[1,5,8] x) => (float[1,5,4] y) {
             a = MatMul(x, w1)  s = MatMul(x, w2)  b = com.microsoft.SkipLayerNormalization(a, s, g, t, c)

@@ -114,6 +114,13 @@ CASES: dict[str, Case] = {
         {},
         frozen={"w3:1": "the axis has one channel"},
     ),
+    "concat_with_nothing": Case(  # rotary embedding of whole heads: the part that is not rotated is empty
+        """(float[2,5] x) => (float[2,3] y) {
+            a = MatMul(x, w1)  p = Slice(a, s0, e0, ax)  q = Slice(a, e0, e1, ax)  r = Neg(p)
+            b = Concat<axis=1>(r, q)  y = MatMul(b, w2) }""",
+        {"w1": (5, 6), "s0": [0], "e0": [6], "e1": [LAST], "ax": [1], "w2": (6, 3)},
+        {"w1:1 w2:0": 6},
+    ),
     "slice_unused": Case(  # the last three channels reach nothing
         """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
             a = Conv(x, w1)  b = Slice(a, s, e, ax)  y = Conv(b, w2) }""",

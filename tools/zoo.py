@@ -6,10 +6,10 @@
     python tools/zoo.py --list                   the names
 
 Writes NAME.legacy.onnx (TorchScript exporter) and NAME.dynamo.onnx (torch.export) with each exporter's defaults, but
-weights inside the file; batch axis `N`, example batch 1 (2 where torch.export takes 1 for a constant). What exists is
-skipped; what an exporter refuses goes into failures.json with its error and is not tried again without --retry. Every
-file is run once with onnxruntime and compared with PyTorch. Needs torch (and torchvision, timm, transformers for their
-models), onnx, onnxscript, onnxruntime.
+weights inside the file; batch axis `N`, example batch 1 (2 where torch.export takes 1 for a constant; fixed where an
+exporter cannot leave it open). What exists is skipped; what an exporter refuses goes into failures.json with its error
+and is not tried again without --retry. Every file is run once with onnxruntime and compared with PyTorch. Needs torch
+(and torchvision, timm, transformers for their models), onnx, onnxscript, onnxruntime.
 """
 
 from __future__ import annotations
@@ -80,31 +80,29 @@ def compare(path: Path, model: nn.Module, inputs: dict[str, Tensor], dynamic: bo
         raise ValueError(f"onnxruntime disagrees with PyTorch: shapes {tuple(found.shape)}, {tuple(wanted.shape)}")
 
 
-def axes_of(name: str, exporter: str, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+def axes_of(exporter: str, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     """The exporter's arguments that call axis 0 of every input `N`."""
     import torch
-    from zoo_models import Call, table
+    from zoo_models import Call
 
-    if not table()[name].dynamic:
-        return {}
     if exporter == "legacy":
         return {"dynamic_axes": {key: {0: "N"} for key in (*inputs, "y")}}
     shapes = ({0: torch.export.Dim("N")},) * len(inputs)
     return {"dynamic_shapes": (shapes,) if isinstance(model, Call) else shapes}  # Call.forward takes *args
 
 
-def export(name: str, exporter: str, path: Path, batch: int) -> None:
+def export(name: str, exporter: str, path: Path, batch: int, dynamic: bool) -> None:
     """Export one model to `path`; the file appears only when it is complete and agrees with PyTorch."""
     import torch
-    from zoo_models import prepare, table
+    from zoo_models import prepare
 
     model, inputs = prepare(name, batch)
     partial = path.with_suffix(".partial")
     options = {"input_names": list(inputs), "output_names": ["y"], "verbose": False, "external_data": False}
-    options |= axes_of(name, exporter, model, inputs)
+    options |= axes_of(exporter, model, inputs) if dynamic else {}
     try:
         torch.onnx.export(model, tuple(inputs.values()), str(partial), dynamo=exporter == "dynamo", **options)
-        compare(partial, model, inputs, table()[name].dynamic)
+        compare(partial, model, inputs, dynamic)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -117,15 +115,17 @@ def brief(error: Exception) -> str:
 
 
 def attempt(name: str, exporter: str, folder: str) -> dict[str, Any]:
-    """Export in this process: {} or the error."""
+    """Export in this process: {} or the error. The batch is fixed only where the exporter leaves no choice."""
     import torch
+    from zoo_models import table
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     error: dict[str, Any] = {}
-    for batch in (1, 2) if exporter == "dynamo" else (1,):  # torch.export often takes a batch of 1 for a constant
+    tries = [(1, True), (2, True), (1, False)] if exporter == "dynamo" else [(1, True), (1, False)]
+    for batch, dynamic in tries if table()[name].dynamic else [(1, False)]:  # a batch of 1 often becomes a constant
         try:
-            export(name, exporter, path_of(name, exporter, Path(folder)), batch)
+            export(name, exporter, path_of(name, exporter, Path(folder)), batch, dynamic)
         except Exception as problem:  # any exporter may fail in any way: the failure is the result
             error = error or {"error": brief(problem)}
         else:

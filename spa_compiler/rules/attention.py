@@ -20,6 +20,13 @@ def _scale(site: Site, d: Expr) -> None:
         site.defaults["scale"] = d, 1.0 / math.sqrt(d.size)
 
 
+def _tie_cache(site: Site) -> None:
+    """`p`, what a cache of keys carries, is `d`. In the rule it has a name of its own, because d is summed over."""
+    env = site.scopes[-1].env
+    if "p" in env:
+        site.unify(env["p"], env["d"])
+
+
 def _given(site: Site, slot: int) -> Value | None:
     return site.inputs[slot] if slot < len(site.inputs) else None
 
@@ -38,13 +45,14 @@ def attention(site: Site) -> None:
     groups = int(site.attrs["kv_num_heads"]) if flat else k.shape[1]
     heads = int(site.attrs["q_num_heads"]) if flat else q.shape[1]
     mask = _bias(_given(site, 3), "(k r)", heads)
-    past = f"{mask}, b k _ d, b k _ e, _ -> "
-    present = ", b k _ d, b k _ e, b (k r) _ _"
+    past = f"{mask}, b k _ p, b k _ e, _ -> "
+    present = ", b k _ p, b k _ e, b (k r) _ _"
     if flat:
         rule(f"b S (k r d), b T (k d), b T (k e), {past}b S (k r e){present}", k="kv_num_heads")(site)
     else:
         rule(f"b (k r) S d, b k T d, b k T e, {past}b (k r) S e{present}")(site)
     env = site.scopes[-1].env
+    _tie_cache(site)
     if flat:
         site.sizes["q_num_heads"] = Prod((env["k"], env["r"])) if heads != groups else env["k"]
     _scale(site, env["d"])
@@ -98,8 +106,8 @@ def multi_head(site: Site) -> None:
     h = int(site.attrs["num_heads"])
     q, k = site.x(0), _given(site, 1)
     bias = _bias(_given(site, 5), "h", h)
-    rest = f", (h d)+(h d)+(h e), _, {bias}, b h _ d, b h _ e"
-    present = ", b h _ d, b h _ e"
+    rest = f", (h d)+(h d)+(h e), _, {bias}, b h _ p, b h _ e"
+    present = ", b h _ p, b h _ e"
     if len(q.axes) == 5:
         rule(f"b S h 3 d, _, _, _, _, {bias} -> b S (h d)", h="num_heads")(site)
         site.freeze(site.scopes[-1].env["d"], "queries, keys and values are packed")
@@ -110,19 +118,34 @@ def multi_head(site: Site) -> None:
         rule(f"b S (h d), b h T d, b h T e{rest} -> b S (h e){present}", h="num_heads")(site)
     else:
         rule(f"b S (h d), b T (h d), b T (h e){rest} -> b S (h e){present}", h="num_heads")(site)
+    _tie_cache(site)
     _scale(site, site.scopes[-1].env["d"])
 
 
 def grouped_query(site: Site) -> None:
-    """com.microsoft GroupQueryAttention: caches and rotation hold the head size; heads may go."""
-    packed = _given(site, 1) is None
+    """com.microsoft GroupQueryAttention: heads may go, and head sizes in steps of 8 (rotated: 16), as it demands."""
+    packed, table = _given(site, 1) is None, _given(site, 7)
     h, k = int(site.attrs["num_heads"]), int(site.attrs["kv_num_heads"])
-    first = "b S (k r D)+(k D)+(k E), _, _" if packed else "b S (k r D), b T (k D), b T (k E)"
-    spec = f"{first}, b k _ D, b k _ E -> b S (k r E), b k _ D, b k _ E"
-    rule(spec, known={"r": h // k}, k="kv_num_heads")(site)
+    size = site.x(0).shape[-1] // (h + 2 * k if packed else h)
+    rotated = bool(site.attrs.get("do_rotary", 0))
+    step = 16 if rotated else 8
+    free = size % step == 0 and (not rotated or (table is not None and 2 * table.shape[-1] == size))
+    d, e = ("2 d 8", "2 e 8") if rotated else ("d 8", "e 8")
+    if rotated and site.attrs.get("rotary_interleaved", 0):
+        d = "d 8 2"
+    d, e, known = (d, e, dict.fromkeys("dep", size // step)) if free else ("D", "E", dict.fromkeys("DE", size))
+    first = f"b S (k r {d})+(k {d})+(k {e}), _, _" if packed else f"b S (k r {d}), b T (k {d}), b T (k {e})"
+    half = "_ (d 8)" if rotated and free else "_"
+    tables = f"_, _, {half}, {half}, _, {_bias(_given(site, 10), '(k r)', h)}, (k r)"
+    caches = f"b k _ ({d.replace('d', 'p')}), b k _ ({e})"
+    spec = f"{first}, {caches}, {tables} -> b S (k r {e}), {caches}"
+    rule(spec, known={"r": h // k, **known}, k="kv_num_heads")(site)
     env = site.scopes[-1].env
     site.sizes["num_heads"] = Prod((env["k"], env["r"]))
-    site.freeze_all([v for v in site.inputs[5:] if v is not None], "a table of GroupQueryAttention")
+    if free:  # the operator knows one head size
+        site.unify(env["d"], env["e"])
+        _tie_cache(site)
+        _scale(site, Prod((env["d"], Dim(step))))
 
 
 RULES: dict[str, Rule] = {"Attention": attention, "RotaryEmbedding": rotary("tables")}

@@ -1,0 +1,154 @@
+"""Many random cases, each of which must give a right result or one of our errors.
+
+    python tools/fuzz.py --cases 10000
+
+Four kinds, a quarter each (`tests/` has the same as quick tests, with `random_graphs` and `test_robustness`):
+
+    graphs   random models: every weight axis has a group or a reason, a random plan prunes as it masks
+    orders   random models analysed in another node order: the same groups
+    bytes    the hand-written test models with bytes changed, dropped, repeated or cut off
+    fields   the same, and random models, with a field of a node, initializer, input or output changed
+
+Chunks of cases run in processes of their own with limits of time and memory: a crash of native code is a failure, too.
+The first line of a failure names kind and seed: `--kind bytes --seed 17 --cases 100` runs that chunk again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import isolation
+
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+KINDS = ("graphs", "orders", "bytes", "fields")
+CHUNK, SECONDS, MEMORY = 250, 1800.0, 6 << 30
+TOLERANCE = 1e-4
+
+
+def from_tests(name: str) -> Any:
+    """A module of tests/, also where a module of tools/ has its name."""
+    if str(TESTS) not in sys.path:
+        sys.path.insert(0, str(TESTS))
+    spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def chunk(kind: str, seed: int, cases: int) -> dict[str, Any]:
+    """Run `cases` cases of one kind: how many gave a result, how many were refused, and what went wrong."""
+    from_tests("zoo")
+    run = Cases(kind, seed)
+    if kind == "bytes":
+        for k in range(cases):
+            run.attempt(random.Random(f"{seed}.{k}"), None)
+    else:
+        run.drawn(cases)
+    return {"counts": dict(run.counts), "failures": run.failures}
+
+
+class Cases:
+    """The cases of one chunk."""
+
+    def __init__(self, kind: str, seed: int) -> None:
+        self.kind, self.seed = kind, seed
+        self.counts: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self.laws, self.robust = from_tests("test_laws"), from_tests("test_robustness")
+        self.models = dict(sys.modules["zoo"].CASES)
+        self.folder = Path(tempfile.mkdtemp())
+
+    def drawn(self, cases: int) -> None:
+        """Cases that start from a random model."""
+        import hypothesis
+        from hypothesis import strategies as st
+
+        graphs = from_tests("random_graphs").graphs
+
+        @hypothesis.seed(self.seed)
+        @hypothesis.settings(
+            max_examples=cases, deadline=None, database=None, phases=[hypothesis.Phase.generate], derandomize=False,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )  # fmt: skip
+        @hypothesis.given(graphs(), st.integers(0, 1 << 30))
+        def go(model: Any, number: int) -> None:
+            self.attempt(random.Random(number), model)
+
+        go()
+
+    def attempt(self, rng: random.Random, model: Any) -> None:
+        """One case; what is not one of our errors is kept."""
+        try:
+            self.counts[getattr(self, self.kind)(rng, model)] += 1
+        except Exception as error:
+            self.counts["failed"] += 1
+            self.failures.append(f"{type(error).__name__}: {str(error)[:300]}")
+
+    def graphs(self, rng: random.Random, model: Any) -> str:
+        import numpy as np
+
+        graph = self.laws.analyzed(model)
+        self.laws.assert_nothing_is_lost(graph)
+        masks = self.laws.random_masks(graph, np.random.default_rng(rng.randrange(1 << 30)))
+        error = self.laws.compare(graph, masks, rng.randrange(1 << 30))[0]
+        assert error < TOLERANCE, f"prune differs from mask by {error:.1e}"
+        return "result"
+
+    def orders(self, rng: random.Random, model: Any) -> str:
+        graph = self.laws.analyzed(model)
+        order = list(range(len(graph.sites)))
+        rng.shuffle(order)
+        other = self.laws.analyze(graph.model, order)
+        assert self.laws.shape_of_groups(other) == self.laws.shape_of_groups(graph), "the order matters"
+        return "result"
+
+    def bytes(self, rng: random.Random, model: Any) -> str:
+        data = sys.modules["zoo"].build(self.models[rng.choice(sorted(self.models))]).SerializeToString()
+        return self.survive(self.robust.mutated_bytes(data, rng))
+
+    def fields(self, rng: random.Random, model: Any) -> str:
+        if rng.random() < 0.5:
+            model = sys.modules["zoo"].build(self.models[rng.choice(sorted(self.models))])
+        self.robust.mutate_fields(model, rng)
+        return self.survive(model.SerializeToString())
+
+    def survive(self, data: Any) -> str:
+        return "result" if self.robust.survive(data, self.folder) else "refused"
+
+
+def main() -> None:
+    """Run all chunks and print the counts; exit code 1 where a case failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--kind", choices=KINDS)
+    parser.add_argument("--seed", type=int, default=0, help="of the first chunk")
+    a = parser.parse_args()
+    isolation.preload("hypothesis", "pytest", "spa_compiler", "spa_compiler.reference")
+    kinds = [a.kind] if a.kind else KINDS
+    counts, failures, start = {kind: Counter[str]() for kind in kinds}, 0, time.perf_counter()
+    for k in range(-(-a.cases // (CHUNK * len(kinds)))):
+        for kind in kinds:
+            found = isolation.run(chunk, (kind, a.seed + k, CHUNK), SECONDS, MEMORY)
+            counts[kind].update(found.get("counts", {"crashed": CHUNK}))
+            wrong = [found["error"]] if "error" in found else found["failures"]
+            failures += len(wrong)
+            for text in wrong:
+                print(f"--kind {kind} --seed {a.seed + k}: {text}", flush=True)
+    for kind, found in counts.items():
+        print(kind, dict(found))
+    print(f"{sum(map(Counter.total, counts.values()))} cases, {failures} failures, {time.perf_counter() - start:.0f} s")
+    raise SystemExit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from spa_compiler.axes import Bools, count
-from spa_compiler.dims import Dim, atoms
+from spa_compiler.dims import Dim, atoms, trivial
 from spa_compiler.forcing import choices, forced
 from spa_compiler.graph import DependencyGraph, Group, analyze
 from spa_compiler.model import Model, element_type, from_proto
@@ -52,6 +52,15 @@ def listing(graph: DependencyGraph) -> dict[str, Group]:
         for k, g in enumerate(sorted(same, key=lambda g: order[g])):
             out[key if k == 0 else f"{key}#{k + 1}"] = g
     return out
+
+
+def assert_nothing_is_lost(graph: DependencyGraph) -> None:
+    """Every axis of a weight is in a group or has a reason."""
+    live = {d for g in graph.groups for d in g.dims}
+    for name in graph.weights:
+        for i, axis in enumerate(graph.values[name].axes):
+            for d in atoms(axis):
+                assert d in live or trivial(d) or (d.frozen and d.frozen.text), f"{name}:{i} is lost"
 
 
 def _order(graph: DependencyGraph, same: list[Group]) -> dict[Group, int]:

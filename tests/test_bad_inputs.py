@@ -135,6 +135,17 @@ def test_shapes_that_do_not_fit_are_frozen_with_the_node() -> None:
     assert any("cannot be the same" in r.text and "Conv" in r.where for r in said)
 
 
+def test_operators_of_onnxruntime_without_their_opset(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 18]> m (float[2,4] x) => (float[2,3] y) <float[4,6] w1, float[6,3] w2> {
+        a = MatMul(x, w1)  b = com.microsoft.QuickGelu(a)  y = MatMul(b, w2) }"""
+    model = onnx.parser.parse_model(text)
+    shapes = {"w1": (4, 6), "w2": (6, 3)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.ones(s, np.float32), n) for n, s in shapes.items())
+    loaded = load(saved(model, tmp_path))
+    assert any("com.microsoft" in note for note in loaded.notes)
+    assert [g.size for g in analyze(normalize(loaded)[0]).groups] == [6]
+
+
 def test_empty_graph(tmp_path: Path) -> None:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
     model = helper.make_model(helper.make_graph([], "empty", [x], [x]), opset_imports=[helper.make_opsetid("", 18)])

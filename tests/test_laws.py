@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laws import Masks, analyzed, compare, listing, random_masks
+from laws import Masks, analyzed, assert_nothing_is_lost, compare, listing, random_masks
 from random_graphs import graphs
 from spa_compiler.axes import Bools
-from spa_compiler.dims import atoms, trivial
 from spa_compiler.graph import DependencyGraph, Group, analyze
 from spa_compiler.rewrite import rewrite
 from zoo import CASES, build
@@ -53,14 +52,6 @@ def test_frozen_axes_say_why(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_weight_axis_is_in_a_group_or_has_a_reason(name: str) -> None:
     assert_nothing_is_lost(graph_of(name))
-
-
-def assert_nothing_is_lost(graph: DependencyGraph) -> None:
-    live = {d for g in graph.groups for d in g.dims}
-    for name in graph.weights:
-        for i, axis in enumerate(graph.values[name].axes):
-            for d in atoms(axis):
-                assert d in live or trivial(d) or (d.frozen and d.frozen.text), f"{name}:{i} is lost"
 
 
 @pytest.mark.parametrize("name", RUNNING)

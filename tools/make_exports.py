@@ -1,0 +1,55 @@
+"""Make the small real exports of tests/exports, one command per environment.
+
+    python tools/make_exports.py torch           both exporters of PyTorch; needs the extra exports-torch
+    python tools/make_exports.py tf              tf2onnx, also from TFLite; exports-tf
+    python tools/make_exports.py keras           Keras' own Model.export on its torch back end; exports-keras
+    python tools/make_exports.py jax             jax2onnx; exports-jax
+    python tools/make_exports.py ort             onnxruntime: exports of PyTorch, fused and quantised; exports-torch
+
+Weights are random, from fixed seeds, with BatchNorm statistics that differ from channel to channel. Every file is
+stripped of doc strings and metadata; all but the quantised ones are compared with their framework first. What the files
+must give is stated in tests/exports_table.py by reasoning about the networks, not by running this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from exports_clean import clean
+
+LARGEST = 32_000  # bytes of one file
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("exporter", choices=("torch", "tf", "keras", "jax", "ort"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "tests" / "exports")
+    parser.add_argument("--only", default="", help="file names that contain this")
+    a = parser.parse_args()
+    if os.environ.get("PYTHONHASHSEED") != "0":  # tf2onnx writes nodes in the order of a set
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
+    a.out.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name, make in importlib.import_module(f"exports_{a.exporter}").samples(a.out):
+        if a.only not in name:
+            continue
+        try:
+            data = clean(make())
+            if len(data) > LARGEST:
+                raise ValueError(f"{len(data)} bytes: choose narrower widths")
+            (a.out / f"{name}.onnx").write_bytes(data)
+            print(f"{name} {len(data)} bytes", flush=True)
+        except Exception as error:  # an exporter may fail in any way: say so, go on with the others
+            failed.append(name)
+            print(f"{name} FAILED {type(error).__name__}: {str(error).strip().splitlines()[-1][:300]}", flush=True)
+    if failed:
+        raise SystemExit(f"{len(failed)} failed: {' '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

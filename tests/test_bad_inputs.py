@@ -136,7 +136,8 @@ def test_shapes_that_do_not_fit_are_frozen_with_the_node() -> None:
 
 
 def test_operators_of_onnxruntime_without_their_opset(tmp_path: Path) -> None:
-    text = """<ir_version: 10, opset_import: ["" : 18]> m (float[2,4] x) => (float[2,3] y) <float[4,6] w1, float[6,3] w2> {
+    text = """<ir_version: 10, opset_import: ["" : 18]> m (float[2,4] x) => (float[2,3] y)
+        <float[4,6] w1, float[6,3] w2> {
         a = MatMul(x, w1)  b = com.microsoft.QuickGelu(a)  y = MatMul(b, w2) }"""
     model = onnx.parser.parse_model(text)
     shapes = {"w1": (4, 6), "w2": (6, 3)}

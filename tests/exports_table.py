@@ -94,6 +94,7 @@ VIT_TOTAL = (
     conv(3, 8, 4) + 8 + 5 * 8 + 3 * 16 + linear(8, 24) + linear(8, 8) + MLP + linear(8, CLASSES)
 )  # fmt: skip
 SCALES = {"a single number": 2}  # of queries and of keys, [1] each
+TOKENS = "Softmax works along"  # the class token beside the patches
 BERT = {**TRANSFORMER, "pooler": "8"}
 BERT_TOTAL = (20 + 2 + 16) * 8 + 16 + 4 * linear(8, 8) + 32 + MLP + linear(8, 8) + linear(8, CLASSES)
 GPT2_TOTAL = (20 + 16 + 20) * 8 + 48 + linear(8, 24) + linear(8, 8) + MLP  # the tied head is written out
@@ -155,10 +156,11 @@ EXPORTS = {
     "shufflenet.legacy17": Export(TORCH, SHUFFLENET_TOTAL, SHUFFLENET, reasons=IMAGE),
     "shufflenet.dynamo18": Export(TORCH, SHUFFLENET_TOTAL, SHUFFLENET, reasons=IMAGE),
     "convnext.legacy17": Export(TORCH, CONVNEXT_TOTAL, CONVNEXT, reasons=IMAGE),
-    "vit.legacy17": Export(TORCH, VIT_TOTAL + 2, TRANSFORMER, {OUTPUT: CLASSES} | SCALES, IMAGE),
-    "vit.dynamo18": Export(TORCH, VIT_TOTAL + 2, TRANSFORMER, {OUTPUT: CLASSES} | SCALES, IMAGE),
-    "vit.dynamo23": Export(TORCH, VIT_TOTAL, TRANSFORMER, reasons=IMAGE),  # the operator of opset 23
-    "vit.legacy17.ort": Export(OPTIMISED, VIT_TOTAL + 2, TRANSFORMER, {OUTPUT: CLASSES} | SCALES, IMAGE),
+    "vit.legacy17": Export(TORCH, VIT_TOTAL + 2, TRANSFORMER, {OUTPUT: CLASSES} | SCALES, (*IMAGE, TOKENS)),
+    "vit.dynamo18": Export(TORCH, VIT_TOTAL + 2, TRANSFORMER, {OUTPUT: CLASSES} | SCALES, (*IMAGE, TOKENS)),
+    # the operator of opset 23
+    "vit.dynamo23": Export(TORCH, VIT_TOTAL, TRANSFORMER, reasons=(*IMAGE, "Attention fixes")),
+    "vit.legacy17.ort": Export(OPTIMISED, VIT_TOTAL + 2, TRANSFORMER, {OUTPUT: CLASSES} | SCALES, (*IMAGE, TOKENS)),
     "swin.dynamo18": Export(
         TORCH, SWIN_TOTAL, SWIN, {OUTPUT: CLASSES, "straddle": SWIN_MASK}, (*IMAGE, "straddle")
     ),
@@ -187,7 +189,8 @@ EXPORTS = {
     "lstm.tf2onnx": Export(TF, KERAS_LSTM + 4 * (5 + 4), KERAS_RNN, reasons=(INPUT, OUTPUT, "LSTM")),  # two biases
     "lstm.keras": Export(TORCH, KERAS_LSTM, KERAS_RNN, reasons=(INPUT, OUTPUT)),  # unrolled: weights used twice
     "gru.tf2onnx": Export(  # a Loop; the state starts as zeros, batch 2
-        TF, 3 * (6 * 5 + 5 * 5 + 2 * 5) + 2 * 5 + linear(5, CLASSES), {"cell": "5"}
+        TF, 3 * (6 * 5 + 5 * 5 + 2 * 5) + 2 * 5 + linear(5, CLASSES), {"cell": "5"},
+        reasons=(INPUT, OUTPUT, "digits of 15"),  # three gates side by side
     ),
     "cnn.jax2onnx": Export(
         JAX,

@@ -4,8 +4,8 @@
     moments = collect(graph, calibration.feeds, calibration.adjust)
 
 The kind of an input is read from its type, rank and sizes (photographs, spectra, waveforms, handwriting, tables, token
-ids), its scale from the graph's first operators or from what makes the first contraction's outputs of order one, and of
-a pool those inputs are kept that the dense model itself calls confidently, equally many per predicted class.
+ids), its scale from the graph's first operators or from what the model does with it (`scales`), and of a pool those
+inputs are kept that the dense model itself calls confidently, equally many per predicted class.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ from __future__ import annotations
 import math
 import runpy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from spa_compiler.cost import CostModel
 from spa_compiler.data import load_data
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
-from spa_compiler.lockstep import Adjust, Walk, statistics
+from spa_compiler.lockstep import Adjust
 from spa_compiler.model import Model
 from spa_compiler.runtime import index_limits, open_session
+from spa_compiler.scales import chunks, probabilities, rescaled
 from spa_compiler.shapes import random_array
-from spa_compiler.sources import NORMALISED, Scale, Synthetic
+from spa_compiler.sources import Scale, Synthetic
 from spa_compiler.symbols import input_types, only_batch
-from spa_compiler.threads import each
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -45,8 +44,6 @@ POOL = 8
 """Times as many inputs are drawn as are kept."""
 WORK = 4e11
 """Multiply-accumulates that all inputs together may take in one pass over the dense model."""
-CHUNK = 200_000
-"""Elements of an input that run at once."""
 CONFIDENT = (0.5, 0.95)
 """Between these the dense model's confidence in a synthetic input is neither a guess nor an artefact."""
 SHRINK = 0.3
@@ -167,15 +164,6 @@ def _apart(
     return Calibration(feeds, f"{count} synthetic sets of inputs", adjust, True)
 
 
-def chunks(inputs: Mapping[str, Array], batch: int) -> list[Feed]:
-    """Inputs in chunks: of the model's fixed batch, else of about CHUNK elements."""
-    n = len(next(iter(inputs.values())))
-    largest = max(a.size for a in inputs.values()) // max(n, 1)
-    by = batch or max(1, min(64, CHUNK // max(largest, 1)))
-    stop = n - n % batch if batch else n
-    return [{k: np.ascontiguousarray(a[i : i + by]) for k, a in inputs.items()} for i in range(0, stop, by)]
-
-
 def source_of(
     graph: DependencyGraph, name: str, t: onnx.TypeProto,
     bounds: tuple[float, float] | None, kind: str,
@@ -228,57 +216,6 @@ def first_grid(graph: DependencyGraph, name: str, shape: tuple[int, ...]) -> tup
     return shape
 
 
-def rescaled(graph: DependencyGraph, name: str, source: Synthetic) -> Synthetic:
-    """The source at the scale that makes the first contraction's outputs of order one; normalised where that will do.
-
-    Networks are trained with outputs of order one; an input of 0..255 in place of a normalised one shows as a factor
-    of 58, so the nearest of a few customary scales is safe even though order one is vague.
-    """
-    channels = 3 if 3 in source.shape[:1] + source.shape[-1:] else 1
-    usual = {"strokes": [Scale(0, 1), Scale(0, 255)]}.get(source.kind)
-    wide = Scale(0, 255, mean=tuple(255 * m for m in NORMALISED.mean) if channels == 3 else (114.0,))
-    normalised = NORMALISED if channels == 3 else Scale(0, 1, (0.449,), (0.226,))
-    candidates = usual or [normalised, Scale(0, 1), wide, Scale(0, 255)]
-    spread = [abs(math.log(max(_response(graph, name, _with(source, s)), 1e-9))) for s in candidates]
-    best = next((i for i, s in enumerate(spread) if s <= min(spread) + math.log(4)), 0)
-    return _with(source, candidates[best])
-
-
-def _with(source: Synthetic, scale: Scale) -> Synthetic:
-    return Synthetic(source.kind, source.shape, source.grid, source.axes, scale, source.dtype, source.options)
-
-
-def _response(graph: DependencyGraph, name: str, source: Synthetic) -> float:
-    """Median deviation per channel behind the first contraction (and its normalisation) for a few inputs."""
-    model = graph.model
-    sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
-    batch = only_batch(model) or 8
-    rng = np.random.default_rng(0)
-    feed: Feed = {}
-    for n, t in input_types(model, sizes).items():
-        shape = [d.dim_value for d in t.tensor_type.shape.dim]
-        feed[n] = source.draw(batch, rng) if n == name else np.zeros(shape, np.float32)
-    for step in (walk := Walk(model)).run([feed]):
-        if step.node.op_type in ("Conv", "MatMul", "Gemm"):
-            walk.execute(step)
-            y = step.outputs[0]
-            if y is None:
-                return 1.0
-            follows = walk.readers.get(step.node.output[0], [])
-            if follows == ["BatchNormalization"]:
-                continue
-            return _deviation(y)
-        if step.node.op_type == "BatchNormalization":
-            walk.execute(step)
-            return _deviation(step.outputs[0] or [np.ones((2, 2), np.float32)])
-    return 1.0
-
-
-def _deviation(y: Sequence[Array]) -> float:
-    flat = [a if a.ndim > 2 else a.reshape(1, 1, -1) for a in y]
-    return float(np.median(np.sqrt(statistics(flat)[1])))
-
-
 def chosen(
     model: Model, inputs: Mapping[str, Array], count: int, batch: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
@@ -298,24 +235,6 @@ def chosen(
     cap = math.ceil(count / len(np.unique(label)))
     ranked = np.lexsort((rank, ~fit, rank >= cap))[:count]
     return np.asarray(rng.permutation(ranked), np.int64)
-
-
-def probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) -> Array | None:
-    """Class probabilities (n, classes) of the first output, or None where it does not look like a classifier's."""
-    rows = []
-    for feed, y in zip(feeds, each(lambda f: np.asarray(session.run(None, dict(f))[0]), feeds), strict=True):
-        size = len(next(iter(feed.values())))
-        if y.dtype.kind != "f" or not 2 <= y.ndim <= 4 or y.shape[0] != size or not 2 <= y.size // size <= 20_000:
-            return None
-        if max(y.shape[1:]) != y.size // size:
-            return None
-        rows.append(y.reshape(size, -1).astype(np.float64))
-    p = np.concatenate(rows)
-    if len(p) != n or not np.isfinite(p).all():
-        return None
-    if (p < 0).any() or np.abs(p.sum(1) - 1).max() > 1e-2:
-        p = np.exp(p - p.max(1, keepdims=True))
-    return np.asarray(p / p.sum(1, keepdims=True))
 
 
 def real(graph: DependencyGraph, spec: str, samples: int = 0, memory: int = 1 << 30) -> Calibration:

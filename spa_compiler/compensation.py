@@ -24,6 +24,7 @@ from scipy.linalg import lapack
 
 from spa_compiler.axes import Bools, Masks, keep, whole
 from spa_compiler.canonical import drop_dead
+from spa_compiler.gram import shrinkage
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.linear import Form
 from spa_compiler.lockstep import Adjust, Affine, Chunks, Feed, Step, Walk
@@ -42,6 +43,7 @@ class Options:
     ridge       share of the mean diagonal of C_xx, towards the old weights
     adjust      what calibration does to values of both models (synthetic inputs)
     residual    correct the errors of earlier blocks at residual Adds
+    shrink      shrink covariances towards their diagonal by what so few inputs cannot tell
     everything  solve contractions that were not cut, but whose inputs changed, too
     bias_only   only the intercept (FLAP): W stays
     repair      largest factor by which the deviation of an output row may be restored; 1: not at all
@@ -50,6 +52,7 @@ class Options:
     ridge: float = 0.02
     adjust: Adjust = field(default_factory=Adjust)
     residual: bool = True
+    shrink: bool = True
     everything: bool = True
     bias_only: bool = False
     repair: float = 1.0
@@ -205,7 +208,8 @@ class _Lockstep:
         w = before = form.weights(old)
         covariance = gram.covariance()
         if not self.options.bias_only:
-            w = solve(before, covariance, gram.cross(), self.options.ridge)
+            shrink = shrinkage(covariance, gram.rows()) if self.options.shrink else 0.0
+            w = solve(before, covariance, gram.cross(), self.options.ridge, shrink)
             w = repaired(w, covariance, gram.variance(), self.options.repair)
         weights = form.restore(w, old)
         bias = gram.mean(1) - np.einsum("bmd,bd->bm", form.weights(weights), gram.mean())
@@ -220,13 +224,17 @@ class _Lockstep:
         return np.broadcast_to(getattr(form, "beta", 1.0) * chunks[0].astype(np.float64).ravel(), (rows,))
 
 
-def solve(before: Floats, covariance: Array, cross: Floats, ridge: float) -> Floats:
-    """Least squares with a ridge towards the old weights: (blocks, m, d)."""
+def solve(before: Floats, covariance: Array, cross: Floats, ridge: float, shrink: Floats | float = 0.0) -> Floats:
+    """Least squares with a ridge towards the old weights: (blocks, m, d).
+
+    `shrink` (per block) is by how much the joint covariance of all inputs is shrunk towards its diagonal, which for the
+    kept ones comes to a ridge of shrink / (1 - shrink) of that diagonal.
+    """
     d = covariance.shape[-1]
     strength = ridge * np.trace(covariance, axis1=1, axis2=2) / d
     residual = cross.astype(covariance.dtype) - before.astype(covariance.dtype) @ covariance
-    h = covariance.copy()
-    h[:, np.arange(d), np.arange(d)] += np.maximum(strength, 1e-12)[:, None]
+    h, at, rho = covariance.copy(), np.arange(d), np.reshape(shrink, (-1, 1))
+    h[:, at, at] += np.maximum(np.maximum(strength, 1e-12)[:, None], rho / (1 - rho) * h[:, at, at])
     if len(h) > 1:
         return np.asarray(before + np.linalg.solve(h, residual.transpose(0, 2, 1)).transpose(0, 2, 1))
     posv = lapack.sposv if h.dtype == np.float32 else lapack.dposv

@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from spa_compiler.dims import Dim, Expr, atoms
+from spa_compiler.gram import Gram, shrinkage
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.linear import Form, find
 from spa_compiler.lockstep import Adjust, Chunks, Feed, Step, Walk, advance, statistics
@@ -28,95 +29,8 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 POSITIONS, PER_COLUMN = 20_000, 3
 """Output positions sampled per contraction: at least so many, and so many per column of the design."""
-WIDE = 2000
-"""Columns above which sums, inverses and solutions are float32: accurate enough with the ridge, half the memory."""
 TOGETHER = 1024
 """Rows that go into one product: chunks of single inputs are gathered."""
-
-
-@dataclass(frozen=True)
-class Products:
-    """What some rows add to a Gram: their number, sums and products."""
-
-    count: int
-    sums: list[Floats]
-    xx: Array
-    tx: Array | None = None
-    tt: Floats | None = None
-
-
-class Gram:
-    """Running first and second moments of rows (n, blocks, d), and of targets (n, blocks, m) beside them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.shift: list[Array] = []
-        self.total: list[Floats] = []
-        self.xx: Array = np.zeros(())
-        self.tx: Floats = np.zeros(())
-        self.tt: Floats = np.zeros(())
-
-    def add(self, x: Array, t: Array | None = None) -> None:
-        """Add rows; float32 products of values shifted by the first rows' mean, summed in float64."""
-        both = [x] if t is None else [x, t]
-        if not self.count:
-            self.start(both)
-        self.put(self.products(both))
-
-    def start(self, both: list[Array]) -> None:
-        """Take the shift from the first rows."""
-        self.shift = [a.mean(0) for a in both]
-        self.total = [np.zeros(a.shape[1:]) for a in both]
-
-    def products(self, both: list[Array]) -> Products:
-        """What rows, and targets beside them, add; does not change the sums."""
-        moved = [a - s for a, s in zip(both, self.shift, strict=True)]
-        sums = [m.sum(0, dtype=np.float64) for m in moved]
-        if moved[0].shape[1] == 1:  # numpy knows the product of a matrix with its own transpose
-            turned = [m[:, 0].T[None] for m in moved]
-        else:
-            turned = [np.ascontiguousarray(m.transpose(1, 2, 0)) for m in moved]
-        x = turned[0]
-        xx = (x[0] @ x[0].T)[None] if len(x) == 1 else x @ x.transpose(0, 2, 1)
-        if len(turned) == 1:
-            return Products(len(both[0]), sums, xx)
-        t = turned[1]
-        tx = (t[0] @ x[0].T)[None] if len(x) == 1 else t @ x.transpose(0, 2, 1)
-        return Products(len(both[0]), sums, xx, tx, np.einsum("nbm,nbm->bm", moved[1], moved[1], dtype=np.float64))
-
-    def put(self, new: Products) -> None:
-        """Add to the sums."""
-        if not self.count:
-            self.xx = np.zeros(new.xx.shape, np.float32 if new.xx.shape[-1] > WIDE else np.float64)
-        for total, s in zip(self.total, new.sums, strict=True):
-            total += s
-        self.xx += new.xx
-        if new.tx is not None and new.tt is not None:
-            self.tx = self.tx + new.tx
-            self.tt = self.tt + new.tt
-        self.count += new.count
-
-    def mean(self, which: int = 0) -> Floats:
-        """(blocks, d), or (blocks, m) of the targets."""
-        return np.asarray(self.shift[which] + self.total[which] / max(self.count, 1), np.float64)
-
-    def covariance(self) -> Array:
-        """(blocks, d, d); float32 above WIDE columns."""
-        mean = self.total[0] / self.count
-        out = self.xx / self.count
-        for block, m in zip(out, mean, strict=True):
-            block -= np.outer(m, m).astype(out.dtype, copy=False)
-        return out
-
-    def cross(self) -> Floats:
-        """Covariance of targets with rows, (blocks, m, d)."""
-        x, t = (total / self.count for total in self.total)
-        return np.asarray(self.tx / self.count - t[:, :, None] * x[:, None])
-
-    def variance(self) -> Floats:
-        """Of the targets, (blocks, m)."""
-        mean = self.total[1] / self.count
-        return np.maximum(self.tt / self.count - mean**2, 0)
 
 
 @dataclass(eq=False)
@@ -132,6 +46,7 @@ class Moment:
     covariance: Array  # (blocks, d, d)
     gain: Floats  # (m,) what becomes of an error of each output row up to where the error is measured
     energy: float = 1.0  # total variance of the value where the error is measured
+    shrinkage: Floats = field(default_factory=lambda: np.zeros(1))  # (blocks,) see shrinkage()
 
 
 @dataclass(eq=False)
@@ -172,7 +87,7 @@ class _Collector:
         self.graph, self.live, self.adjust, self.seed = graph, live, adjust, seed
         self.walk = Walk(graph.model)
         self.out = Moments()
-        self.grams: dict[tuple[Any, ...], tuple[Floats, Array]] = {}
+        self.grams: dict[tuple[Any, ...], tuple[Floats, Array, Floats]] = {}
         self.measured: dict[str, list[Moment]] = {}  # value -> contractions whose error is measured there
 
     def run(self, feeds: Sequence[Feed]) -> Moments:
@@ -197,12 +112,12 @@ class _Collector:
         if not contracted or value is None:
             return
         w = self.walk.constants[step.node.input[found.weight]]
-        mean, covariance = self._gram(found, step)
+        mean, covariance, shrunk = self._gram(found, step)
         weights = found.weights(w)
         branch = follow(self.walk, step, self.adjust.batch_norm)
         moment = Moment(
             step.index, value.axes[found.axis], contracted, found.channels(w), weights, mean, covariance,
-            np.ones(weights.shape[0] * weights.shape[1]),
+            np.ones(weights.shape[0] * weights.shape[1]), shrinkage=shrunk,
         )  # fmt: skip
         if branch is None:
             moment.energy = energy(step.outputs[0], 1.0)
@@ -211,14 +126,15 @@ class _Collector:
             self.measured.setdefault(branch.sum, []).append(moment)
         self.out.of[step.index] = moment
 
-    def _gram(self, form: Form, step: Step) -> tuple[Floats, Array]:
-        """Mean and covariance of a design; one for all contractions that read the same values in the same way."""
+    def _gram(self, form: Form, step: Step) -> tuple[Floats, Array, Floats]:
+        """Mean, covariance and shrinkage of a design; one for all contractions that read the same values alike."""
         x, y = step.inputs[form.data], step.outputs[0]
         assert x is not None and y is not None
         key = (step.node.input[form.data], form.reading, form.size(y[0]))
         if key not in self.grams:
             gram = accumulate(form, x, y, None, (self.seed, step.index), self.graph)
-            self.grams[key] = gram.mean(), gram.covariance()
+            covariance = gram.covariance()
+            self.grams[key] = gram.mean(), covariance, shrinkage(covariance, gram.rows())
         return self.grams[key]
 
     def _meeting(self, step: Step) -> None:
@@ -284,6 +200,7 @@ def accumulate(
 ) -> Gram:
     """Gram of the design at sampled output positions; with `target` (chunks shaped as y) its rows beside it."""
     gram = Gram()
+    gram.inputs = sum(len(a) for a in x)
     rng = np.random.default_rng(seed)
     width = form.design(x[0], y[0], np.zeros(1, np.int64)).shape[-1]
     wanted = math.ceil(max(POSITIONS, PER_COLUMN * width) / len(x))

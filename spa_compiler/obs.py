@@ -21,8 +21,9 @@ from spa_compiler import criteria
 from spa_compiler.axes import NOWHERE, coordinates
 from spa_compiler.criteria import Scores
 from spa_compiler.dims import Expr
+from spa_compiler.gram import WIDE
 from spa_compiler.graph import DependencyGraph, Group
-from spa_compiler.moments import WIDE, Meeting, Moment, Moments
+from spa_compiler.moments import Meeting, Moment, Moments
 from spa_compiler.threads import each
 
 Array = NDArray[Any]
@@ -163,9 +164,8 @@ def parts(moments: Sequence[Moment], owner: NDArray[np.int64]) -> Iterable[Part]
         if (mine == NOWHERE).all() or _single(mine):
             continue
         weights = [_weights(m)[b].T for m in moments]
-        yield Part(
-            inverted(ridged(covariance[b].astype(dtype))), np.concatenate(weights, 1, dtype=dtype), _columns(mine)
-        )
+        h = ridged(covariance[b].astype(dtype), moments[0].shrinkage[b])
+        yield Part(inverted(h), np.concatenate(weights, 1, dtype=dtype), _columns(mine))
 
 
 def _weights(moment: Moment) -> Floats:
@@ -190,7 +190,7 @@ def alone(moment: Moment, owner: NDArray[np.int64], diagonal: bool, size: int) -
         mine = owner[here]
         if not (diagonal or _single(mine)):
             continue
-        h = ridged(moment.covariance[b].astype(np.float64))
+        h = ridged(moment.covariance[b].astype(np.float64), moment.shrinkage[b])
         error = np.einsum("md,d,md->d", weights[b], np.diag(h), weights[b])
         if not diagonal:
             error = np.einsum("md,de,me->d", weights[b], h, weights[b], optimize=True)
@@ -198,9 +198,11 @@ def alone(moment: Moment, owner: NDArray[np.int64], diagonal: bool, size: int) -
     return out
 
 
-def ridged(h: Array) -> Array:
-    """H with its ridge, in place."""
+def ridged(h: Array, shrinkage: float = 0.0) -> Array:
+    """H shrunk towards its diagonal and with its ridge, in place."""
     diagonals = np.diag(h).copy()
+    h *= 1 - shrinkage
+    h[np.diag_indices(len(h))] += shrinkage * diagonals
     h[np.diag_indices(len(h))] += RIDGE * diagonals + FLOOR * max(float(diagonals.mean()), 1e-12)
     return h
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spa_compiler.calibration import amounts, chosen, chunks, kind_of, real, rescaled, synthetic, widest
+from spa_compiler.calibration import amounts, chosen, kind_of, real, synthetic, widest
 from spa_compiler.errors import UsageError
-from spa_compiler.moments import Gram, collect
-from spa_compiler.sources import Synthetic
+from spa_compiler.gram import Gram
+from spa_compiler.moments import collect
+from spa_compiler.scales import chunks
 from test_obs import CONV, DENSE, feeds, graph_of
 from zoo_base import Case
 
@@ -33,17 +34,6 @@ CLASSIFIER = Case(
 )  # fmt: skip
 def test_the_kind_is_read_from_the_shape(shape: tuple[int, ...], kind: str) -> None:
     assert kind_of(shape) == kind
-
-
-def test_the_scale_is_what_makes_the_first_outputs_of_order_one() -> None:
-    source = Synthetic("photographs", (3, 16, 16))
-    small = rescaled(graph_of(CLASSIFIER, w1=CLASSIFIER_W / 58), "x", source).scale
-    unit = rescaled(graph_of(CLASSIFIER, w1=CLASSIFIER_W), "x", source).scale
-    assert small is not None and small.high == 255
-    assert unit is not None and unit.high == 1 and unit.mean
-
-
-CLASSIFIER_W = (np.random.default_rng(0).standard_normal((8, 3, 3, 3)) / 5).astype(np.float32)
 
 
 def test_the_same_seed_gives_the_same_inputs_and_moments() -> None:

@@ -82,11 +82,21 @@ def test_the_ridge_pulls_towards_the_old_weights() -> None:
     np.testing.assert_allclose(solve(old, covariance, cross, 1e-9), 0, atol=1e-6)
 
 
+def test_shrinkage_is_a_ridge_for_what_is_kept() -> None:
+    """The kept part of a solve with the joint covariance (1 - rho) C + rho diag(C)."""
+    rng = np.random.default_rng(0)
+    c, old = np.cov(rng.standard_normal((6, 40)) + rng.standard_normal(40)), rng.standard_normal((3, 6))
+    shrunken, kept = 0.7 * c + 0.3 * np.diag(np.diag(c)), slice(0, 4)
+    expected = np.linalg.solve(shrunken[kept, kept], (old @ shrunken[:, kept]).T).T
+    got = solve(old[None, :, kept], c[None, kept, kept], (old @ c[:, kept])[None], 0.0, 0.3)
+    np.testing.assert_allclose(got[0], expected, atol=1e-8)
+
+
 def test_the_model_is_what_numpy_solves() -> None:
     graph = graph_of(DENSE)
     masks = cut(graph)
     given = feeds((500, 5))
-    small = compensate(graph, masks, rewrite(graph, masks), given, Options(ridge=1e-12))
+    small = compensate(graph, masks, rewrite(graph, masks), given, Options(ridge=1e-12, shrink=False))
     c = {n: graph.model.array(t).astype(np.float64) for n, t in graph.model.constants().items()}
     x = np.concatenate([f["x"] for f in given])
     h = np.maximum(x @ c["w1"].T + c["b1"], 0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.linalg import lapack
 
+from spa_compiler.gram import shrinkage
 from spa_compiler.graph import DependencyGraph, analyze
 from spa_compiler.linear import find
 from spa_compiler.lockstep import Walk
@@ -139,7 +140,7 @@ def test_a_duplicate_channel_is_nearly_free_but_only_once() -> None:
     rng = np.random.default_rng(1)
     w1, b1 = rng.standard_normal((8, 3, 3, 3)).astype(np.float32), rng.standard_normal(8).astype(np.float32)
     w1[5], b1[5] = w1[2], b1[2]
-    scores = scores_of(graph_of(CONV, w1=w1, b1=b1), (16, 3, 6, 6))
+    scores = scores_of(graph_of(CONV, w1=w1, b1=b1), (192, 3, 6, 6))
     first, second = np.sort(scores)[:2]
     assert set(np.flatnonzero(scores == scores.min())) <= {2, 5}
     assert first < 0.05 * second
@@ -162,7 +163,7 @@ def test_a_linearly_dependent_channel_goes_first() -> None:
     text = DENSE.text.replace("float[N,5]", "float[N,7]")
     w1 = np.concatenate([w1, rng.standard_normal((7, 2)).astype(np.float32)], axis=1)
     w1[6] = 0.5 * w1[0] + 0.25 * w1[1]
-    scores = scores_of(graph_of(Case(text, DENSE.inits, None), w1=w1, b1=b1), (200, 7))
+    scores = scores_of(graph_of(Case(text, DENSE.inits, None), w1=w1, b1=b1), (5000, 7))
     assert scores.argmin() in (0, 1, 6)
     assert scores.min() < 0.3 * np.median(scores)
 
@@ -215,3 +216,24 @@ def test_every_contraction_is_its_design_times_its_weights(name: str) -> None:
     np.testing.assert_allclose(product, form.target(y[0], rows), atol=1e-4)
     np.testing.assert_array_equal(form.restore(w, walk.constants["w"]), walk.constants["w"])
     assert form.channels(walk.constants["w"]).max() == shape[form.axis] - 1
+
+
+def test_few_inputs_make_a_covariance_uncertain() -> None:
+    """Shrinkage is near the identity where rows are fewer than columns, and vanishes with many."""
+    rng = np.random.default_rng(0)
+    few, many = (np.cov(rng.standard_normal((n, 50)), rowvar=False, bias=True) for n in (20, 20_000))
+    assert shrinkage(few[None], 20) > 0.5 > 0.2 > shrinkage(np.diag(np.arange(1.0, 51))[None] + 3.0, 20_000)
+    one = np.outer(np.ones(50), np.ones(50)) + 1e-3 * many  # perfectly correlated: little doubt even from few
+    assert shrinkage(one[None], 20) < 0.2
+
+
+def test_a_wide_classifier_keeps_its_features_when_inputs_are_few() -> None:
+    """40 inputs explain 64 independent features exactly with 40 of them: the score must not believe that."""
+    rng = np.random.default_rng(0)
+    case = Case("(float[N,64] x) => (float[N,4] y) { h = MatMul(x, a)  r = Relu(h)  y = MatMul(r, b) }",
+                {"a": (64, 64), "b": (64, 4)}, None)  # fmt: skip
+    graph = graph_of(case, a=np.eye(64, dtype=np.float32))
+    given = [{"x": np.abs(rng.standard_normal((40, 64))).astype(np.float32)}]
+    scores = obspa(graph, collect(graph, given), rng)
+    values = scores[graph.groups[0].label]
+    assert np.sort(values)[:32].sum() > 0.05 * values.sum()

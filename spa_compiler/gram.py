@@ -1,0 +1,134 @@
+"""First and second moments of rows, summed in batches, and how far to believe a covariance of few inputs.
+
+    gram = Gram()
+    gram.add(x)                                # rows (n, blocks, d)
+    gram.covariance()                          # (blocks, d, d)
+    shrinkage(gram.covariance(), gram.rows())  # (blocks,) towards the diagonal
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+WIDE = 2000
+"""Columns above which sums, inverses and solutions are float32: accurate enough with the ridge, half the memory."""
+INDEPENDENT = 16
+"""Rows that the positions of one input are worth when a covariance is shrunk."""
+MOST = 0.9
+"""Shrinkage is never more than this."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """What some rows add to a Gram: their number, sums and products."""
+
+    count: int
+    sums: list[Floats]
+    xx: Array
+    tx: Array | None = None
+    tt: Floats | None = None
+
+
+class Gram:
+    """Running first and second moments of rows (n, blocks, d), and of targets (n, blocks, m) beside them."""
+
+    def __init__(self) -> None:
+        self.count = self.inputs = 0
+        self.shift: list[Array] = []
+        self.total: list[Floats] = []
+        self.xx: Array = np.zeros(())
+        self.tx: Floats = np.zeros(())
+        self.tt: Floats = np.zeros(())
+
+    def add(self, x: Array, t: Array | None = None) -> None:
+        """Add rows; float32 products of values shifted by the first rows' mean, summed in float64."""
+        both = [x] if t is None else [x, t]
+        if not self.count:
+            self.start(both)
+        self.put(self.products(both))
+
+    def start(self, both: list[Array]) -> None:
+        """Take the shift from the first rows."""
+        self.shift = [a.mean(0) for a in both]
+        self.total = [np.zeros(a.shape[1:]) for a in both]
+
+    def products(self, both: list[Array]) -> Products:
+        """What rows, and targets beside them, add; does not change the sums."""
+        moved = [a - s for a, s in zip(both, self.shift, strict=True)]
+        sums = [m.sum(0, dtype=np.float64) for m in moved]
+        if moved[0].shape[1] == 1:  # numpy knows the product of a matrix with its own transpose
+            turned = [m[:, 0].T[None] for m in moved]
+        else:
+            turned = [np.ascontiguousarray(m.transpose(1, 2, 0)) for m in moved]
+        x = turned[0]
+        xx = (x[0] @ x[0].T)[None] if len(x) == 1 else x @ x.transpose(0, 2, 1)
+        if len(turned) == 1:
+            return Products(len(both[0]), sums, xx)
+        t = turned[1]
+        tx = (t[0] @ x[0].T)[None] if len(x) == 1 else t @ x.transpose(0, 2, 1)
+        return Products(len(both[0]), sums, xx, tx, np.einsum("nbm,nbm->bm", moved[1], moved[1], dtype=np.float64))
+
+    def put(self, new: Products) -> None:
+        """Add to the sums."""
+        if not self.count:
+            self.xx = np.zeros(new.xx.shape, np.float32 if new.xx.shape[-1] > WIDE else np.float64)
+        for total, s in zip(self.total, new.sums, strict=True):
+            total += s
+        self.xx += new.xx
+        if new.tx is not None and new.tt is not None:
+            self.tx = self.tx + new.tx
+            self.tt = self.tt + new.tt
+        self.count += new.count
+
+    def mean(self, which: int = 0) -> Floats:
+        """(blocks, d), or (blocks, m) of the targets."""
+        return np.asarray(self.shift[which] + self.total[which] / max(self.count, 1), np.float64)
+
+    def covariance(self) -> Array:
+        """(blocks, d, d); float32 above WIDE columns."""
+        mean = self.total[0] / self.count
+        out = self.xx / self.count
+        for block, m in zip(out, mean, strict=True):
+            block -= np.outer(m, m).astype(out.dtype, copy=False)
+        return out
+
+    def rows(self) -> int:
+        """Independent rows: positions of one input resemble each other, it counts as INDEPENDENT at most."""
+        return min(self.count, self.inputs * INDEPENDENT)
+
+    def cross(self) -> Floats:
+        """Covariance of targets with rows, (blocks, m, d)."""
+        x, t = (total / self.count for total in self.total)
+        return np.asarray(self.tx / self.count - t[:, :, None] * x[:, None])
+
+    def variance(self) -> Floats:
+        """Of the targets, (blocks, m)."""
+        mean = self.total[1] / self.count
+        return np.maximum(self.tt / self.count - mean**2, 0)
+
+
+def shrinkage(covariance: Array, n: int) -> Floats:
+    """How far each block of a covariance (blocks, d, d) of n rows is to be shrunk towards its diagonal: 0 to MOST.
+
+    Oracle approximating shrinkage (Chen et al. 2010, eq. 23) of the correlations. With fewer inputs than columns every
+    channel is explained by the others, and every removal looks free.
+    """
+    return np.array([_shrinkage(block, n) for block in covariance])
+
+
+def _shrinkage(covariance: Array, n: int) -> float:
+    deviation = np.sqrt(np.maximum(np.diag(covariance).astype(np.float64), 1e-30))
+    live = deviation > 1e-6 * max(float(deviation.max()), 1e-12)
+    d = int(live.sum())
+    if d < 2:
+        return 0.0
+    inverse = (live / deviation).astype(covariance.dtype)
+    square = float(np.square(covariance * inverse[:, None] * inverse, dtype=np.float64).sum())
+    rho = ((1 - 2 / d) * square + d * d) / ((n + 1 - 2 / d) * max(square - d, 1e-9))
+    return min(rho, MOST)

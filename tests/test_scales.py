@@ -1,0 +1,70 @@
+"""The scale of picture inputs: from the graph's first operators, from the first response, from what outputs tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spa_compiler.lockstep import Walk
+from spa_compiler.scales import candidates, leading, rescaled
+from spa_compiler.sources import Synthetic
+from test_obs import graph_of
+from zoo_base import Case
+
+HEAD = "r = Relu(a)  p = GlobalAveragePool(r)  f = Flatten(p)  y = Gemm <transB = 1> (f, w2, b2) }"
+CLASSIFIER = Case(
+    "(float[N,3,16,16] x) => (float[N,3] y) { a = Conv <pads = [1,1,1,1]> (x, w1, b1) " + HEAD,
+    {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (3, 8), "b2": (3,)},
+    None,
+)
+RNG = np.random.default_rng(0)
+W1 = (RNG.standard_normal((8, 3, 3, 3)) / 5).astype(np.float32)
+SOURCE = Synthetic("photographs", (3, 16, 16))
+
+
+def scaled(first: str, **values: tuple[int, ...]) -> Case:
+    text = "(float[N,3,16,16] x) => (float[N,3] y) { " + first + " a = Conv <pads = [1,1,1,1]> (s, w1, b1) " + HEAD
+    return Case(text, {**CLASSIFIER.inits, **values}, None)
+
+
+def test_the_first_contraction_tells_pixels_from_normalised_values() -> None:
+    small = rescaled(graph_of(CLASSIFIER, w1=W1 / 58), "x", SOURCE).scale
+    unit = rescaled(graph_of(CLASSIFIER, w1=W1), "x", SOURCE).scale
+    assert small is not None and small.high == 255
+    assert unit is not None and unit.high == 1 and unit.mean
+
+
+@pytest.mark.parametrize(
+    ("first", "values", "expected"),
+    [
+        ("d = Sub(x, half)  s = Mul(d, fine)", {"half": 128.0, "fine": 1 / 128}, (0.0, 255.0)),
+        ("d = Mul(x, two)  s = Sub(d, one)", {"two": 2.0, "one": 1.0}, (0.0, 1.0)),
+        ("s = Div(x, large)", {"large": 255.0}, (0.0, 255.0)),
+    ],
+)
+def test_the_first_operators_say_what_they_take(
+    first: str, values: dict[str, float], expected: tuple[float, float]
+) -> None:
+    arrays = {n: np.full((1,), v, np.float32) for n, v in values.items()}
+    graph = graph_of(scaled(first, **dict.fromkeys(values, (1,))), w1=W1, **arrays)
+    scale = rescaled(graph, "x", SOURCE).scale
+    assert scale is not None and (scale.low, scale.high) == expected and not scale.mean
+
+
+def test_the_leading_map_is_composed_in_order() -> None:
+    case = scaled("d = Sub(one, x)  s = Mul(d, two)", one=(1,), two=(1,))
+    graph = graph_of(case, one=np.ones(1, np.float32), two=np.full(1, 2, np.float32))
+    assert leading(Walk(graph.model), "x") == (-2.0, 2.0)
+    assert leading(Walk(graph_of(CLASSIFIER).model), "x") is None
+
+
+def test_outputs_that_hardly_vary_ask_for_a_wider_scale() -> None:
+    """Biases of the size of 0..255: at 0..1 all inputs look alike, though the first response would do."""
+    big = graph_of(CLASSIFIER, w1=W1, b1=np.zeros(8, np.float32), w2=(RNG.standard_normal((3, 8)) / 20).astype("f"))
+    scale = rescaled(big, "x", SOURCE).scale
+    assert scale is not None and scale.high == 255
+
+
+def test_channels_last_take_pixel_values_first() -> None:
+    assert not candidates(Synthetic("photographs", (16, 16, 3)))[1][0].mean
+    assert candidates(SOURCE)[1][0].mean

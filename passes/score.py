@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from spa_compiler.calibration import Calibration
 from spa_compiler.criteria import Scores, criterion
 from spa_compiler.data import load_npz
 from spa_compiler.errors import UsageError
@@ -18,7 +19,10 @@ from spa_compiler.threads import linear_algebra
 
 @dataclass(frozen=True)
 class Score:
-    """`criterion` by name; `file`: an .npz with one array per group label instead."""
+    """`criterion` by name; `file`: an .npz with one array per group label instead.
+
+    Where the calibration inputs are a guess (tabular data), magnitude stands in for obspa.
+    """
 
     criterion: str = "l2"
     seed: int = 0
@@ -29,11 +33,12 @@ class Score:
         """Scores of every group; groups that a file leaves out are not cut."""
         graph = state.analyzed()
         if self.file:
-            scores = load_scores(graph, Path(self.file))
-        else:
-            with linear_algebra(graph):
-                scores = criterion(self.criterion)(graph, state.moments, np.random.default_rng(self.seed))
-        return replace(state, scores=scores).note(criterion=self.file or self.criterion)
+            return replace(state, scores=load_scores(graph, Path(self.file))).note(criterion=self.file)
+        guessed = isinstance(state.calibration, Calibration) and state.calibration.guessed
+        name = "l2" if guessed and self.criterion == "obspa" else self.criterion
+        with linear_algebra(graph):
+            scores = criterion(name)(graph, state.moments, np.random.default_rng(self.seed))
+        return replace(state, scores=scores).note(criterion=name)
 
 
 def load_scores(graph: DependencyGraph, path: Path) -> Scores:

@@ -26,7 +26,7 @@ from spa_compiler.cost import CostModel
 from spa_compiler.data import load_data
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
-from spa_compiler.lockstep import Adjust
+from spa_compiler.lockstep import Adjust, Walk, rectified
 from spa_compiler.model import Model
 from spa_compiler.runtime import index_limits, open_session
 from spa_compiler.scales import chunks, probabilities, rescaled
@@ -44,6 +44,9 @@ POOL = 8
 """Times as many inputs are drawn as are kept."""
 WORK = 4e11
 """Multiply-accumulates that all inputs together may take in one pass over the dense model."""
+UNKNOWN = "features"
+"""The kind of inputs that the graph says nothing about: what such columns have in common cannot be guessed. Where it
+was tried (anomalies in flattened spectra) importance by such moments lost to magnitude, compensation gained."""
 CONFIDENT = (0.5, 0.95)
 """Between these the dense model's confidence in a synthetic input is neither a guess nor an artefact."""
 SHRINK = 0.3
@@ -58,6 +61,7 @@ class Calibration:
     source: str
     adjust: Adjust = field(default_factory=Adjust)
     synthetic: bool = False
+    guessed: bool = False  # nothing in the graph says what the inputs are
 
     @property
     def samples(self) -> int:
@@ -92,14 +96,18 @@ def synthetic(
     names = sorted({f"{s.kind}" for s in found.values()})
     source = f"{len(rows)} synthetic inputs ({', '.join(names)}; seed {seed}) of {pool} drawn"
     if folded(graph):
-        source += "; BatchNormalization was folded by the exporter, keep it for a better result (docs: data-free)"
-    return Calibration(chunks(kept, batch), source, adjustment(graph), True)
+        source += "; no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)"
+    guessed = not kind and any(s.kind == UNKNOWN for s in found.values())
+    if guessed:
+        source += "; the graph does not say what its inputs are, --calib would do better"
+    return Calibration(chunks(kept, batch), source, adjustment(graph), True, guessed)
 
 
 def folded(graph: DependencyGraph) -> bool:
-    """Are there convolutions that feed a ReLU, and no BatchNormalization?"""
-    ops = {s.op for s in graph.sites}
-    return {"Conv", "Relu"} <= ops and "BatchNormalization" not in ops
+    """Are there convolutions that feed a Relu or Relu6, and no BatchNormalization?"""
+    walk = Walk(graph.model)
+    feeding = (n.output[0] for n in walk.nodes if n.op_type == "Conv")
+    return not any(s.op == "BatchNormalization" for s in graph.sites) and any(rectified(walk, y) for y in feeding)
 
 
 def adjustment(graph: DependencyGraph) -> Adjust:

@@ -203,7 +203,7 @@ class Adjust:
             mean, variance = statistics(x)
             scale = gamma / np.sqrt(variance + epsilon)
             return Affine(scale.astype(np.float32), (beta - scale * mean).astype(np.float32))
-        if step.node.op_type == "Conv" and self.shrink > 0 and walk.readers.get(step.node.output[0]) == ["Relu"]:
+        if step.node.op_type == "Conv" and self.shrink > 0 and rectified(walk, step.node.output[0]):
             walk.execute(step)
             y = step.outputs[0]
             return None if y is None else shrunk(*statistics(y), self.shrink)
@@ -222,6 +222,18 @@ def advance(walk: Walk, step: Step, affine: Affine | None) -> None:
     if source is not None:
         walk.give(step, [affine.apply(c) for c in source])
     return None
+
+
+def rectified(walk: Walk, name: str) -> bool:
+    """Is a value read by nothing but a Relu, or a Clip from zero upwards (Relu6)?"""
+    if walk.readers.get(name) == ["Relu"]:
+        return True
+    if walk.readers.get(name) != ["Clip"]:
+        return False
+    node = walk.nodes[walk.readers_of[name][0]]
+    low = [a.f for a in node.attribute if a.name == "min"]
+    low += [float(np.max(walk.constants[n])) for n in node.input[1:2] if n in walk.constants]
+    return low == [0.0]
 
 
 def _wide(x: Chunks) -> bool:

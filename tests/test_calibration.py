@@ -53,6 +53,19 @@ def test_folded_exports_are_told_apart_and_named() -> None:
     assert "folded" in calibration.source and calibration.samples == 8
 
 
+@pytest.mark.parametrize(("after", "seen"), [("Clip(a, zero, six)", True), ("Clip(a, six, six)", False)])
+def test_a_clip_from_zero_is_a_relu(after: str, seen: bool) -> None:
+    text = CLASSIFIER.text.replace("Relu(a)", after)
+    inits = {**CLASSIFIER.inits, "zero": 0.0, "six": 6.0}
+    assert (synthetic(graph_of(Case(text, inits, None)), samples=8).adjust.shrink > 0) == seen
+
+
+def test_inputs_of_unknown_kind_are_called_a_guess_unless_the_kind_is_given() -> None:
+    graph = graph_of(DENSE)
+    assert synthetic(graph, samples=8).guessed and not synthetic(graph, samples=8, kind="features").guessed
+    assert not synthetic(graph_of(CLASSIFIER), samples=8).guessed
+
+
 def test_predicted_classes_are_balanced() -> None:
     graph = graph_of(CLASSIFIER)
     pool = {"x": 3 * np.random.default_rng(0).standard_normal((300, 3, 16, 16)).astype(np.float32)}

@@ -38,6 +38,7 @@ def _normalize(
 ) -> tuple[Model, dict[str, int]]:
     changes = {"inlined": inline(model, first, second), "folded": folding.fold(model, first, second)}
     changes |= {"bypassed": canonical.bypass(model), "empty": folding.skip_empty(model, first, second)}
+    changes["unpacked"] = canonical.unpack(model)
     changes["statistics"] = folding.fold_statistics(model)
     changes["dead"] = canonical.drop_dead(model)
     changes["untied"] = canonical.untie(model)

@@ -111,6 +111,11 @@ class _Editor:
             holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
             if dims and (self.site.op in BIASED or not any(v.name in self.weights for v in holders)):
                 self._mask_input(holders[0], dims)
+        for value, output, row in scope.tensors:  # a recurrence put together from pieces: no weight to zero in
+            square = {n for n in frozenset().union(*row) if sum(n in names for names in row) > 1 and n in scope.env}
+            dims = {d for n in square for d in _pruned(scope.env[n], self.masks)}
+            if dims and value.constant and not output and value.name not in self.weights:
+                self._mask_input(value, dims)
 
     def _mask(self, value: Value, dims: set[Dim]) -> Array:
         """1 where kept; axes that carry none of the dims have size 1. dtype as the value's."""

@@ -18,6 +18,22 @@ CASES: dict[str, Case] = {
         {"w": (1, 18, 3), "r": (1, 18, 6), "b": (1, 36), "sq": [1], "wo": (6, 2)},
         {"b:1 r:1 r:2 w:1 wo:0": 6},
     ),
+    "gru_from_pieces": Case(  # PyTorch without constant folding: its gates in the order of ONNX, two biases
+        """(float[5,1,3] x) => (float[5,1,2] y) {
+            w1 = Slice(w, i6, i12, i0)  w2 = Slice(w, i0, i6, i0)  w3 = Slice(w, i12, i18, i0)
+            w4 = Concat<axis=0>(w1, w2, w3)
+            r1 = Slice(r, i6, i12, i0)  r2 = Slice(r, i0, i6, i0)  r3 = Slice(r, i12, i18, i0)
+            r4 = Concat<axis=0>(r1, r2, r3)
+            b1 = Slice(b, i6, i12, i0)  b2 = Slice(b, i0, i6, i0)  b3 = Slice(b, i12, i18, i0)
+            b4 = Concat<axis=0>(b1, b2, b3)
+            c1 = Slice(c, i6, i12, i0)  c2 = Slice(c, i0, i6, i0)  c3 = Slice(c, i12, i18, i0)
+            c4 = Concat<axis=0>(c1, c2, c3)
+            wu = Unsqueeze(w4, i0)  ru = Unsqueeze(r4, i0)  d4 = Concat<axis=0>(b4, c4)  bu = Unsqueeze(d4, i0)
+            a, h = GRU<hidden_size=6>(x, wu, ru, bu)  d = Squeeze(a, sq)  y = MatMul(d, wo) }""",
+        {"w": (18, 3), "r": (18, 6), "b": (18,), "c": (18,), "i0": [0], "i6": [6], "i12": [12], "i18": [18],
+         "sq": [1], "wo": (6, 2)},
+        {"b:0 c:0 r:0 r:1 w:0 wo:0": 6},
+    ),
     "gru_linear_before_reset": Case(  # and an input width that can go; the last state is used
         """(float[5,1,3] x) => (float[1,2] y) {
             e = MatMul(x, wi)  a, h = GRU<hidden_size=6,linear_before_reset=1>(e, w, r, b)  d = Squeeze(h, sq)

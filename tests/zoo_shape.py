@@ -5,6 +5,20 @@ from __future__ import annotations
 from zoo_base import FIRST, LAST, Case
 
 CASES: dict[str, Case] = {
+    "split_to_sequence": Case(  # chunk in exports that are not optimised: 4, 4 and what is left
+        """(float[1,3,4,4] x) => (float[1,5,4,4] y) {
+            a = Conv(x, w1)  s = SplitToSequence<axis=1>(a, four)  p = SequenceAt(s, i0)  q = SequenceAt(s, i2)
+            b = Conv(p, w2)  c = Conv(q, w3)  y = Add(b, c) }""",
+        {"w1": (10, 3, 1, 1), "four": 4, "i0": 0, "i2": 2, "w2": (5, 4, 1, 1), "w3": (5, 2, 1, 1)},
+        {"w1:0 w2:1": 4, "w1:0": 4, "w1:0 w3:1": 2},
+    ),
+    "split_to_sequence_sizes": Case(
+        """(float[1,3,4,4] x) => (float[1,5,4,4] y) {
+            a = Conv(x, w1)  s = SplitToSequence<axis=1>(a, sizes)  p = SequenceAt(s, i0)  q = SequenceAt(s, last)
+            b = Conv(p, w2)  c = Conv(q, w3)  y = Add(b, c) }""",
+        {"w1": (10, 3, 1, 1), "sizes": [3, 7], "i0": 0, "last": -1, "w2": (5, 3, 1, 1), "w3": (5, 7, 1, 1)},
+        {"w1:0 w2:1": 3, "w1:0 w3:1": 7},
+    ),
     "concat_channels": Case(
         """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
             a = Conv(x, w1)  b = Conv(x, w2)  c = Concat<axis=1>(a, b)  d = Relu(c)  y = Conv(d, w3) }""",

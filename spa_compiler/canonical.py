@@ -26,7 +26,7 @@ from spa_compiler.model import Model, constant
 from spa_compiler.nesting import is_control, is_marker
 from spa_compiler.rules.core import UNARY
 
-ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
+ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 RUN_LIMIT = 1 << 24
 CHAIN_LIMIT = 6
 POINTWISE = frozenset([*UNARY, "QuantizeLinear", "DequantizeLinear", "Add", "Div", "Mul", "Sub"])

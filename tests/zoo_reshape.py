@@ -203,6 +203,15 @@ CASES: dict[str, Case] = {
          "w3": (4, 11, 1, 1)},
         {"w1:0 w3:1": 5, "w1:0 w2:1": 5, "w2:0 w3:1": 6},
     ),
+    "shuffle_identity": Case(  # exports that are not optimised copy in between
+        """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
+            a = Conv(x, w1)  b = Reshape(a, r1)  t = Transpose<perm=[0,2,1,3,4]>(b)  u = Identity(t)
+            c = Reshape(u, r2)  p, q = Split<axis=1>(c, sp)  d = Conv(q, w2)  e = Concat<axis=1>(p, d)
+            y = Conv(e, w3) }""",
+        {"w1": (10, 3, 1, 1), "r1": [1, 2, 5, 4, 4], "r2": [1, 10, 4, 4], "sp": [5, 5], "w2": (6, 5, 1, 1),
+         "w3": (4, 11, 1, 1)},
+        {"w1:0 w3:1": 5, "w1:0 w2:1": 5, "w2:0 w3:1": 6},
+    ),
     "shuffle_of_concat": Case(  # the two halves come from two convolutions
         """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
             a = Conv(x, w1)  b = Conv(x, w2)  c = Concat<axis=1>(a, b)  d = Reshape(c, r1)

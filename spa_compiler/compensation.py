@@ -102,6 +102,8 @@ class _Lockstep:
     def _pair(self, i: int, j: int) -> None:
         """The same node of both models."""
         mine, theirs = self.dense.step(i), self.compiled.step(j)
+        if i in self.dense.inside.around:
+            return self._inside(i, j, mine, theirs)
         affine = self.options.adjust.of(self.dense, mine)
         if not mine.outputs and not (affine is not None and mine.node.op_type == "BatchNormalization"):
             self.dense.execute(mine)
@@ -117,6 +119,27 @@ class _Lockstep:
                     self.compiled.constants[name] = self.dense.constants[name]
         else:
             self._finish(self.compiled, theirs, self._cut(i, affine), update)
+        return None
+
+    def _inside(self, i: int, j: int, mine: Step, theirs: Step) -> None:
+        """A node of a body: what it reads and gives was recorded when the control node around it ran."""
+        self.dense.execute(mine)
+        self.compiled.most = max((r.runs[-1] + 1 for r in self.dense.records.values()), default=0)
+        self.compiled.execute(theirs)
+        known, found = self.dense.records.get(i), self.compiled.records.get(j)
+        sized = bool(self.graph.sites[i].outputs)  # its shape is known
+        if known is None or found is None or known.runs != found.runs or mine.outputs[0] is None or not sized:
+            return
+        same = mine.node == theirs.node and all(
+            len(a) == len(b) and all(map(np.array_equal, a, b))
+            for a, b in zip(known.inputs.values(), found.inputs.values(), strict=True)
+        )
+        update = None if same else self._solve(i, mine, theirs, mine.outputs[0])
+        if update is not None:
+            shape = [1] * known.output[0].ndim
+            shape[update.form.out] = -1
+            dtype = self.compiled.constants[theirs.node.input[update.form.weight]].dtype
+            self.compiled.amend(j, theirs.node.output[0], update.bias.reshape(shape).astype(dtype))
 
     def _finish(self, walk: Walk, step: Step, affine: Affine | None, update: Update | None) -> None:
         """Run a node, with its new bias and the map that calibration asks for."""

@@ -273,7 +273,9 @@ def _site(model: Model, node: gs.Node, values: dict[str, Value], chain: Chain = 
     for t in (t for t in (*node.inputs, *node.outputs) if t.name in why):
         attrs.setdefault("why", why[t.name])
     path = chain[-1] if chain else ""
-    name = label(node) if not chain or is_marker(node) else f"{path}/{label(node)}"
+    name = label(node)
+    if chain and not is_marker(node) and not name.startswith(f"{path}/"):
+        name = f"{path}/{name}"
     site = Site(node.op, name, model.opset.get(domain, 1), inputs, outputs, attrs, consts, path=path)
     if node.op == "Shape":
         length = outputs[0].shape[0] if outputs and outputs[0] is not None else 0

@@ -20,6 +20,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 
+from spa_compiler.inside import Inside, Record, Span
 from spa_compiler.model import Model
 from spa_compiler.shapes import quiet_session
 from spa_compiler.subgraphs import free_names, subgraphs
@@ -28,6 +29,8 @@ from spa_compiler.threads import each
 Array = NDArray[Any]
 Chunks = list[Array]
 Feed = Mapping[str, Array]
+ROOM = 1 << 27
+"""Bytes that may be recorded inside one control node."""
 SMALL = 64
 """Elements up to which a constant may be an operator's setting, which some kernels want to know before they run."""
 
@@ -62,7 +65,8 @@ class Walk:
 
     def __init__(self, model: Model) -> None:
         self.model, proto = model, model.proto()
-        self.nodes = model.stations()
+        self.inside = Inside(model)
+        self.nodes = self.inside.nodes
         self.opsets, self.version = list(proto.opset_import), proto.ir_version
         self.constants: dict[str, Array] = {n: model.array(t) for n, t in model.constants().items()}
         for name, tensor in model.captured.items():
@@ -70,10 +74,14 @@ class Walk:
                 self.constants[name] = onnx.numpy_helper.to_array(tensor)
         self.inputs = [i.name for i in proto.graph.input if i.name not in self.constants]
         self.reads = [self._reads(n) for n in self.nodes]
-        self.last = {name: i for i, names in enumerate(self.reads) for name in names}
+        around = self.inside.around  # what a body reads may be asked for again until its control node is done
+        self.last = {n: around[i].end if i in around else i for i, names in enumerate(self.reads) for n in names}
         self.readers = self._readers()
         self.readers_of = {n: [i for i, r in enumerate(self.reads) if n in r] for n in self.readers}
         self.values: dict[str, Chunks] = {}
+        self.records: dict[int, Record] = {}
+        self.added: dict[str, Array] = {}
+        self.most = 0  # runs to record inside control nodes; 0: as many as there is room for
 
     @staticmethod
     def _reads(node: onnx.NodeProto) -> list[str]:
@@ -108,27 +116,81 @@ class Walk:
     def step(self, index: int) -> Step:
         """The node at `index` with its inputs."""
         node = self.nodes[index]
-        return Step(index, node, [self.chunks_of(n) if n else None for n in node.input])
+        step = Step(index, node, [self.chunks_of(n) if n else None for n in node.input])
+        for slot, chunks in self.records[index].inputs.items() if index in self.records else ():
+            step.inputs[slot] = chunks
+        return step
 
     def execute(self, step: Step) -> None:
         """Run a node; what onnxruntime cannot run on its own leaves its outputs unknown."""
+        if (span := self.inside.around.get(step.index)) is not None:
+            return self._recorded(step, span)
         sources = {n: self.chunks_of(n) for n in self.reads[step.index]}
         step.outputs = [None] * len(step.node.output)
-        if not step.node.op_type or any(c is None for c in sources.values()):
-            return
+        if any(c is None for c in sources.values()):
+            return None
         fixed = all(n in self.constants for n in sources)  # weights that are reshaped at run time
         rows = [{n: c[k] for n, c in sources.items() if c is not None} for k in range(1 if fixed else self.chunks)]
         try:
-            got = self._execute(step.index, rows)
+            got = self._execute(step.node, rows, [n for n in step.node.output if n])
         except Exception:  # an operator that wants its context: what follows from it is not calibrated
-            return
+            return None
         if fixed and sources:
             self.constants |= {n: a for n, a in zip(step.node.output, got[0], strict=True) if n}
             step.outputs = [self.chunks_of(n) if n else None for n in step.node.output]
-            return
+            return None
         for k, name in enumerate(step.node.output):
             if name:
                 self.give(step, [row[k] for row in got], k)
+        return None
+
+    def _recorded(self, step: Step, span: Span) -> None:
+        """Outputs of a node inside a body: a control node runs where its first body begins."""
+        if step.index == span.start:
+            self.enter(span)
+        known = self.records.get(step.index)
+        outputs = [self.values.get(n) for n in step.node.output] if step.index == span.end else []
+        step.outputs = [known.output] if known else outputs
+        step.outputs += [None] * (len(step.node.output) - len(step.outputs))
+
+    def enter(self, span: Span) -> None:
+        """Run a control node and record what the contractions in its bodies read and give."""
+        node, taps = self.inside.node(span, self.added)
+        sources = {n: self.chunks_of(n) for n in self._reads(node)}
+        self.records = {}
+        if any(c is None for c in sources.values()):
+            return
+        rows = [{n: c[k] for n, c in sources.items() if c is not None} for k in range(self.chunks)]
+        plain = list(node.output)[: len(node.output) - len(taps)]
+        got: list[list[Array]] = []
+        for some in (either(node, rows), rows):
+            try:
+                got = self._tapped(node, some, plain)
+                break
+            except Exception:  # as above; a branch may be for other sizes than these
+                continue
+        for k, name in enumerate(plain):
+            if name and got:
+                self.values[name] = [row[k] for row in got]
+        for tap, k in zip(taps, range(len(plain), len(node.output)), strict=True):
+            record = self.records.setdefault(tap.index, Record())
+            for run, row in enumerate(got):
+                if row[k] is not None:
+                    record.put(tap, run, row[k])
+        self.records = {i: r for i, r in self.records.items() if r.output}
+
+    def _tapped(self, node: onnx.NodeProto, rows: list[dict[str, Array]], plain: list[str]) -> list[list[Array]]:
+        """Run a control node; taps are None where there is no more room for them."""
+        every = [n for n in node.output if n]
+        got = self._execute(node, rows[:1], every)
+        room = self.most or max(1, ROOM // max(1, sum(a.nbytes for a in got[0][len(plain) :])))
+        rest = rows[room:]
+        return [*got, *self._execute(node, rows[1:room], every), *self._execute(node, rest, [n for n in plain if n])]
+
+    def amend(self, index: int, name: str, bias: Array) -> None:
+        """Add to what a node inside a body gives, and run the control node around it again."""
+        self.added[name] = bias
+        self.enter(self.inside.around[index])
 
     def give(self, step: Step, chunks: Chunks, slot: int = 0) -> None:
         """Set an output of a node."""
@@ -150,20 +212,20 @@ class Walk:
             if name not in self.last:
                 self.values.pop(name, None)
 
-    def _execute(self, index: int, rows: list[dict[str, Array]]) -> list[list[Array]]:
-        session = self._session(index, rows[0])  # not kept: its arena would outlive the only run
+    def _execute(self, node: onnx.NodeProto, rows: list[dict[str, Array]], order: list[str]) -> list[list[Array]]:
+        if not rows:
+            return []
+        session = self._session(node, rows[0])  # not kept: its arena would outlive the only run
         wanted = [i.name for i in session.get_inputs()]
-        order = [n for n in self.nodes[index].output if n]
 
         def one(row: dict[str, Array]) -> list[Array]:
             got = dict(zip(order, session.run(order, {n: row[n] for n in wanted}), strict=True))
-            return [got.get(n) for n in self.nodes[index].output]  # type: ignore[misc]
+            return [got.get(n) for n in node.output]  # type: ignore[misc]
 
         large = sum(a.size for a in rows[0].values()) > 1 << 12
         return list(each(one, rows) if large else map(one, rows))
 
-    def _session(self, index: int, row: dict[str, Array]) -> ort.InferenceSession:
-        node = self.nodes[index]
+    def _session(self, node: onnx.NodeProto, row: dict[str, Array]) -> ort.InferenceSession:
         held_back = {n: a for n, a in row.items() if n in self.constants and n not in self.values}
         fixed = {n: a for n, a in held_back.items() if a.size <= SMALL or a.dtype.kind != "f"}
         inputs = [_info(n, a) for n, a in row.items() if n not in fixed]
@@ -176,6 +238,14 @@ class Walk:
     def replace(self, name: str, values: Array) -> None:
         """Another value for a constant, from now on."""
         self.constants[name] = values
+
+
+def either(node: onnx.NodeProto, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    """Where all inputs would take the same branch of an If, every second one takes the other: both are calibrated."""
+    if node.op_type != "If" or len({bool(r[node.input[0]].ravel()[0]) for r in rows}) > 1:
+        return rows
+    cond = node.input[0]
+    return [{**r, cond: np.asarray(~r[cond])} if k % 2 else r for k, r in enumerate(rows)]
 
 
 def _info(name: str, array: Array) -> onnx.ValueInfoProto:
@@ -197,6 +267,8 @@ class Adjust:
     def of(self, walk: Walk, step: Step) -> Affine | None:
         """The map for the first output of this node, which is run where its output is what the map depends on."""
         x = step.inputs[0] if step.inputs else None
+        if step.index in walk.inside.around:
+            return None
         if step.node.op_type == "BatchNormalization" and self.batch_norm and x is not None and _wide(x):
             gamma, beta = (np.asarray(c[0], np.float64) for c in step.inputs[1:3] if c is not None)
             epsilon = next((a.f for a in step.node.attribute if a.name == "epsilon"), 1e-5)

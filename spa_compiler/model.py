@@ -30,7 +30,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from spa_compiler.checks import check, external_tensors
 from spa_compiler.errors import ModelError
 from spa_compiler.external import read_external
-from spa_compiler.nesting import Bodies, Homes, flatten, nest, stations
+from spa_compiler.nesting import Bodies, Homes, chains, flatten, nest, opened
 from spa_compiler.subgraphs import WEIGHT_TYPES, captured, weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what it would only warn about is carried over here
@@ -107,7 +107,7 @@ class Model:
         """The model as protobuf; external tensors keep pointing into `folder`."""
         out = onnx.ModelProto()
         out.CopyFrom(self.header)
-        out.graph.node.extend(self._node(n) for n in self.graph.nodes)
+        out.graph.node.extend(self.flat())
         for tensor in self.constants().values():
             out.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
         held = {t.name for t in out.graph.initializer}
@@ -115,14 +115,14 @@ class Model:
         if self.bodies:
             whole = self.external or out.ir_version < 4  # external data, and named inputs: in the main graph only
             homes = {t.name: "" for t in out.graph.initializer} if whole else self.homes
-            nest(out.graph, self.graph.nodes, self.bodies, homes)
+            nodes = self.graph.nodes
+            nest(out.graph, chains(nodes), [opened(n) for n in nodes], self.bodies, homes)
         self._name_initializers_as_inputs(out)
         return out
 
-    def stations(self) -> list[onnx.NodeProto]:
-        """What runs at each node of the flat graph when every body runs as a whole: nothing inside them."""
-        nodes = [self._node(n) for n in self.graph.nodes]
-        return stations(nodes, self.graph.nodes, self.proto().graph.node) if self.bodies else nodes
+    def flat(self) -> list[onnx.NodeProto]:
+        """The nodes as they lie open, markers and control nodes among them."""
+        return [self._node(n) for n in self.graph.nodes]
 
     def _node(self, node: gs.Node) -> onnx.NodeProto:
         """A node with everything of the original that graphsurgeon does not hold."""

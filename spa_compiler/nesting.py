@@ -1,7 +1,7 @@
 """Bodies of If, Loop and Scan as parts of one flat graph, and back.
 
-    bodies = flatten(proto.graph, opset)      # in place: what lies in a body becomes part of the graph
-    nest(graph, nodes, bodies, outer)         # the reverse, in place
+    bodies, homes = flatten(proto.graph, opset)       # in place: what lies in a body becomes part of the graph
+    nest(graph, lies, paths, bodies, homes)           # the reverse, in place
 
 In the flat form a body stands between a marker, which gives the body's inputs, and the control node, which reads what
 the body gives. So a body's values have axes like any other, what it captures is simply read, and analysis, rewrite and
@@ -230,12 +230,11 @@ class _Frame:
     weights: list[onnx.TensorProto] = field(default_factory=list)
 
 
-def nest(graph: onnx.GraphProto, nodes: Sequence[gs.Node], bodies: Bodies, homes: Homes) -> None:
-    """Put the nodes back into their bodies; changes the graph. `nodes` are those of the graph as graphsurgeon has them.
+def nest(graph: onnx.GraphProto, lies: Sequence[Chain], paths: Sequence[Chain], bodies: Bodies, homes: Homes) -> None:
+    """Put the nodes back into their bodies; changes the graph. `lies` and `paths`: `chains` and `opened` of every node.
 
     A weight goes where it was (`homes`); a new one, to the innermost body that holds all its readers.
     """
-    lies, paths = chains(nodes), [opened(n) for n in nodes]
     frames = {p[0]: _Frame(n) for n, p in zip(graph.node, paths, strict=True) if n.domain == DOMAIN}
     made = {o for n in graph.node for o in n.output}
     infos = {v.name: v for v in graph.value_info if v.name in made}
@@ -321,15 +320,6 @@ def _body(
     return out
 
 
-def stations(
-    protos: Sequence[onnx.NodeProto], nodes: Sequence[gs.Node], whole: Iterable[onnx.NodeProto]
-) -> list[onnx.NodeProto]:
-    """For every node of a flat graph what runs there when bodies run as one: nothing inside them."""
-    rest = iter(whole)
-    lies = zip(protos, chains(nodes), strict=True)
-    return [onnx.NodeProto() if chain or n.domain == DOMAIN else next(rest) for n, chain in lies]
-
-
 __all__ = [
     "CONTROL",
     "DOMAIN",
@@ -339,6 +329,6 @@ __all__ = [
     "is_control",
     "is_marker",
     "nest",
-    "stations",
+    "opened",
     "subgraphs",
 ]

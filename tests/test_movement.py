@@ -24,7 +24,7 @@ def observed(graph: DependencyGraph, seed: int) -> dict[str, np.ndarray]:
     """Every value of one dense run outside of bodies."""
     model = graph.model
     assert model.shapes is not None
-    names = [o for n in model.stations() for o in n.output if o]
+    names = [o for n in model.proto().graph.node for o in n.output if o]
     session = open_session(with_outputs(model.proto(), names), model.folder, level=0)
     feed = random_inputs(model, {n: s[0] for n, s in model.shapes.sizes.items()}, np.random.default_rng(seed))
     return {**feed, **dict(zip([o.name for o in session.get_outputs()], run(session, feed), strict=True))}

@@ -61,15 +61,18 @@ def _sides(bound: dict[str, tuple[int, int]]) -> tuple[dict[str, int], dict[str,
 
 
 def _complete(model: Model, first: Facts, second: Facts, bound: dict[str, tuple[int, int]]) -> tuple[Facts, Facts]:
-    """What neither onnx's inference nor a run of one node tells (subgraphs) is read off a run of the model."""
+    """What neither onnx's inference nor a run of one node tells (subgraphs) is read off a run of the model.
+
+    The inputs of the two runs differ: a size that depends on data (detections) is dynamic, too.
+    """
     out: list[Facts] = []
-    for facts, sizes in zip((first, second), _sides(bound), strict=True):
+    for seed, (facts, sizes) in enumerate(zip((first, second), _sides(bound), strict=True)):
         names = shapes.missing(model, facts)
-        out.append(shapes.completed(facts, observe(model, sizes, names)) if names else facts)
+        out.append(shapes.completed(facts, observe(model, sizes, names, seed)) if names else facts)
     return out[0], out[1]
 
 
-def observe(model: Model, sizes: dict[str, int], names: list[str]) -> dict[str, Any]:
+def observe(model: Model, sizes: dict[str, int], names: list[str], seed: int = 0) -> dict[str, Any]:
     """Values of one run on random inputs, by name; sequences and maps are left out."""
     try:
         session = open_session(with_outputs(model.proto(), names), model.folder, what=str(model.path))
@@ -77,6 +80,6 @@ def observe(model: Model, sizes: dict[str, int], names: list[str]) -> dict[str, 
         if "is not a registered function/op" in str(e):  # another runtime's operator: what it touches will be frozen
             return {}
         raise
-    got = run(session, random_inputs(model, sizes, np.random.default_rng(0)), str(model.path))
+    got = run(session, random_inputs(model, sizes, np.random.default_rng(seed)), str(model.path))
     found = dict(zip([o.name for o in session.get_outputs()], got, strict=True))
     return {n: found[n] for n in names if isinstance(found.get(n), np.ndarray) and found[n].dtype.kind in "biuf"}

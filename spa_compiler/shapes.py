@@ -35,6 +35,8 @@ RUN_LIMIT = 1 << 26
 """Elements of one input up to which a node is run on its own, to see the shape of what it makes."""
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout"}  # never folded: chance, or the storage format
+BY_DATA = {"NonZero", "NonMaxSuppression", "Compress", "Unique"}
+"""What these find depends on data: how much, only a run of the whole model shows."""
 LEVELS = (
     ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -188,27 +190,33 @@ def _infer(
 def _observe(
     model: Model, proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
 ) -> None:
-    """Shapes that inference cannot tell are read off a run of this node alone."""
+    """Shapes that inference cannot tell are read off two runs of this node alone, if they agree."""
     used = list(dict.fromkeys(n for n in names if n))
     if any((s := facts.shape(n)) is None or math.prod(s) > RUN_LIMIT for n in used):
+        return
+    if proto.op_type in BY_DATA:
         return
     inputs = [onnx.ValueInfoProto(name=n, type=facts.types[n]) for n in used]
     outputs = [o for o in proto.output if o]
     graph = helper.make_graph([proto], "one", inputs, [onnx.ValueInfoProto(name=o) for o in outputs])
     one = helper.make_model(graph, opset_imports=imports, ir_version=max(model.header.ir_version, 4))
-    feed = {n: facts.values[n] if n in facts.values else _ones(facts.types[n]) for n in used}
+    known = {n: facts.values[n] for n in used if n in facts.values}
+    made_up = [{n: _filled(facts.types[n], k + side) for k, n in enumerate(used, 1)} for side in (0, 1)]
     try:
-        got = quiet_session(one.SerializeToString()).run(None, feed)
+        session = quiet_session(one.SerializeToString())
+        runs = [session.run(None, {**feed, **known}) for feed in (made_up if len(known) < len(used) else made_up[:1])]
     except Exception:  # the whole model is asked later, and says what is wrong
         return
-    for name, a in zip(outputs, got, strict=True):
-        if isinstance(a, np.ndarray) and a.dtype.kind in "biuf":
-            facts.types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+    for name, *got in zip(outputs, *runs, strict=True):
+        shapes = {a.shape if isinstance(a, np.ndarray) and a.dtype.kind in "biuf" else None for a in got}
+        if len(shapes) == 1 and None not in shapes:  # else it depends on what was made up
+            kind = helper.np_dtype_to_tensor_dtype(got[0].dtype)
+            facts.types[name] = helper.make_tensor_type_proto(kind, got[0].shape)
 
 
-def _ones(t: onnx.TypeProto) -> Array:
+def _filled(t: onnx.TypeProto, number: int) -> Array:
     shape = [d.dim_value for d in t.tensor_type.shape.dim]
-    return np.ones(shape, helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
+    return np.full(shape, number, helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
 
 
 def random_array(t: onnx.TypeProto, rng: np.random.Generator, limit: int = 2) -> Array:

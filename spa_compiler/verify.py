@@ -19,7 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from spa_compiler.axes import Bools
-from spa_compiler.dims import Dim
+from spa_compiler.dims import Dim, is_frozen
 from spa_compiler.errors import ModelError, VerificationError
 from spa_compiler.forcing import Choice, choices, forced, reached
 from spa_compiler.graph import DependencyGraph
@@ -36,6 +36,7 @@ Ranges = Mapping[str, tuple[float, float]]
 SQUASHING = ("Sigmoid", "Softmax", "LogSoftmax", "HardSigmoid", "Tanh")
 TRANSPARENT = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
 TOLERANCE, HALF_TOLERANCE = 1e-4, 1e-3
+CHOICES = ("NonMaxSuppression", "NonZero", "TopK")
 POWERLESS = 1e-6
 
 
@@ -70,6 +71,18 @@ def taps(model: Model) -> list[str]:
         squashed = at.inputs and at.inputs[0].op in SQUASHING and at.inputs[0].inputs[0].inputs
         out.append(at.inputs[0].inputs[0].name if squashed else tensor.name)
     return list(dict.fromkeys(out))
+
+
+def compared(graph: DependencyGraph) -> list[str]:
+    """The taps, and what detections are chosen from: a threshold may leave none of them to compare."""
+    chosen: set[str] = set()
+    found = []
+    for node in graph.model.graph.nodes:
+        if any(t.name in chosen for t in node.inputs) or node.op in CHOICES:
+            found += [t.name for t in node.inputs if t.inputs and t.name not in chosen] if node.op in CHOICES else []
+            chosen |= {t.name for t in node.outputs}
+    fixed = [n for n in found if n in graph.values and all(is_frozen(a) for a in graph.values[n].axes)]
+    return list(dict.fromkeys([*taps(graph.model), *fixed]))
 
 
 def bindings(model: Model) -> list[dict[str, int]]:
@@ -109,9 +122,9 @@ def structural(
     sizes = bindings(graph.model)
     rounds = sizes if len(sizes) > 1 else sizes * 2
     feeds = [random_inputs(graph.model, b, np.random.default_rng(seed + k), ranges) for k, b in enumerate(rounds)]
-    dense = outputs(graph.model, taps(graph.model), feeds, "the dense model")
+    dense = outputs(graph.model, compared(graph), feeds, "the dense model")
     limit = tolerance(graph)
-    branches, unproven = _branches(graph.model, feeds)
+    branches, unproven = _branches(graph, feeds)
     error = effect = 0.0
     wrong = ""
     for choice, expected in [({}, dense), *branches]:
@@ -127,13 +140,16 @@ def structural(
     return Structural(error, limit, effect, len(feeds), sizes, len(branches), unproven)
 
 
-def _branches(model: Model, feeds: list[Feed]) -> tuple[list[tuple[Choice, list[list[Any]]]], tuple[str, ...]]:
+def _branches(
+    graph: DependencyGraph, feeds: list[Feed]
+) -> tuple[list[tuple[Choice, list[list[Any]]]], tuple[str, ...]]:
     """Choices of branches with the dense outputs; branches that the dense model cannot run there."""
     out: list[tuple[Choice, list[list[Any]]]] = []
     left: set[str] = set()
+    model = graph.model
     for choice in choices(model):
         try:
-            out.append((choice, outputs(forced(model, choice), taps(model), feeds, "the dense model")))
+            out.append((choice, outputs(forced(model, choice), compared(graph), feeds, "the dense model")))
         except ModelError:  # a branch for other sizes than these
             left |= reached(model, choice)
     return out, tuple(sorted(left.difference(*(reached(model, choice) for choice, _ in out))))
@@ -144,7 +160,7 @@ def _compare(
     choice: Choice,
 ) -> tuple[float, float]:  # fmt: skip
     """(prune against mask, mask against dense). Raises ModelError when the rewritten model does not load or run."""
-    names = taps(graph.model)
+    names = compared(graph)
     masked = outputs(forced(reference(graph, masks), choice), names, feeds, "the masked model")
     effect = max((_relative(d, m) for d, m in _pairs(dense, masked)), default=0.0)
     pruned = outputs(forced(small, choice), names, feeds, "the pruned model")
@@ -240,7 +256,11 @@ def fidelity(dense: list[list[Any]], compiled: list[list[Any]], inputs: str) -> 
     same = rows = 0
     for x, y in _pairs(dense, compiled):
         a, b = np.nan_to_num(x.astype(np.float64)), np.nan_to_num(y.astype(np.float64))
-        dot, left, right = dot + float((a * b).sum()), left + float((a**2).sum()), right + float((b**2).sum())
+        left, right = left + float((a**2).sum()), right + float((b**2).sum())
+        if a.shape != b.shape:  # another number of detections: nothing agrees
+            noise += float((a**2).sum() + (b**2).sum())
+            continue
+        dot += float((a * b).sum())
         noise += float(((a - b) ** 2).sum())
         if x.dtype.kind == "f" and a.ndim == 2 and a.shape[1] >= 2:
             same, rows = same + int((a.argmax(1) == b.argmax(1)).sum()), rows + len(a)
@@ -254,6 +274,8 @@ def explained(dense: list[list[Any]], compiled: list[list[Any]]) -> float:
     error = variance = 0.0
     for column, other in zip(zip(*dense, strict=True), zip(*compiled, strict=True), strict=True):
         if not isinstance(column[0], np.ndarray) or column[0].dtype.kind != "f" or column[0].ndim == 0:
+            continue
+        if any(x.shape != y.shape for x, y in zip(column, other, strict=True)):  # numbers of detections
             continue
         a, b = (np.nan_to_num(np.concatenate(rows).astype(np.float64)) for rows in (column, other))
         error += float(((a - b) ** 2).sum())

@@ -135,6 +135,14 @@ CASES: dict[str, Case] = {
         {"w1": (5, 6), "s0": [0], "e0": [6], "e1": [LAST], "ax": [1], "w2": (6, 3)},
         {"w1:1 w2:0": 6},
     ),
+    "as_many_as_data_says": Case(  # how many rows are found is no constant, though nothing symbolic leads there
+        """(float[6,5] x) => (float[k,3] y) {
+            a = MatMul(x, w1)  s = ReduceSum<keepdims=0>(x, ax)  m = Greater(s, zero)  p = NonZero(m)
+            i = Squeeze(p, first)  b = Gather(a, i)  t = Shape(b)  e = Expand(one, t)  c = Add(b, e)
+            y = MatMul(c, w2) }""",
+        {"w1": (5, 8), "ax": [1], "zero": 0.0, "first": [0], "one": 1.0, "w2": (8, 3)},
+        {"w1:1 w2:0": 8},
+    ),
     "slice_unused": Case(  # the last three channels reach nothing
         """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
             a = Conv(x, w1)  b = Slice(a, s, e, ax)  y = Conv(b, w2) }""",

@@ -161,6 +161,8 @@ def torchvision_tasks() -> dict[str, Model]:
 
     def build(name: str, how: Callable[..., Any], every: bool) -> nn.Module:
         bare: dict[str, Any] = {"weights_backbone": None} if how is segment or every else {}
+        if every:  # random weights find something only without a threshold
+            bare["box_score_thresh" if "rcnn" in name else "score_thresh"] = 0.0
         if every and not name.startswith("ssd"):  # the others scale the image up to 800 pixels
             bare |= {"min_size": 128, "max_size": 160}
         return Call(models.get_model(name, weights=None, **bare), how, every)
@@ -172,7 +174,7 @@ def torchvision_tasks() -> dict[str, Model]:
 
     add(models.segmentation, {"x": Input((3, 64, 64))}, segment)
     add(models.video, clip, lambda m, x: m(x))
-    add(models.detection, {"x": Input((3, 128, 128))}, lambda m, x: m([x[0]]), every=True)
+    add(models.detection, {"x": Input((3, 128, 128))}, lambda m, x: m(list(x)), every=True)
     add(models.optical_flow, {"a": frame, "b": frame}, lambda m, a, b: m(a, b, num_flow_updates=2)[-1])
     return found
 

@@ -75,23 +75,30 @@ def external_tensors(proto: onnx.ModelProto) -> frozenset[str]:
 
 
 @functools.cache
-def _contributed() -> dict[str, tuple[int, int]]:
-    """Least and largest number of inputs of onnxruntime's own operators, which onnx.checker does not know."""
+def _contributed() -> dict[str, tuple[frozenset[int], int, int]]:
+    """Inputs that must be given, least and largest number, of onnxruntime's own operators.
+
+    onnx.checker does not know them.
+    """
     known: list[Any] = getattr(_pybind_state, "get_all_operator_schema", list)()
-    out = {s.name: (s.min_input, s.max_input) for s in known if s.domain == "com.microsoft"}
+    out = {}
+    for s in known:
+        if s.domain == "com.microsoft":
+            needed = frozenset(i for i, p in enumerate(s.inputs) if "Optional" not in str(p.option) and i < s.min_input)
+            out[s.name] = needed, s.min_input, s.max_input
     # onnxruntime 1.31 reads the last zero point of these without asking whether it is there
-    return {**out, "QLinearSigmoid": (5, 5), "QLinearLeakyRelu": (5, 5)}
+    return {**out, **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu"), (frozenset(range(5)), 5, 5))}
 
 
 def _check_operators(graph: onnx.GraphProto, path: Path) -> None:
     """Too few inputs of an operator of its own end onnxruntime's process, so they are not given to it."""
     for node in graph.node:
-        low, high = _contributed().get(node.op_type, (0, len(node.input)))
-        required = list(node.input[:low])
-        if node.domain == "com.microsoft" and (len(required) < low or len(node.input) > high or "" in required):
+        needed, low, high = _contributed().get(node.op_type, (frozenset(), 0, len(node.input)))
+        given = {i for i, name in enumerate(node.input) if name}
+        if node.domain == "com.microsoft" and not (low <= len(node.input) <= high and needed <= given):
             raise ModelError(
                 f"{path}: {node.op_type} '{node.name or ' '.join(node.output)}' has {len(node.input)} inputs, "
-                f"it takes {low} to {high}, of which the first {low} must be given"
+                f"it takes {low} to {high}, of which numbers {sorted(needed)} must be given"
             )
         for a in node.attribute:
             for body in [a.g] if a.HasField("g") else a.graphs:

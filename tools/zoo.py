@@ -78,7 +78,8 @@ def compare(path: Path, model: nn.Module, inputs: dict[str, Tensor], dynamic: bo
     wanted = (wanted[0] if isinstance(wanted, tuple) else wanted).double()
     same = found.shape == wanted.shape
     if same and not dynamic:  # detections: nearly equal scores change places
-        same = bool((found.flatten().sort()[0] - wanted.flatten().sort()[0]).abs().median() <= 0.01 * wanted.abs().max())
+        difference = (found.flatten().sort()[0] - wanted.flatten().sort()[0]).abs()
+        same = bool(difference.median() <= 0.01 * wanted.abs().max())
     elif same:
         same = bool((found - wanted).abs().max() <= 1e-3 * wanted.abs().max())  # false for NaN
     if not same:

@@ -289,7 +289,11 @@ def transformers_models() -> dict[str, Model]:
             return Call(made, lambda m, a: m(a, attention_mask=torch.ones_like(a), return_dict=False, **cached))
         return Call(made, lambda m, a: m(a, return_dict=False, **cached))
 
-    return {name: Model(lambda r=row: build(*r), row[3], "transformers") for name, row in TRANSFORMERS.items()}
+    found = {name: Model(lambda r=row: build(*r), row[3], "transformers") for name, row in TRANSFORMERS.items()}
+    for depth in (8, 16, 32, 64):  # what analysis costs by depth
+        deep = ("LlamaForCausalLM", "LlamaConfig", LLAMA | {"num_hidden_layers": depth}, IDS)
+        found[f"llama_{depth}_blocks"] = Model(lambda r=deep: build(*r), IDS, "scaling")
+    return found
 
 
 # small models of our own ----------------------------------------------------------------------------------------------

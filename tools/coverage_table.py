@@ -227,8 +227,8 @@ own benchmark ignores) takes the PyTorch model, onnxsim 0.8 (`apply_structured_p
 columns is a failure (listed under the table), outputs that changed their shape, or no run. Torch-Pruning counts the
 modules that it touches as prunable, whole, and MACs its own way, without the products of activations.
 Where both digits of an axis (heads and channels of a head) are groups, half of each leaves a quarter.
-*normalise* and *analyse* are seconds of processor time, *all s* seconds of the whole compile, written and proven, on two
-cores shared with other work. Large models are built at full width and depth; image sides are as small as the network
-allows. "(no effect)": the plan did not change the outputs, so the proof has no power there.
+*normalise* and *analyse* are seconds of processor time, *all s* seconds of the whole compile, written and proven, on
+two cores shared with other work. Models have their full width and depth, image sides are as small as the network allows.
+"(no effect)": the plan did not change the outputs, so the proof has no power there.
 
 """

@@ -58,7 +58,8 @@ class Calibrate:
             few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             text = f"{len(names)} contractions inside bodies ({few}) are not calibrated: weights score what they read"
             state = state.note(notes=[*state.results.get("notes", []), text])
-        return replace(state, moments=moments)
+        taken = state.results["calibration"] | {"moments": len(moments.of), "missed": moments.missed}
+        return replace(state, moments=moments).note(calibration=taken)
 
     def inputs(self, state: State) -> Calibration:
         """Inputs as asked for. Raises UsageError for a source or a memory that makes no sense."""

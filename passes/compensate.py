@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 from spa_compiler.calibration import Calibration
-from spa_compiler.compensation import Options, compensate
+from spa_compiler.compensation import Options, compensated
 from spa_compiler.errors import UsageError
 from spa_compiler.merge import merge
 from spa_compiler.pipeline import State
@@ -36,5 +36,7 @@ class Compensate:
         options = Options(self.ridge, state.calibration.adjust, bias_only=self.method == "bias", seed=self.seed)
         feeds = state.calibration.feeds
         with linear_algebra(graph):
-            model = compensate(graph, state.plan.masks(graph), state.pruned, feeds, options)
-        return replace(state, model=model).note(compensation={"method": self.method, "ridge": self.ridge})
+            model, outcome = compensated(graph, state.plan.masks(graph), state.pruned, feeds, options)
+        return replace(state, model=model).note(
+            compensation={"method": self.method, "ridge": self.ridge, **asdict(outcome)}
+        )

@@ -13,24 +13,23 @@ earlier blocks are corrected, not passed on (docs/data-free; OSSCAR, Meng et al.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
+from spa_compiler import recurrent
 from spa_compiler.axes import Bools, Masks, keep, whole
-from spa_compiler.canonical import drop_dead
-from spa_compiler.gram import shrinkage
+from spa_compiler.gram import Gram, gather, repaired, shrinkage, solve
 from spa_compiler.graph import DependencyGraph
-from spa_compiler.linear import Form
+from spa_compiler.linear import Form, Rows
 from spa_compiler.lockstep import Adjust, Affine, Chunks, Feed, Step, Walk
-from spa_compiler.model import Model, constant
-from spa_compiler.moments import Branch, accumulate, follow, form_of
+from spa_compiler.model import Model
+from spa_compiler.moments import Branch, accumulate, dims_read, follow, form_of
 from spa_compiler.spec import Value
+from spa_compiler.updates import Replaced, Update, apply, key_of
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -59,21 +58,35 @@ class Options:
     seed: int = 0
 
 
-@dataclass
-class Update:
-    """New weights and the change of the bias of one node, by the name of its first output."""
-
-    form: Form
-    weights: Array
-    bias: Floats  # (rows,) to be added to the output
-
-
 def compensate(
     graph: DependencyGraph, masks: Masks, small: Model, feeds: Sequence[Feed], options: Options | None = None
 ) -> Model:
     """A copy of `small` (the rewrite of `graph` by `masks`) with new weights and biases."""
-    updates = _Lockstep(graph, masks, small, options or Options()).run(feeds)
-    return apply(small, updates)
+    return compensated(graph, masks, small, feeds, options or Options())[0]
+
+
+@dataclass
+class Outcome:
+    """How many contractions were solved, which of them are recurrent, and why others that were cut were not."""
+
+    solved: int = 0
+    recurrent: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def compensated(
+    graph: DependencyGraph, masks: Masks, small: Model, feeds: Sequence[Feed], options: Options
+) -> tuple[Model, Outcome]:
+    """`compensate`, with what became of every contraction that was cut."""
+    run = _Lockstep(graph, masks, small, options)
+    return apply(small, run.run(feeds)), run.outcome
+
+
+def states_kept(r: Value, masks: Masks, graph: DependencyGraph) -> NDArray[np.int64]:
+    """(directions, kept): the hidden units that stay in each direction of a recurrent operator with this R."""
+    per_axis, full = whole([r.axes[0], r.axes[2]], masks, graph.blocks)
+    mask = per_axis[0][:, None] & per_axis[1][None] & (True if full is None else full)
+    return np.stack([np.flatnonzero(row) for row in mask if row.any()])
 
 
 class _Lockstep:
@@ -82,9 +95,10 @@ class _Lockstep:
         self.dense, self.compiled = Walk(graph.model), Walk(small)
         self.place = {n.output[0]: i for i, n in enumerate(self.dense.nodes) if n.output}
         self.stored = {n for node in self.compiled.nodes if node.op_type == "DequantizeLinear" for n in node.output}
-        self.updates: dict[str, Update] = {}
+        self.updates: dict[str, Update | Replaced] = {}
+        self.outcome = Outcome()
 
-    def run(self, feeds: Sequence[Feed]) -> dict[str, Update]:
+    def run(self, feeds: Sequence[Feed]) -> dict[str, Update | Replaced]:
         self.dense.start(feeds)
         self.compiled.start(feeds)
         for name in self.compiled.inputs:
@@ -109,7 +123,12 @@ class _Lockstep:
             self.dense.execute(mine)
         raw = mine.outputs[0] if mine.outputs else None
         same = self._same(mine, theirs)
-        update = None if same or raw is None else self._solve(i, mine, theirs, raw)
+        if same:
+            update = None
+        elif raw is None:
+            update = self._left(i, theirs, "its outputs are not known")
+        else:
+            update = self._solve(i, mine, theirs, raw)
         self._finish(self.dense, mine, affine, None)
         if same:
             for name in theirs.node.output:
@@ -129,19 +148,20 @@ class _Lockstep:
         known, found = self.dense.records.get(i), self.compiled.records.get(j)
         sized = bool(self.graph.sites[i].outputs)  # its shape is known
         if known is None or found is None or known.runs != found.runs or mine.outputs[0] is None or not sized:
+            self._left(i, theirs, "what it reads in its body was not recorded")
             return
         same = mine.node == theirs.node and all(
             len(a) == len(b) and all(map(np.array_equal, a, b))
             for a, b in zip(known.inputs.values(), found.inputs.values(), strict=True)
         )
         update = None if same else self._solve(i, mine, theirs, mine.outputs[0])
-        if update is not None:
+        if isinstance(update, Update):
             shape = [1] * known.output[0].ndim
             shape[update.form.out] = -1
             dtype = self.compiled.constants[theirs.node.input[update.form.weight]].dtype
             self.compiled.amend(j, theirs.node.output[0], update.bias.reshape(shape).astype(dtype))
 
-    def _finish(self, walk: Walk, step: Step, affine: Affine | None, update: Update | None) -> None:
+    def _finish(self, walk: Walk, step: Step, affine: Affine | None, update: Update | Replaced | None) -> None:
         """Run a node, with its new bias and the map that calibration asks for."""
         if affine is not None and step.node.op_type == "BatchNormalization":
             source = step.inputs[0]
@@ -149,9 +169,9 @@ class _Lockstep:
             if not step.outputs:
                 walk.execute(step)
             source = step.outputs[0] if step.outputs else None
-        if source is None or (update is None and affine is None):
+        if source is None or (affine is None and not isinstance(update, Update)):
             return
-        if update is not None:
+        if isinstance(update, Update):
             shape = [1] * source[0].ndim
             shape[update.form.out] = -1
             source = [c + update.bias.reshape(shape).astype(c.dtype) for c in source]
@@ -180,24 +200,83 @@ class _Lockstep:
         both = [slice_to(self.graph, value, a.reshape(shape), self.masks) for a in (affine.scale, affine.shift)]
         return Affine(both[0].ravel(), both[1].ravel())
 
-    def _solve(self, i: int, mine: Step, theirs: Step, raw: Chunks) -> Update | None:
+    def _solve(self, i: int, mine: Step, theirs: Step, raw: Chunks) -> Update | Replaced | None:
         """New weights, from compiled inputs to dense outputs; None where there is nothing to solve."""
+        if theirs.node.op_type in recurrent.GATES:
+            return self._cell(i, mine, theirs, raw)
         form = form_of(self.graph, self.compiled, theirs)
         output = self.graph.sites[i].outputs[0]
         if form is None or output is None or theirs.inputs[form.data] is None:
-            return None
+            return self._left(i, theirs, "no form of it is known")
         weight = theirs.node.input[form.weight]
-        if len(self.compiled.readers[weight]) > 1 or weight in self.stored:
-            return None
-        if self.compiled.constants[weight].dtype.kind != "f":
-            return None
+        if reason := self._held_back(weight):
+            return self._left(i, theirs, reason)
         uncut = self.dense.constants[weight].shape == self.compiled.constants[weight].shape
         if uncut and not self.options.everything:
             return None
         target = self._target(mine, output, raw)
         update = self._regress(form, theirs, target, (self.options.seed, i))
-        self.updates[theirs.node.output[0]] = update
+        self.updates[key_of(theirs.node.output)] = update
+        self.outcome.solved += 1
         self.compiled.replace(weight, update.weights)
+        return update
+
+    def _held_back(self, weight: str) -> str:
+        """Why a weight must stay as it is, or ''."""
+        if len(self.compiled.readers[weight]) > 1:
+            return "its weight is read elsewhere, too"
+        if weight in self.stored or self.compiled.constants[weight].dtype.kind != "f":
+            return "its weight is stored as integers"
+        return ""
+
+    def _left(self, i: int, step: Step, reason: str) -> Update | Replaced | None:
+        """Note a contraction of cut channels with a constant that keeps its old weights."""
+        site = self.graph.sites[i]
+        if not dims_read(site).isdisjoint(self.masks) and any(v is not None and v.constant for v in site.inputs):
+            self.outcome.left[site.name or step.node.output[0]] = f"{site.op}: {self.compiled.why(step) or reason}"
+        return None
+
+    def _cell(self, i: int, mine: Step, theirs: Step, y: Chunks) -> Update | Replaced | None:
+        """A recurrent operator, from compiled inputs and the dense states that are kept to the dense gates.
+
+        Each set of gates that read the same values is a contraction of its own; states are those of the dense model,
+        which the compiled one then follows (solving again from its own states gives nothing more: docs/data-free).
+        """
+        cell, node = recurrent.find(theirs.node), theirs.node
+        full, held = recurrent.held(mine.node, self.dense.constants), recurrent.held(node, self.compiled.constants)
+        x, small = mine.inputs[0], theirs.inputs[0]
+        if not isinstance(cell, recurrent.Cell) or full is None or held is None or x is None or small is None:
+            return self._left(i, theirs, cell if isinstance(cell, str) else "its weights are not constant")
+        names = [n for n in node.input[recurrent.W : recurrent.B + 1] if n]
+        if reason := next(filter(None, map(self._held_back, names)), ""):
+            return self._left(i, theirs, reason)
+        if full[0].shape == held[0].shape and full[1].shape == held[1].shape and not self.options.everything:
+            return None
+        r = self.graph.sites[i].inputs[recurrent.R]
+        assert r is not None
+        kept = states_kept(r, self.masks, self.graph)
+        dense, new = recurrent.Weights.of(cell.gates, *full), recurrent.Weights.of(cell.gates, *held)
+        h0 = recurrent.initial(mine.inputs)
+        for k, part in enumerate(cell.parts):
+
+            def read(c: int, rows: Rows, part: recurrent.Part = part, new: recurrent.Weights = new) -> list[Array]:
+                steps = cell.steps(x[c], y[c], None if h0 is None else h0[c], rows)
+                target = recurrent.linear(part, steps, dense).reshape(*steps.h.shape[:2], len(part.gates), -1)
+                target = np.take_along_axis(target, kept[None, :, None], axis=3).reshape(*steps.h.shape[:2], -1)
+                cut = recurrent.Steps(cell.inputs(small[c], rows), np.take_along_axis(steps.h, kept[None], axis=2))
+                return [part.design(cut, new), target]
+
+            before = part.weights(new)
+            sizes, inputs = [cell.size(c) for c in x], sum(cell.batch(c) for c in x)
+            gram = gather(sizes, before.shape[-1], read, inputs, (self.options.seed, i, k), self.graph)
+            w = self._better(before, gram)
+            new = part.changed(new, w, gram.mean(1) - np.einsum("bmd,bd->bm", w, gram.mean()))
+        slots = dict(zip((recurrent.W, recurrent.R, recurrent.B), new.stored(held[0].dtype), strict=True))
+        for slot, values in slots.items():
+            self.compiled.replace(self.compiled.slot(theirs.index, slot), values)
+        update = self.updates[key_of(node.output)] = Replaced(slots)
+        self.outcome.solved += 1
+        self.outcome.recurrent.append(self.graph.sites[i].name or key_of(node.output))
         return update
 
     def _target(self, mine: Step, output: Value, raw: Chunks) -> Chunks:
@@ -228,15 +307,18 @@ class _Lockstep:
         assert x is not None
         old = self.compiled.constants[step.node.input[form.weight]]
         gram = accumulate(form, x, target, target, seed, self.graph)
-        w = before = form.weights(old)
-        covariance = gram.covariance()
-        if not self.options.bias_only:
-            shrink = shrinkage(covariance, gram.rows()) if self.options.shrink else 0.0
-            w = solve(before, covariance, gram.cross(), self.options.ridge, shrink)
-            w = repaired(w, covariance, gram.variance(), self.options.repair)
-        weights = form.restore(w, old)
+        weights = form.restore(self._better(form.weights(old), gram), old)
         bias = gram.mean(1) - np.einsum("bmd,bd->bm", form.weights(weights), gram.mean())
         return Update(form, weights, bias.ravel() - self._old_bias(form, step, bias.size))
+
+    def _better(self, before: Floats, gram: Gram) -> Floats:
+        """The weights (blocks, m, d) that the options ask for."""
+        if self.options.bias_only:
+            return before
+        covariance = gram.covariance()
+        shrink = shrinkage(covariance, gram.rows()) if self.options.shrink else 0.0
+        w = solve(before, covariance, gram.cross(), self.options.ridge, shrink)
+        return repaired(w, covariance, gram.variance(), self.options.repair)
 
     def _old_bias(self, form: Form, step: Step, rows: int) -> Floats:
         """The bias that the node adds by itself."""
@@ -245,35 +327,6 @@ class _Lockstep:
         if chunks is None:
             return np.zeros(rows)
         return np.broadcast_to(getattr(form, "beta", 1.0) * chunks[0].astype(np.float64).ravel(), (rows,))
-
-
-def solve(before: Floats, covariance: Array, cross: Floats, ridge: float, shrink: Floats | float = 0.0) -> Floats:
-    """Least squares with a ridge towards the old weights: (blocks, m, d).
-
-    `shrink` (per block) is by how much the joint covariance of all inputs is shrunk towards its diagonal, which for the
-    kept ones comes to a ridge of shrink / (1 - shrink) of that diagonal.
-    """
-    d = covariance.shape[-1]
-    strength = ridge * np.trace(covariance, axis1=1, axis2=2) / d
-    residual = cross.astype(covariance.dtype) - before.astype(covariance.dtype) @ covariance
-    h, at, rho = covariance.copy(), np.arange(d), np.reshape(shrink, (-1, 1))
-    h[:, at, at] += np.maximum(np.maximum(strength, 1e-12)[:, None], rho / (1 - rho) * h[:, at, at])
-    if len(h) > 1:
-        return np.asarray(before + np.linalg.solve(h, residual.transpose(0, 2, 1)).transpose(0, 2, 1))
-    posv = lapack.sposv if h.dtype == np.float32 else lapack.dposv
-    _, change, info = posv(h[0], residual[0].T)
-    if info:  # not positive definite to this precision
-        change = np.linalg.solve(h[0].astype(np.float64), residual[0].T)
-    return np.asarray(before + change.T[None])
-
-
-def repaired(w: Floats, covariance: Array, variance: Floats, limit: float) -> Floats:
-    """Rows scaled back to the variance of their target: regression shrinks. At most by sqrt(limit), never down."""
-    if limit <= 1:
-        return w
-    now = np.einsum("bmd,bde,bme->bm", w, covariance, w, optimize=True)
-    ratio = np.clip(variance / np.maximum(now, 1e-30), 1, limit)
-    return np.asarray(w * np.sqrt(ratio)[:, :, None])
 
 
 def slice_to(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -> Array:
@@ -295,57 +348,4 @@ def slice_to(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -
     return array
 
 
-def apply(small: Model, updates: Mapping[str, Update]) -> Model:
-    """The model with the new weights; a bias is created where there was none."""
-    model = small.copy()
-    outputs = {t.name for t in model.graph.outputs}
-    for node in list(model.graph.nodes):
-        update = updates.get(node.outputs[0].name) if node.outputs else None
-        if update is None:
-            continue
-        tensor = node.inputs[update.form.weight]
-        name = tensor.name if isinstance(tensor, gs.Constant) else f"{node.outputs[0].name}.weight"
-        node.inputs[update.form.weight] = constant(name, update.weights)
-        if update.form.bias is None:
-            _add_behind(model, node, update, outputs)
-        else:
-            _add_bias(model, node, update, update.form.bias)
-    drop_dead(model)
-    return model
-
-
-def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
-    """Into the bias input of Conv, ConvTranspose or Gemm."""
-    beta = getattr(update.form, "beta", 1.0) or 1.0
-    old = node.inputs[slot] if slot < len(node.inputs) and node.inputs[slot].name else None
-    before = 0.0 if old is None else model.array(old).astype(np.float64)
-    values = (before + update.bias / beta).astype(update.weights.dtype)
-    name = f"{node.outputs[0].name}.bias" if old is None or len(old.outputs) > 1 else old.name
-    while len(node.inputs) <= slot:
-        node.inputs.append(gs.Variable.empty())
-    node.inputs[slot] = constant(name, values)
-
-
-def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) -> None:
-    """Into the constant of an Add behind a MatMul, or as an Add of its own."""
-    y = node.outputs[0]
-    shape = (-1, 1) if update.form.out == -2 else (-1,)
-    bias = update.bias.reshape(shape).astype(update.weights.dtype)
-    reader = y.outputs[0] if len(y.outputs) == 1 and y.name not in outputs else None
-    if reader is not None and reader.op == "Add":
-        for k, t in enumerate(reader.inputs):
-            if not isinstance(t, gs.Constant) or len(t.outputs) > 1:
-                continue
-            old = model.array(t)
-            if old.shape[-bias.ndim :] == bias.shape and old.size == bias.size:
-                added = old.astype(np.float64) + bias.reshape(old.shape)
-                reader.inputs[k] = constant(t.name, added.astype(old.dtype))
-                return
-    raw = gs.Variable(f"{y.name}.unbiased")
-    node.outputs[0] = raw
-    at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
-    node = gs.Node("Add", f"{y.name}.bias", {}, [raw, constant(f"{y.name}.bias", bias)], [y])
-    model.graph.nodes.insert(at + 1, node)
-
-
-__all__ = ["Bools", "Options", "Update", "apply", "compensate", "repaired", "slice_to", "solve"]
+__all__ = ["Bools", "Options", "Outcome", "compensate", "compensated", "repaired", "slice_to", "solve", "states_kept"]

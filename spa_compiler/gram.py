@@ -1,18 +1,24 @@
 """First and second moments of rows, summed in batches, and how far to believe a covariance of few inputs.
 
-    gram = Gram()
-    gram.add(x)                                # rows (n, blocks, d)
-    gram.covariance()                          # (blocks, d, d)
-    shrinkage(gram.covariance(), gram.rows())  # (blocks,) towards the diagonal
+gram = Gram()
+gram.add(x)                                # rows (n, blocks, d)
+gram.covariance()                          # (blocks, d, d)
+shrinkage(gram.covariance(), gram.rows())  # (blocks,) towards the diagonal
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.threads import each
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -22,6 +28,12 @@ INDEPENDENT = 16
 """Rows that the positions of one input are worth when a covariance is shrunk."""
 MOST = 0.9
 """Shrinkage is never more than this."""
+
+
+POSITIONS, PER_COLUMN = 20_000, 3
+"""Rows sampled: at least so many, and so many per column."""
+TOGETHER = 1024
+"""Rows that go into one product: chunks of single inputs are gathered."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,42 @@ class Gram:
         return np.maximum(self.tt / self.count - mean**2, 0)
 
 
+def gather(
+    sizes: Sequence[int], width: int, read: Callable[[int, NDArray[np.int64]], list[Array]], inputs: int,
+    seed: tuple[int, ...], graph: DependencyGraph | None = None,
+) -> Gram:  # fmt: skip
+    """Gram of sampled rows: `read` gives those of a chunk, and their targets beside them; `sizes` is how many it has.
+
+    `width` is how many columns a row has, `inputs` how many inputs the chunks hold.
+    """
+    gram = Gram()
+    gram.inputs = inputs
+    rng = np.random.default_rng(seed)
+    wanted = math.ceil(max(POSITIONS, PER_COLUMN * width) / len(sizes))
+    rows = [np.arange(n) if n <= wanted else np.sort(rng.choice(n, wanted, replace=False)) for n in sizes]
+
+    def gathered(some: range) -> list[Array]:
+        return [np.concatenate(parts) for parts in zip(*(read(k, rows[k]) for k in some), strict=True)]
+
+    together = _together([len(r) for r in rows])
+    first = gathered(together[0])
+    gram.start(first)
+    for new in each(lambda some: gram.products(gathered(some) if some.start else first), together, graph):
+        gram.put(new)
+    return gram
+
+
+def _together(lengths: Sequence[int]) -> list[range]:
+    """Chunks in a row that have TOGETHER rows or more."""
+    out, start, rows = [], 0, 0
+    for k, n in enumerate(lengths):
+        rows += n
+        if rows >= TOGETHER or k == len(lengths) - 1:
+            out.append(range(start, k + 1))
+            start, rows = k + 1, 0
+    return out
+
+
 def shrinkage(covariance: Array, n: int) -> Floats:
     """How far each block of a covariance (blocks, d, d) of n rows is to be shrunk towards its diagonal: 0 to MOST.
 
@@ -132,3 +180,32 @@ def _shrinkage(covariance: Array, n: int) -> float:
     square = float(np.square(covariance * inverse[:, None] * inverse, dtype=np.float64).sum())
     rho = ((1 - 2 / d) * square + d * d) / ((n + 1 - 2 / d) * max(square - d, 1e-9))
     return min(rho, MOST)
+
+
+def solve(before: Floats, covariance: Array, cross: Floats, ridge: float, shrink: Floats | float = 0.0) -> Floats:
+    """Least squares with a ridge towards the old weights: (blocks, m, d).
+
+    `shrink` (per block) is by how much the joint covariance of all inputs is shrunk towards its diagonal, which for the
+    kept ones comes to a ridge of shrink / (1 - shrink) of that diagonal.
+    """
+    d = covariance.shape[-1]
+    strength = ridge * np.trace(covariance, axis1=1, axis2=2) / d
+    residual = cross.astype(covariance.dtype) - before.astype(covariance.dtype) @ covariance
+    h, at, rho = covariance.copy(), np.arange(d), np.reshape(shrink, (-1, 1))
+    h[:, at, at] += np.maximum(np.maximum(strength, 1e-12)[:, None], rho / (1 - rho) * h[:, at, at])
+    if len(h) > 1:
+        return np.asarray(before + np.linalg.solve(h, residual.transpose(0, 2, 1)).transpose(0, 2, 1))
+    posv = lapack.sposv if h.dtype == np.float32 else lapack.dposv
+    _, change, info = posv(h[0], residual[0].T)
+    if info:  # not positive definite to this precision
+        change = np.linalg.solve(h[0].astype(np.float64), residual[0].T)
+    return np.asarray(before + change.T[None])
+
+
+def repaired(w: Floats, covariance: Array, variance: Floats, limit: float) -> Floats:
+    """Rows scaled back to the variance of their target: regression shrinks. At most by sqrt(limit), never down."""
+    if limit <= 1:
+        return w
+    now = np.einsum("bmd,bde,bme->bm", w, covariance, w, optimize=True)
+    ratio = np.clip(variance / np.maximum(now, 1e-30), 1, limit)
+    return np.asarray(w * np.sqrt(ratio)[:, :, None])

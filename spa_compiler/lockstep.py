@@ -22,6 +22,7 @@ from onnx import helper
 
 from spa_compiler.inside import Inside, Record, Span
 from spa_compiler.model import Model
+from spa_compiler.recurrent import with_steps
 from spa_compiler.shapes import quiet_session
 from spa_compiler.subgraphs import free_names, subgraphs
 from spa_compiler.threads import each
@@ -66,7 +67,8 @@ class Walk:
     def __init__(self, model: Model) -> None:
         self.model, proto = model, model.proto()
         self.inside = Inside(model)
-        self.nodes = self.inside.nodes
+        nodes = self.inside.nodes
+        self.nodes = [n if i in self.inside.around else with_steps(n) for i, n in enumerate(nodes)]
         self.opsets, self.version = list(proto.opset_import), proto.ir_version
         self.constants: dict[str, Array] = {n: model.array(t) for n, t in model.constants().items()}
         for name, tensor in model.captured.items():
@@ -82,6 +84,7 @@ class Walk:
         self.records: dict[int, Record] = {}
         self.added: dict[str, Array] = {}
         self.most = 0  # runs to record inside control nodes; 0: as many as there is room for
+        self.failed: dict[int, str] = {}  # nodes that onnxruntime does not run alone, and what it says
 
     @staticmethod
     def _reads(node: onnx.NodeProto) -> list[str]:
@@ -133,7 +136,8 @@ class Walk:
         rows = [{n: c[k] for n, c in sources.items() if c is not None} for k in range(1 if fixed else self.chunks)]
         try:
             got = self._execute(step.node, rows, [n for n in step.node.output if n])
-        except Exception:  # an operator that wants its context: what follows from it is not calibrated
+        except Exception as e:  # an operator that wants its context: what follows from it is not calibrated
+            self.failed[step.index] = " ".join(str(e).split())[:200]
             return None
         if fixed and sources:
             self.constants |= {n: a for n, a in zip(step.node.output, got[0], strict=True) if n}
@@ -192,6 +196,13 @@ class Walk:
         self.added[name] = bias
         self.enter(self.inside.around[index])
 
+    def why(self, step: Step) -> str:
+        """What keeps a node's values from being known, or ''."""
+        if step.index in self.failed:
+            return f"it does not run alone: {self.failed[step.index]}"
+        unknown = [n for n in self.reads[step.index] if n not in self.constants and n not in self.values]
+        return f"its input '{unknown[0]}' is not known: what it comes from does not run alone" if unknown else ""
+
     def give(self, step: Step, chunks: Chunks, slot: int = 0) -> None:
         """Set an output of a node."""
         step.outputs = step.outputs or [None] * len(step.node.output)
@@ -234,6 +245,16 @@ class Walk:
         graph = helper.make_graph([node], "node", inputs, outputs, held)
         proto = helper.make_model(graph, opset_imports=self.opsets, ir_version=max(self.version, 4))
         return quiet_session(proto.SerializeToString(), level=1, threads=1)
+
+    def slot(self, index: int, slot: int) -> str:
+        """The name of an input, which is made up where there is none."""
+        node = self.nodes[index]
+        node.input.extend([""] * (slot + 1 - len(node.input)))
+        if not node.input[slot]:
+            node.input[slot] = f"{next(n for n in node.output if n)}.{slot}"
+            self.reads[index].append(node.input[slot])
+            self.last[node.input[slot]] = index
+        return str(node.input[slot])
 
     def replace(self, name: str, values: Array) -> None:
         """Another value for a constant, from now on."""

@@ -9,7 +9,6 @@ are sampled; sums are kept in float64, the products of a chunk are float32 BLAS.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,19 +17,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_compiler.dims import Dim, Expr, atoms
-from spa_compiler.gram import Gram, shrinkage
+from spa_compiler import recurrent
+from spa_compiler.dims import Dim, Expr, Prod, Sum, atoms
+from spa_compiler.gram import Gram, gather, shrinkage
 from spa_compiler.graph import DependencyGraph, Group
-from spa_compiler.linear import Form, find
+from spa_compiler.linear import Form, Rows, find
 from spa_compiler.lockstep import Adjust, Chunks, Feed, Step, Walk, advance, statistics
-from spa_compiler.threads import each
+from spa_compiler.spec import Site
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-POSITIONS, PER_COLUMN = 20_000, 3
-"""Output positions sampled per contraction: at least so many, and so many per column of the design."""
-TOGETHER = 1024
-"""Rows that go into one product: chunks of single inputs are gathered."""
 
 
 @dataclass(eq=False)
@@ -47,6 +43,12 @@ class Moment:
     gain: Floats  # (m,) what becomes of an error of each output row up to where the error is measured
     energy: float = 1.0  # total variance of the value where the error is measured
     shrinkage: Floats = field(default_factory=lambda: np.zeros(1))  # (blocks,) see shrinkage()
+    others: list[Moment] = field(default_factory=list)  # of the same node: gates that read other values
+
+    @property
+    def every(self) -> list[Moment]:
+        """It and the others of its node."""
+        return [self, *self.others]
 
 
 @dataclass(eq=False)
@@ -65,6 +67,7 @@ class Moments:
     of: dict[int, Moment] = field(default_factory=dict)
     meetings: list[Meeting] = field(default_factory=list)
     samples: int = 0
+    missed: dict[str, str] = field(default_factory=dict)  # contractions that left none, and why
 
 
 def collect(
@@ -95,8 +98,12 @@ class _Collector:
         for step in self.walk.run(feeds):
             affine = self.adjust.of(self.walk, step)
             advance(self.walk, step, affine)
-            self._contraction(step)
+            if step.node.op_type in recurrent.GATES:
+                self._cell(step)
+            else:
+                self._contraction(step)
             self._meeting(step)
+            self._account(step)
             for name, chunks in zip(step.node.output, step.outputs, strict=True):
                 for moment in self.measured.pop(name, ()):
                     moment.energy = energy(chunks, moment.energy)
@@ -125,6 +132,65 @@ class _Collector:
             moment.gain = np.broadcast_to(branch.gain, moment.gain.shape).astype(np.float64)
             self.measured.setdefault(branch.sum, []).append(moment)
         self.out.of[step.index] = moment
+
+    def _cell(self, step: Step) -> None:
+        """A recurrent operator: one moment for each set of gates that read the same values.
+
+        Gates are measured against all of the operator's gates together, before their functions.
+        """
+        cell, site = recurrent.find(step.node), self.graph.sites[step.index]
+        held = recurrent.held(step.node, self.walk.constants)
+        x, r, y = step.inputs[0], site.inputs[recurrent.R], step.outputs[0] if step.outputs else None
+        if not isinstance(cell, recurrent.Cell) or held is None or x is None or y is None:
+            return
+        if r is None or site.inputs[0] is None:
+            return
+        axis = Sum((site.inputs[0].axes[-1], Prod((r.axes[0], r.axes[2]))))
+        contracted = frozenset(atoms(axis)) & self.live
+        if not contracted:
+            return
+        weights, h0 = recurrent.Weights.of(cell.gates, *held), recurrent.initial(step.inputs)
+        found = []
+        for k, part in enumerate(cell.parts):
+
+            def read(c: int, rows: Rows, part: recurrent.Part = part) -> list[Array]:
+                steps = cell.steps(x[c], y[c], None if h0 is None else h0[c], rows)
+                return [part.design(steps, weights)]
+
+            w = part.weights(weights)
+            sizes, inputs = [cell.size(c) for c in x], sum(cell.batch(c) for c in x)
+            gram = gather(sizes, w.shape[-1], read, inputs, (self.seed, step.index, k), self.graph)
+            columns = part.columns(weights)
+            gain = np.ones(w.shape[0] * w.shape[1])
+            found.append(
+                Moment(
+                    step.index,
+                    axis,
+                    contracted,
+                    columns,
+                    w,
+                    gram.mean(),
+                    gram.covariance(),
+                    gain,
+                    shrinkage=shrinkage(gram.covariance(), gram.rows()),
+                )
+            )
+        variances = [np.einsum("bmd,bde,bme->", m.weights, m.covariance, m.weights, optimize=True) for m in found]
+        for m in found:
+            m.energy = max(float(sum(variances)), 1e-30)
+        found[0].others = found[1:]
+        self.out.of[step.index] = found[0]
+
+    def _account(self, step: Step) -> None:
+        """Note a contraction of live channels with a constant that left nothing, and why."""
+        site = self.graph.sites[step.index]
+        read = dims_read(site)
+        taken = step.index in self.out.of or any(m.site == step.index for m in self.out.meetings)
+        if taken or not read & self.live or not any(v is not None and v.constant for v in site.inputs):
+            return
+        cell = recurrent.find(step.node)
+        plain = cell if isinstance(cell, str) else "it lies in a body" if site.path else "no form of it is known"
+        self.out.missed[site.name or step.node.output[0]] = f"{site.op}: {self.walk.why(step) or plain}"
 
     def _gram(self, form: Form, step: Step) -> tuple[Floats, Array, Floats]:
         """Mean, covariance and shrinkage of a design; one for all contractions that read the same values alike."""
@@ -182,6 +248,13 @@ def form_of(graph: DependencyGraph, walk: Walk, step: Step) -> Form | None:
     return find(step.node, shapes, constant)
 
 
+def dims_read(site: Site) -> set[Dim]:
+    """Dims that a node sums over; a recurrent operator does so over its states, too."""
+    read = {d for s in site.scopes for n in s.contracted() - s.stats if n in s.env for d in atoms(s.env[n])}
+    r = site.inputs[recurrent.R] if site.op in recurrent.GATES else None
+    return read if r is None else read | set(atoms(r.axes[2]))
+
+
 def contracted_dims(graph: DependencyGraph, index: int, form: Form) -> frozenset[Dim]:
     """Dims that the node sums over between its activation and its weight."""
     site = graph.sites[index]
@@ -199,35 +272,13 @@ def accumulate(
     form: Form, x: Chunks, y: Chunks, target: Chunks | None, seed: tuple[int, ...], graph: DependencyGraph | None = None
 ) -> Gram:
     """Gram of the design at sampled output positions; with `target` (chunks shaped as y) its rows beside it."""
-    gram = Gram()
-    gram.inputs = sum(len(a) for a in x)
-    rng = np.random.default_rng(seed)
+
+    def read(k: int, rows: Rows) -> list[Array]:
+        design = form.design(x[k], y[k], rows)
+        return [design] if target is None else [design, form.target(target[k], rows)]
+
     width = form.design(x[0], y[0], np.zeros(1, np.int64)).shape[-1]
-    wanted = math.ceil(max(POSITIONS, PER_COLUMN * width) / len(x))
-    sizes = [form.size(b) for b in y]
-    rows = [np.arange(n) if n <= wanted else np.sort(rng.choice(n, wanted, replace=False)) for n in sizes]
-
-    def gathered(some: range) -> list[Array]:
-        xs = np.concatenate([form.design(x[k], y[k], rows[k]) for k in some])
-        return [xs] if target is None else [xs, np.concatenate([form.target(target[k], rows[k]) for k in some])]
-
-    together = _together([len(r) for r in rows])
-    first = gathered(together[0])
-    gram.start(first)
-    for new in each(lambda some: gram.products(gathered(some) if some.start else first), together, graph):
-        gram.put(new)
-    return gram
-
-
-def _together(lengths: Sequence[int]) -> list[range]:
-    """Chunks in a row that have TOGETHER rows or more."""
-    out, start, rows = [], 0, 0
-    for k, n in enumerate(lengths):
-        rows += n
-        if rows >= TOGETHER or k == len(lengths) - 1:
-            out.append(range(start, k + 1))
-            start, rows = k + 1, 0
-    return out
+    return gather([form.size(b) for b in y], width, read, sum(len(a) for a in x), seed, graph)
 
 
 @dataclass(frozen=True)

@@ -329,7 +329,7 @@ def _score(graph: DependencyGraph, moments: Moments | None, rng: np.random.Gener
 
 def _reading(moments: Moments, group: Group) -> list[Moment]:
     """Contractions that read channels of a group."""
-    return [m for m in moments.of.values() if not m.contracted.isdisjoint(group.dims)]
+    return [m for first in moments.of.values() if not first.contracted.isdisjoint(group.dims) for m in first.every]
 
 
 def _group(graph: DependencyGraph, moments: Moments, group: Group, diagonal: bool) -> Floats | None:

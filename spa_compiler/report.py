@@ -190,6 +190,9 @@ def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
         lines.append(f"{analysis['erased_channels']} channels were dead and went without any loss")
     if report["calibration"]:
         lines.append(f"calibrated on {report['calibration']['inputs']}")
+        lines += _reasons("not measured, judged by weights", report["calibration"].get("missed", {}), verbose)
+    if report["compensation"]:
+        lines += _reasons("not compensated", report["compensation"].get("left", {}), verbose)
     check = report["verification"]["prune_equals_mask"]
     if check and check["unproven"]:
         lines.append(f"not proven, because they do not run at these sizes: {', '.join(check['unproven'])}")
@@ -208,6 +211,16 @@ def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
             for g in cut
         ]
     return lines + [f"note: {n}" for n in report["notes"]]
+
+
+def _reasons(what: str, found: dict[str, str], verbose: bool) -> list[str]:
+    """One line, or every entry with its reason."""
+    if not found:
+        return []
+    if verbose:
+        return [f"{what}:", *(f"  {name}: {reason}" for name, reason in found.items())]
+    name, reason = next(iter(found.items()))
+    return [f"{what}: {len(found)} contractions, such as '{name}' ({reason})"]
 
 
 def save(report: dict[str, Any], path: Path) -> None:

@@ -22,7 +22,7 @@ ORDER = """
     external checks model symbols shape_reads canonical shapes strides runtime
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
-    images sources data gram linear inside lockstep moments merge scales calibration obs compensation
+    images sources data gram linear inside recurrent lockstep moments updates merge scales calibration obs compensation
     forcing verify pipeline latency report compiler __init__ inspection cli
 """.split()
 """Each module imports only from those before it (docs/architecture.md)."""

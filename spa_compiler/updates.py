@@ -1,0 +1,104 @@
+"""What compensation changes in the compiled model: weights, and a bias where there was room for one or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from spa_compiler.canonical import drop_dead
+from spa_compiler.linear import Form
+from spa_compiler.model import Model, constant
+from spa_compiler.recurrent import STEPS
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Update:
+    """New weights and the change of the bias of one node, by the name of its first output."""
+
+    form: Form
+    weights: Array
+    bias: Floats  # (rows,) to be added to the output
+
+
+@dataclass
+class Replaced:
+    """New constants of a node whose bias is its own (a recurrent operator), by input slot."""
+
+    constants: dict[int, Array]
+
+
+def key_of(outputs: Iterable[str]) -> str:
+    """What a node is called here: its first output that the model itself has."""
+    return next((n for n in outputs if n and not n.endswith(STEPS)), "")
+
+
+def apply(small: Model, updates: Mapping[str, Update | Replaced]) -> Model:
+    """The model with the new weights; a bias is created where there was none."""
+    model = small.copy()
+    outputs = {t.name for t in model.graph.outputs}
+    for node in list(model.graph.nodes):
+        update = updates.get(key_of(t.name for t in node.outputs))
+        if isinstance(update, Replaced):
+            for slot, values in update.constants.items():
+                _put(node, slot, values)
+        if not isinstance(update, Update):
+            continue
+        tensor = node.inputs[update.form.weight]
+        name = tensor.name if isinstance(tensor, gs.Constant) else f"{node.outputs[0].name}.weight"
+        node.inputs[update.form.weight] = constant(name, update.weights)
+        if update.form.bias is None:
+            _add_behind(model, node, update, outputs)
+        else:
+            _add_bias(model, node, update, update.form.bias)
+    drop_dead(model)
+    return model
+
+
+def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
+    """Into the bias input of Conv, ConvTranspose or Gemm."""
+    beta = getattr(update.form, "beta", 1.0) or 1.0
+    old = node.inputs[slot] if slot < len(node.inputs) and node.inputs[slot].name else None
+    before = 0.0 if old is None else model.array(old).astype(np.float64)
+    values = (before + update.bias / beta).astype(update.weights.dtype)
+    name = f"{node.outputs[0].name}.bias" if old is None or len(old.outputs) > 1 else old.name
+    while len(node.inputs) <= slot:
+        node.inputs.append(gs.Variable.empty())
+    node.inputs[slot] = constant(name, values)
+
+
+def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) -> None:
+    """Into the constant of an Add behind a MatMul, or as an Add of its own."""
+    y = node.outputs[0]
+    shape = (-1, 1) if update.form.out == -2 else (-1,)
+    bias = update.bias.reshape(shape).astype(update.weights.dtype)
+    reader = y.outputs[0] if len(y.outputs) == 1 and y.name not in outputs else None
+    if reader is not None and reader.op == "Add":
+        for k, t in enumerate(reader.inputs):
+            if not isinstance(t, gs.Constant) or len(t.outputs) > 1:
+                continue
+            old = model.array(t)
+            if old.shape[-bias.ndim :] == bias.shape and old.size == bias.size:
+                added = old.astype(np.float64) + bias.reshape(old.shape)
+                reader.inputs[k] = constant(t.name, added.astype(old.dtype))
+                return
+    raw = gs.Variable(f"{y.name}.unbiased")
+    node.outputs[0] = raw
+    at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
+    node = gs.Node("Add", f"{y.name}.bias", {}, [raw, constant(f"{y.name}.bias", bias)], [y])
+    model.graph.nodes.insert(at + 1, node)
+
+
+def _put(node: gs.Node, slot: int, values: Array) -> None:
+    """A constant into an input that may not have been there."""
+    while len(node.inputs) <= slot:
+        node.inputs.append(gs.Variable.empty())
+    old = node.inputs[slot].name
+    node.inputs[slot] = constant(old or f"{key_of(t.name for t in node.outputs)}.{slot}", values)

@@ -73,9 +73,9 @@ def unpack(model: Model) -> int:
     kept = {t.name for t in model.graph.outputs} | set(model.captured)
     for node in [n for n in model.graph.nodes if n.op == "SplitToSequence" and n.outputs[0].name not in kept]:
         users = _unique(node.outputs[0].outputs)
-        operands = [*node.inputs[1:2], *(u.inputs[1] for u in users)]
         if len(node.inputs) < 2 or any(u.op != "SequenceAt" for u in users):
             continue
+        operands = [node.inputs[1], *(u.inputs[1] for u in users)]
         if not all(isinstance(t, gs.Constant) for t in operands):
             continue
         sizes, *picks = [model.array(t) for t in operands]

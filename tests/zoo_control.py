@@ -191,4 +191,57 @@ CASES: dict[str, Case] = {
         opset=8,
         frozen={"wi:1": "bodies of scan", "ws:0": "scan", "wo:0": "bodies of scan"},
     ),
+    "scan_symbolic": Case(  # length and batch are symbols, the zero state is made at run time
+        """(float[T,N,3] x) => (float[T,N,2] y) {
+            s = Shape<start=1,end=2>(x)  z = Concat<axis=0>(s, six)  h0 = ConstantOfShape(z)
+            last, out = Scan<num_scan_inputs=1,
+                body = step (float[N,6] h, float[N,3] t) => (float[N,6] g, float[N,6] o) {
+                p = MatMul(t, ws)  q = MatMul(h, wr)  r = Add(p, q)  g = Tanh(r)  o = Reshape(g, rs) }>(h0, x)
+            y = MatMul(out, wo) }""",
+        {"six": [6], "rs": [-1, 6], "ws": (3, 6), "wr": (6, 6), "wo": (6, 2)},
+        {"wo:0 wr:0 wr:1 ws:1": 6},
+    ),
+    "if_gives_a_constant": Case(  # a table in one branch is a member like a weight
+        """(float[2,3] x, bool cond) => (float[2,4] y) {
+            c = If(cond) <
+                then_branch = yes () => (float[2,7] u) { u = Identity(k) },
+                else_branch = no () => (float[2,7] v) { v = MatMul(x, w1) }>
+            y = MatMul(c, w2) }""",
+        {"k": (2, 7), "w1": (3, 7), "w2": (7, 4)},
+        {"k:1 w1:1 w2:0": 7},
+    ),
+    "loop_without_state": Case(  # every round gives the same
+        """(float[2,3] x) => (float[2,2] y) {
+            e = MatMul(x, w0)
+            out = Loop(three, true) <body = round (int64 i, bool go) => (bool on, float[2,7] o) {
+                on = Identity(go)  o = MatMul(e, wg) }>
+            k = ReduceSum<keepdims=0>(out, zero)  y = MatMul(k, wo) }""",
+        {"three": 3, "true": np.array(True), "zero": [0], "w0": (3, 6), "wg": (6, 7), "wo": (7, 2)},
+        {"w0:1 wg:0": 6, "wg:1 wo:0": 7},
+    ),
+    "loop_over_a_sequence": Case(  # a sequence has no axes, and nothing in the body is known to keep its shape
+        """(float[2,3] x) => (float[2,2] y) {
+            z = MatMul(x, wx)  e = MatMul(z, w0)  s0 = SequenceEmpty()
+            s, last = Loop(three, , s0, e) <body = round (int64 i, bool go, seq(float) s1, float[2,6] h)
+                => (bool on, seq(float) s2, float[2,6] g) {
+                on = Identity(go)  g = MatMul(h, wr)  s2 = SequenceInsert(s1, g) }>
+            c = ConcatFromSequence<axis=0>(s)  f = Slice(c, from, to)  k = Add(f, last)  y = MatMul(k, wo) }""",
+        {"three": 3, "wx": (3, 4), "w0": (4, 6), "wr": (6, 6), "from": [0], "to": [2], "wo": (6, 2)},
+        {"w0:0 wx:1": 4},
+        frozen={"wr:0": "'s1' of loop", "w0:1": "'s1' of loop", "wo:0": "'s1' of loop"},
+    ),
+    "sequence_map_inside": Case(  # the body of another operator, inside a branch: it is not opened
+        """(float[2,3] x, bool cond) => (float[2,4] y) {
+            a = MatMul(x, w0)
+            c = If(cond) <
+                then_branch = yes () => (float[2,7] u) {
+                    s = SplitToSequence<axis=0>(a)
+                    m = SequenceMap(s) <body = one (float[1,5] e) => (float[1,7] f) { f = MatMul(e, w1) }>
+                    u = ConcatFromSequence<axis=0>(m) },
+                else_branch = no () => (float[2,7] v) { v = MatMul(a, w2) }>
+            y = MatMul(c, w3) }""",
+        {"w0": (3, 5), "w1": (5, 7), "w2": (5, 7), "w3": (7, 4)},
+        {},
+        frozen={"w0:1": "not known", "w1:0": "sequencemap", "w2:1": "concatfromsequence"},
+    ),
 }

@@ -78,6 +78,9 @@ class Walk:
         self.reads = [self._reads(n) for n in self.nodes]
         around = self.inside.around  # what a body reads may be asked for again until its control node is done
         self.last = {n: around[i].end if i in around else i for i, names in enumerate(self.reads) for n in names}
+        self.done: dict[int, list[str]] = {}
+        for name, i in self.last.items():
+            self.done.setdefault(i, []).append(name)
         self.readers = self._readers()
         self.readers_of = {n: [i for i, r in enumerate(self.reads) if n in r] for n in self.readers}
         self.values: dict[str, Chunks] = {}
@@ -216,9 +219,10 @@ class Walk:
 
     def forget(self, index: int) -> None:
         """Drop what no later node reads."""
-        for name in self.reads[index]:
-            if self.last[name] == index:
-                self.values.pop(name, None)
+        for name in self.done.get(index, ()):
+            self.values.pop(name, None)
+        if index in self.inside.around and self.inside.around[index].end == index:
+            self.records = {}
         for name in self.nodes[index].output:
             if name not in self.last:
                 self.values.pop(name, None)

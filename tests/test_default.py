@@ -15,7 +15,11 @@ ODD = """lstm_state_input gather_run_time_channels scatter_nd gemm_nt_c_m1 gemm_
 grouped_conv_on_input""".split()
 
 
-@pytest.mark.parametrize("name", sorted({*list(zoo.CASES)[::8], *ODD} - {"custom_op", "group_query_attention"}))
+REFUSED = {n for n, c in zoo.CASES.items() if not c.runs or "GroupQueryAttention" in c.text}
+"""Cases that no file can hold: too few inputs for onnxruntime."""
+
+
+@pytest.mark.parametrize("name", sorted({*list(zoo.CASES)[::8], *ODD} - REFUSED))
 def test_the_default_pipeline_gives_a_result_or_says_why_not(name: str, tmp_path: Path) -> None:
     onnx.save(zoo.build(zoo.CASES[name]), tmp_path / "m.onnx")
     try:

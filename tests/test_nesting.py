@@ -226,6 +226,24 @@ def test_compensation_inside_bodies_brings_outputs_closer(room: int, monkeypatch
         assert np.square(solved - dense).mean() < 0.6 * np.square(plain - dense).mean()
 
 
+def test_what_no_plan_touches_is_not_solved_again() -> None:
+    graph = analyzed(build(CASES["scan"]))
+    (group,) = (g for g in graph.groups if g.size == 5)  # before the Scan: what it reads changes
+    runs = [{"x": np.random.default_rng(k).standard_normal((5, 1, 3)).astype(np.float32)} for k in range(20)]
+    dead = {group.dims[0]: np.ones(5, bool)}
+    same = compensate(graph, dead, rewrite(graph, dead), runs)
+    for name, tensor in rewrite(graph, dead).constants().items():
+        assert np.array_equal(same.array(same.constants()[name]), graph.model.array(tensor)), name
+
+
+def test_values_are_forgotten_when_the_control_node_is_done() -> None:
+    graph = analyzed(build(CASES["scan_gru"]))
+    walk = Walk(graph.model)
+    for _ in walk.run([feeds(build(CASES["scan_gru"]))]):
+        pass
+    assert not walk.records and not walk.values
+
+
 def test_a_batch_that_is_written_into_the_graph_is_kept_when_inputs_are_drawn(tmp_path: Path) -> None:
     model = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["" : 18]> m (float[N,12] x) => (float[1,3] y) {

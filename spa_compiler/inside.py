@@ -104,6 +104,14 @@ class Inside:
         return [fixed.index(False)] if sum(fixed) == 1 else []
 
 
+def either(node: onnx.NodeProto, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    """Where all inputs would take the same branch of an If, every second one takes the other: both are calibrated."""
+    if node.op_type != "If" or len({bool(r[node.input[0]].ravel()[0]) for r in rows}) > 1:
+        return rows
+    cond = node.input[0]
+    return [{**r, cond: np.asarray(~r[cond])} if k % 2 else r for k, r in enumerate(rows)]
+
+
 class _Tapped:
     """One control node while it is put together."""
 

@@ -20,7 +20,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 
-from spa_compiler.inside import Inside, Record, Span
+from spa_compiler.inside import Inside, Record, Span, either
 from spa_compiler.model import Model
 from spa_compiler.recurrent import with_steps
 from spa_compiler.shapes import quiet_session
@@ -263,14 +263,6 @@ class Walk:
     def replace(self, name: str, values: Array) -> None:
         """Another value for a constant, from now on."""
         self.constants[name] = values
-
-
-def either(node: onnx.NodeProto, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
-    """Where all inputs would take the same branch of an If, every second one takes the other: both are calibrated."""
-    if node.op_type != "If" or len({bool(r[node.input[0]].ravel()[0]) for r in rows}) > 1:
-        return rows
-    cond = node.input[0]
-    return [{**r, cond: np.asarray(~r[cond])} if k % 2 else r for k, r in enumerate(rows)]
 
 
 def _info(name: str, array: Array) -> onnx.ValueInfoProto:

@@ -228,7 +228,8 @@ columns is a failure (listed under the table), outputs that changed their shape,
 modules that it touches as prunable, whole, and MACs its own way, without the products of activations.
 Where both digits of an axis (heads and channels of a head) are groups, half of each leaves a quarter.
 *normalise* and *analyse* are seconds of processor time, *all s* seconds of the whole compile, written and proven, on
-two cores shared with other work. Models have their full width and depth, image sides are as small as the network allows.
+two cores shared with other work. Models have their full width and depth, image sides are as small as the network
+allows.
 "(no effect)": the plan did not change the outputs, so the proof has no power there.
 
 """

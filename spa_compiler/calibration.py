@@ -184,6 +184,8 @@ def source_of(
     grid = first_grid(graph, name, shape)
     what = kind or kind_of(grid)
     scale = Scale(*bounds) if bounds else None
+    if what == "white" and len(grid) not in (2, 3):  # no image: noise has no shape of its own
+        return Synthetic("fields", shape, scale=scale, dtype=str(dtype), options={"slope": 0.0})
     source = Synthetic(what, shape, grid=grid if grid != shape else (), scale=scale, dtype=str(dtype))
     if scale is None and what in ("photographs", "objects", "strokes", "white"):
         return rescaled(graph, name, source)

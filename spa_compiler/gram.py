@@ -26,6 +26,8 @@ WIDE = 2000
 """Columns above which sums, inverses and solutions are float32: accurate enough with the ridge, half the memory."""
 INDEPENDENT = 16
 """Rows that the positions of one input are worth when a covariance is shrunk."""
+BAND = 256
+"""Rows of a covariance that are worked on at a time."""
 MOST = 0.9
 """Shrinkage is never more than this."""
 
@@ -177,7 +179,11 @@ def _shrinkage(covariance: Array, n: int) -> float:
     if d < 2:
         return 0.0
     inverse = (live / deviation).astype(covariance.dtype)
-    square = float(np.square(covariance * inverse[:, None] * inverse, dtype=np.float64).sum())
+    square = 0.0
+    for i in range(0, len(covariance), BAND):  # a whole temporary costs ten times as much
+        band = covariance[i : i + BAND] * inverse
+        band *= inverse[i : i + BAND, None]
+        square += float(np.dot(band.ravel(), band.ravel()))
     rho = ((1 - 2 / d) * square + d * d) / ((n + 1 - 2 / d) * max(square - d, 1e-9))
     return min(rho, MOST)
 

@@ -138,3 +138,14 @@ def test_inputs_from_a_file_a_folder_and_a_script(tmp_path: Path) -> None:
 def test_inputs_that_are_not_there_are_named(spec: str) -> None:
     with pytest.raises(UsageError, match="missing"):
         real(graph_of(DENSE), spec)
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 6), (3, 5, 6), (2, 3, 4, 5)])
+def test_white_noise_has_any_rank(shape: tuple[int, ...]) -> None:
+    sizes = ",".join(map(str, shape))
+    graph = graph_of(Case(f"(float[N,{sizes}] x) => (float[N,{sizes}] y) {{ y = Relu(x) }}", {}, None))
+    x = np.concatenate([f["x"] for f in synthetic(graph, kind="white").feeds])
+    assert x.shape[1:] == shape
+    flat = (x - x.mean()).reshape(len(x), -1)
+    correlation = np.corrcoef(flat.T)
+    assert np.abs(correlation - np.eye(len(correlation))).max() < 0.35

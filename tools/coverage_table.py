@@ -146,7 +146,8 @@ def cells(rows: Rows, name: str, exporter: str) -> list[str]:
     proof += " (no effect)" if channels.get("powerless") else ""
     return [
         name, exporter, str(spa["nodes"]), prunable(spa), peers[0], share(macs_left(spa)), *peers[1:], proof,
-        f"{spa['normalize_seconds']:.2f}", f"{spa['analyze_seconds']:.2f}", f"{channels.get('seconds', 0):.1f}",
+        *(f"{spa[k]:.2f}" if k in spa else "-" for k in ("normalize_seconds", "analyze_seconds")),
+        f"{channels.get('seconds', 0):.1f}",
     ]  # fmt: skip
 
 
@@ -178,8 +179,8 @@ def totals(rows: Rows, members: list[str]) -> list[str]:
     sim = [rows[k] for k in rows if k[0] in members and k[2] == "onnxsim"]
     return [
         str(len(members)), f"{len(good)} of {len(keys)}",
-        f"{sum(macs_left(r) is not None for r in peer)} of {len(peer)}",
-        f"{sum(macs_left(r) is not None for r in sim)} of {len(sim)}", f"{better} of {better + len(worse)}",
+        *(f"{sum(macs_left(r) is not None for r in rows)} of {len(rows)}" if rows else "-" for rows in (peer, sim)),
+        f"{better} of {better + len(worse)}" if better or worse else "-",
     ]  # fmt: skip
 
 
@@ -228,8 +229,8 @@ columns is a failure (listed under the table), outputs that changed their shape,
 modules that it touches as prunable, whole, and MACs its own way, without the products of activations.
 Where both digits of an axis (heads and channels of a head) are groups, half of each leaves a quarter.
 *normalise* and *analyse* are seconds of processor time, *all s* seconds of the whole compile, written and proven, on
-two cores shared with other work. Models have their full width and depth, image sides are as small as the network
-allows.
+two cores shared with other work. Models have their full width and depth (vit_h_14 and regnet_y_128gf, too large for
+one file, a fraction of the width), images are as small as the network allows.
 "(no effect)": the plan did not change the outputs, so the proof has no power there.
 
 """

@@ -136,9 +136,25 @@ SIDES = {"alexnet": 224, "vgg": 224, "swin_v2": 256, "swin_": 224, "maxvit": 224
 """Image sides by the start of a name; 64 otherwise: the structure of a network that pools does not depend on it."""
 
 
+def narrow(name: str) -> nn.Module | None:
+    """Models whose file would be larger than protobuf allows (2 GB): their own depth at a fraction of the width."""
+    from torchvision.models import regnet, vision_transformer
+
+    if name == "vit_h_14":
+        return vision_transformer.VisionTransformer(56, 14, num_layers=32, num_heads=16, hidden_dim=320, mlp_dim=1280)
+    if name == "regnet_y_128gf":
+        blocks = regnet.BlockParams.from_init_params(27, w_0=56, w_a=20.1, w_m=2.52, group_width=32, se_ratio=0.25)
+        return regnet.RegNet(blocks)
+    return None
+
+
 def torchvision_models() -> dict[str, Model]:
     """Every classifier of torchvision, on small images."""
     models = import_torchvision().models
+
+    def build(name: str, options: dict[str, Any]) -> nn.Module:
+        return narrow(name) or models.get_model(name, weights=None, **options)
+
     found = {}
     for name in models.list_models(module=models):
         side = next((s for start, s in SIDES.items() if name.startswith(start)), 64)
@@ -146,7 +162,7 @@ def torchvision_models() -> dict[str, Model]:
         if name in ("googlenet", "inception_v3"):
             options = {"init_weights": False, "aux_logits": False}
         inputs = {"x": Input((3, side, side))}
-        found[name] = Model(lambda n=name, o=options: models.get_model(n, weights=None, **o), inputs, "torchvision")
+        found[name] = Model(lambda n=name, o=options: build(n, o), inputs, "torchvision")
     return found
 
 

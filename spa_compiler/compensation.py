@@ -25,7 +25,7 @@ from spa_compiler.axes import Bools, Masks, keep, whole
 from spa_compiler.gram import Gram, gather, repaired, shrinkage, solve
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.linear import Form, Rows
-from spa_compiler.lockstep import Adjust, Affine, Chunks, Feed, Step, Walk
+from spa_compiler.lockstep import Adjust, Affine, Chunks, Feed, Step, Walk, mapped
 from spa_compiler.model import Model
 from spa_compiler.moments import Branch, accumulate, dims_read, follow, form_of
 from spa_compiler.spec import Value
@@ -177,9 +177,10 @@ class _Lockstep:
         if isinstance(update, Update):
             shape = [1] * source[0].ndim
             shape[update.form.out] = -1
-            source = [c + update.bias.reshape(shape).astype(c.dtype) for c in source]
+            bias = update.bias.reshape(shape)
+            source = mapped(lambda c: c + bias.astype(c.dtype), source, in_place=True)
         if affine is not None:
-            source = [affine.apply(c) for c in source]
+            source = mapped(affine.apply, source, in_place=step.node.op_type != "BatchNormalization")
         walk.give(step, source)
 
     def _same(self, mine: Step, theirs: Step) -> bool:

@@ -10,7 +10,7 @@ synthetic inputs normalise every BatchNormalization by the statistics of the bat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -301,16 +301,20 @@ class Adjust:
 
 def advance(walk: Walk, step: Step, affine: Affine | None) -> None:
     """Run a node, with the map that calibration puts in place of BatchNormalization or behind a convolution."""
-    if affine is None:
-        return None if step.outputs else walk.execute(step)
-    source = step.inputs[0]
-    if step.node.op_type != "BatchNormalization":
-        if not step.outputs:
-            walk.execute(step)
-        source = step.outputs[0]
-    if source is not None:
-        walk.give(step, [affine.apply(c) for c in source])
-    return None
+    normalised = affine is not None and step.node.op_type == "BatchNormalization"
+    if not normalised and not step.outputs:
+        walk.execute(step)
+    source = step.inputs[0] if normalised else step.outputs[0]
+    if affine is not None and source is not None:
+        walk.give(step, mapped(affine.apply, source, in_place=not normalised))
+
+
+def mapped(change: Callable[[Array], Array], chunks: Chunks, in_place: bool) -> Chunks:
+    """The chunks changed; `in_place` lets go of every old one as soon as its new one is there."""
+    out = chunks if in_place else list(chunks)
+    for k, c in enumerate(chunks):
+        out[k] = change(c)
+    return out
 
 
 def rectified(walk: Walk, name: str) -> bool:

@@ -84,7 +84,7 @@ def synthetic(
     model = graph.model
     sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
     rng = np.random.default_rng(seed)
-    count, pool = amounts(graph, samples, memory)
+    count, pool = (max(n, only_batch(model)) for n in amounts(graph, samples, memory))
     types, bounds = input_types(model, sizes), ranges or {}
     found = {n: source_of(graph, n, t, bounds.get(n), kind) for n, t in types.items()}
     if not _together(model):
@@ -255,9 +255,13 @@ def real(graph: DependencyGraph, spec: str, samples: int = 0, memory: int = 1 <<
     model = graph.model
     limit = samples or max(LEAST, min(TABLE_SAMPLES, int(memory / 2 / max(widest(graph), 1))))
     arrays = _called(spec, model) if ".py:" in spec else _loaded(Path(spec), model)
-    kept = {n: a[:limit] for n, a in arrays.items()}
+    batch = only_batch(model)
+    kept = {n: a[: max(limit, batch)] for n, a in arrays.items()}
     n = len(next(iter(kept.values())))
-    return Calibration(chunks(kept, only_batch(model)), f"{n} inputs from {Path(spec.split(':')[0]).name}")
+    if n < batch:
+        raise UsageError(f"{spec}: the model runs {batch} inputs at a time, there are {n}")
+    n -= n % batch if batch else 0
+    return Calibration(chunks(kept, batch), f"{n} inputs from {Path(spec.split(':')[0]).name}")
 
 
 def _loaded(path: Path, model: Model) -> dict[str, Array]:
@@ -275,7 +279,10 @@ def _called(spec: str, model: Model) -> dict[str, Array]:
     function = runpy.run_path(file).get(name)
     if not callable(function):
         raise UsageError(f"{file}: it defines no function '{name}'")
-    got = function()
+    try:
+        got = function()
+    except Exception as e:
+        raise UsageError(f"{file}: {name}() ends with {type(e).__name__}: {e}") from e
     arrays = got if isinstance(got, Mapping) else {model.header.graph.input[0].name: np.asarray(got)}
     with tempfile.TemporaryDirectory() as scratch:
         np.savez(target := Path(scratch) / "calibration.npz", **arrays)

@@ -14,6 +14,7 @@ from onnxruntime.capi import _pybind_state
 
 from spa_compiler.errors import ModelError
 from spa_compiler.external import check_external
+from spa_compiler.nesting import DOMAIN
 
 PLAIN_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8}
 
@@ -93,6 +94,8 @@ def _contributed() -> dict[str, tuple[frozenset[int], int, int]]:
 def _check_operators(graph: onnx.GraphProto, path: Path) -> None:
     """Too few inputs of an operator of its own end onnxruntime's process, so they are not given to it."""
     for node in graph.node:
+        if node.domain == DOMAIN:
+            raise ModelError(f"{path}: node '{node.name}' is of the domain '{DOMAIN}', which files cannot have")
         needed, low, high = _contributed().get(node.op_type, (frozenset(), 0, len(node.input)))
         given = {i for i, name in enumerate(node.input) if name}
         if node.domain == "com.microsoft" and not (low <= len(node.input) <= high and needed <= given):

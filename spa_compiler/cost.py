@@ -27,6 +27,8 @@ from spa_compiler.spec import Site
 Widths = Mapping[Dim, float]
 """Channels kept of each dim (per block). A unit of a group that keeps 3 of 10 has width 0.3."""
 UNITS = ("macs", "params", "bytes")
+ENDLESS = 1 << 31
+"""Trip counts from which a Loop is one that only its condition ends; exporters write the largest integer."""
 
 
 def size(e: Expr, widths: Widths) -> float:
@@ -157,7 +159,8 @@ def _runs(graph: DependencyGraph) -> dict[str, tuple[tuple[Expr, ...], float]]:
         if kind == "If":
             share /= 2
         elif kind == "Loop" and 0 in site.consts and site.consts[0].size == 1:
-            often = (*often, Dim(max(int(site.consts[0].ravel()[0]), 0)))
+            count = max(int(site.consts[0].ravel()[0]), 0)
+            often = (*often, Dim(count)) if count < ENDLESS else often
         for slot, axis in list(scan_axes(len(site.inputs), site.attrs).items())[:1] if kind == "Scan" else ():
             along = site.inputs[slot]
             often = (*often, along.axes[axis]) if along is not None else often

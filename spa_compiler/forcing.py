@@ -3,8 +3,8 @@
     for choice in choices(model):           # {path of the first branch: is it taken?}
         forced(model, choice)               # the same model with these conditions
 
-A condition that is left is decided by data; here it becomes a constant, in the dense, the masked and the pruned model
-alike.
+An If inside a Loop is left alone. A condition that is left is decided by data; here it becomes a constant, in the
+dense, the masked and the pruned model alike.
 """
 
 from __future__ import annotations
@@ -38,10 +38,21 @@ def reached(model: Model, choice: Choice) -> set[str]:
 
 
 def _conditions(model: Model) -> list[tuple[list[str], Chain]]:
-    """The branches of every If, and what it lies in."""
+    """The branches of every If outside of Loops, and what it lies in."""
+    return [(paths, chain) for paths, chain, repeated in _ifs(model) if not repeated]
+
+
+def repeated(model: Model) -> set[str]:
+    """Branches of every If inside a Loop: it may decide when the Loop ends, so that forcing it might never end."""
+    return {p for paths, _, inside in _ifs(model) if inside for p in paths}
+
+
+def _ifs(model: Model) -> list[tuple[list[str], Chain, bool]]:
+    """The branches of every If, what it lies in, and whether a Loop is among that."""
     nodes = model.graph.nodes
+    loops = {p for n in nodes if is_control(n) and n.op == "Loop" for p in n.attrs["paths"]}
     lies = zip(nodes, chains(nodes), strict=True)
-    return [(n.attrs["paths"], chain) for n, chain in lies if is_control(n) and n.op == "If"]
+    return [(n.attrs["paths"], c, bool(loops & set(c))) for n, c in lies if is_control(n) and n.op == "If"]
 
 
 def forced(model: Model, choice: Choice) -> Model:

@@ -170,15 +170,17 @@ class Walk:
         rows = [{n: c[k] for n, c in sources.items() if c is not None} for k in range(self.chunks)]
         plain = list(node.output)[: len(node.output) - len(taps)]
         got: list[list[Array]] = []
+        given: list[list[Array]] = []  # what follows sees the branches that are taken, not those that are looked into
         for some in (either(node, rows), rows):
             try:
                 got = self._tapped(node, some, plain)
+                given = got if some is rows else self._execute(node, rows, [n for n in plain if n])
                 break
             except Exception:  # as above; a branch may be for other sizes than these
                 continue
         for k, name in enumerate(plain):
-            if name and got:
-                self.values[name] = [row[k] for row in got]
+            if name and given:
+                self.values[name] = [row[k] for row in given]
         for tap, k in zip(taps, range(len(plain), len(node.output)), strict=True):
             record = self.records.setdefault(tap.index, Record())
             for run, row in enumerate(got):

@@ -296,6 +296,8 @@ def follow(walk: Walk, step: Step, batch_norm: bool = False) -> Branch | None:
     `batch_norm`: a BatchNormalization right behind normalises by the statistics of the batch.
     """
     name, gain = step.node.output[0], np.ones(1)
+    if step.index in walk.inside.around:  # what stands in a body is recorded for the runs that reach it only
+        return None
     raw = step.outputs[0]
     while len(walk.readers.get(name, ())) == 1 and walk.readers_of[name]:
         node = walk.nodes[walk.readers_of[name][0]]

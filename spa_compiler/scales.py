@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.lockstep import Walk, statistics
 from spa_compiler.model import Model
-from spa_compiler.runtime import open_session
+from spa_compiler.runtime import open_session, run
 from spa_compiler.sources import NORMALISED, Scale, Synthetic
 from spa_compiler.symbols import input_types, only_batch
 from spa_compiler.threads import each
@@ -173,7 +173,7 @@ def _deviation(y: Sequence[Array]) -> float:
 def probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) -> Array | None:
     """Class probabilities (n, classes) of the first output, or None where it does not look like a classifier's."""
     rows = []
-    for feed, y in zip(feeds, each(lambda f: np.asarray(session.run(None, dict(f))[0]), feeds), strict=True):
+    for feed, y in zip(feeds, each(lambda f: np.asarray(run(session, f)[0]), feeds), strict=True):
         size = len(next(iter(feed.values())))
         if y.dtype.kind != "f" or not 2 <= y.ndim <= 4 or y.shape[0] != size or not 2 <= y.size // size <= 20_000:
             return None

@@ -64,9 +64,11 @@ def apply(small: Model, updates: Mapping[str, Update | Replaced]) -> Model:
 
 def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
     """Into the bias input of Conv, ConvTranspose or Gemm."""
-    beta = getattr(update.form, "beta", 1.0) or 1.0
+    beta = getattr(update.form, "beta", 1.0)
     old = node.inputs[slot] if slot < len(node.inputs) and node.inputs[slot].name else None
-    before = 0.0 if old is None else model.array(old).astype(np.float64)
+    before = 0.0 if old is None or beta == 0 else model.array(old).astype(np.float64)
+    if beta == 0:
+        node.attrs["beta"] = beta = 1.0
     values = (before + update.bias / beta).astype(update.weights.dtype)
     name = f"{node.outputs[0].name}.bias" if old is None or len(old.outputs) > 1 else old.name
     while len(node.inputs) <= slot:

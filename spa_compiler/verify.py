@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from spa_compiler.axes import Bools
 from spa_compiler.dims import Dim, is_frozen
 from spa_compiler.errors import ModelError, VerificationError
-from spa_compiler.forcing import Choice, choices, forced, reached
+from spa_compiler.forcing import Choice, choices, forced, reached, repeated
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, element_type
 from spa_compiler.reference import reference
@@ -152,7 +152,8 @@ def _branches(
             out.append((choice, outputs(forced(model, choice), compared(graph), feeds, "the dense model")))
         except ModelError:  # a branch for other sizes than these
             left |= reached(model, choice)
-    return out, tuple(sorted(left.difference(*(reached(model, choice) for choice, _ in out))))
+    unproven = left.difference(*(reached(model, choice) for choice, _ in out)) | repeated(model)
+    return out, tuple(sorted(unproven))
 
 
 def _compare(

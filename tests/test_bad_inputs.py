@@ -236,3 +236,13 @@ def test_every_opset_is_kept(opset: int) -> None:
     graph = analyzed(model)
     assert {k: g.size for k, g in listing(graph).items()} == {"w1:0 w2:1": 6}
     assert rewrite(graph, {}).proto().opset_import[0].version == opset
+
+
+def test_the_domain_of_our_own_markers_is_refused(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Body", ["x"], ["y"], domain="spa_compiler.body")
+    info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2]) for n in "xy"]
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("spa_compiler.body", 1)]
+    graph = onnx.helper.make_graph([node], "g", info[:1], info[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="files cannot have"):
+        load(tmp_path / "m.onnx")

@@ -149,3 +149,15 @@ def test_white_noise_has_any_rank(shape: tuple[int, ...]) -> None:
     flat = (x - x.mean()).reshape(len(x), -1)
     correlation = np.corrcoef(flat.T)
     assert np.abs(correlation - np.eye(len(correlation))).max() < 0.35
+
+
+def test_a_fixed_batch_is_filled_or_asked_for(tmp_path: Path) -> None:
+    case = Case("(float[4,5] x) => (float[4,2] y) { a = MatMul(x, w1)  r = Relu(a)  y = MatMul(r, w2) }",
+                {"w1": (5, 6), "w2": (6, 2)}, None)  # fmt: skip
+    graph = graph_of(case)
+    assert [len(f["x"]) for f in synthetic(graph, samples=1).feeds] == [4]
+    np.savez(tmp_path / "three.npz", x=np.zeros((3, 5), np.float32))
+    with pytest.raises(UsageError, match="4 inputs at a time"):
+        real(graph, str(tmp_path / "three.npz"))
+    np.savez(tmp_path / "six.npz", x=np.zeros((6, 5), np.float32))
+    assert real(graph, str(tmp_path / "six.npz"), samples=2).source.startswith("4 inputs")

@@ -170,3 +170,17 @@ def test_shrunk_deviations_keep_means_and_leave_dead_channels_alone() -> None:
     np.testing.assert_allclose(affine.scale * mean + affine.shift, mean, rtol=1e-6)
     np.testing.assert_allclose((affine.scale * np.sqrt(variance))[:3], 2.0, rtol=1e-5)
     assert affine.scale[3] == 1
+
+
+def test_a_bias_that_counted_for_nothing_gets_its_weight_back() -> None:
+    text = "(float[N,5] x) => (float[N,4] y) { h = Gemm <transB = 1> (x, w1, b1)  r = Relu(h) "
+    text += " y = Gemm <beta = 0.0> (r, w2, c) }"
+    inits = {"w1": (7, 5), "b1": (7,), "w2": (7, 4)}
+    plain = graph_of(Case(text.replace("<beta = 0.0> (r, w2, c)", "(r, w2)"), inits, None))
+    idle = graph_of(Case(text, {**inits, "c": (4,)}, None))
+    given = feeds((200, 5))
+    made = []
+    for graph in (plain, idle):
+        masks = cut(graph)
+        made.append(outputs(compensate(graph, masks, rewrite(graph, masks), given), given))
+    np.testing.assert_allclose(made[0], made[1], atol=1e-4)

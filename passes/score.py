@@ -38,6 +38,9 @@ class Score:
         name = "l2" if guessed and self.criterion == "obspa" else self.criterion
         with linear_algebra(graph):
             scores = criterion(name)(graph, state.moments, np.random.default_rng(self.seed))
+        if name != self.criterion:
+            text = "what the inputs are is a guess: magnitude (l2) chooses the channels, not obspa; see --calib"
+            state = state.note(notes=[*state.results.get("notes", []), text])
         return replace(state, scores=scores).note(criterion=name)
 
 

@@ -23,7 +23,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from spa_compiler.subgraphs import bound, subgraphs
+from spa_compiler.subgraphs import bound
 
 DOMAIN = "spa_compiler.body"
 CONTROL = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
@@ -330,5 +330,4 @@ __all__ = [
     "is_marker",
     "nest",
     "opened",
-    "subgraphs",
 ]

@@ -10,6 +10,7 @@ import pytest
 import zoo
 from spa_compiler.compiler import Options, compile_file
 from spa_compiler.errors import BudgetError, NothingToPrune
+from zoo_base import Case
 
 ODD = """lstm_state_input gather_run_time_channels scatter_nd gemm_nt_c_m1 gemm_nt_c_mn gemm_tn_c_mn
 grouped_conv_on_input""".split()
@@ -29,3 +30,14 @@ def test_the_default_pipeline_gives_a_result_or_says_why_not(name: str, tmp_path
         return
     assert found.report["verification"]["prune_equals_mask"]["error"] <= 1e-4
     assert found.report["reached"]["macs"] > 0 or found.report["reached"]["params"] > 0
+
+
+def test_magnitude_in_place_of_obspa_is_said(tmp_path: Path) -> None:
+    text = "(float[N,13] x) => (float[N,2] y) { a = MatMul(x, w1)  r = Relu(a)  y = MatMul(r, w2) }"
+    onnx.save(zoo.build(Case(text, {"w1": (13, 32), "w2": (32, 2)}, None)), tmp_path / "m.onnx")
+    said = {}
+    for calib in ("synthetic", "features"):
+        options = Options(ratio=0.3, latency=False, samples=64, calib=calib)
+        notes = compile_file(tmp_path / "m.onnx", tmp_path / "o.onnx", options).report["notes"]
+        said[calib] = any("magnitude" in n for n in notes)
+    assert said == {"synthetic": True, "features": False}

@@ -25,6 +25,7 @@ import onnx_graphsurgeon as gs
 from spa_compiler.model import Model, constant
 from spa_compiler.nesting import is_control, is_marker
 from spa_compiler.rules.core import UNARY
+from spa_compiler.shapes import Facts
 
 ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 RUN_LIMIT = 1 << 24
@@ -138,31 +139,28 @@ def _small(model: Model, tensor: gs.Constant) -> bool:
     return bool((values == values.ravel()[0]).all()) if values.size else True
 
 
-def permutations(model: Model, shapes: dict[str, Shape], dynamic: dict[str, tuple[bool, ...]]) -> int:
-    """Chains that permute one axis become Gather.
-
-    They are run at one size of the symbols: what they do must not depend on it, so only the batch may be symbolic.
-    """
+def permutations(model: Model, first: Facts, second: Facts) -> int:
+    """Chains that permute one axis become Gather: those that do the same under both bindings of the symbols."""
     made = 0
     done: set[int] = set()
     for node in list(model.graph.nodes):
-        if node.op not in ROW_MAJOR or id(node) in done or node.inputs[0].name not in shapes:
+        if node.op not in ROW_MAJOR or id(node) in done or first.shape(node.inputs[0].name) is None:
             continue
-        if any(dynamic.get(node.inputs[0].name, ())[1:]):
-            continue
-        chain = _chain(model, node, shapes)
+        chain = _chain(model, node, first)
         if not any(n.op == "Transpose" for n in chain):
             continue
-        found = _permutation(chain, shapes)
-        if found is not None and not (found[0] == 0 and any(dynamic.get(node.inputs[0].name, ()))):
-            axis, order = found
-            _to_gather(model, chain, axis, order)
+        pair = [f.shape(node.inputs[0].name) or () for f in (first, second)]
+        fixed = [i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a == b]
+        found = _permutation(chain, first, fixed)
+        other = _permutation(chain, second, [found[0]]) if found is not None and second is not first else found
+        if found is not None and other is not None and np.array_equal(found[1], other[1]):
+            _to_gather(model, chain, *found)
             done |= {id(n) for n in chain}
             made += 1
     return made
 
 
-def _chain(model: Model, node: gs.Node, shapes: dict[str, Shape]) -> list[gs.Node]:
+def _chain(model: Model, node: gs.Node, facts: Facts) -> list[gs.Node]:
     """The longest single-use chain from `node` that comes back to the shape it started from."""
     source, outputs = node.inputs[0], {t.name for t in model.graph.outputs} | set(model.captured)
     chain, at = [node], node
@@ -173,23 +171,26 @@ def _chain(model: Model, node: gs.Node, shapes: dict[str, Shape]) -> list[gs.Nod
             break
         at = users[0]
         chain.append(at)
-    while chain and shapes.get(chain[-1].outputs[0].name) != shapes[source.name]:
+    while chain and facts.shape(chain[-1].outputs[0].name) != facts.shape(source.name):
         chain.pop()
     return chain
 
 
-def _permutation(chain: list[gs.Node], shapes: dict[str, Shape]) -> tuple[int, Any] | None:
-    """Run the chain on arange: the axis that it permutes and the order, or None."""
-    shape = shapes[chain[0].inputs[0].name]
-    if math.prod(shape) > RUN_LIMIT or any(n.outputs[0].name not in shapes for n in chain):
+def _permutation(chain: list[gs.Node], facts: Facts, axes: list[int]) -> tuple[int, Any] | None:
+    """Run the chain on arange: which of `axes` it permutes and the order, or None."""
+    shapes = [facts.shape(n.outputs[0].name) for n in chain]
+    shape = facts.shape(chain[0].inputs[0].name) or ()
+    if math.prod(shape) > RUN_LIMIT or None in shapes:
         return None
     source = moved = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
-    for n in chain:
+    for n, after in zip(chain, shapes, strict=True):
         if n.op == "Transpose":
             moved = moved.transpose(n.attrs.get("perm") or range(moved.ndim)[::-1])
         else:
-            moved = moved.reshape(shapes[n.outputs[0].name])
-    for axis in reversed(range(moved.ndim)):  # what moves nothing does so on any axis: not the batch, if possible
+            moved = moved.reshape(after or ())
+    if moved.shape != shape:
+        return None
+    for axis in reversed(axes):  # what moves nothing does so on any axis: not the batch, if possible
         first = np.moveaxis(moved, axis, 0).reshape(shape[axis], -1)[:, 0]
         order = first // math.prod(shape[axis + 1 :]) % shape[axis]
         if shape[axis] > 1 and np.array_equal(np.take(source, order, axis), moved):

@@ -45,7 +45,7 @@ def _normalize(
     first, second = _complete(model, first, second, bound)
     found = shapes.recorded(model, first, second, bound)
     changes["strides"] = identity_gathers(model, first, second)
-    changes["permutations"] = canonical.permutations(model, found.shape, found.dynamic)
+    changes["permutations"] = canonical.permutations(model, first, second)
     changes["selections"] = canonical.selection_first(model, found.shape, found.dynamic)
     if changes["strides"] or changes["permutations"] or changes["selections"]:
         changes["dead"] += canonical.drop_dead(model)

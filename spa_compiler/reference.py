@@ -8,6 +8,7 @@ way there does not matter (Sigmoid(0) is not 0, and a weight may divide), so not
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from spa_compiler.axes import Masks, whole
-from spa_compiler.dims import Dim, Expr, atoms
+from spa_compiler.dims import Dim, Expr, Prod, atoms, resolve
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, constant
 from spa_compiler.spec import Scope, Site, Value
@@ -92,6 +93,15 @@ def _kept(graph: DependencyGraph, axes: list[Expr], masks: Masks, shape: tuple[i
     return kept
 
 
+def _repeats(mask: Array, axis: int, e: Expr) -> tuple[int, int]:
+    """How often the mask of an axis repeats as a whole, and how often each entry: digits that it does not depend on."""
+    e = resolve(e)
+    sizes = [p.size for p in e.parts] if isinstance(e, Prod) else [e.size]
+    digits = np.moveaxis(mask, axis, 0).reshape(*sizes, -1)
+    needed = [k for k in range(len(sizes)) if (digits != digits.take([0], k)).any()] or [0]
+    return math.prod(sizes[: needed[0]]), math.prod(sizes[needed[-1] + 1 :])
+
+
 class _Editor:
     """Edits around one node of the copy."""
 
@@ -142,6 +152,31 @@ class _Editor:
         self.made += 1
         return constant(f"{self.stem}.{self.made}", values)
 
+    def _beside(self, x: gs.Tensor, value: Value, mask: Array) -> gs.Tensor:
+        """`mask` as an operand beside x, which has the shape of `value`.
+
+        An axis that multiplies channels with a symbol, `(c h w)`, has no constant length: there the mask holds the
+        digits from the first to the last that it depends on, and is spread over x as it comes.
+        """
+        wide = [i for i, d in enumerate(value.dynamic) if d and mask.shape[i] > 1]
+        outer, inner = _repeats(mask, wide[0], value.axes[wide[0]]) if len(wide) == 1 else (1, 1)
+        if outer == inner == 1:
+            return self._const(mask)
+        axis = wide[0]
+        held = mask.shape[axis] // (outer * inner)
+        digits = [*mask.shape[:axis], outer, held, inner, *mask.shape[axis + 1 :]]
+        small = mask.reshape(digits).take([0], axis).take([0], axis + 2)
+        length = self._op("Gather", [self._op("Shape", [x]), self._const(np.array([axis], np.int64))], {"axis": 0})
+        fixed = self._const(np.array([held * (outer if inner > 1 else 1)], np.int64))
+        free = self._op("Div", [length, fixed])
+        sizes = [self._const(np.array([n], np.int64)) for n in small.shape]
+        sizes[axis + 2 if inner > 1 else axis] = free
+        if inner > 1:
+            sizes[axis] = self._const(np.array([outer], np.int64))
+        whole_mask = self._op("Expand", [self._const(small), self._op("Concat", sizes, {"axis": 0})])
+        shape = [-1 if i == axis else n for i, n in enumerate(mask.shape)]
+        return self._op("Reshape", [whole_mask, self._const(np.array(shape, np.int64))])
+
     def _slot(self, value: Value) -> int:
         return next(i for i, t in enumerate(self.node.inputs) if t.name == value.name)
 
@@ -150,11 +185,11 @@ class _Editor:
         slot = self._slot(value)
         mask, x = self._mask(value, dims), self.node.inputs[slot]
         if mask.dtype.kind == "f" or mask.dtype.kind == "V":
-            self.node.inputs[slot] = self._op("Mul", [x, self._const(mask)])
+            self.node.inputs[slot] = self._op("Mul", [x, self._beside(x, value, mask)])
         else:
             given = self.node.inputs[2] if self.site.op in ZERO_POINT and len(self.node.inputs) > 2 else None
             zero = given if given is not None and given.name else self._const(np.zeros((), mask.dtype))
-            self.node.inputs[slot] = self._op("Where", [self._const(mask.astype(bool)), x, zero])
+            self.node.inputs[slot] = self._op("Where", [self._beside(x, value, mask.astype(bool)), x, zero])
 
     def _statistic(self, dims: set[Dim]) -> None:
         op = self.site.op
@@ -164,9 +199,11 @@ class _Editor:
             self._norm(value, mask)
         elif op in NEUTRAL:
             fill = self._const(np.array(NEUTRAL[op], mask.dtype))
-            self.node.inputs[0] = self._op("Where", [self._const(mask.astype(bool)), self.node.inputs[0], fill])
+            x = self.node.inputs[0]
+            self.node.inputs[0] = self._op("Where", [self._beside(x, value, mask.astype(bool)), x, fill])
         else:
-            self.node.inputs[0] = self._op("Mul", [self.node.inputs[0], self._const(mask)])
+            x = self.node.inputs[0]
+            self.node.inputs[0] = self._op("Mul", [x, self._beside(x, value, mask)])
             if op == "ReduceMean":
                 self._scale_output(value, mask)
 
@@ -182,9 +219,9 @@ class _Editor:
         divisor = self._const(share.astype(mask.dtype))
         self.model.graph.nodes.insert(at + 2, gs.Node("Div", f"{self.stem}.mean", {}, [raw, divisor], [result]))
 
-    def _mean(self, x: gs.Tensor, mask: Array, axes: list[int]) -> gs.Variable:
-        """Mean of x*mask over the kept entries of these axes, which stay with size 1."""
-        kept = self._op("Mul", [x, self._const(mask)])
+    def _mean(self, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
+        """Mean over the kept entries of these axes, which stay with size 1; `spread` is the mask as an operand."""
+        kept = self._op("Mul", [x, spread])
         mean = self._reduce_mean(kept, axes)
         share = mask.astype(np.float64).mean(axis=tuple(axes), keepdims=True)
         return self._op("Div", [mean, self._const(share.astype(mask.dtype))])
@@ -201,10 +238,10 @@ class _Editor:
             return self._group_norm(value, mask)
         rank = len(value.axes)
         x: gs.Tensor = self._summed(SUM_OUTPUT[op]) if op in SUM_OUTPUT else self.node.inputs[0]
-        axes = self._norm_axes(rank)
+        axes, spread = self._norm_axes(rank), self._beside(x, value, mask)
         if op not in UNCENTRED:
-            x = self._op("Mul", [self._op("Sub", [x, self._mean(x, mask, axes)]), self._const(mask)])
-        self._finish(self._affine(self._normalised(x, mask, axes), rank))
+            x = self._op("Mul", [self._op("Sub", [x, self._mean(x, mask, spread, axes)]), spread])
+        self._finish(self._affine(self._normalised(x, mask, spread, axes), rank))
         return None
 
     def _norm_axes(self, rank: int) -> list[int]:
@@ -225,9 +262,9 @@ class _Editor:
         self.model.graph.nodes.insert(at, copy)
         return out
 
-    def _normalised(self, x: gs.Tensor, mask: Array, axes: list[int]) -> gs.Variable:
+    def _normalised(self, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
         eps = 1e-9 if self.site.op == "MeanVarianceNormalization" else float(self.site.attrs.get("epsilon", 1e-5))
-        power = self._mean(self._op("Mul", [x, x]), mask, axes)
+        power = self._mean(self._op("Mul", [x, x]), mask, spread, axes)
         root = self._op("Sqrt", [self._op("Add", [power, self._const(np.array(eps, mask.dtype))])])
         return self._op("Div", [x, root])
 
@@ -254,7 +291,8 @@ class _Editor:
         def per_group(t: gs.Tensor) -> gs.Variable:
             flat = self._op("Reshape", [self._reduce_mean(t, space), self._const(np.array([0, groups, -1], np.int64))])
             ones = self._const(np.ones(small.shape, small.dtype))
-            return self._op("Reshape", [self._op("Mul", [self._mean(flat, small, [2]), ones]), back])
+            mean = self._mean(flat, small, self._const(small), [2])
+            return self._op("Reshape", [self._op("Mul", [mean, ones]), back])
 
         x = self.node.inputs[0]
         centred = self._op("Sub", [x, per_group(x)])

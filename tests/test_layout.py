@@ -19,7 +19,7 @@ LONGEST = 360  # about 350
 ORDER = """
     version errors kernels target plugins
     subgraphs nesting flow expr dims axes spec blocks rules
-    external checks model symbols shape_reads canonical shapes strides runtime
+    external checks model symbols shape_reads shapes canonical strides runtime
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
     images sources data gram linear inside recurrent lockstep moments updates merge scales calibration obs compensation

@@ -80,6 +80,24 @@ CASES: dict[str, Case] = {
         stats=("s:0 t:0 w1:0 w2:1#2",),
         opset=21,
     ),
+    "group_norm_by_reshape_dynamic": Case(  # c*H*W has no constant length
+        """(float["N",3,"H","W"] x) => (float["N",5,"H","W"] y) {
+            a = Conv(x, w1)  r = Reshape(a, r1)  i = InstanceNormalization(r, s, t)  r2 = Shape(a)  b = Reshape(i, r2)
+            c = Mul(b, g)  d = Add(c, h)  y = Conv(d, w2) }""",
+        {"w1": (12, 3, 1, 1), "r1": [0, 3, -1], "s": (3,), "t": (3,), "g": (12, 1, 1), "h": (12, 1, 1),
+         "w2": (5, 12, 1, 1)},
+        {"g:0 h:0 s:0 t:0 w1:0 w2:1": 3, "g:0 h:0 w1:0 w2:1": 4},
+        blocks={"g:0 h:0 w1:0 w2:1": 3},
+        stats=("g:0 h:0 w1:0 w2:1",),
+    ),
+    "mean_over_flat_dynamic": Case(  # the mean runs over (W c), the channel being the minor digit
+        """(float["N",3,"W"] x) => (float["N",4,1] y) {
+            a = Conv(x, w1)  t = Transpose<perm=[0,2,1]>(a)  f = Reshape(t, flat)  m = ReduceMean<keepdims=1>(f, axes)
+            e = Exp(m)  c = Mul(e, k)  y = MatMul(w2, c) }""",
+        {"w1": (6, 3, 1), "flat": [0, 1, -1], "axes": [2], "k": (5, 1), "w2": (4, 5)},
+        {"w1:0": 6, "k:0 w2:1": 5},
+        stats=("w1:0",),
+    ),
     "group_norm_by_reshape": Case(  # PyTorch exports: InstanceNormalization over [1, G, c*H*W]
         """(float[1,3,4,4] x) => (float[1,5,4,4] y) {
             a = Conv(x, w1)  r = Reshape(a, r1)  i = InstanceNormalization(r, s, t)  b = Reshape(i, r2)

@@ -212,6 +212,24 @@ CASES: dict[str, Case] = {
          "w3": (4, 11, 1, 1)},
         {"w1:0 w3:1": 5, "w1:0 w2:1": 5, "w2:0 w3:1": 6},
     ),
+    "shuffle_dynamic": Case(  # height and width are symbols: read with Shape and put back by Reshape
+        """(float["N",3,"H","W"] x) => (float["N",4,"H","W"] y) {
+            a = Conv(x, w1)  s = Shape(a)  n = Slice(s, n0, n1)  hw = Slice(s, n2, n4)  r1 = Concat<axis=0>(n, gc, hw)
+            b = Reshape(a, r1)  t = Transpose<perm=[0,2,1,3,4]>(b)  r2 = Concat<axis=0>(n, c10, hw)  c = Reshape(t, r2)
+            p, q = Split<axis=1>(c, sp)  d = Conv(q, w2)  e = Concat<axis=1>(p, d)  y = Conv(e, w3) }""",
+        {"w1": (10, 3, 1, 1), "n0": [0], "n1": [1], "n2": [2], "n4": [4], "gc": [2, 5], "c10": [10], "sp": [5, 5],
+         "w2": (6, 5, 1, 1), "w3": (4, 11, 1, 1)},
+        {"w1:0 w3:1": 5, "w1:0 w2:1": 5, "w2:0 w3:1": 6},
+    ),
+    "shuffle_by_height": Case(  # what looks like a shuffle of the channels depends on a symbol: [c, H] read as [H, c]
+        """(float[1,3,"H",4] x) => (float[1,4,"H",4] y) {
+            a = Conv(x, w1)  s = Shape(a)  h = Slice(s, n2, n3)  f = Concat<axis=0>(one, h, six, four)
+            t = Transpose<perm=[0,2,1,3]>(a)  b = Reshape(t, minus)  c = Transpose<perm=[0,2,1,3]>(b)
+            d = Reshape(c, s)  y = Conv(d, w2) }""",
+        {"w1": (6, 3, 1, 1), "n2": [2], "n3": [3], "one": [1], "six": [6], "four": [4], "minus": [1, 6, -1, 4],
+         "w2": (4, 6, 1, 1)},
+        {},
+    ),
     "shuffle_of_concat": Case(  # the two halves come from two convolutions
         """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
             a = Conv(x, w1)  b = Conv(x, w2)  c = Concat<axis=1>(a, b)  d = Reshape(c, r1)

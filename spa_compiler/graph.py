@@ -25,6 +25,7 @@ import onnx_graphsurgeon as gs
 from spa_compiler import rules
 from spa_compiler.axes import cover
 from spa_compiler.blocks import find_blocks
+from spa_compiler.collector import paused
 from spa_compiler.dims import Dim, Expr, Reason, Sum, UndecidedError, atoms, deciding, freeze, trivial
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.model import Model, element_type, label
@@ -208,6 +209,7 @@ def _on_constants(site: Site) -> bool:
     return all(v is None or v.constant for v in site.outputs)
 
 
+@paused()
 def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph:
     """Apply every rule to a normalised model. Never raises for what a model contains: it freezes, with a reason.
 

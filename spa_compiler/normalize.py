@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from spa_compiler import canonical, folding, shapes
+from spa_compiler.collector import paused
 from spa_compiler.errors import ModelError
 from spa_compiler.inlining import inline
 from spa_compiler.model import Model
@@ -18,6 +19,7 @@ from spa_compiler.shapes import Facts
 from spa_compiler.strides import identity_gathers
 
 
+@paused()
 def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model, dict[str, int]]:
     """The same function of the inputs as `model`, with shape arithmetic folded and shapes recorded.
 

@@ -8,6 +8,7 @@ the shape arithmetic of every exporter without one rule per operator, and takes 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -43,7 +44,11 @@ LEVELS = (
     ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 )
+REPEATED = 256
+"""Elements up to which the operands of a node are remembered with its result."""
 Array = NDArray[Any]
+Versions = tuple[tuple[str, int], ...]
+Operand = tuple[np.dtype[Any], tuple[int, ...], bytes]
 
 
 @dataclass
@@ -132,12 +137,35 @@ def _compute(
     growing = proto.op_type in ("ConstantOfShape", "Expand", "Tile", "Range")
     if proto.domain not in ("", "ai.onnx") or (growing and _is_large(proto, facts)):
         return None
-    inputs = [onnx.ValueInfoProto(name=n, type=facts.types[n]) for n in used]
+    plain = onnx.NodeProto(op_type=proto.op_type, domain=proto.domain, attribute=proto.attribute)
+    plain.input.extend(f"x{used.index(n)}" if n else "" for n in names)
+    plain.output.extend(f"y{k}" if o else "" for k, o in enumerate(proto.output))
+    versions = tuple((o.domain, o.version) for o in imports)
+    values = [facts.values[n] for n in used]
+    if growing or sum(v.size for v in values) > REPEATED:
+        return _evaluated(plain, versions, values)
+    operands = tuple((v.dtype, v.shape, v.tobytes()) for v in values)
+    got = _remembered(plain.SerializeToString(), versions, operands)
+    return got and [a.copy() for a in got]
+
+
+@functools.lru_cache(maxsize=2048)
+def _remembered(node: bytes, versions: Versions, operands: tuple[Operand, ...]) -> list[Array] | None:
+    """`_evaluated` of small operands: exporters write the same shape arithmetic down in every block."""
+    values = [np.frombuffer(data, dtype).reshape(shape).copy() for dtype, shape, data in operands]
+    return _evaluated(onnx.NodeProto.FromString(node), versions, values)
+
+
+def _evaluated(proto: onnx.NodeProto, versions: Versions, values: list[Array]) -> list[Array] | None:
+    """Run one node, whose inputs are called x0, x1, ..., with onnx's reference implementation."""
+    kinds = [helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for v in values]
+    inputs = [onnx.ValueInfoProto(name=f"x{k}", type=t) for k, t in enumerate(kinds)]
     graph = helper.make_graph([proto], "one", inputs, [onnx.ValueInfoProto(name=o) for o in proto.output if o])
     try:
+        imports = [helper.make_opsetid(*v) for v in versions]
         evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports))
         with np.errstate(all="ignore"):
-            got = evaluator.run(None, {n: facts.values[n] for n in used})
+            got = evaluator.run(None, {f"x{k}": v for k, v in enumerate(values)})
     except Exception:  # the reference implementation is not complete; inference is the fallback
         return None
     arrays = [np.asarray(a) for a in got]

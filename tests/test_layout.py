@@ -17,7 +17,7 @@ PASSES = sorted((ROOT / "passes").glob("*.py"))
 MODULES = [*LIBRARY, *PASSES]
 LONGEST = 360  # about 350
 ORDER = """
-    version errors kernels target plugins
+    version errors collector kernels target plugins
     subgraphs nesting flow expr dims axes spec blocks rules
     external checks model symbols shape_reads shapes canonical strides runtime
     graph threads rewrite reference folding inlining normalize

@@ -1,0 +1,70 @@
+"""The garbage collector is out of the way during analysis, and only then."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from laws import analyzed
+from spa_compiler.collector import paused
+from spa_compiler.graph import analyze
+from spa_compiler.model import from_proto
+from spa_compiler.normalize import normalize
+from spa_compiler.shapes import _remembered
+from zoo import CASES, build
+
+
+@pytest.fixture(autouse=True)
+def running() -> Iterator[None]:
+    gc.enable()
+    yield
+    gc.enable()
+
+
+def test_it_runs_again_afterwards_also_after_an_error() -> None:
+    with paused():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(KeyError), paused():
+        raise KeyError
+    assert gc.isenabled()
+
+
+def test_who_turned_it_off_keeps_it_off() -> None:
+    gc.disable()
+    with paused():
+        pass
+    assert not gc.isenabled()
+
+
+def test_analysis_collects_at_its_ends_only() -> None:
+    model = from_proto(build(CASES["shuffle_dynamic"]), Path("model.onnx"))
+    collections: list[str] = []
+
+    def seen(phase: str, info: dict[str, int]) -> None:
+        collections.append(phase)
+
+    gc.collect()
+    old = gc.get_threshold()
+    gc.callbacks.append(seen)
+    try:
+        gc.set_threshold(50)  # a thousand times as often as usual
+        analyze(normalize(model)[0])
+    finally:
+        gc.set_threshold(*old)
+        gc.callbacks.remove(seen)
+    assert collections.count("start") <= 4 and gc.isenabled()
+
+
+def test_arithmetic_that_is_written_down_twice_is_done_once() -> None:
+    model = build(CASES["shuffle_dynamic"])
+    _remembered.cache_clear()
+    analyzed(model)
+    first = _remembered.cache_info()
+    analyzed(model)
+    second = _remembered.cache_info()
+    assert first.misses > 0
+    assert second.misses == first.misses and second.hits > first.hits

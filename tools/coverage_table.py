@@ -114,6 +114,19 @@ def works(row: Row | None) -> bool:
     return row is not None and "error" not in row and not any("error" in row[k] for k in ("macs", "channels"))
 
 
+def refused(row: Row | None) -> bool:
+    """Nothing of it may change by what was asked: every parameter reaches an input or an output of the graph."""
+    if row is None or "error" in row or row["tool"] != "spa":
+        return False
+    nothing = all(row[of].get("error", "").startswith("NothingToPrune") for of in ("macs", "channels"))
+    return nothing and all("signature" in why or "single number" in why for why in row["frozen"])
+
+
+def share_by_reason(row: Row) -> str:
+    """Frozen parameters with their reasons, as text."""
+    return "; ".join(f"{n:,}: {why}" for why, n in row["frozen"].items())
+
+
 def family_of(rows: Rows) -> dict[str, str]:
     """Family of every model in the rows."""
     from zoo_models import table
@@ -142,7 +155,8 @@ def cells(rows: Rows, name: str, exporter: str) -> list[str]:
         text = "failed" if spa else "not exported"
         return [name, exporter, "-", text, peers[0], "-", *peers[1:], "-", "-", "-", "-"]
     channels = spa["channels"]
-    proof = "failed" if "error" in channels else f"{channels['error_of_scale']:.0e}"
+    failed = "refused" if refused(spa) else "failed"
+    proof = failed if "error" in channels else f"{channels['error_of_scale']:.0e}"
     proof += " (no effect)" if channels.get("powerless") else ""
     return [
         name, exporter, str(spa["nodes"]), prunable(spa), peers[0], share(macs_left(spa)), *peers[1:], proof,
@@ -153,6 +167,8 @@ def cells(rows: Rows, name: str, exporter: str) -> list[str]:
 
 def failure(row: Row) -> str | None:
     """What went wrong in a row, or None."""
+    if refused(row):
+        return None
     if "error" in row:
         return str(row["error"]).splitlines()[0][:300]
     if row["tool"] == "spa":
@@ -162,25 +178,36 @@ def failure(row: Row) -> str | None:
     return "; ".join(wrong)[:200].splitlines()[0] if wrong else None
 
 
+def peers_left(rows: Rows, model: str, exporter: str) -> dict[str, float]:
+    """MACs left by the peers that gave a model which runs with the same outputs."""
+    found = {
+        "Torch-Pruning": macs_left(rows.get((model, "pytorch", "torch_pruning"))),
+        "onnxsim": macs_left(rows.get((model, exporter, "onnxsim"))),
+    }
+    return {peer: left for peer, left in found.items() if left is not None}
+
+
+def behind(rows: Rows, model: str, exporter: str) -> tuple[float, str] | None:
+    """The best peer's MACs left and its name, where that is less than ours by more than half a percent of the model."""
+    ours, peers = macs_left(rows.get((model, exporter, "spa"))), peers_left(rows, model, exporter)
+    if ours is None or not peers:
+        return None
+    best = min(peers, key=lambda p: peers[p])
+    return (peers[best], best) if ours > peers[best] + 0.005 else None
+
+
 def totals(rows: Rows, members: list[str]) -> list[str]:
     """Counts of one family."""
     keys = sorted({(m, e) for m, e, t in rows if m in members and t == "spa"})
     good = [k for k in keys if works(rows[(*k, "spa")])]
-    worse, better = [], 0
-    for m, e in good:
-        ours = macs_left(rows[(m, e, "spa")])
-        peers = [macs_left(rows.get((m, "pytorch", "torch_pruning"))), macs_left(rows.get((m, e, "onnxsim")))]
-        best = min((p for p in peers if p is not None), default=None)
-        if best is not None and ours is not None:
-            better += ours <= best + 0.005
-            if ours > best + 0.005:
-                worse.append(f"{m}.{e}")
+    no = sum(refused(rows[(*k, "spa")]) for k in keys)
+    compared = [k for k in good if peers_left(rows, *k)]
     peer = [rows[(m, "pytorch", "torch_pruning")] for m in members if (m, "pytorch", "torch_pruning") in rows]
     sim = [rows[k] for k in rows if k[0] in members and k[2] == "onnxsim"]
     return [
-        str(len(members)), f"{len(good)} of {len(keys)}",
+        str(len(members)), f"{len(good)} of {len(keys)}" + f", {no} refused" * (no > 0),
         *(f"{sum(macs_left(r) is not None for r in rows)} of {len(rows)}" if rows else "-" for rows in (peer, sim)),
-        f"{better} of {better + len(worse)}" if better or worse else "-",
+        f"{sum(behind(rows, *k) is None for k in compared)} of {len(compared)}" if compared else "-",
     ]  # fmt: skip
 
 
@@ -206,6 +233,15 @@ def section(rows: Rows, members: list[str]) -> Iterator[str]:
     for name, exporter in tried:
         if any((name, exporter, tool) in rows for tool in ("spa", "export")):
             yield line(cells(rows, name, exporter))
+    no = [(m, e, share_by_reason(rows[(m, e, "spa")])) for m, e in tried if refused(rows.get((m, e, "spa")))]
+    if no:
+        yield from ("", line(("refused", "exporter", "parameters by reason")), "|" + "---|" * 3, *map(line, no))
+    worse = [(m, e, behind(rows, m, e)) for m, e in tried]
+    if any(w for _, _, w in worse):
+        yield from ("", line(("a peer leaves less", "exporter", "ours", "peer", "its MACs left")), "|" + "---|" * 5)
+        yield from (
+            line((m, e, share(macs_left(rows[(m, e, "spa")])), w[1], share(w[0]))) for m, e, w in worse if w is not None
+        )
     failures = [(*k, failure(rows[k])) for k in rows if k[0] in members]
     failed = [f for f in failures if f[3]]
     if failed:

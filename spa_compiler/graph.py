@@ -26,7 +26,7 @@ from spa_compiler import rules
 from spa_compiler.axes import cover
 from spa_compiler.blocks import find_blocks
 from spa_compiler.collector import paused
-from spa_compiler.dims import Dim, Expr, Reason, Sum, UndecidedError, atoms, deciding, freeze, trivial
+from spa_compiler.dims import Dim, Expr, Reason, UndecidedError, atoms, deciding, freeze, trivial
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.model import Model, element_type, label
 from spa_compiler.nesting import Chain, chains, is_control, is_marker
@@ -89,6 +89,7 @@ class DependencyGraph:
     weights: list[str]  # constants of rank 1 or more that count as parameters
     blocks: dict[Dim, Dim] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
+    _held: dict[int, frozenset[Dim]] = field(default_factory=dict, repr=False)
 
     def group(self, name: str) -> Group:
         """The group with this label. Raises UsageError with the nearest labels."""
@@ -113,14 +114,34 @@ class DependencyGraph:
 
     def contracts(self, value: Value, dim: Dim) -> bool:
         """Does a node sum over a dim of this constant, with nothing computed in between?"""
-        return any("in" in _direct(site, value, dim) for site in self.readers.get(value.name, []))
+        return any("in" in self._direct(site, value, dim) for site in self.readers.get(value.name, []))
 
     def _roles(self, site: Site, value: Value, dim: Dim) -> Iterator[str]:
-        made = [v for v in site.outputs if v is not None and any(dim in set(atoms(a)) for a in v.axes)]
+        made = [v for v in site.outputs if v is not None and any(dim in self.held(a) for a in v.axes)]
         if _on_constants(site) and made:
             yield from (self.role(v, dim) for v in made)
         else:
-            yield from _direct(site, value, dim)
+            yield from self._direct(site, value, dim)
+
+    def held(self, e: Expr) -> frozenset[Dim]:
+        """The dims of an axis of a value, or of a name in a scope, of this graph; found once for each."""
+        found = self._held.get(id(e))
+        if found is None:
+            found = self._held[id(e)] = frozenset(atoms(e))
+        return found
+
+    def _direct(self, site: Site, value: Value, dim: Dim) -> Iterator[str]:
+        """Roles of a dim of `value` in this node alone."""
+        for scope in site.scopes:
+            named = [n for v, _, row in scope.tensors if v is value for names in row for n in names]
+            for n in (n for n in dict.fromkeys(named) if n in scope.env and dim in self.held(scope.env[n])):
+                if named.count(n) > 1:  # a square weight (recurrence): one of its axes is contracted
+                    yield "in"
+                sides = [(v, out) for v, out, row in scope.tensors if any(n in names for names in row)]
+                if not any(out for _, out in sides):
+                    yield "in"
+                else:
+                    yield "scale" if any(not out and not v.constant for v, out in sides) else "out"
 
     @functools.cached_property
     def network(self) -> nx.Graph[Axis]:
@@ -188,20 +209,6 @@ class DependencyGraph:
         found = sorted((d for a in value.axes for d in atoms(a) if not trivial(d)), key=lambda d: -d.size)
         reasons = [d.frozen for d in found if d.frozen]
         return reasons[0].text if reasons else "a single number, or read by nothing that has channels"
-
-
-def _direct(site: Site, value: Value, dim: Dim) -> Iterator[str]:
-    """Roles of a dim of `value` in this node alone."""
-    for scope in site.scopes:
-        named = [n for v, _, row in scope.tensors if v is value for names in row for n in names]
-        for n in (n for n in dict.fromkeys(named) if dim in set(atoms(scope.env.get(n, Sum(()))))):
-            if named.count(n) > 1:  # a square weight (recurrence): one of its axes is contracted
-                yield "in"
-            sides = [(v, out) for v, out, row in scope.tensors if any(n in names for names in row)]
-            if not any(out for _, out in sides):
-                yield "in"
-            else:
-                yield "scale" if any(not out and not v.constant for v, out in sides) else "out"
 
 
 def _on_constants(site: Site) -> bool:

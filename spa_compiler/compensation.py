@@ -28,6 +28,7 @@ from spa_compiler.linear import Form, Rows
 from spa_compiler.lockstep import Adjust, Affine, Chunks, Feed, Step, Walk, mapped
 from spa_compiler.model import Model
 from spa_compiler.moments import Branch, accumulate, dims_read, follow, form_of
+from spa_compiler.rewrite import sliced
 from spa_compiler.spec import Value
 from spa_compiler.updates import Replaced, Update, apply, key_of
 
@@ -159,10 +160,8 @@ class _Lockstep:
         )
         update = None if same else self._solve(i, mine, theirs, mine.outputs[0])
         if isinstance(update, Update):
-            shape = [1] * known.output[0].ndim
-            shape[update.form.out] = -1
-            dtype = self.compiled.constants[theirs.node.input[update.form.weight]].dtype
-            self.compiled.amend(j, theirs.node.output[0], update.bias.reshape(shape).astype(dtype))
+            bias = update.form.spread(update.bias, update.weights)
+            self.compiled.amend(j, theirs.node.output[0], bias.astype(update.weights.dtype))
 
     def _finish(self, walk: Walk, step: Step, affine: Affine | None, update: Update | Replaced | None) -> None:
         """Run a node, with its new bias and the map that calibration asks for."""
@@ -175,9 +174,7 @@ class _Lockstep:
         if source is None or (affine is None and not isinstance(update, Update)):
             return
         if isinstance(update, Update):
-            shape = [1] * source[0].ndim
-            shape[update.form.out] = -1
-            bias = update.bias.reshape(shape)
+            bias = update.form.spread(update.bias, update.weights)
             source = mapped(lambda c: c + bias.astype(c.dtype), source, in_place=True)
         if affine is not None:
             source = mapped(affine.apply, source, in_place=step.node.op_type != "BatchNormalization")
@@ -201,7 +198,7 @@ class _Lockstep:
         if affine is None or value is None:
             return None
         shape = (1, -1, *(1,) * (len(value.axes) - 2))
-        both = [slice_to(self.graph, value, a.reshape(shape), self.masks) for a in (affine.scale, affine.shift)]
+        both = [sliced(self.graph, value, a.reshape(shape), self.masks) for a in (affine.scale, affine.shift)]
         return Affine(both[0].ravel(), both[1].ravel())
 
     def _solve(self, i: int, mine: Step, theirs: Step, raw: Chunks) -> Update | Replaced | None:
@@ -218,7 +215,7 @@ class _Lockstep:
         uncut = self.dense.constants[weight].shape == self.compiled.constants[weight].shape
         if uncut and not self.options.everything:
             return None
-        target = self._target(mine, output, raw)
+        target = self._target(form, mine, output, raw)
         update = self._regress(form, theirs, target, (self.options.seed, i))
         self.updates[key_of(theirs.node.output)] = update
         self.outcome.solved += 1
@@ -283,23 +280,25 @@ class _Lockstep:
         self.outcome.recurrent.append(self.graph.sites[i].name or key_of(node.output))
         return update
 
-    def _target(self, mine: Step, output: Value, raw: Chunks) -> Chunks:
+    def _target(self, form: Form, mine: Step, output: Value, raw: Chunks) -> Chunks:
         """Dense outputs on the kept channels, plus what the compiled shortcut lacks where a residual Add follows."""
-        out = [slice_to(self.graph, output, c, self.masks) for c in raw]
+        out = [sliced(self.graph, output, c, self.masks) for c in raw]
         branch = follow(self.dense, mine, self.options.adjust.batch_norm) if self.options.residual else None
-        if branch is None:
+        if branch is None or not branch.fits(raw[0].shape, form.out):
             return out
         dense, compiled = self.dense.values.get(branch.shortcut), self.compiled.values.get(branch.shortcut)
         value = self.graph.values.get(branch.shortcut)
         if dense is None or compiled is None or dense is compiled or value is None or dense[0].shape != raw[0].shape:
             return out
-        gain = self._gain(branch, output, raw)
-        lacks = [slice_to(self.graph, value, d, self.masks) - c for d, c in zip(dense, compiled, strict=True)]
+        gain = self._gain(branch, output, raw, form.out)
+        lacks = [sliced(self.graph, value, d, self.masks) - c for d, c in zip(dense, compiled, strict=True)]
         return [t + lack * gain for t, lack in zip(out, lacks, strict=True)]
 
-    def _gain(self, branch: Branch, output: Value, raw: Chunks) -> Array:
+    def _gain(self, branch: Branch, output: Value, raw: Chunks, out: tuple[int, ...]) -> Array:
         """1 / gain per kept channel, 0 where the branch is all but closed; shaped to broadcast."""
-        axis = 1 if raw[0].ndim == 4 else raw[0].ndim - 1
+        if branch.gain.size == 1:
+            return np.asarray(1 / branch.gain[0] if branch.gain[0] else 0.0, raw[0].dtype)
+        (axis,) = out
         full = np.broadcast_to(branch.gain, (raw[0].shape[axis],))
         kept = full[keep(output.axes[axis], {d: m for d, m in self.masks.items() if m.ndim == 1})]
         size = np.abs(kept)
@@ -333,23 +332,4 @@ class _Lockstep:
         return np.broadcast_to(getattr(form, "beta", 1.0) * chunks[0].astype(np.float64).ravel(), (rows,))
 
 
-def slice_to(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -> Array:
-    """The entries of an activation that a plan keeps; axes that no mask cuts may have any size."""
-    per_axis, full = whole(value.axes, masks, graph.blocks)
-    sizes = [int(k.sum()) if not k.all() else array.shape[i] for i, k in enumerate(per_axis)]
-    if full is not None:
-        kept = np.broadcast_to(full, array.shape).copy()
-        for i, k in enumerate(per_axis):
-            if not k.all():
-                kept &= k.reshape([-1 if j == i else 1 for j in range(array.ndim)])
-        picked = array[kept]
-        short = next(i for i in range(array.ndim) if full.shape[i] > 1)
-        sizes[short] = -1
-        return picked.reshape(sizes)
-    for i, k in enumerate(per_axis):
-        if not k.all():
-            array = np.compress(k, array, axis=i)
-    return array
-
-
-__all__ = ["Bools", "Options", "Outcome", "compensate", "compensated", "repaired", "slice_to", "solve", "states_kept"]
+__all__ = ["Bools", "Options", "Outcome", "compensate", "compensated", "repaired", "solve", "states_kept"]

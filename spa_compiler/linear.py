@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from onnx import helper
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
+OUTER = "9876543210"
+"""Letters for the axes that an ellipsis stands for, the last one for the last."""
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -34,13 +36,16 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Form(ABC):
-    """Where a node's activation, weight and bias are; `axis` is the contracted axis of the activation."""
+    """Where a node's activation, weight and bias are.
+
+    Columns of W are the entries of `axes` of the activation, row-major; its rows, block by block, those of `out`.
+    """
 
     data: int
     weight: int
     bias: int | None  # input slot, None: the operator has none
-    axis: int  # of the activation, from the end where negative
-    out: int  # the axis of the output that carries the rows of W
+    axes: tuple[int, ...]  # of the activation
+    out: tuple[int, ...]  # of the output
     blocks: int
 
     @property
@@ -58,47 +63,109 @@ class Form(ABC):
 
     @abstractmethod
     def channels(self, w: Array) -> Rows:
-        """(blocks, d): the position on the activation's contracted axis that each column reads."""
+        """(blocks, d): the entry of the activation's `axes` that each column reads."""
 
-    def size(self, y: Array) -> int:
-        """Rows that an output of this shape gives."""
-        return int(y.size // y.shape[self.out])
+    @abstractmethod
+    def spread(self, bias: Array, w: Array) -> Array:
+        """One number for each row of W, (blocks * m,), shaped so that it broadcasts to the output."""
 
     @abstractmethod
     def design(self, x: Array, y: Array, rows: Rows) -> Array:
         """(rows, blocks, d) float32"""
 
+    @abstractmethod
     def target(self, y: Array, rows: Rows) -> Array:
         """(rows, blocks, m) float32"""
-        flat = np.moveaxis(y, self.out, -1).reshape(-1, y.shape[self.out])
-        return flat[rows].reshape(len(rows), self.blocks, -1).astype(np.float32)
+
+    def size(self, y: Array) -> int:
+        """Rows that an output of this shape gives."""
+        return int(y.size // max(math.prod(y.shape[k] for k in self.out), 1))
 
 
 @dataclass(frozen=True)
-class Product(Form):
-    """MatMul and Gemm: `turned` where the weight is stored (m, d); `alpha`, `beta` of Gemm."""
+class Contraction(Form):
+    """MatMul, Gemm and Einsum, told by one letter for each axis of activation, weight and output.
 
-    turned: bool = False
+    A letter of all three is a block, each with weights of its own (an expert); one of activation and weight is summed
+    over: columns; one of weight and output gives rows; one of activation and output counts positions. What the
+    activation alone has is summed before, and so is an axis of size 1 that is broadcast. `alpha`, `beta` are Gemm's.
+    """
+
+    terms: tuple[str, str, str] = ("", "", "")
     alpha: float = 1.0
     beta: float = 1.0
 
     @property
     def reading(self) -> tuple[Any, ...]:
-        return (self.axis,)
+        parts = self._places, self._each, self._columns
+        return tuple(next(((k, p.index(c)) for k, p in enumerate(parts) if c in p), ()) for c in self.terms[0])
 
     def weights(self, w: Array) -> Array:
-        return (self.alpha * np.asarray(w if self.turned else w.T, np.float64))[None]
+        array = _arranged(np.asarray(w, np.float64), self.terms[1], self._each + self._rows + self._columns)
+        d = math.prod(array.shape[len(self._each + self._rows) :])
+        return np.asarray(self.alpha * array.reshape(self.blocks, -1, d))
 
     def restore(self, canonical: Array, like: Array) -> Array:
-        w = canonical[0] / self.alpha
-        return np.ascontiguousarray(w if self.turned else w.T).astype(like.dtype)
+        sizes, order = dict(zip(self.terms[1], like.shape, strict=True)), self._each + self._rows + self._columns
+        w = _arranged((canonical / self.alpha).reshape([sizes[c] for c in order]), order, _only(self.terms[1], order))
+        return np.ascontiguousarray(w.reshape(like.shape)).astype(like.dtype)
 
     def channels(self, w: Array) -> Rows:
-        return np.arange(w.shape[1] if self.turned else w.shape[0])[None]
+        return np.arange(w.size // self._count(self._rows, w)).reshape(self.blocks, -1)
+
+    def spread(self, bias: Array, w: Array) -> Array:
+        sizes, order, y = dict(zip(self.terms[1], w.shape, strict=True)), self._each + self._rows, self.terms[2]
+        array = _arranged(bias.reshape([sizes[c] for c in order]), order, _only(y, order))
+        first = min(self.out, default=len(y))
+        return array.reshape([sizes[c] if c in order else 1 for c in y[first:]])
 
     def design(self, x: Array, y: Array, rows: Rows) -> Array:
-        flat = np.moveaxis(x, self.axis, -1).reshape(-1, x.shape[self.axis])
-        return flat[rows][:, None].astype(np.float32)
+        array = _arranged(x, self.terms[0], self._places + self._each + self._columns)
+        return self._flat(array)[rows].astype(np.float32)
+
+    def target(self, y: Array, rows: Rows) -> Array:
+        return self._flat(_arranged(y, self.terms[2], self._places + self._each + self._rows))[rows].astype(np.float32)
+
+    def _flat(self, array: Array) -> Array:
+        """(positions, blocks, the rest)"""
+        at = len(self._places), len(self._places + self._each)
+        return array.reshape(math.prod(array.shape[: at[0]]), self.blocks, math.prod(array.shape[at[1] :]))
+
+    def _count(self, letters: str, w: Array) -> int:
+        return math.prod(n for c, n in zip(self.terms[1], w.shape, strict=True) if c in letters)
+
+    @property
+    def _each(self) -> str:
+        x, w, y = self.terms
+        return _only(_only(x, w), y)
+
+    @property
+    def _columns(self) -> str:
+        x, w, y = self.terms
+        return "".join(c for c in _only(x, w) if c not in y)
+
+    @property
+    def _rows(self) -> str:
+        x, w, y = self.terms
+        return "".join(c for c in _only(y, w) if c not in x)
+
+    @property
+    def _places(self) -> str:
+        return "".join(c for c in self.terms[2] if c not in self.terms[1])
+
+
+def _only(term: str, letters: str) -> str:
+    """What a term has of these letters, in its own order."""
+    return "".join(c for c in term if c in letters)
+
+
+def _arranged(array: Array, term: str, wanted: str) -> Array:
+    """An array with axes called by `term` with the wanted ones only, in their order; it is summed over the others."""
+    idle = tuple(k for k, c in enumerate(term) if c not in wanted)
+    if idle:
+        array = array.sum(axis=idle) if any(array.shape[k] > 1 for k in idle) else array.squeeze(idle)
+    left = _only(term, wanted)
+    return array.transpose([left.index(c) for c in wanted])
 
 
 @dataclass(frozen=True)
@@ -120,6 +187,13 @@ class Convolution(Form):
 
     def restore(self, canonical: Array, like: Array) -> Array:
         return np.ascontiguousarray(canonical.reshape(like.shape)).astype(like.dtype)
+
+    def spread(self, bias: Array, w: Array) -> Array:
+        return bias.reshape(-1, *(1,) * len(self.kernel))
+
+    def target(self, y: Array, rows: Rows) -> Array:
+        flat = np.moveaxis(y, 1, -1).reshape(-1, y.shape[1])
+        return flat[rows].reshape(len(rows), self.blocks, -1).astype(np.float32)
 
     def channels(self, w: Array) -> Rows:
         per = w.shape[1]
@@ -212,14 +286,59 @@ def find(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], constan
     if node.op_type in ("Conv", "ConvTranspose") and constant[1]:
         return _convolution(node, shapes[1], attrs)
     data = int(constant[0])
-    if node.op_type == "MatMul" and len(shapes[1 - data] or ()) == 2 and len(shapes[data] or ()) >= 2:
-        left = data == 1  # the constant stands on the left: its columns meet axis -2 of the activation
-        return Product(data, 1 - data, None, -2 if left else -1, -2 if left else -1, 1, turned=left)
-    if node.op_type == "Gemm" and data == 0 and _is_row(shapes[2] if len(shapes) > 2 else None):
-        turned, alpha = bool(attrs.get("transB", 0)), float(attrs.get("alpha", 1.0))
-        axis = 0 if attrs.get("transA", 0) else 1
-        return Product(0, 1, 2, axis, 1, 1, turned=turned, alpha=alpha, beta=float(attrs.get("beta", 1.0)))
-    return None
+    terms = _terms(node, attrs, shapes, data)
+    if terms is None:
+        return None
+    x, w, y = terms[data], terms[1 - data], terms[2]
+    both = dict(zip(w, shapes[1 - data] or (), strict=True))
+    lost = any(c not in x and c not in y and n != 1 for c, n in both.items())  # weights would not be unique
+    if lost or any(len(set(t)) < len(t) for t in terms) or set(y) - set(x + w):
+        return None
+    gemm = node.op_type == "Gemm"
+    if gemm and (data or not _is_row(shapes[2] if len(shapes) > 2 else None)):
+        return None
+    alpha, beta = (float(attrs.get(n, 1.0)) for n in ("alpha", "beta"))
+    plain = Contraction(data, 1 - data, 2 if gemm else None, (), (), 1, (x, w, y), alpha, beta)
+    axes = tuple(x.index(c) for c in plain._each + plain._columns)
+    out = tuple(y.index(c) for c in plain._each + plain._rows)
+    return replace(plain, axes=axes, out=out, blocks=math.prod(both[c] for c in plain._each))
+
+
+def _terms(
+    node: onnx.NodeProto, attrs: dict[str, Any], shapes: Sequence[tuple[int, ...] | None], data: int
+) -> tuple[str, str, str] | None:
+    """Letters of the axes of both operands and of the output; None where a node is no product of two operands."""
+    a, b = shapes[0] or (), shapes[1] or ()
+    if node.op_type == "Gemm":
+        return "km" if attrs.get("transA", 0) else "mk", "nk" if attrs.get("transB", 0) else "kn", "mn"
+    if node.op_type == "Einsum" and len(node.input) == 2:
+        text = attrs["equation"].decode().replace(" ", "")
+    elif node.op_type in ("MatMul", "FusedMatMul") and not (attrs.get("transBatchA", 0) or attrs.get("transBatchB", 0)):
+        first = "k" if len(a) == 1 else "...km" if attrs.get("transA", 0) else "...mk"
+        second = "k" if len(b) == 1 else "...nk" if attrs.get("transB", 0) else "...kn"
+        text = f"{first},{second}->...{'m' * (len(a) > 1)}{'n' * (len(b) > 1)}"
+    else:
+        return None
+    left, arrow, right = text.partition("->")
+    if not arrow:  # the implicit form: letters that occur once, in alphabetical order
+        found = left.replace(",", "").replace("...", "")
+        right = "..." * ("..." in left) + "".join(sorted(c for c in set(found) if found.count(c) == 1))
+    operands = left.split(",")
+    sizes = [len(s) - len(t.replace("...", "")) if "..." in t else 0 for s, t in zip((a, b), operands, strict=True)]
+    wide = [OUTER[len(OUTER) - n :] for n in (*sizes, max(sizes))]
+    terms = [t.replace("...", w) for t, w in zip((*operands, right), wide, strict=True)]
+    if any(len(s) != len(t) for s, t in zip((a, b), terms, strict=False)):
+        return None
+    return _apart(terms, (a, b), data)
+
+
+def _apart(terms: list[str], shapes: Sequence[tuple[int, ...]], data: int) -> tuple[str, str, str]:
+    """The terms with a letter of its own for an outer axis of size 1: the constant's, else one that is broadcast."""
+    for k in (1 - data, data):
+        for c, n in zip(terms[k], shapes[k], strict=True):
+            if c in OUTER and n == 1 and c in terms[1 - k]:
+                terms[k] = terms[k].replace(c, chr(ord(c) + 256))
+    return terms[0], terms[1], terms[2]
 
 
 def _is_row(shape: tuple[int, ...] | None) -> bool:
@@ -232,7 +351,7 @@ def _convolution(node: onnx.NodeProto, w: tuple[int, ...], attrs: dict[str, Any]
     kind = Convolution if node.op_type == "Conv" else Transposed
     auto = attrs.get("auto_pad", b"NOTSET")
     return kind(
-        0, 1, 2, 1, 1, int(attrs.get("group", 1)),
+        0, 1, 2, (1,), (1,), int(attrs.get("group", 1)),
         tuple(attrs.get("strides", [1] * rank)),
         tuple(attrs.get("dilations", [1] * rank)),
         tuple(attrs.get("pads", [0] * 2 * rank)),

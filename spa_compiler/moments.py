@@ -123,10 +123,10 @@ class _Collector:
         weights = found.weights(w)
         branch = follow(self.walk, step, self.adjust.batch_norm)
         moment = Moment(
-            step.index, value.axes[found.axis], contracted, found.channels(w), weights, mean, covariance,
-            np.ones(weights.shape[0] * weights.shape[1]), shrinkage=shrunk,
+            step.index, joined([value.axes[k] for k in found.axes]), contracted, found.channels(w), weights, mean,
+            covariance, np.ones(weights.shape[0] * weights.shape[1]), shrinkage=shrunk,
         )  # fmt: skip
-        if branch is None:
+        if branch is None or not branch.fits(step.outputs[0][0].shape, found.out):
             moment.energy = energy(step.outputs[0], 1.0)
         else:
             moment.gain = np.broadcast_to(branch.gain, moment.gain.shape).astype(np.float64)
@@ -229,12 +229,17 @@ class _Collector:
         return np.asarray(np.mean(parts, axis=0))
 
 
+def joined(axes: list[Expr]) -> Expr:
+    """Several axes as one, row-major."""
+    return axes[0] if len(axes) == 1 else Prod(tuple(axes))
+
+
 def energy(chunks: Chunks | None, otherwise: float) -> float:
     """Total variance over the channels: of axis 1 for images, else of the last axis."""
     if chunks is None:
         return otherwise
     if chunks[0].ndim != 4:
-        chunks = [c.reshape(-1, c.shape[-1]) for c in chunks]
+        chunks = [c.reshape(-1, *c.shape[-1:] or (1,)) for c in chunks]
     return max(float(statistics(chunks)[1].sum()), 1e-30)
 
 
@@ -288,6 +293,10 @@ class Branch:
     sum: str  # output of the Add
     shortcut: str
     gain: Floats  # per output row (or one for all): what the nodes between multiply by
+
+    def fits(self, shape: tuple[int, ...], out: tuple[int, ...]) -> bool:
+        """Is the gain one number, or one for each row of an output with these shape and row axes?"""
+        return self.gain.size == 1 or (len(out) == 1 and shape[out[0]] == self.gain.size)
 
 
 def follow(walk: Walk, step: Step, batch_norm: bool = False) -> Branch | None:

@@ -63,10 +63,14 @@ def _cut(e: Expr, masks: Masks) -> bool:
 
 
 def sliced(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -> Array:
-    """The entries of a tensor that a plan keeps; the same array when it keeps all."""
+    """The entries of a tensor that a plan keeps; the same array when it keeps all. Other axes may have any size."""
     outer = [_outer(value, i, masks, graph.blocks) for i in range(array.ndim)]
     if any(outer):
-        return array[tuple(_index(value, i, masks, graph.blocks, outer[i]) for i in range(array.ndim))]
+        held = {b for needed in outer for b in needed}
+        cut = [_cut(a, masks) or not held.isdisjoint(atoms(a)) for a in value.axes]
+        free = np.ogrid[tuple(slice(n) for n in array.shape)]
+        every = range(array.ndim)
+        return array[tuple(_index(value, i, masks, graph.blocks, outer[i]) if cut[i] else free[i] for i in every)]
     for i, axis in enumerate(value.axes):
         if _cut(axis, masks):
             array = np.take(array, order(axis, masks, graph.blocks, {}), axis=i)

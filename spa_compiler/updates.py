@@ -79,8 +79,7 @@ def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
 def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) -> None:
     """Into the constant of an Add behind a MatMul, or as an Add of its own."""
     y = node.outputs[0]
-    shape = (-1, 1) if update.form.out == -2 else (-1,)
-    bias = update.bias.reshape(shape).astype(update.weights.dtype)
+    bias = update.form.spread(update.bias, update.weights).astype(update.weights.dtype)
     reader = y.outputs[0] if len(y.outputs) == 1 and y.name not in outputs else None
     if reader is not None and reader.op == "Add":
         for k, t in enumerate(reader.inputs):

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spa_compiler.compensation import Options, compensate, repaired, solve
+from spa_compiler.compensation import Options, compensate, compensated, repaired, solve
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.lockstep import Adjust, Walk, shrunk, statistics
 from spa_compiler.model import Model
+from spa_compiler.moments import collect
+from spa_compiler.obs import flap, obspa
 from spa_compiler.rewrite import rewrite
-from spa_compiler.runtime import open_session
+from spa_compiler.runtime import open_session, with_outputs
 from test_obs import CONV, DENSE, feeds, graph_of
-from zoo_base import Case
+from zoo_base import Case, value
 
 RESIDUAL = Case(
     "(float[N,3,6,6] x) => (float[N,2] y) { s = Conv <pads = [1,1,1,1]> (x, ws, bs)"
@@ -34,8 +36,28 @@ GROUPED = Case(
     {"w1": (8, 3, 1, 1), "b1": (8,), "wd": (8, 1, 3, 3), "w2": (8, 4, 3, 3)},
     None,
 )
+EXPERTS = Case(
+    "(float[3,N,5] x) => (float[3,N,4] y) { h = MatMul(x, w1)  a = Add(h, b1)  r = Relu(a)  y = MatMul(r, w2) }",
+    {"w1": (3, 5, 7), "b1": (3, 1, 7), "w2": (3, 7, 4)},
+    None,
+)
+EINSUM = Case(
+    '''(float[N,6,5] x) => (float[N,6,4] y) { q = Einsum <equation = "btd,dhk->bthk"> (x, w1)  r = Relu(q)
+        y = Einsum <equation = "bthk,hke->bte"> (r, w2) }''',
+    {"w1": (5, 2, 6), "w2": (2, 6, 4)},
+    None,
+)
+MIXED = Case(
+    '''(float[N,5] x) => (float[N,4] y) { h = Einsum <equation = "nd,dek->nek"> (x, w1)  a = Add(h, b1)  r = Relu(a)
+        z = Einsum <equation = "nek,eko->neo"> (r, w2)  y = ReduceSum <keepdims = 0> (z, one) }''',
+    {"w1": (5, 3, 7), "b1": (3, 7), "w2": (3, 7, 4), "one": [1]},
+    None,
+)
 IMAGES = (16, 3, 6, 6)
-SHAPES: dict[int, tuple[int, ...]] = {id(DENSE): (200, 5), id(CONV): IMAGES, id(RESIDUAL): IMAGES, id(GROUPED): IMAGES}
+SHAPES: dict[int, tuple[int, ...]] = {
+    id(DENSE): (200, 5), id(CONV): IMAGES, id(RESIDUAL): IMAGES, id(GROUPED): IMAGES, id(EXPERTS): (3, 200, 5),
+    id(EINSUM): (50, 6, 5), id(MIXED): (200, 5),
+}  # fmt: skip
 
 
 def outputs(model: Model, given: list[dict[str, Any]]) -> np.ndarray:
@@ -106,7 +128,69 @@ def test_the_model_is_what_numpy_solves() -> None:
     np.testing.assert_allclose(outputs(small, given), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("case", [DENSE, CONV, RESIDUAL, GROUPED], ids=["dense", "conv", "residual", "grouped"])
+def ragged(graph: DependencyGraph) -> dict[Any, np.ndarray]:
+    """Every block of the group that has some keeps three channels of its own."""
+    (group,) = (g for g in graph.groups if g.blocks > 1)
+    keep = np.arange(group.size) < 3
+    return {group.dims[0]: np.random.default_rng(3).permuted(np.tile(keep, (group.blocks, 1)), axis=1)}
+
+
+def solved(h: np.ndarray, kept: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """What the best weights and intercept on the kept columns make of h w."""
+    design = np.concatenate([h[:, kept], np.ones((len(h), 1))], axis=1)
+    return np.asarray(design @ np.linalg.lstsq(design, h @ w, rcond=None)[0])
+
+
+@pytest.mark.parametrize("case", [EXPERTS, EINSUM, MIXED], ids=["experts", "einsum", "mixed"])
+def test_experts_and_einsum_are_what_numpy_solves(case: Case) -> None:
+    """Each expert from its own kept channels; heads that are summed over from those of all."""
+    graph = graph_of(case)
+    masks = ragged(graph)
+    given = feeds(SHAPES[id(case)], chunks=1)
+    options = Options(ridge=1e-12, shrink=False)
+    small, outcome = compensated(graph, masks, rewrite(graph, masks), given, options)
+    assert outcome.left == {}
+    (kept,) = masks.values()
+    session = open_session(with_outputs(graph.model.proto(), ["r"]), graph.model.folder)
+    h = session.run(["r"], given[0])[0].astype(np.float64)
+    w = graph.model.array(graph.model.constants()["w2"]).astype(np.float64)
+    if case is EXPERTS:
+        expected = np.stack([solved(h[e], kept[e], w[e]) for e in range(3)])
+    elif case is MIXED:
+        expected = sum(solved(h[:, e], kept[e], w[e]) for e in range(3))
+    else:
+        expected = solved(h.reshape(-1, 12), kept.ravel(), w.reshape(12, 4))
+    np.testing.assert_allclose(outputs(small, given), expected.reshape(SHAPES[id(case)][0], -1), atol=1e-3)
+
+
+@pytest.mark.parametrize("case", [EXPERTS, EINSUM, MIXED], ids=["experts", "einsum", "mixed"])
+def test_a_planted_twin_in_every_expert_costs_nothing(case: Case) -> None:
+    """Channels 1 and 4 of each block are the same but for a factor."""
+    array = value("w1", case.inits["w1"])
+    changed = {"w1": array.copy()}
+    changed["w1"][..., 4] = 2 * array[..., 1]
+    if "b1" in case.inits:
+        changed["b1"] = value("b1", case.inits["b1"]).copy()
+        changed["b1"][..., 4] = 2 * changed["b1"][..., 1]
+    graph = graph_of(case, **changed)
+    given = feeds(SHAPES[id(case)])
+    (group,) = (g for g in graph.groups if g.blocks > 1)
+    moments, rng, every = collect(graph, given), np.random.default_rng(0), np.arange(group.blocks)
+    with_others, on_its_own = (f(graph, moments, rng)[group.label] for f in (obspa, flap))
+    first = np.where(with_others[:, 1] < with_others[:, 4], 1, 4)
+    assert (with_others[every, first] < 0.15 * on_its_own[every, first]).all()
+    mask = np.ones(group.shape, bool)
+    mask[every, first] = False
+    masks = {group.dims[0]: mask}
+    small = compensate(graph, masks, rewrite(graph, masks), given, Options(ridge=1e-9, shrink=False))
+    np.testing.assert_allclose(outputs(small, given), outputs(graph.model, given), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [DENSE, CONV, RESIDUAL, GROUPED, EXPERTS, EINSUM],
+    ids=["dense", "conv", "residual", "grouped", "experts", "einsum"],
+)
 def test_compensation_lowers_the_error_on_unseen_inputs(case: Case) -> None:
     before, bias, after = error(case, None), error(case, Options(bias_only=True)), error(case, Options())
     assert after < bias < before

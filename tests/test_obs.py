@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from scipy.linalg import lapack
 
@@ -195,13 +196,27 @@ FORMS = {
     "left": ("MatMul(w, x)", (2, 4, 3), (5, 4)),
     "gemm": ("Gemm <transB = 1, alpha = 0.5> (x, w)", (6, 4), (5, 4)),
     "gemm turned": ("Gemm <transA = 1> (x, w)", (4, 6), (4, 5)),
+    "experts": ("MatMul(x, w)", (3, 5, 4), (3, 4, 2)),
+    "experts of samples": ("MatMul(x, w)", (2, 3, 5, 4), (3, 4, 2)),
+    "experts on the left": ("MatMul(w, x)", (2, 3, 4, 5), (3, 2, 4)),
+    "broadcast to experts": ("MatMul(x, w)", (1, 5, 4), (3, 4, 2)),
+    "one for all": ("MatMul(x, w)", (3, 5, 4), (1, 4, 2)),
+    "vector": ("MatMul(x, w)", (3, 5, 4), (4,)),
+    "einsum experts": ('Einsum <equation = "teh,ehd->etd"> (x, w)', (5, 3, 4), (3, 4, 2)),
+    "einsum heads": ('Einsum <equation = "btd,dhk->bhtk"> (x, w)', (2, 5, 4), (4, 3, 2)),
+    "einsum out": ('Einsum <equation = "hde,bthd->bte"> (w, x)', (2, 5, 3, 4), (3, 4, 6)),
+    "einsum apart": ('Einsum <equation = "bgi,goi->bog"> (x, w)', (6, 3, 4), (3, 2, 4)),
+    "einsum implicit": ('Einsum <equation = "...ij,jk"> (x, w)', (2, 5, 4), (4, 3)),
+    "einsum summed": ('Einsum <equation = "bti,oi->bo"> (x, w)', (6, 5, 4), (3, 4)),
+    "einsum scale": ('Einsum <equation = "btc,c->btc"> (x, w)', (6, 5, 4), (4,)),
 }
+"""Call, shapes of activation and weight."""
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_contraction_is_its_design_times_its_weights(name: str) -> None:
     call, shape, weight = FORMS[name]
-    text = f"(float{list(shape)} x) => (float[{','.join('abcd'[: len(shape)])}] y) {{ y = {call} }}"
+    text = f"(float{list(shape)} x) => (float y) {{ y = {call} }}"
     walk = Walk(from_proto(build(Case(text, {"w": weight}, None)), Path("test.onnx")))
     feed = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
     (step,) = list(walk.run([feed]))
@@ -215,7 +230,17 @@ def test_every_contraction_is_its_design_times_its_weights(name: str) -> None:
     product = np.einsum("ngd,gmd->ngm", form.design(feed["x"], y[0], rows), w)
     np.testing.assert_allclose(product, form.target(y[0], rows), atol=1e-4)
     np.testing.assert_array_equal(form.restore(w, walk.constants["w"]), walk.constants["w"])
-    assert form.channels(walk.constants["w"]).max() == shape[form.axis] - 1
+    assert form.channels(walk.constants["w"]).max() == np.prod([shape[k] for k in form.axes]) - 1
+    bias = np.arange(w.shape[0] * w.shape[1], dtype=np.float64)
+    raised = form.target(y[0] + form.spread(bias, walk.constants["w"]), rows) - form.target(y[0], rows)
+    np.testing.assert_allclose(raised, np.broadcast_to(bias.reshape(w.shape[:2]), raised.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize("equation", ["ij,jj->ij", "bi,io->bi", "ii,ij->ij", "bi,bj->bij"])
+def test_what_is_no_contraction_with_weights_of_its_own_has_no_form(equation: str) -> None:
+    node = onnx.helper.make_node("Einsum", ["x", "w"], ["y"], equation=equation)
+    form = find(node, [(4, 4), (4, 4)], [False, True])
+    assert (form is None) == (equation != "bi,bj->bij")
 
 
 def test_few_inputs_make_a_covariance_uncertain() -> None:

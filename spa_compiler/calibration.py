@@ -33,6 +33,7 @@ from spa_compiler.scales import chunks, probabilities, rescaled
 from spa_compiler.shapes import random_array
 from spa_compiler.sources import Scale, Synthetic
 from spa_compiler.symbols import input_types, only_batch
+from spa_compiler.tokens import ENOUGH, accompanied, language, stretched
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -49,6 +50,8 @@ UNKNOWN = "features"
 was tried (anomalies in flattened spectra) importance by such moments lost to magnitude, compensation gained."""
 CONFIDENT = (0.5, 0.95)
 """Between these the dense model's confidence in a synthetic input is neither a guess nor an artefact."""
+SWEEPS = 8
+"""Times that token ids are drawn again from what a language model says."""
 SHRINK = 0.3
 """Pull on the log deviations of folded convolutions that feed a ReLU (measured: ResNet-20, -32 and -56 on CIFAR-10)."""
 
@@ -83,17 +86,24 @@ def synthetic(
     """
     model = graph.model
     sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
+    sizes, bound = stretched(model, sizes), sizes
+    longer = max((sizes[n] / bound[n] for n in sizes), default=1.0)
     rng = np.random.default_rng(seed)
-    count, pool = (max(n, only_batch(model)) for n in amounts(graph, samples, memory))
+    count, pool = (max(n, only_batch(model)) for n in amounts(graph, samples, memory, longer))
     types, bounds = input_types(model, sizes), ranges or {}
     found = {n: source_of(graph, n, t, bounds.get(n), kind) for n, t in types.items()}
     if not _together(model):
         return _apart(types, found, min(count, APART), rng, adjustment(graph))
-    inputs = {n: s.draw(pool, rng) for n, s in found.items()}
-    batch = only_batch(model)
+    batch, names = only_batch(model), sorted({f"{s.kind}" for s in found.values()})
+    work = WORK / (max(CostModel(graph).total("macs", {}), 1.0) * longer)
+    if not kind and (spoken := _spoken(model, found, count, work, 0 if samples else ENOUGH, rng)) is not None:
+        kept, likely = spoken
+        said = ", ".join(likely if name == "tokens" else name for name in names)
+        source = f"{len(next(iter(kept.values())))} synthetic inputs ({said}; seed {seed})"
+        return Calibration(chunks(kept, batch), source, adjustment(graph), True)
+    inputs = accompanied(model, {n: s.draw(pool, rng) for n, s in found.items()})
     rows = np.arange(pool) if pool <= count else chosen(model, inputs, count, batch, rng)
     kept = {n: a[rows] for n, a in inputs.items()}
-    names = sorted({f"{s.kind}" for s in found.values()})
     source = f"{len(rows)} synthetic inputs ({', '.join(names)}; seed {seed}) of {pool} drawn"
     if folded(graph):
         source += "; no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)"
@@ -101,6 +111,29 @@ def synthetic(
     if guessed:
         source += "; the graph does not say what its inputs are, --calib would do better"
     return Calibration(chunks(kept, batch), source, adjustment(graph), True, guessed)
+
+
+def _spoken(
+    model: Model, found: Mapping[str, Synthetic], count: int, work: float, enough: int, rng: np.random.Generator
+) -> tuple[Feed, str] | None:
+    """Inputs with token ids that the model finds likely, and what they are called; None if it speaks no language.
+
+    `work` is how many inputs may be run, `enough` how many ids there need to be (0: as many as there are inputs).
+    """
+    batch = only_batch(model)
+    if not any(s.kind == "tokens" for s in found.values()):
+        return None
+    inputs = accompanied(model, {n: s.draw(count, rng) for n, s in found.items()})
+    told = language(model, inputs, rng)
+    if told is None:
+        return None
+    if enough:
+        count = max(batch, min(count, max(LEAST, enough // inputs[told.name].shape[1])))
+        inputs = {n: a[: count - count % (batch or 1)] for n, a in inputs.items()}
+    if not told.causal:
+        return inputs, "tokens"
+    sweeps = max(1, min(SWEEPS, int(work / count)))
+    return {**inputs, told.name: told.likely(inputs, rng, sweeps)}, f"likely token ids, {sweeps} sweeps"
 
 
 def folded(graph: DependencyGraph) -> bool:
@@ -116,12 +149,12 @@ def adjustment(graph: DependencyGraph) -> Adjust:
     return Adjust(batch_norm=normed, shrink=SHRINK if folded(graph) else 0.0)
 
 
-def amounts(graph: DependencyGraph, samples: int, memory: int) -> tuple[int, int]:
-    """Inputs to keep and to draw."""
-    macs = max(CostModel(graph).total("macs", {}), 1.0)
+def amounts(graph: DependencyGraph, samples: int, memory: int, longer: float = 1.0) -> tuple[int, int]:
+    """Inputs to keep and to draw, which are `longer` than what the graph was analysed with."""
+    macs = max(CostModel(graph).total("macs", {}), 1.0) * longer
     spatial = any(s.op in ("Conv", "ConvTranspose") for s in graph.sites)
     wanted = samples or (SAMPLES if spatial else TABLE_SAMPLES)
-    room = int(memory / 2 / max(widest(graph), 1))
+    room = int(memory / 2 / max(widest(graph) * longer, 1))
     count = samples or max(LEAST, min(wanted, room, int(WORK / macs)))
     pool = max(count, min(POOL * count, int(WORK / macs)))
     return count, pool

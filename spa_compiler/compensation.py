@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler import recurrent
+from spa_compiler import recurrent, routed
 from spa_compiler.axes import Bools, Masks, keep, whole
 from spa_compiler.gram import Gram, gather, repaired, shrinkage, solve
 from spa_compiler.graph import DependencyGraph
@@ -97,6 +97,7 @@ class _Lockstep:
         self.place = {n.output[0]: i for i, n in enumerate(self.dense.nodes) if n.output}
         self.stored = {n for node in self.compiled.nodes if node.op_type == "DequantizeLinear" for n in node.output}
         self.updates: dict[str, Update | Replaced] = {}
+        self.lookups: dict[str, tuple[routed.Lookup, Chunks]] = {}  # weights looked up by name, and where they agree
         self.outcome = Outcome()
 
     def run(self, feeds: Sequence[Feed]) -> dict[str, Update | Replaced]:
@@ -207,6 +208,12 @@ class _Lockstep:
             return self._cell(i, mine, theirs, raw)
         form = form_of(self.graph, self.compiled, theirs)
         output = self.graph.sites[i].outputs[0]
+        found = routed.lookup(self.dense, mine), routed.lookup(self.compiled, theirs)
+        if found[0] is not None and found[1] is not None:
+            self.lookups[theirs.node.output[0]] = found[1], routed.agreed(found[0].index, found[1].index)
+            return None
+        if form is None and output is not None and any(n in self.lookups for n in theirs.node.input):
+            return self._routed(i, theirs, [sliced(self.graph, output, c, self.masks) for c in raw])
         if form is None or output is None or theirs.inputs[form.data] is None:
             return self._left(i, theirs, "no form of it is known")
         weight = theirs.node.input[form.weight]
@@ -222,6 +229,23 @@ class _Lockstep:
         self.compiled.replace(weight, update.weights)
         return update
 
+    def _routed(self, i: int, theirs: Step, target: Chunks) -> Replaced | None:
+        """Experts whose weights are looked up for every row."""
+        slot, name = next((k, n) for k, n in enumerate(theirs.node.input) if n in self.lookups)
+        (found, agreed), x = self.lookups[name], theirs.inputs[1 - slot]
+        fits = theirs.node.op_type == "MatMul" and x is not None and x[0].shape[:-2] == found.index[0].shape
+        reason = self._held_back(found.table) if fits else "its weights are looked up at run time"
+        if reason or x is None or self.options.bias_only:
+            self._left(i, theirs, reason)
+            return None
+        table, by = self.compiled.constants[found.table], (self.options.ridge, self.options.shrink)
+        new = routed.solved(table, slot == 0, agreed, x, target, *by)
+        self.compiled.replace(found.table, new)
+        self.compiled.values[name] = found.values(new)
+        self.outcome.solved += 1
+        self.updates[name] = Replaced({0: new})
+        return Replaced({})
+
     def _held_back(self, weight: str) -> str:
         """Why a weight must stay as it is, or ''."""
         if len(self.compiled.readers[weight]) > 1:
@@ -233,7 +257,8 @@ class _Lockstep:
     def _left(self, i: int, step: Step, reason: str) -> Update | Replaced | None:
         """Note a contraction of cut channels with a constant that keeps its old weights."""
         site = self.graph.sites[i]
-        if not dims_read(site).isdisjoint(self.masks) and any(v is not None and v.constant for v in site.inputs):
+        held = any(v is not None and (v.constant or v.name in self.lookups) for v in site.inputs)
+        if held and not dims_read(site).isdisjoint(self.masks):
             self.outcome.left[site.name or step.node.output[0]] = f"{site.op}: {self.compiled.why(step) or reason}"
         return None
 

@@ -1,0 +1,79 @@
+"""Experts that are routed to: a product whose weights are looked up in a constant, a matrix for each row.
+
+    (R, o, d) = table[index],  y = MatMul(table[index], x)  or  MatMul(x, table[index])
+
+Every matrix of the table is solved on its own, from the rows that take it in the dense and in the compiled model alike.
+There is no intercept: a bias would have to be looked up, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.gram import shrinkage, solve
+from spa_compiler.linear import attributes
+from spa_compiler.lockstep import Chunks, Step, Walk
+
+Array = NDArray[Any]
+ELSEWHERE = -1
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What a node looks up: the name of the constant (experts, rows, columns) and, chunk by chunk, which expert."""
+
+    table: str
+    index: list[Array]
+
+    def values(self, table: Array) -> Chunks:
+        """What it gives, with another table."""
+        return [table[k] for k in self.index]
+
+
+def lookup(walk: Walk, step: Step) -> Lookup | None:
+    """A Gather of whole matrices from a constant, or None."""
+    node, attrs = step.node, attributes(step.node)
+    if node.op_type not in ("Gather", "GatherND") or node.input[0] not in walk.constants or step.inputs[1] is None:
+        return None
+    index, table = step.inputs[1], walk.constants[node.input[0]]
+    if attrs.get("axis", 0) or attrs.get("batch_dims", 0) or table.ndim != 3:
+        return None
+    if node.op_type == "GatherND":
+        if index[0].shape[-1] != 1:
+            return None
+        index = [k[..., 0] for k in index]
+    return Lookup(node.input[0], [np.where(k < 0, k + len(table), k) for k in index])
+
+
+def agreed(dense: Sequence[Array], compiled: Sequence[Array]) -> list[Array]:
+    """Which expert a row takes where both models take the same, else ELSEWHERE."""
+    return [np.where(a == b, a, ELSEWHERE) for a, b in zip(dense, compiled, strict=True)]
+
+
+def solved(
+    table: Array, left: bool, index: Sequence[Array], x: Chunks, target: Chunks, ridge: float, shrink: bool
+) -> Array:
+    """The table with every matrix solved from x to the target; `left`: it stands before x, (o, d) times (d, p)."""
+    out = table.copy()
+    flat = [(k.ravel(), _rows(a, left), _rows(t, left)) for k, a, t in zip(index, x, target, strict=True)]
+    for e, matrix in enumerate(table):
+        rows = np.concatenate([a[k == e].reshape(-1, a.shape[-1]) for k, a, _ in flat]).astype(np.float64)
+        wanted = np.concatenate([t[k == e].reshape(-1, t.shape[-1]) for k, _, t in flat]).astype(np.float64)
+        if not len(rows):
+            continue
+        square, cross = (rows.T @ rows / len(rows))[None], (wanted.T @ rows / len(rows))[None]
+        before = np.asarray(matrix if left else matrix.T, np.float64)[None]
+        w = solve(before, square, cross, ridge, shrinkage(square, len(rows)) if shrink else 0.0)[0]
+        out[e] = w if left else w.T
+    return out
+
+
+def _rows(a: Array, left: bool) -> Array:
+    """(rows of the index, positions, channels)"""
+    flat = a.reshape(-1, *a.shape[-2:])
+    return flat.transpose(0, 2, 1) if left else flat

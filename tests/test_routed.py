@@ -1,0 +1,80 @@
+"""Experts that are routed to: weights looked up for every row are solved expert by expert."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spa_compiler.compensation import Options, compensated
+from spa_compiler.model import Model
+from spa_compiler.rewrite import rewrite
+from spa_compiler.routed import agreed, solved
+from spa_compiler.runtime import open_session, with_outputs
+from test_obs import graph_of
+from zoo_base import Case
+
+LOOKUPS = {
+    "gather": "wa = Gather(w1, route)  wb = Gather(w2, route)",
+    "nd": "r1 = Unsqueeze(route, last)  wa = GatherND(w1, r1)  wb = GatherND(w2, r1)",
+}
+ROUTED = (
+    "(float[N,5] x, int64[N] route) => (float[N,4,1] y) {{ {lookups}  c = Unsqueeze(x, two)"
+    "  h = MatMul(wa, c)  r = Relu(h)  y = MatMul(wb, r) }}"
+)
+TURNED = (
+    "(float[N,5] x, int64[N] route) => (float[N,1,4] y) {{ {lookups}  c = Unsqueeze(x, one)"
+    "  h = MatMul(c, wa)  r = Relu(h)  y = MatMul(r, wb) }}"
+)
+SIZES = {"one": [1], "two": [2], "last": [1]}
+
+
+def case(lookups: str, turned: bool) -> Case:
+    weights = {"w1": (3, 5, 7), "w2": (3, 7, 4)} if turned else {"w1": (3, 7, 5), "w2": (3, 4, 7)}
+    return Case((TURNED if turned else ROUTED).format(lookups=LOOKUPS[lookups]), {**weights, **SIZES}, None)
+
+
+def feeds(n: int, seed: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    x, route = rng.standard_normal((2, n, 5)).astype(np.float32), rng.integers(0, 3, (2, n))
+    return [{"x": a, "route": b} for a, b in zip(x, route, strict=True)]
+
+
+def values(model: Model, given: list[dict[str, np.ndarray]], name: str) -> np.ndarray:
+    session = open_session(with_outputs(model.proto(), [name]), model.folder)
+    found = np.concatenate([session.run([name], f)[0] for f in given])
+    return found.reshape(len(found), -1).astype(np.float64)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["left", "right"])
+@pytest.mark.parametrize("lookups", LOOKUPS)
+def test_every_expert_is_solved_from_the_rows_that_take_it(lookups: str, turned: bool) -> None:
+    graph = graph_of(case(lookups, turned))
+    (group,) = graph.groups
+    mask = np.ones(group.shape, bool)
+    mask[..., [1, 4]] = False
+    masks = {group.dims[0]: mask}
+    given = feeds(300, 0)
+    small, outcome = compensated(
+        graph, masks, rewrite(graph, masks), given, Options(ridge=1e-12, shrink=False)
+    )
+    assert outcome.solved == 2 and outcome.left == {}
+    route = np.concatenate([f["route"] for f in given])
+    h, y, found = values(graph.model, given, "r"), values(graph.model, given, "y"), values(small, given, "y")
+    kept = [0, 2, 3, 5, 6]
+    for e in range(3):
+        rows = h[route == e][:, kept]
+        expected = rows @ np.linalg.lstsq(rows, y[route == e], rcond=None)[0]
+        np.testing.assert_allclose(found[route == e], expected, atol=2e-3)
+    unseen = feeds(300, 1)
+    dense, before, after = (values(m, unseen, "y") for m in (graph.model, rewrite(graph, masks), small))
+    assert np.square(after - dense).mean() < 0.7 * np.square(before - dense).mean()
+
+
+def test_rows_that_are_routed_elsewhere_and_experts_that_none_takes_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    table, x = rng.standard_normal((3, 2, 4)), rng.standard_normal((50, 4, 1))
+    dense, compiled = rng.integers(0, 2, (2, 50))
+    target = np.where((dense == compiled)[:, None, None], 2 * table[dense] @ x, 1e6)
+    found = solved(table, True, agreed([dense], [compiled]), [x], [target], 1e-9, False)
+    np.testing.assert_allclose(found[:2], 2 * table[:2], atol=1e-5)
+    np.testing.assert_array_equal(found[2], table[2])

@@ -17,6 +17,7 @@ import torch
 import zoo_nets as nets
 from torch import Tensor, nn
 from torch.utils import _pytree
+from zoo_narrow import narrow
 
 FIRST = [
     "resnet50", "densenet121", "mobilenet_v2", "shufflenet_v2_x1_0", "vit_b_16", "swin_t", "convnext_tiny",
@@ -134,18 +135,6 @@ def import_torchvision() -> Any:
 
 SIDES = {"alexnet": 224, "vgg": 224, "swin_v2": 256, "swin_": 224, "maxvit": 224, "inception": 96, "vit_h_14": 56}
 """Image sides by the start of a name; 64 otherwise: the structure of a network that pools does not depend on it."""
-
-
-def narrow(name: str) -> nn.Module | None:
-    """Models whose file would be larger than protobuf allows (2 GB): their own depth at a fraction of the width."""
-    from torchvision.models import regnet, vision_transformer
-
-    if name == "vit_h_14":
-        return vision_transformer.VisionTransformer(56, 14, num_layers=32, num_heads=16, hidden_dim=320, mlp_dim=1280)
-    if name == "regnet_y_128gf":
-        blocks = regnet.BlockParams.from_init_params(27, w_0=56, w_a=20.1, w_m=2.52, group_width=32, se_ratio=0.25)
-        return regnet.RegNet(blocks)
-    return None
 
 
 def torchvision_models() -> dict[str, Model]:

@@ -8,7 +8,6 @@ the shape arithmetic of every exporter without one rule per operator, and takes 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -44,8 +43,8 @@ LEVELS = (
     ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 )
-REPEATED = 256
-"""Elements up to which the operands of a node are remembered with its result."""
+REPEATED, REMEMBERED = 4096, 2048
+"""Elements up to which the result of a node is remembered with its operands, and how many results are."""
 Array = NDArray[Any]
 Versions = tuple[tuple[str, int], ...]
 Operand = tuple[np.dtype[Any], tuple[int, ...], bytes]
@@ -142,18 +141,21 @@ def _compute(
     plain.output.extend(f"y{k}" if o else "" for k, o in enumerate(proto.output))
     versions = tuple((o.domain, o.version) for o in imports)
     values = [facts.values[n] for n in used]
-    if growing or sum(v.size for v in values) > REPEATED:
+    if sum(v.size for v in values) > REPEATED:
         return _evaluated(plain, versions, values)
-    operands = tuple((v.dtype, v.shape, v.tobytes()) for v in values)
-    got = _remembered(plain.SerializeToString(), versions, operands)
-    return got and [a.copy() for a in got]
+    key = plain.SerializeToString(), versions, tuple((v.dtype, v.shape, v.tobytes()) for v in values)
+    if key not in _results:
+        got = _evaluated(plain, versions, values)
+        if sum(a.size for a in got or []) > REPEATED:
+            return got
+        if len(_results) >= REMEMBERED:
+            _results.clear()
+        _results[key] = got
+    return [a.copy() for a in found] if (found := _results[key]) is not None else None
 
 
-@functools.lru_cache(maxsize=2048)
-def _remembered(node: bytes, versions: Versions, operands: tuple[Operand, ...]) -> list[Array] | None:
-    """`_evaluated` of small operands: exporters write the same shape arithmetic down in every block."""
-    values = [np.frombuffer(data, dtype).reshape(shape).copy() for dtype, shape, data in operands]
-    return _evaluated(onnx.NodeProto.FromString(node), versions, values)
+_results: dict[tuple[bytes, Versions, tuple[Operand, ...]], list[Array] | None] = {}
+"""What nodes gave: exporters write the same shape arithmetic down in every block."""
 
 
 def _evaluated(proto: onnx.NodeProto, versions: Versions, values: list[Array]) -> list[Array] | None:

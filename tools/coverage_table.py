@@ -5,6 +5,7 @@ names("timm"); markdown(rows)
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -213,8 +214,10 @@ def totals(rows: Rows, members: list[str]) -> list[str]:
 
 def markdown(rows: Rows) -> str:
     """The whole document."""
+    from zoo_narrow import NARROW
+
     families = family_of(rows)
-    out = [INTRODUCTION]
+    out = [INTRODUCTION.replace("NARROW", textwrap.fill(", ".join(NARROW), 120)), *unmeasured(rows)]
     grouped = {f: [m for m, g in families.items() if g == f] for f in FAMILIES}
     out += [line(("", "models", "files that work", "Torch-Pruning", "onnxsim", "MACs no worse than the best peer")),
             "|---|---|---|---|---|---|"]  # fmt: skip
@@ -223,6 +226,15 @@ def markdown(rows: Rows) -> str:
         if members:
             out += ["", f"## {TITLES[family]}", "", *section(rows, members)]
     return "\n".join(out) + "\n"
+
+
+def unmeasured(rows: Rows) -> Iterator[str]:
+    """Models of the lists of which an exporter has no row: neither a measurement nor a refusal."""
+    for family in ("torchvision85", "timm", "transformers", "recurrent", "dense"):
+        for exporter in ("legacy", "dynamo"):
+            left = [n for n in names(family) if not {(n, exporter, "spa"), (n, exporter, "export")} & rows.keys()]
+            if left:
+                yield textwrap.fill(f"Not measured, {TITLES[family]}, {exporter}: {', '.join(left)}.", 120) + "\n"
 
 
 def section(rows: Rows, members: list[str]) -> Iterator[str]:
@@ -281,12 +293,12 @@ have their own depth and blocks at a fraction of the width (a half to a sixteent
 - **A convolution over the channel axis**: the channel attention of timm_eca_nfnet_l0 (86.3 %). Each channel reads its
   neighbours by their place; without one of them the others would read wrong ones. So the widths of the residual streams
   that it scales stay, and everything inside the blocks is prunable.
-- **The output itself**: bert_trunk (76 to 80 %) gives its hidden states, so the residual width is part of the signature,
-  and the embeddings are vocabulary x width. bert, which has a head, is at 99.8 %.
-- **States as inputs**: lstm_states gets its state from outside and gives it back. Hidden sizes are signature, nothing is
-  left to prune, and the compiler refuses (exit code 5) instead of writing the same file: *refused*, not failed.
-- What is below 100 % elsewhere is the bias of the output, batch-one tables and axes that an operator indexes at run time
-  (classes in a detector's TopK and Gather).
+- **The output itself**: bert_trunk (76 to 80 %) gives its hidden states, so the residual width is part of the
+  signature, and the embeddings are vocabulary x width. bert, which has a head, is at 99.8 %.
+- **States as inputs**: lstm_states gets its state from outside and gives it back. Hidden sizes are signature, nothing
+  is left to prune, and the compiler refuses (exit code 5) instead of writing the same file: *refused*, not failed.
+- What is below 100 % elsewhere is the bias of the output, tables of one batch, and axes that an operator indexes at run
+  time (classes in a detector's TopK and Gather).
 
 ## Against the peers
 
@@ -299,6 +311,4 @@ operator can hold (a group of a grouped convolution, a head).
 
 ## What was run
 
-BY_FAMILY
 """
-

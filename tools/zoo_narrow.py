@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from torch import nn
 
-NARROW = """vit_h_14 vit_l_16 vit_l_32 regnet_y_128gf regnet_y_32gf convnext_large efficientnet_v2_l vgg11 vgg13 vgg16
-vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn""".split()
+NARROW = """vit_h_14 vit_l_16 vit_l_32 regnet_y_128gf regnet_y_32gf convnext_large vgg11 vgg13 vgg16 vgg19
+vgg11_bn vgg13_bn vgg16_bn vgg19_bn""".split()
 
 
 def narrow(name: str) -> nn.Module | None:
     """The model at a fraction of its width, or None for one that is small enough."""
-    from torchvision.models import convnext, efficientnet, regnet, vgg, vision_transformer
+    from torchvision.models import convnext, regnet, vgg, vision_transformer
 
     if name == "vit_h_14":
         return vision_transformer.VisionTransformer(56, 14, num_layers=32, num_heads=16, hidden_dim=320, mlp_dim=1280)
@@ -27,11 +27,6 @@ def narrow(name: str) -> nn.Module | None:
         depths = (3, 3, 27, 3)
         stages = [convnext.CNBlockConfig(w, widths[i + 1], depths[i]) for i, w in enumerate(widths[:4])]
         return convnext.ConvNeXt(stages, stochastic_depth_prob=0.5)
-    if name == "efficientnet_v2_l":
-        stages, last = efficientnet._efficientnet_conf(name)
-        for stage in stages:
-            stage.input_channels, stage.out_channels = stage.input_channels // 2, stage.out_channels // 2
-        return efficientnet.EfficientNet(stages, dropout=0.4, last_channel=last // 2)
     if name.startswith("vgg"):
         plan = vgg.cfgs[{"11": "A", "13": "B", "16": "D", "19": "E"}[name[3:5]]]
         model = vgg.VGG(vgg.make_layers([c if c == "M" else c // 4 for c in plan], name.endswith("_bn")))

@@ -9,8 +9,9 @@ import numpy as np
 
 from spa_compiler.calibration import Calibration
 from spa_compiler.criteria import Scores
+from spa_compiler.decisions import taps
 from spa_compiler.pipeline import Pipeline, State
-from spa_compiler.verify import explained, outputs, taps
+from spa_compiler.verify import explained, outputs
 
 SAMPLES = 64
 

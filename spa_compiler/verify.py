@@ -19,7 +19,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from spa_compiler.axes import Bools
-from spa_compiler.dims import Dim, is_frozen
+from spa_compiler.decisions import compared, decided, replayed
+from spa_compiler.dims import Dim
 from spa_compiler.errors import ModelError, VerificationError
 from spa_compiler.forcing import Choice, choices, forced, reached, repeated
 from spa_compiler.graph import DependencyGraph
@@ -33,10 +34,7 @@ from spa_compiler.threads import each
 Array = NDArray[Any]
 Feed = dict[str, Array]
 Ranges = Mapping[str, tuple[float, float]]
-SQUASHING = ("Sigmoid", "Softmax", "LogSoftmax", "HardSigmoid", "Tanh")
-TRANSPARENT = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
 TOLERANCE, HALF_TOLERANCE = 1e-4, 1e-3
-CHOICES = ("NonMaxSuppression", "NonZero", "TopK")
 POWERLESS = 1e-6
 
 
@@ -61,30 +59,6 @@ class Structural:
         return {**asdict(self), "unproven": list(self.unproven), "powerless": self.powerless}
 
 
-def taps(model: Model) -> list[str]:
-    """Per graph output the value to compare: the output, or what comes before a final squashing function."""
-    out = []
-    for tensor in model.graph.outputs:
-        at = tensor
-        while at.inputs and at.inputs[0].op in TRANSPARENT:
-            at = at.inputs[0].inputs[0]
-        squashed = at.inputs and at.inputs[0].op in SQUASHING and at.inputs[0].inputs[0].inputs
-        out.append(at.inputs[0].inputs[0].name if squashed else tensor.name)
-    return list(dict.fromkeys(out))
-
-
-def compared(graph: DependencyGraph) -> list[str]:
-    """The taps, and what detections are chosen from: a threshold may leave none of them to compare."""
-    chosen: set[str] = set()
-    found = []
-    for node in graph.model.graph.nodes:
-        if any(t.name in chosen for t in node.inputs) or node.op in CHOICES:
-            found += [t.name for t in node.inputs if t.inputs and t.name not in chosen] if node.op in CHOICES else []
-            chosen |= {t.name for t in node.outputs}
-    fixed = [n for n in found if n in graph.values and all(is_frozen(a) for a in graph.values[n].axes)]
-    return list(dict.fromkeys([*taps(graph.model), *fixed]))
-
-
 def bindings(model: Model) -> list[dict[str, int]]:
     """The sizes of the symbols to check at: both bindings of the analysis."""
     assert model.shapes is not None
@@ -92,10 +66,19 @@ def bindings(model: Model) -> list[dict[str, int]]:
     return sides if sides[0] != sides[1] else sides[:1]
 
 
-def outputs(model: Model, names: list[str], feeds: list[Feed], what: str, level: int = 1) -> list[list[Any]]:
-    """These values of a model for every feed; its session lives only here. `level`: how much may be optimised."""
+def outputs(
+    model: Model, names: list[str], feeds: list[Feed], what: str, level: int = 1, given: list[Feed] | None = None
+) -> list[list[Any]]:
+    """These values of a model for every feed; its session lives only here. `level`: how much may be optimised.
+
+    `given` are, per feed, decisions that the model takes as inputs (`replayed`).
+    """
     threads = 1 if len(feeds) > 1 else 0  # several feeds at once
-    session = open_session(with_outputs(model.proto(), names), model.folder, level, threads, what)
+    proto = with_outputs(model.proto(), names)
+    if given:
+        proto = replayed(proto, given[0])
+        feeds = [feed | decisions for feed, decisions in zip(feeds, given, strict=True)]
+    session = open_session(proto, model.folder, level, threads, what)
     order = [o.name for o in session.get_outputs()]
 
     def one(feed: Feed) -> list[Any]:
@@ -129,7 +112,7 @@ def structural(
     wrong = ""
     for choice, expected in [({}, dense), *branches]:
         try:
-            found = _compare(graph, masks, small, feeds, expected, choice)
+            found = _compare(graph, masks, small, feeds, expected, choice, limit)
             error, effect = max(error, found[0]), max(effect, found[1])
             wrong = wrong or ("" if found[0] <= limit else f"error {found[0]:.1e}, tolerance {limit:.0e}")
         except ModelError as e:
@@ -158,14 +141,25 @@ def _branches(
 
 def _compare(
     graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, feeds: list[Feed], dense: list[list[Any]],
-    choice: Choice,
+    choice: Choice, limit: float,
 ) -> tuple[float, float]:  # fmt: skip
-    """(prune against mask, mask against dense). Raises ModelError when the rewritten model does not load or run."""
-    names = compared(graph)
-    masked = outputs(forced(reference(graph, masks), choice), names, feeds, "the masked model")
+    """(prune against mask, mask against dense). Raises ModelError when the rewritten model does not load or run.
+
+    Where they differ after decisions that rounding may turn, the pruned model is given those of the masked one.
+    """
+    names, masked_model = compared(graph), forced(reference(graph, masks), choice)
+    masked = outputs(masked_model, names, feeds, "the masked model")
     effect = max((_relative(d, m) for d, m in _pairs(dense, masked)), default=0.0)
     pruned = outputs(forced(small, choice), names, feeds, "the pruned model")
-    return max((_relative(p, m) for p, m in _pairs(pruned, masked)), default=0.0), effect
+    error = max((_relative(p, m) for p, m in _pairs(pruned, masked)), default=0.0)
+    if not error <= limit and (made := decided(graph)):
+        names = compared(graph, later=True)
+        rows = outputs(masked_model, [*names, *made], feeds, "the masked model")
+        masked = [row[: len(names)] for row in rows]
+        given = [dict(zip(made, row[len(names) :], strict=True)) for row in rows]
+        pruned = outputs(forced(small, choice), names, feeds, "the pruned model", given=given)
+        error = max((_relative(p, m) for p, m in _pairs(pruned, masked)), default=0.0)
+    return error, effect
 
 
 def _pairs(a: list[list[Any]], b: list[list[Any]]) -> Iterator[tuple[Array, Array]]:
@@ -198,7 +192,7 @@ def _culprit(
     def breaks(some: list[Any]) -> bool:
         part = {d: masks[d] for g in some for d in g.dims if d in masks}
         try:
-            return not _compare(graph, part, rewrite(graph, part), feeds, dense, choice)[0] <= limit
+            return not _compare(graph, part, rewrite(graph, part), feeds, dense, choice, limit)[0] <= limit
         except Exception:  # a model that does not load or run is broken, too
             return True
 

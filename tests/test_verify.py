@@ -12,6 +12,7 @@ from onnx import numpy_helper
 import spa_compiler
 from laws import Masks, analyzed
 from spa_compiler import verify
+from spa_compiler.decisions import compared, decided, taps
 from spa_compiler.errors import VerificationError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, constant
@@ -120,7 +121,7 @@ def test_outputs_behind_a_sigmoid_or_softmax_are_compared_before_it() -> None:
         a = MatMul(x, w)  b = Relu(a)  c = MatMul(b, v)  y = Softmax(c)  s = Sigmoid(c)  z = Reshape(s, to)
         d = MatMul(b, v2)  u = Tanh(d) }"""
     inits = {"w": (6, 5), "v": (5, 4), "v2": (5, 4), "to": [4]}
-    assert verify.taps(analyzed(build(Case(text, inits, None))).model) == ["c", "d"]
+    assert taps(analyzed(build(Case(text, inits, None))).model) == ["c", "d"]
 
 
 def session(model: onnx.ModelProto) -> object:
@@ -191,3 +192,42 @@ def test_half_precision_weights_have_a_wider_tolerance() -> None:
     half = next((n for n in CASES if "fp16" in n or "float16" in n), None)
     if half:
         assert verify.tolerance(analyzed(build(CASES[half]))) == 1e-3
+
+
+CHOOSING = """(float[4,8] x) => (float[4,1,3] y) {
+    a = MatMul(x, w1)  b = Relu(a)  s = MatMul(b, w2)  v, i = TopK<axis=-1>(s, k)  t = Gather<axis=0>(table, i)
+    c = MatMul(t, w3)  d = Relu(c)  y = MatMul(d, w4) }"""
+
+
+def choosing() -> tuple[DependencyGraph, Masks]:
+    """Something is looked up for the best of five scores, of which two are equal and the best, and worked on."""
+    sizes = {"w1": (8, 6), "w2": (6, 5), "k": [1], "table": (5, 3), "w3": (3, 6), "w4": (6, 3)}
+    model = build(Case(CHOOSING, sizes, None))
+    scores = next(t for t in model.graph.initializer if t.name == "w2")
+    values = numpy_helper.to_array(scores).copy()
+    values[:, 3] = values[:, 4] = np.abs(values).max() * 2
+    scores.CopyFrom(numpy_helper.from_array(values, "w2"))
+    graph = analyzed(model)
+    return graph, Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
+
+
+def changed(model: Model, name: str, change: np.ndarray) -> Model:
+    """The model with something added to a weight."""
+    tensor = model.constants()[name]
+    tensor._values = constant(name, (model.array(tensor) + change).astype(np.float32))._values
+    return model
+
+
+def test_a_tie_that_rounding_turns_does_not_break_the_proof() -> None:
+    graph, masks = choosing()
+    assert decided(graph) == ["v", "i"]
+    assert compared(graph) == ["y", "s"] == compared(graph, later=True)
+    small = changed(rewrite(graph, masks), "w2", np.array([0, 0, 0, 0, 1e-6]))  # now the last one wins
+    assert verify.structural(graph, masks, small).error < verify.TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "by"), [("w2", [0, 0, 0, 0, 0.01]), ("w4", [0.01, 0, 0]), ("table", [0.01, 0])])
+def test_what_decides_and_what_follows_is_still_proven(name: str, by: list[float]) -> None:
+    graph, masks = choosing()
+    with pytest.raises(VerificationError, match="prune does not equal mask"):
+        verify.structural(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))

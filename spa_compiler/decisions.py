@@ -1,0 +1,80 @@
+"""What a proof compares, and decisions: operators whose result jumps where two numbers are nearly equal.
+
+    names = compared(graph)                              # outputs, and what detections are chosen from
+    given = decided(graph)                               # what decisions give, as far as no plan changes its shape
+    proto = replayed(model.proto(), {name: array})       # the model that takes these as inputs instead of deciding
+
+Rounding may exchange two detections whose scores are nearly equal, and then nothing that follows agrees. What decides
+is compared, and what follows is compared after decisions that were taken once: the same proof, link by link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from spa_compiler.dims import is_frozen
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.model import Model
+
+SQUASHING = ("Sigmoid", "Softmax", "LogSoftmax", "HardSigmoid", "Tanh")
+TRANSPARENT = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
+CHOICES = ("NonMaxSuppression", "NonZero", "TopK")
+
+
+def taps(model: Model) -> list[str]:
+    """Per graph output the value to compare: the output, or what comes before a final squashing function."""
+    out = []
+    for tensor in model.graph.outputs:
+        at = tensor
+        while at.inputs and at.inputs[0].op in TRANSPARENT:
+            at = at.inputs[0].inputs[0]
+        squashed = at.inputs and at.inputs[0].op in SQUASHING and at.inputs[0].inputs[0].inputs
+        out.append(at.inputs[0].inputs[0].name if squashed else tensor.name)
+    return list(dict.fromkeys(out))
+
+
+def compared(graph: DependencyGraph, later: bool = False) -> list[str]:
+    """The taps, and what detections are chosen from: a threshold may leave none of them to compare.
+
+    `later`: also what is chosen from after an earlier choice, which is the same only if that one was.
+    """
+    chosen: set[str] = set()
+    found = []
+    for node in graph.model.graph.nodes:
+        after = any(t.name in chosen for t in node.inputs)
+        if node.op in CHOICES:
+            found += [t.name for t in node.inputs if t.inputs and (later or t.name not in chosen)]
+        if after or node.op in CHOICES:
+            chosen |= {t.name for t in node.outputs}
+    fixed = [n for n in found if _fixed(graph, n)]
+    return list(dict.fromkeys([*taps(graph.model), *fixed]))
+
+
+def decided(graph: DependencyGraph) -> list[str]:
+    """What decisions outside of bodies give and other nodes read, where no plan can change its shape."""
+    outputs = {t.name for t in graph.model.graph.outputs}
+    nodes = [n for n, s in zip(graph.model.graph.nodes, graph.sites, strict=True) if n.op in CHOICES and not s.path]
+    kept = [n for n in nodes if all(_fixed(graph, t.name) and t.name not in outputs for t in n.outputs if t.name)]
+    return [t.name for n in kept for t in n.outputs if t.name]
+
+
+def _fixed(graph: DependencyGraph, name: str) -> bool:
+    return name in graph.values and all(is_frozen(a) for a in graph.values[name].axes)
+
+
+def replayed(proto: onnx.ModelProto, given: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """The model that takes these values as inputs; the nodes that give them are gone. The proto is changed in place."""
+    left = [n for n in proto.graph.node if not any(o in given for o in n.output)]
+    del proto.graph.node[:]
+    proto.graph.node.extend(left)
+    for name, array in given.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, [None] * array.ndim))
+    known = [v for v in proto.graph.value_info if v.name not in given]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(known)
+    return proto

@@ -168,6 +168,8 @@ def torchvision_tasks() -> dict[str, Model]:
         bare: dict[str, Any] = {"weights_backbone": None} if how is segment or every else {}
         if every:  # random weights find something only without a threshold
             bare["box_score_thresh" if "rcnn" in name else "score_thresh"] = 0.0
+        if "rcnn" in name:  # their heads work on a thousand places, of which a hundred go on
+            bare |= {"rpn_pre_nms_top_n_test": 100, "rpn_post_nms_top_n_test": 50, "box_detections_per_img": 10}
         if every and not name.startswith("ssd"):  # the others scale the image up to 800 pixels
             bare |= {"min_size": 128, "max_size": 160}
         return Call(models.get_model(name, weights=None, **bare), how, every)

@@ -33,7 +33,7 @@ from spa_compiler.scales import chunks, probabilities, rescaled
 from spa_compiler.shapes import random_array
 from spa_compiler.sources import Scale, Synthetic
 from spa_compiler.symbols import input_types, only_batch
-from spa_compiler.tokens import ENOUGH, accompanied, language, stretched
+from spa_compiler.tokens import ENOUGH, accompanied, accompanying, language, stretched
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -89,14 +89,17 @@ def synthetic(
     sizes, bound = stretched(model, sizes), sizes
     longer = max((sizes[n] / bound[n] for n in sizes), default=1.0)
     rng = np.random.default_rng(seed)
-    count, pool = (max(n, only_batch(model)) for n in amounts(graph, samples, memory, longer))
     types, bounds = input_types(model, sizes), ranges or {}
     found = {n: source_of(graph, n, t, bounds.get(n), kind) for n, t in types.items()}
+    ids = max((math.prod(s.shape) for s in found.values() if s.kind == "tokens"), default=0)
+    most = max(LEAST, ENOUGH // ids) if ids else TABLE_SAMPLES
+    count, pool = (max(n, only_batch(model)) for n in amounts(graph, samples, memory, longer, most))
     if not _together(model):
         return _apart(types, found, min(count, APART), rng, adjustment(graph))
-    batch, names = only_batch(model), sorted({f"{s.kind}" for s in found.values()})
+    batch, named = only_batch(model), accompanying(model, found)
+    names = sorted({f"{s.kind}" for n, s in found.items() if n not in named})
     work = WORK / (max(CostModel(graph).total("macs", {}), 1.0) * longer)
-    if not kind and (spoken := _spoken(model, found, count, work, 0 if samples else ENOUGH, rng)) is not None:
+    if not kind and (spoken := _spoken(model, found, count, work, rng)) is not None:
         kept, likely = spoken
         said = ", ".join(likely if name == "tokens" else name for name in names)
         source = f"{len(next(iter(kept.values())))} synthetic inputs ({said}; seed {seed})"
@@ -107,29 +110,26 @@ def synthetic(
     source = f"{len(rows)} synthetic inputs ({', '.join(names)}; seed {seed}) of {pool} drawn"
     if folded(graph):
         source += "; no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)"
-    guessed = not kind and any(s.kind == UNKNOWN for s in found.values())
+    guessed = not kind and UNKNOWN in names
     if guessed:
         source += "; the graph does not say what its inputs are, --calib would do better"
     return Calibration(chunks(kept, batch), source, adjustment(graph), True, guessed)
 
 
 def _spoken(
-    model: Model, found: Mapping[str, Synthetic], count: int, work: float, enough: int, rng: np.random.Generator
+    model: Model, found: Mapping[str, Synthetic], count: int, work: float, rng: np.random.Generator
 ) -> tuple[Feed, str] | None:
     """Inputs with token ids that the model finds likely, and what they are called; None if it speaks no language.
 
-    `work` is how many inputs may be run, `enough` how many ids there need to be (0: as many as there are inputs).
+    `work` is how many inputs may be run.
     """
-    batch = only_batch(model)
     if not any(s.kind == "tokens" for s in found.values()):
         return None
+    count -= count % (only_batch(model) or 1)
     inputs = accompanied(model, {n: s.draw(count, rng) for n, s in found.items()})
     told = language(model, inputs, rng)
     if told is None:
         return None
-    if enough:
-        count = max(batch, min(count, max(LEAST, enough // inputs[told.name].shape[1])))
-        inputs = {n: a[: count - count % (batch or 1)] for n, a in inputs.items()}
     if not told.causal:
         return inputs, "tokens"
     sweeps = max(1, min(SWEEPS, int(work / count)))
@@ -149,11 +149,13 @@ def adjustment(graph: DependencyGraph) -> Adjust:
     return Adjust(batch_norm=normed, shrink=SHRINK if folded(graph) else 0.0)
 
 
-def amounts(graph: DependencyGraph, samples: int, memory: int, longer: float = 1.0) -> tuple[int, int]:
-    """Inputs to keep and to draw, which are `longer` than what the graph was analysed with."""
+def amounts(
+    graph: DependencyGraph, samples: int, memory: int, longer: float = 1.0, most: int = TABLE_SAMPLES
+) -> tuple[int, int]:
+    """Inputs to keep, `most` at most, and to draw; they are `longer` than what the graph was analysed with."""
     macs = max(CostModel(graph).total("macs", {}), 1.0) * longer
     spatial = any(s.op in ("Conv", "ConvTranspose") for s in graph.sites)
-    wanted = samples or (SAMPLES if spatial else TABLE_SAMPLES)
+    wanted = samples or min(SAMPLES if spatial else TABLE_SAMPLES, most)
     room = int(memory / 2 / max(widest(graph) * longer, 1))
     count = samples or max(LEAST, min(wanted, room, int(WORK / macs)))
     pool = max(count, min(POOL * count, int(WORK / macs)))

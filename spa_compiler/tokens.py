@@ -11,11 +11,12 @@ one by one gives for the first k ids, and more where ids do not depend on all of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -128,21 +129,28 @@ def stretched(model: Model, sizes: Mapping[str, int]) -> dict[str, int]:
     return dict(sizes)
 
 
-def accompanied(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Integer inputs beside the ids as they come with a plain text, told by their names.
+def accompanying(model: Model, names: Iterable[str]) -> dict[str, str]:
+    """Inputs that come with token ids, told by their names: which are a mask, a position or a type."""
+    limits = index_limits(model)
+    types = {vi.name: vi.type.tensor_type for vi in model.header.graph.input}
+    texts = [n for n in names if n in limits]
+    found = {}
+    for name in names if texts else ():
+        told = next((t for t in ("mask", POSITION, "type") if t in name.lower()), "")
+        whole = onnx.helper.tensor_dtype_to_np_dtype(types[name].elem_type).kind in "iub"
+        if told and whole and len(types[name].shape.dim) == 2 and (name in limits) == (told != "mask"):
+            found[name] = told
+    return {} if all(n in found for n in texts) else found
 
-    Masks hide nothing, positions count up, all tokens are of the first type.
-    """
+
+def accompanied(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs beside the ids as they come with a plain text: masks hide nothing, positions count, one type of token."""
     limits, out = index_limits(model), dict(inputs)
-    if not any(n in limits for n in inputs):
-        return out
-    for name, a in inputs.items():
-        if a.dtype.kind not in "iub" or a.ndim != 2:
-            continue
-        if "mask" in name.lower() and name not in limits:
-            out[name] = np.ones_like(a)
-        elif POSITION in name.lower() and a.shape[1] <= limits.get(name, 0):
-            out[name] = np.broadcast_to(np.arange(a.shape[1], dtype=a.dtype), a.shape).copy()
-        elif "type" in name.lower() and name in limits:
-            out[name] = np.zeros_like(a)
+    for name, told in accompanying(model, inputs).items():
+        a = inputs[name]
+        if told == POSITION:
+            counted = np.broadcast_to(np.arange(a.shape[1], dtype=a.dtype), a.shape)
+            out[name] = np.array(counted) if a.shape[1] <= limits[name] else a
+        else:
+            out[name] = np.full_like(a, told == "mask")
     return out

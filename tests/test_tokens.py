@@ -109,6 +109,13 @@ def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert free.samples == calibration.LEAST  # by time; by ids it would be ENOUGH / 12
 
 
+@pytest.mark.parametrize("case", [BIGRAM, CLASSIFIER], ids=["language", "classifier"])
+def test_there_are_no_more_ids_than_positions_are_sampled(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "ENOUGH", 100 * T)
+    assert synthetic(graph_of(case)).samples == 100
+    assert synthetic(graph_of(case), samples=120).samples == 120
+
+
 def test_a_fixed_batch_is_kept() -> None:
     fixed = Case(BIGRAM.text.replace("[N,", "[5,"), BIGRAM.inits, None)
     found = synthetic(graph_of(fixed), samples=23)
@@ -127,7 +134,9 @@ FREE = Case(
 
 def test_free_lengths_are_those_of_a_text_as_far_as_positions_go() -> None:
     """64 do not fit a table of 40 positions, 32 do; masks hide nothing, positions count, all are of one type."""
-    feed = synthetic(graph_of(FREE), samples=16).feeds[0]
+    found = synthetic(graph_of(FREE), samples=16)
+    (feed,) = found.feeds
+    assert "(likely token ids, 8 sweeps; seed 0)" in found.source and not found.guessed
     assert {a.shape for a in feed.values()} == {(16, 32)}
     assert (feed["attention_mask"] == 1).all() and (feed["token_type_ids"] == 0).all()
     assert (feed["position_ids"] == np.arange(32)).all()

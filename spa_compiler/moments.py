@@ -17,13 +17,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_compiler import recurrent
+from spa_compiler import recurrent, routed
 from spa_compiler.dims import Dim, Expr, Prod, Sum, atoms
 from spa_compiler.gram import Gram, gather, shrinkage
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.linear import Form, Rows, find
 from spa_compiler.lockstep import Adjust, Chunks, Feed, Step, Walk, advance, statistics
-from spa_compiler.spec import Site
+from spa_compiler.spec import Site, Value
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -90,6 +90,7 @@ class _Collector:
         self.graph, self.live, self.adjust, self.seed = graph, live, adjust, seed
         self.walk = Walk(graph.model)
         self.out = Moments()
+        self.lookups: dict[str, routed.Lookup] = {}  # weights that are looked up, by name
         self.grams: dict[tuple[Any, ...], tuple[Floats, Array, Floats]] = {}
         self.measured: dict[str, list[Moment]] = {}  # value -> contractions whose error is measured there
 
@@ -112,12 +113,17 @@ class _Collector:
     def _contraction(self, step: Step) -> None:
         found = form_of(self.graph, self.walk, step)
         site = self.graph.sites[step.index]
+        if (looked_up := routed.lookup(self.walk, step)) is not None:
+            self.lookups[step.node.output[0]] = looked_up
+        slot = next((k for k, n in enumerate(step.node.input) if n in self.lookups), None)
+        if found is None and slot is not None and step.node.op_type == "MatMul":
+            return self._routed(step, slot)
         if found is None or step.inputs[found.data] is None or step.outputs[0] is None:
-            return
-        contracted = contracted_dims(self.graph, step.index, found) & self.live
+            return None
         value = site.inputs[found.data]
+        contracted = contracted_dims(site, value, site.inputs[found.weight]) & self.live
         if not contracted or value is None:
-            return
+            return None
         w = self.walk.constants[step.node.input[found.weight]]
         mean, covariance, shrunk = self._gram(found, step)
         weights = found.weights(w)
@@ -132,6 +138,23 @@ class _Collector:
             moment.gain = np.broadcast_to(branch.gain, moment.gain.shape).astype(np.float64)
             self.measured.setdefault(branch.sum, []).append(moment)
         self.out.of[step.index] = moment
+        return None
+
+    def _routed(self, step: Step, slot: int) -> None:
+        """Experts whose weights are looked up: a block for each, with second moments for they have no intercept."""
+        site, found, x = self.graph.sites[step.index], self.lookups[step.node.input[slot]], step.inputs[1 - slot]
+        value, y, left = site.inputs[1 - slot], step.outputs[0], slot == 0
+        contracted = contracted_dims(site, value, site.inputs[slot]) & self.live
+        if not contracted or value is None or x is None or y is None or x[0].shape[:-2] != found.index[0].shape:
+            return
+        weights, squares, counts = routed.experts(self.walk.constants[found.table], left, found.index, x)
+        blocks, m, d = weights.shape
+        shrunk = np.concatenate([shrinkage(h[None], int(n)) for h, n in zip(squares, counts, strict=True)])
+        gain, columns = np.repeat(np.sqrt(counts / max(counts.sum(), 1)), m), np.tile(np.arange(d), (blocks, 1))
+        self.out.of[step.index] = Moment(
+            step.index, value.axes[-2 if left else -1], contracted, columns, weights, np.zeros((blocks, d)), squares,
+            gain, energy([c.swapaxes(-1, -2) for c in y] if left else y, 1.0), shrunk,
+        )  # fmt: skip
 
     def _cell(self, step: Step) -> None:
         """A recurrent operator: one moment for each set of gates that read the same values.
@@ -205,7 +228,7 @@ class _Collector:
 
     def _meeting(self, step: Step) -> None:
         site = self.graph.sites[step.index]
-        for scope in site.scopes:
+        for scope in site.scopes if step.index not in self.out.of else ():
             for name in scope.contracted() - scope.stats:
                 dims = frozenset(atoms(scope.env[name])) & self.live if name in scope.env else frozenset()
                 holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
@@ -260,10 +283,8 @@ def dims_read(site: Site) -> set[Dim]:
     return read if r is None else read | set(atoms(r.axes[2]))
 
 
-def contracted_dims(graph: DependencyGraph, index: int, form: Form) -> frozenset[Dim]:
-    """Dims that the node sums over between its activation and its weight."""
-    site = graph.sites[index]
-    value, weight = site.inputs[form.data], site.inputs[form.weight]
+def contracted_dims(site: Site, value: Value | None, weight: Value | None) -> frozenset[Dim]:
+    """Dims that a node sums over between its activation and its weight."""
     found: set[Dim] = set()
     for scope in site.scopes:
         for name in scope.contracted():

@@ -73,6 +73,19 @@ def solved(
     return out
 
 
+def experts(table: Array, left: bool, index: Sequence[Array], x: Chunks) -> tuple[Array, Array, Array]:
+    """Of every expert its weights (experts, m, d), second moments (experts, d, d) of what it reads, and how often."""
+    weights = np.asarray(table if left else table.transpose(0, 2, 1), np.float64)
+    squares, counts = np.zeros((len(table), *weights.shape[-1:] * 2)), np.zeros(len(table), np.int64)
+    for k, a in zip(index, x, strict=True):
+        flat = _rows(a, left)
+        for e in range(len(table)):
+            rows = flat[k.ravel() == e].reshape(-1, flat.shape[-1]).astype(np.float64)
+            squares[e] += rows.T @ rows
+            counts[e] += len(rows)
+    return weights, squares / np.maximum(counts, 1)[:, None, None], counts
+
+
 def _rows(a: Array, left: bool) -> Array:
     """(rows of the index, positions, channels)"""
     flat = a.reshape(-1, *a.shape[-2:])

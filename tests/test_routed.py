@@ -7,11 +7,13 @@ import pytest
 
 from spa_compiler.compensation import Options, compensated
 from spa_compiler.model import Model
+from spa_compiler.moments import collect
+from spa_compiler.obs import flap, obspa
 from spa_compiler.rewrite import rewrite
 from spa_compiler.routed import agreed, solved
 from spa_compiler.runtime import open_session, with_outputs
 from test_obs import graph_of
-from zoo_base import Case
+from zoo_base import Case, value
 
 LOOKUPS = {
     "gather": "wa = Gather(w1, route)  wb = Gather(w2, route)",
@@ -68,6 +70,26 @@ def test_every_expert_is_solved_from_the_rows_that_take_it(lookups: str, turned:
     unseen = feeds(300, 1)
     dense, before, after = (values(m, unseen, "y") for m in (graph.model, rewrite(graph, masks), small))
     assert np.square(after - dense).mean() < 0.7 * np.square(before - dense).mean()
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["left", "right"])
+def test_a_twin_in_every_expert_costs_nothing(turned: bool) -> None:
+    """Hidden channel 4 is twice channel 1 in each expert: the first of them to go is cheap, beside what it is alone."""
+    made = case("gather", turned)
+    w1 = value("w1", made.inits["w1"]).copy()
+    w1[(..., 4) if turned else (slice(None), 4)] = 2 * w1[(..., 1) if turned else (slice(None), 1)]
+    graph = graph_of(made, w1=w1)
+    given = feeds(3000, 0)
+    moments = collect(graph, given)
+    assert moments.missed == {} and len(moments.of) == 1 and moments.meetings == []
+    (group,), rng = graph.groups, np.random.default_rng(0)
+    with_others, on_its_own = (f(graph, moments, rng)[group.label] for f in (obspa, flap))
+    assert (with_others[..., [1, 4]].min(-1) < 0.15 * on_its_own[..., [1, 4]].min(-1)).all()
+    mask = np.ones(group.shape, bool)
+    mask[..., 4] = False
+    masks = {group.dims[0]: mask}
+    small = compensated(graph, masks, rewrite(graph, masks), given, Options(ridge=1e-9, shrink=False))[0]
+    np.testing.assert_allclose(values(small, given, "y"), values(graph.model, given, "y"), atol=1e-3)
 
 
 def test_rows_that_are_routed_elsewhere_and_experts_that_none_takes_do_not_count() -> None:

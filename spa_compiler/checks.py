@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import Message
 from onnx import external_data_helper, numpy_helper
 from onnxruntime.capi import _pybind_state
 
@@ -20,7 +21,10 @@ PLAIN_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.
 
 
 def check(proto: onnx.ModelProto, path: Path) -> list[str]:
-    """Structure, sizes and external files. What onnx.checker refuses is a note if it is only unknown to it."""
+    """Text, structure, sizes and external files. What onnx.checker refuses is a note if it is only unknown to it."""
+    broken = _broken_text(proto)
+    if broken:
+        raise ModelError(f"{path}: not an ONNX file, or damaged: the text of a '{broken}' is not UTF-8")
     for tensor in tensors(proto.graph):
         if external_data_helper.uses_external_data(tensor):
             check_external(tensor, path)
@@ -36,6 +40,20 @@ def check(proto: onnx.ModelProto, path: Path) -> list[str]:
             raise ModelError(f"{path}: invalid model: {text}") from e
         return [f"onnx.checker: {text}"]
     return []
+
+
+def _broken_text(message: Message) -> str:
+    """The first field of text that is not UTF-8, or '': protobuf reads such a field as bytes, without a word."""
+    if isinstance(message, onnx.TensorProto):  # to ask for all of its fields is to copy its numbers
+        return next((n for n in ("name", "doc_string") if isinstance(getattr(message, n), bytes)), "")
+    for field, value in message.ListFields():
+        values = [value] if isinstance(value, str | bytes | Message) else value
+        if field.type == field.TYPE_STRING and any(isinstance(v, bytes) for v in values):
+            return str(field.name)
+        found = next(filter(None, map(_broken_text, values)), "") if field.type == field.TYPE_MESSAGE else ""
+        if found:
+            return found
+    return ""
 
 
 def _check_size(tensor: onnx.TensorProto, path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laws import random_masks
-from spa_compiler.errors import SpaError
+from spa_compiler.errors import ModelError, SpaError
 from spa_compiler.graph import analyze
 from spa_compiler.model import load
 from spa_compiler.normalize import normalize
@@ -143,3 +143,14 @@ def test_mutated_files(folder: Path, models: Path, name: str, fields: bool, seed
 @pytest.mark.parametrize("name", SMALL)
 def test_what_is_not_mutated_survives(folder: Path, name: str) -> None:
     assert survive(build(CASES[name]).SerializeToString(), folder)
+
+
+@pytest.mark.parametrize("text", [b"Conv", b"w1", b"group", b"pytorch"])
+def test_text_that_is_not_utf_8_is_refused(text: bytes, tmp_path: Path) -> None:
+    model = build(CASES["grouped_conv"])
+    model.producer_name = "pytorch"
+    data = model.SerializeToString()
+    assert text in data
+    (tmp_path / "model.onnx").write_bytes(data.replace(text, text[:-1] + b"\xb7"))
+    with pytest.raises(ModelError, match="is not UTF-8"):
+        load(tmp_path / "model.onnx")

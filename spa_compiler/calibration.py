@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import runpy
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 
 from spa_compiler.cost import CostModel
-from spa_compiler.data import load_data
+from spa_compiler.data import data_of, load_data
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.lockstep import Adjust, Walk, rectified
@@ -318,10 +317,8 @@ def _called(spec: str, model: Model) -> dict[str, Array]:
         got = function()
     except Exception as e:
         raise UsageError(f"{file}: {name}() ends with {type(e).__name__}: {e}") from e
-    arrays = got if isinstance(got, Mapping) else {model.header.graph.input[0].name: np.asarray(got)}
-    with tempfile.TemporaryDirectory() as scratch:
-        np.savez(target := Path(scratch) / "calibration.npz", **arrays)
-        return load_data(target, model).inputs
+    arrays = got if isinstance(got, Mapping) else {model.header.graph.input[0].name: got}
+    return data_of(Path(file), {n: np.asarray(a) for n, a in arrays.items()}, model).inputs
 
 
 __all__ = ["Calibration", "real", "synthetic"]

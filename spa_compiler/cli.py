@@ -28,7 +28,8 @@ from spa_compiler.inspection import axis_of, comparison, explanation, inspection
 from spa_compiler.plan import Plan
 from spa_compiler.version import VERSION
 
-INTERRUPTED = 130
+INTERRUPTED, INTERNAL = 130, 70
+"""Exit codes of what is no SpaError: Ctrl-C, and a defect or a lack of memory (sysexits' EX_SOFTWARE)."""
 FILE = click.Path(path_type=Path)
 
 
@@ -50,7 +51,7 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(INTERRUPTED)
         except MemoryError:
             click.echo("spa-compile: error: out of memory; nothing was written", err=True)
-            sys.exit(1)
+            sys.exit(INTERNAL)
         except OSError as e:
             if e.errno == errno.EPIPE:  # whoever read the output has gone
                 raise
@@ -60,7 +61,7 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo(f"spa-compile: internal error: {type(e).__name__}: {e} (-v shows where)", err=True)
             if options.get("verbose"):
                 traceback.print_exc()
-            sys.exit(1)
+            sys.exit(INTERNAL)
 
     return run
 
@@ -195,7 +196,7 @@ def _compile(source: Path, output: Path | None, **given: Any) -> None:
 
     The result is checked against onnxruntime before it is written. Exit codes: 0 done; 1 verification failed, nothing
     written; 2 usage; 3 the model cannot be read or run; 4 the budget cannot be reached; 5 nothing could be pruned;
-    6 a --fail-under gate was missed.
+    6 a --fail-under gate was missed; 70 out of memory, or a defect of spa-compile.
     """
     _run(source, output, given)
 

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -139,6 +139,8 @@ def compile_file(source: Path, output: Path | None, options: Options, progress: 
     """The whole job. The output and its external data appear at once, or not at all."""
     start = time.perf_counter()
     steps, gates = pipeline_of(options), parse_gates(options.fail_under)
+    _check_proof(steps)
+    _check_measured(gates, options)
     tell = progress or (lambda text: None)
     tell("load")
     model = load(source)
@@ -160,6 +162,22 @@ def compile_file(source: Path, output: Path | None, options: Options, progress: 
             _publish(scratch, output)
             report["output"]["path"] = str(output)
     return Result(proto, report, state)
+
+
+def _check_proof(steps: Pipeline) -> None:
+    """Raise UsageError for a text that rewrites and never proves it, before any work is done."""
+    names = [p.name for p in steps.passes]
+    if "remove" in names and "verify" not in names[names.index("remove") :]:
+        raise UsageError("the pipeline does not prove its rewrite: put `verify` after `remove`")
+
+
+def _check_measured(gates: Mapping[str, float], options: Options) -> None:
+    """Raise UsageError for a gate on what these options do not measure."""
+    for name in gates:
+        if name == "speedup" and not options.latency:
+            raise UsageError("--fail-under speedup: not measured with --no-latency")
+        if name.startswith("accuracy") and not options.data:
+            raise UsageError(f"--fail-under {name}: not measured without labels, give --data FILE.npz")
 
 
 def _check_output(model: Model, output: Path | None) -> None:
@@ -245,7 +263,11 @@ def _report(state: State, text: str, file: Path, options: Options) -> dict[str, 
         threads = options.threads or os.cpu_count() or 1
         found["latency"] = verify.latency(sessions[0], sessions[1], feed, threads).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
-    return {**summary_of(state, text, file), **found, "seconds": seconds, "peak_memory_bytes": peak_memory()}
+    summary = summary_of(state, text, file)
+    if found["fidelity"]["snr_db"] < 0:
+        lost = f"the outputs are farther from the dense model's than zeros would be ({found['fidelity']['inputs']})"
+        summary["notes"].append(lost)
+    return {**summary, **found, "seconds": seconds, "peak_memory_bytes": peak_memory()}
 
 
 def _fidelity(state: State, sessions: list[Any], options: Options) -> dict[str, Any]:

@@ -61,7 +61,11 @@ def load_npz(path: Path) -> dict[str, Array]:
 
 def load_data(path: Path, model: Model) -> Data:
     """Read and check an .npz. Raises UsageError that names the array, what it is and what the model takes."""
-    arrays = load_npz(path)
+    return data_of(path, load_npz(path), model)
+
+
+def data_of(path: Path, arrays: dict[str, Array], model: Model) -> Data:
+    """`load_data` of arrays that are there already; `path` is where they come from, for messages."""
     labels = next((arrays.pop(n) for n in LABELS if n in arrays and n not in _names(model)), None)
     inputs = {
         vi.name: _fitted(path, vi, _pick(path, vi.name, arrays, len(_names(model)))) for vi in model.header.graph.input

@@ -134,6 +134,14 @@ def test_inputs_from_a_file_a_folder_and_a_script(tmp_path: Path) -> None:
     assert not real(graph, str(tmp_path / "a.npz")).adjust.batch_norm
 
 
+def test_an_input_may_have_the_name_of_an_argument_of_savez(tmp_path: Path) -> None:
+    text = "(float[N,3] file) => (float[N,2] y) { h = MatMul(file, w) y = MatMul(h, v) }"
+    case = Case(text, {"w": (3, 4), "v": (4, 2)}, None)
+    script = tmp_path / "inputs.py"
+    script.write_text("import numpy as np\n\ndef rows():\n    return {'file': np.ones((9, 3), np.float32)}\n")
+    assert real(graph_of(case), f"{script}:rows").samples == 9
+
+
 @pytest.mark.parametrize("spec", ["missing.npz", "missing.py:f"])
 def test_inputs_that_are_not_there_are_named(spec: str) -> None:
     with pytest.raises(UsageError, match="missing"):

@@ -19,8 +19,10 @@ import pytest
 from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
 
-from spa_compiler import verify
+from spa_compiler import cli, verify
 from spa_compiler.cli import compile_command, spa
+from spa_compiler.compiler import Options, compile_file
+from spa_compiler.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = r"[-+]?\d[\d.]*(e[-+]\d+)?"
@@ -190,6 +192,8 @@ USAGE = [
     ["--ratio", "0.5", "--fail-under", "beauty=1"],
     ["--ratio", "0.5", "--fail-under", "cosine=high"],
     ["--ratio", "0.5", "--fail-under", "accuracy=0.9"],
+    ["--ratio", "0.5", "--fail-under", "speedup=1", "--no-latency"],
+    ["--pipeline", "normalize,erase,score{criterion=l2},allocate{ratio=0.5},remove"],
     ["--ratio", "0.5", "--report", "/no/such/folder/r.json"],
     ["--ratio", "0.5", "-o", "/no/such/folder/out.onnx"],
     ["--ratio", "0.5", "--data", "/no/such/file.npz"],
@@ -207,6 +211,42 @@ def test_exit_2_for_what_makes_no_sense(source: Path, options: list[str]) -> Non
     assert result.exit_code == 2, result.output
     assert "internal error" not in result.stderr
     assert folder(source.parent) == before
+
+
+@pytest.mark.parametrize("options", [
+    {"pipeline": "normalize,score{criterion=l2},allocate{ratio=0.5},verify,remove"},
+    {"ratio": 0.5, "fail_under": ("speedup=1",), "latency": False},
+    {"ratio": 0.5, "fail_under": ("accuracy_kept=0.9",)},
+], ids=str)  # fmt: skip
+def test_what_would_be_refused_at_the_end_is_refused_before_any_work(source: Path, options: dict[str, Any]) -> None:
+    steps: list[str] = []
+    with pytest.raises(UsageError, match=r"prove|measured"):
+        compile_file(source, None, Options(**options), steps.append)
+    assert not steps
+
+
+def test_outputs_that_are_worse_than_zeros_are_named(tmp_path: Path) -> None:
+    """Two hidden units cancel each other; without one of them the other is nearly all there is."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,1] x) => (float[N,1] y)
+        <float[1,3] w1 = {100, 100, 1}, float[3,1] w2 = {1, -1, 1}>
+        { h = MatMul(x, w1) y = MatMul(h, w2) }"""
+    source = tmp_path / "cancel.onnx"
+    onnx.save(onnx.parser.parse_model(text), source)
+    label = json.loads(run_spa("inspect", source, "--json").stdout)["groups"][0]["label"]
+    np.savez(tmp_path / "scores.npz", **{label: np.array([3.0, 1.0, 2.0])})
+    result = run(source, "--ratio", 0.4, "--scores", tmp_path / "scores.npz", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "farther from the dense model's than zeros" in result.output
+
+
+def test_a_defect_is_told_apart_from_a_failed_proof(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("defect")
+
+    monkeypatch.setattr(cli, "compile_file", broken)
+    result = run(source, "--ratio", 0.5)
+    assert result.exit_code == cli.INTERNAL
+    assert "internal error: ZeroDivisionError: defect" in result.stderr
 
 
 def test_the_output_may_not_be_the_input(source: Path) -> None:

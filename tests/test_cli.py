@@ -320,6 +320,11 @@ def test_exit_6_when_a_gate_is_missed_and_nothing_is_written(source: Path) -> No
     assert run(source, "--ratio", 0.2, "--fail-under", "macs_reduction=0.19", *QUICK).exit_code == 0
 
 
+def heeds_interrupts() -> None:
+    """In the child: jobs in the background of a shell ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no POSIX signals")
 def test_an_interrupt_leaves_nothing_behind(source: Path, models: Path) -> None:
     vit = Path(shutil.copy(models / "digits_vit.onnx", source.parent))
@@ -335,7 +340,9 @@ def test_an_interrupt_leaves_nothing_behind(source: Path, models: Path) -> None:
             "--samples",
             "20000",  # minutes of work, so that it is interrupted in the middle
         ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=source.parent)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=source.parent, preexec_fn=heeds_interrupts
+        )
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)

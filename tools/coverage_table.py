@@ -286,7 +286,7 @@ have their own depth and blocks at a fraction of the width (a half to a sixteent
 
 - **Constants that are no weights** count as parameters here, because a file does not say what trained: tables of
   relative positions (timm_convit_tiny, 82.3 %: thirty of 196 x 196; every weight of it but the output's bias is
-  prunable), masks of shifted windows (hf_swin and swin with the legacy exporter, 96.4 and 99.7 %), grids of coordinates
+  prunable), masks of shifted windows (hf_swin 96.4 %, swin_t 99.7 % with the legacy exporter), grids of coordinates
   (raft_large with the dynamo exporter, 96.9 %). Their axes are positions in an image of fixed size.
 - **Weights over positions**: timm_gmlp_s16_224 (94.0 %) mixes its 196 patches by 196 x 196 matrices. The patches are
   positions of the first convolution's output, and pass on through residual sums: to remove one is to crop the image.
@@ -307,7 +307,8 @@ that gave a model which runs with outputs of the same shape; whether it computes
 of the peers' tells. Where a peer leaves less, a list under the family's table says so. In the two cases so far the peer
 cut the same widths and counts otherwise: graph_conv's products with the adjacency are activations, which Torch-Pruning
 leaves out (its widths counted as here leave 40.2 %, too), and of timm_lcnet_050 both leave 42.5 % of the parameters.
-100 % in Torch-Pruning's column beside an error is a model that it left as it was.
+100 % in Torch-Pruning's column beside an error is a model that it left as it was; its "no result in 60 s" is by the
+clock of a busy machine.
 
 ## What was run
 
@@ -316,5 +317,4 @@ the same commit, and those of timm without peers are the oldest. What failed was
 were run on a part of the models; a detector takes 25 to 60 s beside onnxsim because its MACs are counted by our own
 analysis (of the pruned files, which run for it), the pruning itself 3. Of the five detectors tried with the dynamo
 exporter none has an export: torch.export refuses their data-dependent sizes.
-
 """

@@ -11,6 +11,7 @@ import numpy as np
 from spa_compiler.calibration import Calibration
 from spa_compiler.criteria import Scores, criterion
 from spa_compiler.data import load_npz
+from spa_compiler.doubt import doubted
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.pipeline import State
@@ -34,10 +35,13 @@ class Score:
         graph = state.analyzed()
         if self.file:
             return replace(state, scores=load_scores(graph, Path(self.file))).note(criterion=self.file)
-        guessed = isinstance(state.calibration, Calibration) and state.calibration.guessed
+        inputs = state.calibration if isinstance(state.calibration, Calibration) else None
+        guessed, drawn = inputs is not None and inputs.guessed, inputs is not None and inputs.pictures
         name = "l2" if guessed and self.criterion == "obspa" else self.criterion
         with linear_algebra(graph):
             scores = criterion(name)(graph, state.moments, np.random.default_rng(self.seed))
+            if name == "obspa" and drawn and state.moments is not None:
+                scores = doubted(graph, state.moments, scores)
         if name != self.criterion:
             text = "what the inputs are is a guess: magnitude (l2) chooses the channels, not obspa; see --calib"
             state = state.note(notes=[*state.results.get("notes", []), text])

@@ -47,6 +47,8 @@ WORK = 4e11
 UNKNOWN = "features"
 """The kind of inputs that the graph says nothing about: what such columns have in common cannot be guessed. Where it
 was tried (anomalies in flattened spectra) importance by such moments lost to magnitude, compensation gained."""
+PICTURES = ("photographs", "objects", "leaves", "pink")
+"""Kinds of which deep errors are doubted (`doubt`)."""
 CONFIDENT = (0.5, 0.95)
 """Between these the dense model's confidence in a synthetic input is neither a guess nor an artefact."""
 SWEEPS = 8
@@ -64,6 +66,7 @@ class Calibration:
     adjust: Adjust = field(default_factory=Adjust)
     synthetic: bool = False
     guessed: bool = False  # nothing in the graph says what the inputs are
+    pictures: bool = False  # drawn ones, which show less than photographs do
 
     @property
     def samples(self) -> int:
@@ -112,7 +115,8 @@ def synthetic(
     guessed = not kind and UNKNOWN in names
     if guessed:
         source += "; the graph does not say what its inputs are, --calib would do better"
-    return Calibration(chunks(kept, batch), source, adjustment(graph), True, guessed)
+    pictures = any(s.kind in PICTURES for s in found.values())
+    return Calibration(chunks(kept, batch), source, adjustment(graph), True, guessed, pictures)
 
 
 def _spoken(

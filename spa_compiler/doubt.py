@@ -1,0 +1,54 @@
+"""What synthetic pictures hide of a group's importance, and how it is made up for.
+
+    scores = doubted(graph, moments, scores)
+
+Deep values of a classifier depend on what synthetic pictures do not show: there they vary along few directions, every
+channel is explained by the others, and removing it looks free. How few the directions are tells how much is hidden:
+on MobileNetV2 the errors that real images give a group, over those of synthetic ones, follow it (rank correlation 0.73
+over 25 groups, up to a factor of 6; docs/data-free).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.criteria import Scores
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.moments import Moments
+
+KNOWN = 1 / 8
+"""Share of directions from which an error is believed; below, it grows as the share falls. Residual networks on
+CIFAR-10 have more in nearly all groups."""
+
+
+def doubted(graph: DependencyGraph, moments: Moments, scores: Scores) -> Scores:
+    """Scores of groups whose values vary along few directions, raised."""
+    out = dict(scores)
+    for group in graph.groups:
+        read = [m for first in moments.of.values() if not first.contracted.isdisjoint(group.dims) for m in first.every]
+        shares = [directions(block) for m in read for block in m.covariance]
+        if shares and group.label in scores:
+            out[group.label] = scores[group.label] * max(1.0, KNOWN / _mean(shares))
+    return out
+
+
+def directions(covariance: NDArray[Any]) -> float:
+    """Share of its d directions that a covariance (d, d) has: trace^2 / (d |C|^2), 1 / d to 1; 1 where all is constant.
+
+    The participation ratio, over the size.
+    """
+    square = float(np.dot(covariance.ravel(), covariance.ravel()))
+    return float(np.trace(covariance)) ** 2 / (len(covariance) * square) if square else 1.0
+
+
+def _mean(shares: Iterable[float]) -> float:
+    """Geometric."""
+    return math.exp(float(np.mean(np.log(list(shares)))))
+
+
+__all__ = ["directions", "doubted"]

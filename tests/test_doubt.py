@@ -1,0 +1,64 @@
+"""What drawn pictures hide: errors of groups whose values vary along few directions are raised, others are left alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spa_compiler.doubt import KNOWN, directions, doubted
+from spa_compiler.model import from_proto
+from spa_compiler.pipeline import Pipeline, State
+from test_calibration import CLASSIFIER
+from zoo_base import Case, build
+
+WIDE = Case(CLASSIFIER.text, {**CLASSIFIER.inits, "w1": (64, 3, 3, 3), "b1": (64,), "w2": (3, 64)}, None)
+
+
+def covariance(rank: int, d: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    rows = np.linalg.qr(np.random.default_rng(0).standard_normal((d, rank)))[0]
+    return np.asarray(rows @ rows.T)
+
+
+@pytest.mark.parametrize(("rank", "d"), [(1, 1), (1, 40), (7, 40), (40, 40)])
+def test_a_projection_has_its_rank_in_directions(rank: int, d: int) -> None:
+    assert directions(covariance(rank, d)) == pytest.approx(rank / d)
+    assert directions(1e-3 * covariance(rank, d)) == pytest.approx(rank / d)
+
+
+def test_constant_values_hide_nothing() -> None:
+    assert directions(np.zeros((5, 5))) == 1
+
+
+def scored(text: str) -> State:
+    source = State.of(from_proto(build(WIDE), Path("test.onnx")))
+    return Pipeline.parse(f"normalize,{text},score{{criterion=obspa}}").run(source)
+
+
+def test_only_what_few_directions_explain_is_raised() -> None:
+    state = scored("calibrate{source=uniform}")
+    graph, moments, scores = state.analyzed(), state.moments, state.scores
+    assert moments is not None
+    (group,) = graph.groups
+    (site, moment), *_ = [(k, m) for k, m in moments.of.items() if not m.contracted.isdisjoint(group.dims)]
+    d = moment.covariance.shape[-1]
+    wide = replace(moments, of={site: replace(moment, covariance=covariance(d, d)[None])})
+    few = replace(moments, of={site: replace(moment, covariance=1e-6 * covariance(1, 40)[None])})
+    assert np.array_equal(doubted(graph, wide, scores)[group.label], scores[group.label])
+    assert np.allclose(doubted(graph, few, scores)[group.label], KNOWN * 40 * scores[group.label])
+
+
+def test_drawn_pictures_are_doubted_and_given_ones_are_not(tmp_path: Path) -> None:
+    drawn = scored("calibrate{samples=24}")
+    assert drawn.moments is not None
+    plain = Pipeline.parse("score{criterion=obspa}").run(replace(drawn, calibration=None)).scores
+    raised = doubted(drawn.analyzed(), drawn.moments, plain)
+    assert all(np.array_equal(drawn.scores[n], raised[n]) for n in plain)
+    x = np.random.default_rng(0).standard_normal((24, 1, 1, 1)) * np.ones((1, 3, 16, 16))
+    np.savez(tmp_path / "x.npz", x=x.astype(np.float32))
+    given = scored(f'calibrate{{source="{tmp_path / "x.npz"}"}}')
+    assert given.moments is not None
+    raised = doubted(given.analyzed(), given.moments, given.scores)
+    assert any(not np.array_equal(given.scores[n], raised[n]) for n in raised)  # few directions, and yet believed

@@ -1,4 +1,4 @@
-"""What drawn pictures hide: errors of groups whose values vary along few directions are raised, others are left alone."""
+"""What drawn pictures hide: errors of groups whose values vary along few directions are raised, others stay."""
 
 from __future__ import annotations
 

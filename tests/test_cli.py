@@ -350,6 +350,19 @@ def test_an_interrupt_leaves_nothing_behind(source: Path, models: Path) -> None:
         assert folder(source.parent) == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a child starts from nothing")
+def test_peak_memory_is_that_of_the_process_and_not_of_its_parent(tmp_path: Path) -> None:
+    script = (
+        "import sys, subprocess\n"
+        "large = bytearray(1 << 30)\n"
+        "large[::4096] = b'x' * len(large[::4096])\n"
+        "code = 'from spa_compiler.compiler import peak_memory as p; print(p())'\n"
+        "print(subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True).stdout)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True)
+    assert 1 << 24 < int(done.stdout) < 1 << 29
+
+
 def test_inspect_lists_groups_and_what_is_frozen(source: Path) -> None:
     text = run_spa("inspect", source, "-v").output
     assert re.search(r"^\d+ groups; [\d,]+ of [\d,]+ parameters are prunable, \S+ MACs", text)

@@ -11,15 +11,17 @@ over 25 groups, up to a factor of 6; docs/data-free).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spa_compiler.axes import NOWHERE
 from spa_compiler.criteria import Scores
 from spa_compiler.graph import DependencyGraph
-from spa_compiler.moments import Moments
+from spa_compiler.moments import Moment, Moments
+from spa_compiler.obs import owners
 
 KNOWN = 1 / 8
 """Share of directions from which an error is believed; below, it grows as the share falls. Residual networks on
@@ -31,10 +33,24 @@ def doubted(graph: DependencyGraph, moments: Moments, scores: Scores) -> Scores:
     out = dict(scores)
     for group in graph.groups:
         read = [m for first in moments.of.values() if not first.contracted.isdisjoint(group.dims) for m in first.every]
-        shares = [directions(block) for m in read for block in m.covariance]
+        shares = [directions(c) for m in read for c in between(m, owners(graph, group, m.axis))]
         if shares and group.label in scores:
             out[group.label] = scores[group.label] * max(1.0, KNOWN / _mean(shares))
     return out
+
+
+def between(moment: Moment, owner: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+    """Covariances (n, n) of the n channels of a group in each block; `owner` is the channel of every position.
+
+    They are summed over the places that a kernel or a flattened map reads: neighbours are alike on any picture.
+    """
+    for covariance, columns in zip(moment.covariance, owner[moment.channels], strict=True):
+        order = np.argsort(columns, kind="stable")
+        order = order[columns[order] != NOWHERE]
+        _, counts = np.unique(columns[order], return_counts=True)
+        if len(counts) and (counts == counts[0]).all():
+            places = order.reshape(len(counts), -1).T
+            yield sum((covariance[np.ix_(p, p)] for p in places), np.zeros(()))
 
 
 def directions(covariance: NDArray[Any]) -> float:
@@ -51,4 +67,4 @@ def _mean(shares: Iterable[float]) -> float:
     return math.exp(float(np.mean(np.log(list(shares)))))
 
 
-__all__ = ["directions", "doubted"]
+__all__ = ["between", "directions", "doubted"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spa_compiler.doubt import KNOWN, directions, doubted
+from spa_compiler.axes import NOWHERE
+from spa_compiler.doubt import KNOWN, between, directions, doubted
 from spa_compiler.model import from_proto
 from spa_compiler.pipeline import Pipeline, State
 from test_calibration import CLASSIFIER
@@ -32,6 +33,19 @@ def test_constant_values_hide_nothing() -> None:
     assert directions(np.zeros((5, 5))) == 1
 
 
+def test_places_of_one_channel_are_no_directions_of_their_own() -> None:
+    """Two places (the columns 0, 1 and 2, 3 and so on) that always say the same: as many directions as one of them."""
+    moment = scored("calibrate{source=uniform}").moments
+    assert moment is not None
+    one, twice = covariance(7, 20), np.kron(covariance(7, 20), np.ones((2, 2)))
+    some = replace(next(iter(moment.of.values())), covariance=twice[None], channels=np.arange(20).repeat(2)[None])
+    assert directions(twice) == pytest.approx(7 / 40)
+    (found,) = between(some, np.arange(20))
+    assert directions(found) == pytest.approx(directions(one)) == pytest.approx(7 / 20)
+    (rest,) = between(some, np.where(np.arange(20) < 5, np.arange(20), NOWHERE))
+    assert np.allclose(rest, 2 * one[:5, :5])
+
+
 def scored(text: str) -> State:
     source = State.of(from_proto(build(WIDE), Path("test.onnx")))
     return Pipeline.parse(f"normalize,{text},score{{criterion=obspa}}").run(source)
@@ -45,9 +59,9 @@ def test_only_what_few_directions_explain_is_raised() -> None:
     (site, moment), *_ = [(k, m) for k, m in moments.of.items() if not m.contracted.isdisjoint(group.dims)]
     d = moment.covariance.shape[-1]
     wide = replace(moments, of={site: replace(moment, covariance=covariance(d, d)[None])})
-    few = replace(moments, of={site: replace(moment, covariance=1e-6 * covariance(1, 40)[None])})
+    few = replace(moments, of={site: replace(moment, covariance=1e-6 * covariance(1, d)[None])})
     assert np.array_equal(doubted(graph, wide, scores)[group.label], scores[group.label])
-    assert np.allclose(doubted(graph, few, scores)[group.label], KNOWN * 40 * scores[group.label])
+    assert np.allclose(doubted(graph, few, scores)[group.label], KNOWN * d * scores[group.label])
 
 
 def test_drawn_pictures_are_doubted_and_given_ones_are_not(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from spa_compiler import recurrent, routed
 from spa_compiler.axes import Bools, Masks, keep, whole
-from spa_compiler.gram import Gram, gather, repaired, shrinkage, solve
+from spa_compiler.gram import Floats, Gram, gather, repaired, shrinkage, solve
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.linear import Form, Rows
 from spa_compiler.lockstep import Adjust, Affine, Chunks, Feed, Step, Walk, mapped
@@ -33,7 +33,6 @@ from spa_compiler.spec import Value
 from spa_compiler.updates import Replaced, Update, apply, key_of
 
 Array = NDArray[Any]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -230,16 +229,17 @@ class _Lockstep:
         return update
 
     def _routed(self, i: int, theirs: Step, target: Chunks) -> Replaced | None:
-        """Experts whose weights are looked up for every row."""
+        """Experts whose weights are looked up for every row, by this product alone: a second solution would win."""
         slot, name = next((k, n) for k, n in enumerate(theirs.node.input) if n in self.lookups)
         (found, agreed), x = self.lookups[name], theirs.inputs[1 - slot]
-        fits = theirs.node.op_type == "MatMul" and x is not None and x[0].shape[:-2] == found.index[0].shape
+        product = theirs.node.op_type == "MatMul" and len(self.compiled.readers[name]) == 1
+        fits = product and x is not None and x[0].shape[:-2] == found.index[0].shape
         reason = self._held_back(found.table) if fits else "its weights are looked up at run time"
-        if reason or x is None or self.options.bias_only:
+        if x is None or reason or self.options.bias_only:
             self._left(i, theirs, reason)
             return None
-        table, by = self.compiled.constants[found.table], (self.options.ridge, self.options.shrink)
-        new = routed.solved(table, slot == 0, agreed, x, target, *by)
+        by, table = self.options, self.compiled.constants[found.table]
+        new = routed.solved(table, slot == 0, agreed, x, target, by.ridge, by.shrink)
         self.compiled.replace(found.table, new)
         self.compiled.values[name] = found.values(new)
         self.outcome.solved += 1

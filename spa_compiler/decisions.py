@@ -44,7 +44,9 @@ def compared(graph: DependencyGraph, later: bool = False) -> list[str]:
     """
     chosen: set[str] = set()
     found = []
-    for node in graph.model.graph.nodes:
+    for node, site in zip(graph.model.graph.nodes, graph.sites, strict=True):
+        if site.path:  # what a body decides is compared by what the model gives
+            continue
         after = any(t.name in chosen for t in node.inputs)
         if node.op in CHOICES:
             found += [t.name for t in node.inputs if t.inputs and (later or t.name not in chosen)]

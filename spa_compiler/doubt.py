@@ -58,8 +58,11 @@ def directions(covariance: NDArray[Any]) -> float:
 
     The participation ratio, over the size.
     """
-    square = float(np.dot(covariance.ravel(), covariance.ravel()))
-    return float(np.trace(covariance)) ** 2 / (len(covariance) * square) if square else 1.0
+    largest = np.abs(covariance).max()
+    if not largest or not np.isfinite(largest):
+        return 1.0
+    flat = (covariance / largest).ravel()
+    return float(flat[:: len(covariance) + 1].sum()) ** 2 / (len(covariance) * float(np.dot(flat, flat)))
 
 
 def _mean(shares: Iterable[float]) -> float:

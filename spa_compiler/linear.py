@@ -25,8 +25,7 @@ from onnx import helper
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
-OUTER = "9876543210"
-"""Letters for the axes that an ellipsis stands for, the last one for the last."""
+OUTER = "9876543210"  # letters for the axes that an ellipsis stands for, the last one for the last
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -327,9 +326,10 @@ def _terms(
     sizes = [len(s) - len(t.replace("...", "")) if "..." in t else 0 for s, t in zip((a, b), operands, strict=True)]
     wide = [OUTER[len(OUTER) - n :] for n in (*sizes, max(sizes))]
     terms = [t.replace("...", w) for t, w in zip((*operands, right), wide, strict=True)]
-    if any(len(s) != len(t) for s, t in zip((a, b), terms, strict=False)):
-        return None
-    return _apart(terms, (a, b), data)
+    other = dict(zip(terms[1], b, strict=False))  # letters of the equation that are broadcast have no form here
+    told = all(c in OUTER or other.get(c, n) == n for c, n in zip(terms[0], a, strict=False))
+    fits = told and len(a) == len(terms[0]) and len(b) == len(terms[1])
+    return _apart(terms, (a, b), data) if fits else None
 
 
 def _apart(terms: list[str], shapes: Sequence[tuple[int, ...]], data: int) -> tuple[str, str, str]:

@@ -158,7 +158,7 @@ def _compare(
         masked = [row[: len(names)] for row in rows]
         given = [dict(zip(made, row[len(names) :], strict=True)) for row in rows]
         pruned = outputs(forced(small, choice), names, feeds, "the pruned model", given=given)
-        error = max((_relative(p, m) for p, m in _pairs(pruned, masked)), default=0.0)
+        error = max((_relative(p, m, replay=True) for p, m in _pairs(pruned, masked)), default=0.0)
     return error, effect
 
 
@@ -169,17 +169,25 @@ def _pairs(a: list[list[Any]], b: list[list[Any]]) -> Iterator[tuple[Array, Arra
                 yield x, y
 
 
-def _relative(x: Array, reference: Array) -> float:
-    """Largest difference over the reference's largest magnitude; infinite when shapes or NaNs disagree."""
+def _relative(x: Array, reference: Array, replay: bool = False) -> float:
+    """Largest difference over the reference's largest magnitude; infinite when shapes, NaNs or infinities disagree.
+
+    `replay`: what decisions are made from must agree by itself, so that what was put in place of invalid scores (-1e9)
+    may not make up the scale: a hundred times the median of all values that are there counts at most.
+    """
     if x.shape != reference.shape:
         return float("inf")
     if x.size == 0:
         return 0.0
     a, b = x.astype(np.float64), reference.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+    finite = np.isfinite(b)
+    if not (np.array_equal(np.isfinite(a), finite) and np.array_equal(a[~finite], b[~finite], equal_nan=True)):
         return float("inf")
-    a, b = np.nan_to_num(a), np.nan_to_num(b)
-    return float(np.abs(a - b).max() / (np.abs(b).max() + 1e-30))
+    a, b = np.where(finite, a, 0), np.where(finite, b, 0)
+    scale = np.abs(b).max()
+    if replay and (sizes := np.unique(np.abs(b[b != 0]))).size:
+        scale = min(scale, 100 * np.median(sizes))
+    return float(np.abs(a - b).max() / (scale + 1e-30))
 
 
 def _culprit(

@@ -33,6 +33,10 @@ def test_constant_values_hide_nothing() -> None:
     assert directions(np.zeros((5, 5))) == 1
 
 
+def test_variances_that_overflow_when_squared_have_directions() -> None:
+    assert directions(np.float32(1e20) * np.eye(4, dtype=np.float32)) == pytest.approx(1)
+
+
 def test_places_of_one_channel_are_no_directions_of_their_own() -> None:
     """Two places (the columns 0, 1 and 2, 3 and so on) that always say the same: as many directions as one of them."""
     moment = scored("calibrate{source=uniform}").moments

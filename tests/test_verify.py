@@ -21,6 +21,7 @@ from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import open_session
 from spa_compiler.shapes import quiet_session
 from zoo import CASES, Case, build
+from zoo_base import Init
 
 TEXT = """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
     a = Conv(x, w1)  b = Relu(a)  c = Conv(b, w2)  d = Relu(c)  e = Conv(d, w3)  f = Relu(e)  y = Conv(f, w4) }"""
@@ -199,10 +200,10 @@ CHOOSING = """(float[4,8] x) => (float[4,1,3] y) {
     c = MatMul(t, w3)  d = Relu(c)  y = MatMul(d, w4) }"""
 
 
-def choosing() -> tuple[DependencyGraph, Masks]:
+def choosing(text: str = CHOOSING, **more: Init) -> tuple[DependencyGraph, Masks]:
     """Something is looked up for the best of five scores, of which two are equal and the best, and worked on."""
     sizes = {"w1": (8, 6), "w2": (6, 5), "k": [1], "table": (5, 3), "w3": (3, 6), "w4": (6, 3)}
-    model = build(Case(CHOOSING, sizes, None))
+    model = build(Case(text, {**sizes, **more}, None))
     scores = next(t for t in model.graph.initializer if t.name == "w2")
     values = numpy_helper.to_array(scores).copy()
     values[:, 3] = values[:, 4] = np.abs(values).max() * 2
@@ -231,3 +232,32 @@ def test_what_decides_and_what_follows_is_still_proven(name: str, by: list[float
     graph, masks = choosing()
     with pytest.raises(VerificationError, match="prune does not equal mask"):
         verify.structural(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))
+
+
+@pytest.mark.parametrize("fill", [-1e4, -1e9, -np.inf])
+@pytest.mark.parametrize("invalid", [1, 3])
+def test_scores_in_place_of_invalid_ones_hide_no_wrong_score(fill: float, invalid: int) -> None:
+    text = CHOOSING.replace("v, i = TopK<axis=-1>(s, k)", "m = Where(valid, s, fill)  v, i = TopK<axis=-1>(m, k)")
+    assert text != CHOOSING
+    valid = np.arange(5) >= invalid
+    graph, masks = choosing(text, valid=valid, fill=np.array(fill, np.float32))
+    small = rewrite(graph, masks)
+    assert verify.structural(graph, masks, small).error < verify.TOLERANCE
+    with pytest.raises(VerificationError, match="prune does not equal mask"):
+        verify.structural(graph, masks, changed(small, "w2", np.array([0, 0, 0, 0, 0.2])))
+
+
+def test_what_a_body_decides_is_compared_by_what_the_model_gives() -> None:
+    text = """(float[4,8] x) => (float[4,3] y) {
+        a = MatMul(x, w1)  b = Relu(a)  s = MatMul(b, w2)  z = ReduceSum<keepdims=0>(s)  p = Greater(z, zero)
+        i = If (p) <
+            then_branch = t () => (j) { q = Relu(s)  v, j = TopK<axis=-1>(q, k) },
+            else_branch = e () => (l) { u, l = TopK<axis=-1>(s, k) }
+        >
+        g = Gather<axis=0>(table, i)  y = Squeeze(g, one) }"""
+    sizes: dict[str, Init] = {"w1": (8, 6), "w2": (6, 5), "k": [1], "table": (5, 3), "one": [1]}
+    graph = analyzed(build(Case(text, {**sizes, "zero": np.zeros((), np.float32)}, None)))
+    assert graph.groups
+    assert not set(compared(graph)) & {"q", "t/q"}
+    masks = Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
+    assert verify.structural(graph, masks, rewrite(graph, masks)).error < verify.TOLERANCE

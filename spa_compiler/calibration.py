@@ -99,7 +99,7 @@ def synthetic(
     if not _together(model):
         return _apart(types, found, min(count, APART), rng, adjustment(graph))
     batch, named = only_batch(model), accompanying(model, found)
-    names = sorted({f"{s.kind}" for n, s in found.items() if n not in named})
+    names = sorted({s.kind for n, s in found.items() if n not in named})
     work = WORK / (max(CostModel(graph).total("macs", {}), 1.0) * longer)
     if not kind and (spoken := _spoken(model, found, count, work, rng)) is not None:
         kept, likely = spoken

@@ -36,6 +36,7 @@ Progress = Callable[[str], None]
 CALIBRATED = ("obspa", "flap")
 """Criteria that score by moments."""
 STATUS = Path("/proc/self/status")
+UNPROVEN = "the pipeline does not prove its rewrite: put `verify` after `remove`"
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def compile_file(source: Path, output: Path | None, options: Options, progress: 
     if not state.plan.empty and state.pruned is None:
         raise UsageError("the pipeline makes a plan and does not apply it: put `remove,verify` at its end")
     if not state.plan.empty and "prune_equals_mask" not in state.results:
-        raise UsageError("the pipeline does not prove its rewrite: put `verify` after `remove`")
+        raise UsageError(UNPROVEN)
     with _scratch(output if not options.dry_run else None) as scratch:
         file = scratch / (output.name if output else "compiled.onnx")
         proto = _write(state, str(steps), file, options)
@@ -169,7 +170,7 @@ def _check_proof(steps: Pipeline) -> None:
     """Raise UsageError for a text that rewrites and never proves it, before any work is done."""
     names = [p.name for p in steps.passes]
     if "remove" in names and "verify" not in names[names.index("remove") :]:
-        raise UsageError("the pipeline does not prove its rewrite: put `verify` after `remove`")
+        raise UsageError(UNPROVEN)
 
 
 def _check_measured(gates: Mapping[str, float], options: Options) -> None:

@@ -10,18 +10,17 @@ over 25 groups, up to a factor of 6; docs/data-free).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.axes import NOWHERE
 from spa_compiler.criteria import Scores
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.moments import Moment, Moments
-from spa_compiler.obs import owners
+from spa_compiler.obs import columns, owners, reading
 
 KNOWN = 1 / 8
 """Share of directions from which an error is believed; below, it grows as the share falls. Residual networks on
@@ -32,10 +31,10 @@ def doubted(graph: DependencyGraph, moments: Moments, scores: Scores) -> Scores:
     """Scores of groups whose values vary along few directions, raised."""
     out = dict(scores)
     for group in graph.groups:
-        read = [m for first in moments.of.values() if not first.contracted.isdisjoint(group.dims) for m in first.every]
-        shares = [directions(c) for m in read for c in between(m, owners(graph, group, m.axis))]
+        read = ((m, owners(graph, group, m.axis)) for m in reading(moments, group))
+        shares = [directions(c) for m, owner in read for c in between(m, owner)]
         if shares and group.label in scores:
-            out[group.label] = scores[group.label] * max(1.0, KNOWN / _mean(shares))
+            out[group.label] = scores[group.label] * max(1.0, KNOWN / geometric_mean(shares))
     return out
 
 
@@ -43,14 +42,11 @@ def between(moment: Moment, owner: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
     """Covariances (n, n) of the n channels of a group in each block; `owner` is the channel of every position.
 
     They are summed over the places that a kernel or a flattened map reads: neighbours are alike on any picture.
+    Channels that are read at different numbers of places stand apart.
     """
-    for covariance, columns in zip(moment.covariance, owner[moment.channels], strict=True):
-        order = np.argsort(columns, kind="stable")
-        order = order[columns[order] != NOWHERE]
-        _, counts = np.unique(columns[order], return_counts=True)
-        if len(counts) and (counts == counts[0]).all():
-            places = order.reshape(len(counts), -1).T
-            yield sum((covariance[np.ix_(p, p)] for p in places), np.zeros(()))
+    for covariance, mine in zip(moment.covariance, owner[moment.channels], strict=True):
+        for _, places in columns(mine):
+            yield sum((covariance[np.ix_(p, p)] for p in places.T), np.zeros(()))
 
 
 def directions(covariance: NDArray[Any]) -> float:
@@ -63,11 +59,6 @@ def directions(covariance: NDArray[Any]) -> float:
         return 1.0
     flat = (covariance / largest).ravel()
     return float(flat[:: len(covariance) + 1].sum()) ** 2 / (len(covariance) * float(np.dot(flat, flat)))
-
-
-def _mean(shares: Iterable[float]) -> float:
-    """Geometric."""
-    return math.exp(float(np.mean(np.log(list(shares)))))
 
 
 __all__ = ["between", "directions", "doubted"]

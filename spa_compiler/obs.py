@@ -165,7 +165,7 @@ def parts(moments: Sequence[Moment], owner: NDArray[np.int64]) -> Iterable[Part]
             continue
         weights = [_weights(m)[b].T for m in moments]
         h = ridged(covariance[b].astype(dtype), moments[0].shrinkage[b])
-        yield Part(inverted(h), np.concatenate(weights, 1, dtype=dtype), _columns(mine))
+        yield Part(inverted(h), np.concatenate(weights, 1, dtype=dtype), columns(mine))
 
 
 def _weights(moment: Moment) -> Floats:
@@ -224,7 +224,7 @@ def inverted(h: Array) -> Array:
     return np.asarray(upper)
 
 
-def _columns(mine: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def columns(mine: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Channels and their columns, those with equally many columns together."""
     order = np.argsort(mine, kind="stable")
     order = order[mine[order] != NOWHERE]
@@ -314,7 +314,7 @@ def flap(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generat
 def _score(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generator, diagonal: bool) -> Scores:
     """Wide groups side by side; those without moments by magnitude."""
     taken = moments or Moments()
-    widths = {g.label: max((m.channels.shape[1] for m in _reading(taken, g)), default=0) for g in graph.groups}
+    widths = {g.label: max((m.channels.shape[1] for m in reading(taken, g)), default=0) for g in graph.groups}
     ordered = sorted(graph.groups, key=lambda g: -widths[g.label])
     wide = [g for g in ordered if widths[g.label] >= APART]
     found = list(each(lambda g: _group(graph, taken, g, diagonal), wide, graph))
@@ -327,7 +327,7 @@ def _score(graph: DependencyGraph, moments: Moments | None, rng: np.random.Gener
     }
 
 
-def _reading(moments: Moments, group: Group) -> list[Moment]:
+def reading(moments: Moments, group: Group) -> list[Moment]:
     """Contractions that read channels of a group."""
     return [m for first in moments.of.values() if not first.contracted.isdisjoint(group.dims) for m in first.every]
 
@@ -337,7 +337,7 @@ def _group(graph: DependencyGraph, moments: Moments, group: Group, diagonal: boo
     size = int(np.prod(group.shape))
     base, pieces = np.zeros(size), []
     same: dict[int, list[Moment]] = {}
-    for moment in _reading(moments, group):
+    for moment in reading(moments, group):
         same.setdefault(id(moment.covariance), []).append(moment)
     for several in same.values():
         owner = owners(graph, group, several[0].axis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,9 @@ settings.load_profile("fixed")
 def models() -> Path:
     """The folder of the models that the repository ships."""
     return Path(__file__).resolve().parent.parent / "models"
+
+
+@pytest.fixture
+def source(tmp_path: Path, models: Path) -> Path:
+    """A copy of a small model, alone in a folder."""
+    return Path(shutil.copy(models / "digits_gru.onnx", tmp_path / "gru.onnx"))

@@ -1,0 +1,36 @@
+"""The commands as tests call them, and what they look at afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from spa_compiler.cli import compile_command, spa
+
+NUMBER = r"[-+]?\d[\d.]*(e[-+]\d+)?"
+LAST_LINE = re.compile(
+    rf"PASSED \| MACs {NUMBER}% \(\S+ -> \S+\) \| params {NUMBER}%( \| latency {NUMBER} -> {NUMBER} ms)?"
+    rf"( \| accuracy {NUMBER}% -> {NUMBER}%)? \| cosine {NUMBER} \| prune==mask {NUMBER}"
+    rf"( \(no effect on the outputs\))? \| {NUMBER} s"
+)
+QUICK = ["--criterion", "l2", "--no-latency"]
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(compile_command, [*map(str, args)])
+
+
+def run_spa(*args: object) -> Result:
+    return CliRunner().invoke(spa, [*map(str, args)])
+
+
+def last(result: Result) -> str:
+    return result.stdout.strip().splitlines()[-1]
+
+
+def folder(path: Path) -> dict[str, str]:
+    """Names and hashes of what is in a folder."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(path.iterdir())}

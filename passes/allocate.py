@@ -64,9 +64,15 @@ class Allocate:
             raise UsageError(f"the ratio {self.ratio} is not in 0..1 (1 excluded): it is the share to remove")
         if self.of not in UNITS:
             raise UsageError(f"--of {self.of}: expected one of {', '.join(UNITS)}")
+        if self.target and (self.ratio is not None or self.of != "macs"):
+            raise UsageError("allocate: a target says of what and how much: give it without ratio and of")
+        if self.of == "channels" and self.scope == "global":
+            raise UsageError("--of channels takes the same share of every group: give it without --scope global")
 
     def chosen_scope(self, state: State) -> str:
         """`auto`: scores that are errors of the output compare between groups, magnitudes do not."""
+        if self.of == "channels":
+            return "uniform"
         by_error = state.results.get("criterion") in BY_ERROR
         return self.scope if self.scope != "auto" else "global" if by_error else "uniform"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from spa_compiler.allocate import open_groups
 from spa_compiler.lossless import dead_channels
 from spa_compiler.pipeline import State
 from spa_compiler.plan import Plan
@@ -12,14 +13,18 @@ from spa_compiler.plan import Plan
 
 @dataclass(frozen=True)
 class Erase:
-    """No options: exact zeros only."""
+    """Exact zeros only; `exclude`, `include` and `min_keep` as for `allocate`."""
 
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    min_keep: int = 1
     name: ClassVar[str] = "erase"
 
     def run(self, state: State) -> State:
         """The plan without the channels that are dead; blocks lose equally many."""
         graph = state.analyzed()
-        dead = dead_channels(graph)
+        found = dead_channels(graph, self.min_keep)
+        dead = {g.label: found[g.label] for g in open_groups(graph, self.exclude, self.include) if g.label in found}
         plan = Plan({label: ~mask for label, mask in dead.items()})
         count = sum(int(mask.sum()) for mask in dead.values())
         return replace(state, plan=plan.merged(state.plan), erased=plan).note(erased=count)

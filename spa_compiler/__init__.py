@@ -5,10 +5,11 @@
     print(result.report["reached"])
 """
 
-from spa_compiler.compiler import Options, Result, compile
+from spa_compiler.compiler import Result, compile
 from spa_compiler.graph import DependencyGraph, analyze
 from spa_compiler.model import Model, load, write
 from spa_compiler.normalize import normalize
+from spa_compiler.options import Options
 from spa_compiler.pipeline import Pass, Pipeline, State
 from spa_compiler.plan import Plan
 from spa_compiler.rewrite import rewrite

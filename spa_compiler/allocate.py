@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,17 +107,28 @@ class Stairs:
         self.at = self.widths.index(here)
 
 
+def open_groups(graph: DependencyGraph, exclude: tuple[str, ...], include: tuple[str, ...]) -> Iterator[Group]:
+    """Groups that these patterns leave open to change. Raises UsageError for a pattern that matches none."""
+    for pattern in (*exclude, *include):
+        check(graph, pattern)
+    for group in graph.groups:
+        wanted = not include or any(matches(graph, group, p) for p in include)
+        if wanted and not any(matches(graph, group, p) for p in exclude):
+            yield group
+
+
+def check(graph: DependencyGraph, pattern: str) -> None:
+    """Raise UsageError for a pattern that matches no group."""
+    if not any(matches(graph, g, pattern) for g in graph.groups):
+        raise UsageError(f"the pattern '{pattern}' matches no group; `spa inspect` lists them")
+
+
 def stairs(graph: DependencyGraph, scores: Scores, limits: Limits, left: Mapping[str, int]) -> list[Stairs]:
     """The staircase of every group that may change, from what is `left` of it downwards."""
-    for pattern in (*limits.exclude, *limits.include, *limits.group_ratio):
-        if not any(matches(graph, g, pattern) for g in graph.groups):
-            raise UsageError(f"the pattern '{pattern}' matches no group; `spa inspect` lists them")
+    for pattern in limits.group_ratio:
+        check(graph, pattern)
     out = []
-    for group in graph.groups:
-        if limits.include and not any(matches(graph, group, p) for p in limits.include):
-            continue
-        if any(matches(graph, group, p) for p in limits.exclude):
-            continue
+    for group in open_groups(graph, limits.exclude, limits.include):
         if group.label in scores:
             wide = left.get(group.label, group.size)
             out.append(_stairs(group, scores[group.label], step(graph, group, limits), limits, wide))

@@ -22,9 +22,10 @@ import click
 from rich.console import Console
 
 from spa_compiler import report as reports
-from spa_compiler.compiler import Options, Result, compile_file
+from spa_compiler.compiler import Result, compile_file
 from spa_compiler.errors import ModelError, NothingToPrune, SpaError, UsageError
 from spa_compiler.inspection import axis_of, comparison, explanation, inspection, pass_table, sweep_table, verification
+from spa_compiler.options import Options
 from spa_compiler.plan import Plan
 from spa_compiler.version import VERSION
 
@@ -118,7 +119,7 @@ INPUTS = [
     click.option("--input-shape", multiple=True, metavar="[NAME:]1,3,224,224", help="Sizes for symbolic axes."),
     click.option("--input-range", multiple=True, metavar="[NAME:]LO,HI", help="Range of an input's values."),
     click.option("--data", type=FILE, help="An .npz with inputs and labels: accuracy before and after."),
-    click.option("--seed", type=int, default=0, help="Every random choice follows it."),
+    click.option("--seed", type=click.IntRange(0), default=0, help="Every random choice follows it."),
     click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime; 0: one per core."),
 ]
 RUNNING = [

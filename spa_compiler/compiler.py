@@ -15,68 +15,26 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from spa_compiler import verify
 from spa_compiler.data import accuracy, load_data, predict
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
 from spa_compiler.model import Model, load, read, write
-from spa_compiler.pipeline import Pipeline, State, make
+from spa_compiler.options import Options, heeded, idle, pipeline_of
+from spa_compiler.pipeline import Pipeline, State
 from spa_compiler.report import METRICS, metrics, sha256, summary_of
-from spa_compiler.runtime import parse_ranges, random_inputs
+from spa_compiler.runtime import parse_ranges
 from spa_compiler.shapes import quiet_session
 from spa_compiler.version import VERSION
 
 Progress = Callable[[str], None]
-CALIBRATED = ("obspa", "flap")
-"""Criteria that score by moments."""
 STATUS = Path("/proc/self/status")
 UNPROVEN = "the pipeline does not prove its rewrite: put `verify` after `remove`"
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything the command line can say; `pipeline` replaces what the others would build."""
-
-    ratio: float | None = None
-    of: str = "macs"
-    target: str = ""
-    scope: str = "auto"
-    align: int = 0
-    min_keep: int = 1
-    max_group_ratio: float = 0.9
-    exclude: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-    group_ratio: tuple[str, ...] = ()
-    criterion: str = "obspa"
-    calib: str = "synthetic"
-    samples: int = 0
-    memory: str = "2GB"
-    compensate: bool | None = None  # None: where the criterion calibrates anyway
-    scores: str = ""
-    plan: str = ""
-    input_shape: tuple[str, ...] = ()
-    input_range: tuple[str, ...] = ()
-    seed: int = 0
-    pipeline: str = ""
-    data: str = ""
-    threads: int = 0
-    fail_under: tuple[str, ...] = ()
-    dry_run: bool = False
-    latency: bool = True
-
-    def scored(self) -> bool:
-        """Are channels scored here, and by moments?"""
-        return self.informed() and not self.scores and not self.plan
-
-    def informed(self) -> bool:
-        """Does the criterion calibrate? Then what is left is compensated, too, whoever chose what goes."""
-        return self.criterion in CALIBRATED and bool(self.ratio or self.target or self.plan or self.group_ratio)
 
 
 @dataclass(frozen=True)
@@ -86,41 +44,6 @@ class Result:
     model: onnx.ModelProto
     report: dict[str, Any]
     state: State = field(repr=False)
-
-
-def _given(o: Options, *names: str) -> dict[str, Any]:
-    """Options that differ from their defaults."""
-    defaults = {f.name: f.default for f in fields(Options)}
-    return {n: getattr(o, n) for n in names if getattr(o, n) != defaults[n]}
-
-
-def pipeline_of(o: Options) -> Pipeline:
-    """The pipeline that these options stand for. Raises UsageError when they do not say how much should go."""
-    if o.pipeline:
-        if o.target or o.plan or o.ratio is not None:
-            raise UsageError("a pipeline says what goes: give it without --ratio, --target and --plan")
-        return Pipeline.parse(o.pipeline)
-    if o.target and o.ratio is not None:
-        raise UsageError("--ratio and --target say the same thing: give one of them")
-    if o.plan and (o.target or o.ratio is not None):
-        raise UsageError("a plan says what goes: give it without --ratio and --target")
-    if not o.target and o.ratio is None and not o.plan:
-        raise UsageError("say how much should go: --ratio 0.5, --target 1.2GMACs or --plan FILE.json")
-    steps = [make("normalize", **_given(o, "input_shape")), make("erase")]
-    compensates = o.informed() if o.compensate is None else o.compensate
-    if o.scored() or compensates:
-        inputs = _given(o, "samples", "memory", "seed", "input_range")
-        source = {"source": o.calib} if o.calib != "synthetic" else {}
-        steps.append(make("calibrate", **source, **inputs, **({} if o.scored() else {"moments": False})))
-    if o.plan:
-        steps.append(make("plan", file=o.plan))
-    elif o.target or o.ratio or o.group_ratio:
-        score = {"file": o.scores} if o.scores else {"criterion": o.criterion, **_given(o, "seed")}
-        limits = ("scope", "align", "min_keep", "max_group_ratio", "exclude", "include", "group_ratio", "threads")
-        budget = _given(o, "of", "ratio", "target", *limits)
-        steps += [make("score", **score), make("allocate", **budget)]
-    steps += [make("remove"), make("verify", **_given(o, "seed", "input_range"))]
-    return Pipeline((*steps, *([make("compensate"), make("protect")] if compensates else [])))
 
 
 def compile(  # noqa: A001  # the public name, used as spa_compiler.compile
@@ -141,6 +64,7 @@ def compile_file(source: Path, output: Path | None, options: Options, progress: 
     """The whole job. The output and its external data appear at once, or not at all."""
     start = time.perf_counter()
     steps, gates = pipeline_of(options), parse_gates(options.fail_under)
+    unread = heeded(idle(options), f"the passes are {steps}", lenient=options.ratio == 0)
     _check_proof(steps)
     _check_measured(gates, options)
     tell = progress or (lambda text: None)
@@ -158,6 +82,7 @@ def compile_file(source: Path, output: Path | None, options: Options, progress: 
         proto = _write(state, str(steps), file, options)
         tell("compare")
         report = _report(state, str(steps), file, options)
+        report["notes"] += unread
         report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
         _check_gates(report, gates)
         if output is not None and not options.dry_run:
@@ -261,7 +186,8 @@ def _report(state: State, text: str, file: Path, options: Options) -> dict[str, 
     found = _fidelity(state, sessions, options)
     checked = time.perf_counter()
     if options.latency and not state.plan.empty:
-        feed = verify.sample(state.analyzed().model, sessions, parse_ranges(options.input_range, state.source))
+        ranges = parse_ranges(options.input_range, state.source)
+        feed = verify.sample(state.analyzed().model, sessions, ranges, options.seed)
         threads = options.threads or os.cpu_count() or 1
         found["latency"] = verify.latency(sessions[0], sessions[1], feed, threads).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
@@ -280,17 +206,11 @@ def _fidelity(state: State, sessions: list[Any], options: Options) -> dict[str, 
         before, after = accuracy(dense, data), accuracy(compiled, data)
         measured = None if before is None else {"dense": before, "compiled": after, "samples": data.rows, "data": name}
         return {"fidelity": verify.fidelity(dense, compiled, name).document(), "accuracy": measured}
-    feeds, source = _feeds(state, options)
+    ranges = parse_ranges(options.input_range, state.source)
+    feeds = verify.drawn(state.analyzed().model, options.seed, ranges)
+    source = "random normal inputs" if not ranges else "random inputs in their ranges"
     dense, compiled = ([list(s.run(None, f)) for f in feeds] for s in sessions)
     return {"fidelity": verify.fidelity(dense, compiled, source).document(), "accuracy": None}
-
-
-def _feeds(state: State, options: Options) -> tuple[list[dict[str, Any]], str]:
-    ranges = parse_ranges(options.input_range, state.source)
-    model = state.analyzed().model
-    sizes = verify.bindings(model)[0]
-    made = [random_inputs(model, sizes, np.random.default_rng(1000 + k), ranges) for k in range(4)]
-    return made, "random normal inputs" if not ranges else "random inputs in their ranges"
 
 
 def peak_memory() -> int:

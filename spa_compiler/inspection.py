@@ -8,21 +8,24 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Column, Table
 
 from spa_compiler import criteria, pipeline, verify
-from spa_compiler.compiler import Options, compile_file
+from spa_compiler.compiler import compile_file
 from spa_compiler.cost import CostModel, group_widths
 from spa_compiler.data import accuracy, load_data, predict
 from spa_compiler.errors import BudgetError, ModelError, NothingToPrune, SpaError, UsageError
 from spa_compiler.graph import Axis, DependencyGraph
 from spa_compiler.model import Model, load
+from spa_compiler.options import Options, given, heeded
 from spa_compiler.pipeline import Pipeline, State, make
 from spa_compiler.plan import Plan
 from spa_compiler.report import si
-from spa_compiler.runtime import parse_ranges, random_inputs
+from spa_compiler.runtime import parse_ranges
 from spa_compiler.shapes import quiet_session
+
+DRAWN = {"input_shape", "input_range", "seed"}
+"""Options that say how inputs are drawn."""
 
 
 def graph_of(path: Path, input_shape: tuple[str, ...] = ()) -> DependencyGraph:
@@ -126,18 +129,22 @@ def _outputs(path: Path, sessions: list[Any], options: Options) -> tuple[list[li
         data = load_data(Path(options.data), load(path))
         return [predict(s, data) for s in sessions], Path(options.data).name, data
     model = graph_of(path, options.input_shape).model
-    ranges, sizes = parse_ranges(options.input_range, model), verify.bindings(model)[0]
-    feeds = [random_inputs(model, sizes, np.random.default_rng(k), ranges) for k in range(4)]
+    feeds = verify.drawn(model, options.seed, parse_ranges(options.input_range, model))
     return [[list(s.run(None, f)) for f in feeds] for s in sessions], "random inputs", None
 
 
 def verification(dense: Path, compiled: Path, plan: Plan | None, options: Options) -> list[str]:
     """Lines of `spa verify`. Raises VerificationError when the signature or prune equals mask does not hold."""
     sessions = _sessions([dense, compiled], options.threads)
+    small = load(compiled)
+    compensated = plan is not None and "compensate" in _pipeline_of(small)
+    if options.data and (plan is None or compensated):  # nothing is drawn
+        notes = heeded(sorted(DRAWN & set(given(options))), "only the inputs of --data are run")
+    else:
+        notes = []
     verify.signature(*sessions)
     lines = ["the signature is the same"]
-    small = load(compiled)
-    if plan is not None and "compensate" in _pipeline_of(small):
+    if compensated:
         lines.append("its weights were compensated after removal: prune equals mask was proven when it was compiled")
     elif plan is not None:
         graph = graph_of(dense, options.input_shape)
@@ -152,7 +159,7 @@ def verification(dense: Path, compiled: Path, plan: Plan | None, options: Option
     if data is not None and data.labels is not None:
         before, after = accuracy(outputs[0], data), accuracy(outputs[1], data)
         lines.append("accuracy: not one label per row" if before is None else f"accuracy {before:.2%} -> {after:.2%}")
-    return lines
+    return [*lines, *(f"note: {n}" for n in notes)]
 
 
 def _pipeline_of(model: Model) -> str:
@@ -168,7 +175,7 @@ def comparison(dense: Path, others: list[Path], options: Options) -> Table:
         verify.signature(sessions[0], s)
     outputs, name, data = _outputs(dense, sessions, options)
     model = graph_of(dense, options.input_shape).model
-    feed = random_inputs(model, verify.bindings(model)[0], np.random.default_rng(0))
+    feed = verify.sample(model, sessions, parse_ranges(options.input_range, model), options.seed)
     first, rest = Column("model", overflow="fold"), ("MACs", "parameters", "median ms", f"cosine ({name})", "accuracy")
     table = Table(first, *rest, box=None)
     for path, session, got in zip(paths, sessions, outputs, strict=True):

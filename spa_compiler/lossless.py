@@ -35,8 +35,8 @@ MULTIPLIES = PRODUCTS | {"Einsum", "FusedMatMul", "DeformConv", "RNN", "GRU", "L
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 
 
-def dead_channels(graph: DependencyGraph) -> dict[str, Bools]:
-    """Per group the channels that can go for free; at least one channel of a group (and block) is never dead."""
+def dead_channels(graph: DependencyGraph, least: int = 1) -> dict[str, Bools]:
+    """Per group the channels that can go for free; `least` channels of a group (and block) stay, dead or not."""
     live = {d for g in graph.groups for d in g.dims}
     zeros = _constants(graph, live)
     forward = _Forward(graph, zeros, live)
@@ -48,14 +48,14 @@ def dead_channels(graph: DependencyGraph) -> dict[str, Bools]:
         if not group.stat:
             dead = np.concatenate([_dead(d, consumed.get(d, [])) for d in group.dims])
             if dead.any():
-                out[group.label] = _leave_one(group, dead)
-    return out
+                out[group.label] = _leave(group, dead, least)
+    return {label: dead for label, dead in out.items() if dead.any()}
 
 
-def _leave_one(group: Group, dead: Bools) -> Bools:
-    if dead.all():
-        dead = dead.copy()
-        dead[0] = False
+def _leave(group: Group, dead: Bools, least: int) -> Bools:
+    short = max(0, least - int((~dead).sum()))
+    dead = dead.copy()
+    dead[np.flatnonzero(dead)[:short]] = False
     return np.broadcast_to(dead, group.shape).copy()
 
 

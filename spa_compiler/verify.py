@@ -302,16 +302,22 @@ class Latency:
         return asdict(self)
 
 
-def sample(model: Model, sessions: Sequence[ort.InferenceSession], ranges: Ranges | None = None) -> Feed:
+def drawn(model: Model, seed: int = 0, ranges: Ranges | None = None) -> list[Feed]:
+    """Inputs to measure fidelity on where none are given; others than those of the proof."""
+    sizes = bindings(model)[0]
+    return [random_inputs(model, sizes, np.random.default_rng(1000 + 4 * seed + k), ranges) for k in range(4)]
+
+
+def sample(model: Model, sessions: Sequence[ort.InferenceSession], ranges: Ranges | None = None, seed: int = 0) -> Feed:
     """One sample to time: symbolic batch axes are 1 where every session runs so, else as bound by the analysis."""
     bound = bindings(model)[0]
     single = bound | {s.name: 1 for s in symbols(model) if s.batch}
-    feed = random_inputs(model, single, np.random.default_rng(0), ranges)
+    feed = random_inputs(model, single, np.random.default_rng(seed), ranges)
     try:
         for session in sessions:
             session.run(None, feed)
     except Exception:  # an exporter wrote another batch size into the graph
-        return random_inputs(model, bound, np.random.default_rng(0), ranges)
+        return random_inputs(model, bound, np.random.default_rng(seed), ranges)
     return feed
 
 

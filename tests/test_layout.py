@@ -23,7 +23,7 @@ ORDER = """
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
     images sources data gram linear inside recurrent lockstep routed moments updates merge scales tokens calibration obs
-    doubt compensation forcing decisions verify pipeline latency report compiler __init__ inspection cli
+    doubt compensation forcing decisions verify pipeline options latency report compiler __init__ inspection cli
 """.split()
 """Each module imports only from those before it (docs/architecture.md)."""
 FORBIDDEN = re.compile(r"(?i)(?:^|_)(layer|filter|handler|manager|util|helper)s?(?:_|$)")

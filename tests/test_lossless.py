@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from onnx import numpy_helper
 import spa_compiler
 from laws import analyzed, listing
 from laws import outputs as run_outputs
+from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.lossless import dead_channels
 from spa_compiler.plan import Plan
@@ -188,6 +190,23 @@ def test_ratio_0_erases_dead_channels_and_nothing_else(tmp_path: Path, models: P
     assert cut == {label: 3}
     assert result.report["analysis"]["erased_channels"] == 3
     assert result.report["fidelity"]["cosine"] == pytest.approx(1, abs=1e-9)
+
+
+def test_erase_leaves_what_the_options_protect(tmp_path: Path, models: Path) -> None:
+    source, label = resnet_with_dead_channels(tmp_path, models)
+    size = next(g for g in analyzed(onnx.load(source)).groups if g.label == label).size
+    other = next(g.label for g in analyzed(onnx.load(source)).groups if g.label != label)
+
+    def erased(**options: Any) -> int:
+        report = spa_compiler.compile(source, ratio=0, **options).report
+        assert sum(g["size"] - g["kept"] for g in report["groups"]) == report["analysis"]["erased_channels"]
+        return int(report["analysis"]["erased_channels"])
+
+    assert erased(exclude=(label,)) == erased(include=(other,)) == erased(min_keep=size) == 0
+    assert erased(exclude=(other,)) == erased(include=(label,)) == erased(min_keep=size - 3) == 3
+    assert erased(min_keep=size - 2) == 2
+    with pytest.raises(UsageError, match="matches no group"):
+        erased(exclude=("nothing",))
 
 
 def test_erased_channels_count_towards_the_budget(tmp_path: Path, models: Path) -> None:

@@ -152,6 +152,7 @@ def verification(dense: Path, compiled: Path, plan: Plan | None, options: Option
         found = verify.structural(graph, plan.masks(graph), small, options.seed, ranges)
         lines.append(
             f"prune equals mask: error {found.error:.1e}, tolerance {found.tolerance:.0e}, {found.checks} checks"
+            + (f", after decisions taken once ({', '.join(found.replayed)})" if found.replayed else "")
         )
     outputs, name, data = _outputs(dense, sessions, options)
     close = verify.fidelity(outputs[0], outputs[1], name)

@@ -49,6 +49,7 @@ class Structural:
     sizes: list[dict[str, int]]
     branches: int = 0  # choices of branches under which it was checked as well
     unproven: tuple[str, ...] = ()  # branches that the dense model cannot run on these inputs
+    replayed: tuple[str, ...] = ()  # decisions that rounding turned: what follows was compared after the masked model's
 
     @property
     def powerless(self) -> bool:
@@ -56,7 +57,8 @@ class Structural:
         return self.effect < POWERLESS
 
     def document(self) -> dict[str, Any]:
-        return {**asdict(self), "unproven": list(self.unproven), "powerless": self.powerless}
+        lists = {"unproven": list(self.unproven), "replayed": list(self.replayed)}
+        return {**asdict(self), **lists, "powerless": self.powerless}
 
 
 def bindings(model: Model) -> list[dict[str, int]]:
@@ -109,18 +111,19 @@ def structural(
     limit = tolerance(graph)
     branches, unproven = _branches(graph, feeds)
     error = effect = 0.0
+    again: tuple[str, ...] = ()
     wrong = ""
     for choice, expected in [({}, dense), *branches]:
         try:
             found = _compare(graph, masks, small, feeds, expected, choice, limit)
-            error, effect = max(error, found[0]), max(effect, found[1])
+            error, effect, again = max(error, found[0]), max(effect, found[1]), again or found[2]
             wrong = wrong or ("" if found[0] <= limit else f"error {found[0]:.1e}, tolerance {limit:.0e}")
         except ModelError as e:
             wrong = wrong or str(e)
         if wrong:
             culprit = _culprit(graph, masks, feeds[:1], expected[:1], limit, choice)
             raise VerificationError(f"prune does not equal mask: {wrong}; {culprit}")
-    return Structural(error, limit, effect, len(feeds), sizes, len(branches), unproven)
+    return Structural(error, limit, effect, len(feeds), sizes, len(branches), unproven, again)
 
 
 def _branches(
@@ -142,24 +145,26 @@ def _branches(
 def _compare(
     graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, feeds: list[Feed], dense: list[list[Any]],
     choice: Choice, limit: float,
-) -> tuple[float, float]:  # fmt: skip
-    """(prune against mask, mask against dense). Raises ModelError when the rewritten model does not load or run.
+) -> tuple[float, float, tuple[str, ...]]:  # fmt: skip
+    """(prune against mask, mask against dense, decisions replayed).
 
-    Where they differ after decisions that rounding may turn, the pruned model is given those of the masked one.
+    Where they differ after decisions that rounding may turn, the pruned model is given those of the masked one. Raises
+    ModelError when the rewritten model does not load or run.
     """
     names, masked_model = compared(graph), forced(reference(graph, masks), choice)
     masked = outputs(masked_model, names, feeds, "the masked model")
     effect = max((_relative(d, m) for d, m in _pairs(dense, masked)), default=0.0)
     pruned = outputs(forced(small, choice), names, feeds, "the pruned model")
     error = max((_relative(p, m) for p, m in _pairs(pruned, masked)), default=0.0)
-    if not error <= limit and (made := decided(graph)):
+    made = decided(graph) if not error <= limit else []
+    if made:
         names = compared(graph, later=True)
         rows = outputs(masked_model, [*names, *made], feeds, "the masked model")
         masked = [row[: len(names)] for row in rows]
         given = [dict(zip(made, row[len(names) :], strict=True)) for row in rows]
         pruned = outputs(forced(small, choice), names, feeds, "the pruned model", given=given)
         error = max((_relative(p, m, replay=True) for p, m in _pairs(pruned, masked)), default=0.0)
-    return error, effect
+    return error, effect, tuple(made)
 
 
 def _pairs(a: list[list[Any]], b: list[list[Any]]) -> Iterator[tuple[Array, Array]]:

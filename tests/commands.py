@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner, Result
+from jsonschema import Draft202012Validator
 
 from spa_compiler.cli import compile_command, spa
 
@@ -25,6 +28,13 @@ def run(*args: object) -> Result:
 
 def run_spa(*args: object) -> Result:
     return CliRunner().invoke(spa, [*map(str, args)])
+
+
+def check_report(document: Any) -> None:
+    """A report follows its schema."""
+    schema = json.loads((Path(__file__).parent.parent / "spa_compiler" / "report.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    assert not [e.message for e in Draft202012Validator(schema).iter_errors(document)]
 
 
 def last(result: Result) -> str:

@@ -13,17 +13,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from jsonschema import Draft202012Validator
 
-from commands import QUICK, run, run_spa
+from commands import QUICK, check_report, run, run_spa
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def check_report(document: Any) -> None:
-    schema = json.loads((ROOT / "spa_compiler" / "report.schema.json").read_text())
-    Draft202012Validator.check_schema(schema)
-    assert not [e.message for e in Draft202012Validator(schema).iter_errors(document)]
 
 
 @pytest.mark.parametrize(

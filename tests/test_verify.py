@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from rich.console import Console
 
 import spa_compiler
+from commands import check_report
 from laws import Masks, analyzed
 from spa_compiler import verify
 from spa_compiler.decisions import compared, decided, taps
@@ -17,6 +19,7 @@ from spa_compiler.errors import VerificationError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, constant
 from spa_compiler.plan import Plan
+from spa_compiler.report import show
 from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import open_session
 from spa_compiler.shapes import quiet_session
@@ -224,7 +227,27 @@ def test_a_tie_that_rounding_turns_does_not_break_the_proof() -> None:
     assert decided(graph) == ["v", "i"]
     assert compared(graph) == ["y", "s"] == compared(graph, later=True)
     small = changed(rewrite(graph, masks), "w2", np.array([0, 0, 0, 0, 1e-6]))  # now the last one wins
-    assert verify.structural(graph, masks, small).error < verify.TOLERANCE
+    found = verify.structural(graph, masks, small)
+    assert found.error < verify.TOLERANCE
+    assert found.replayed == ("v", "i")
+    assert verify.structural(graph, masks, rewrite(graph, masks)).replayed == ()
+
+
+def test_the_report_says_when_decisions_were_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nearly(graph: DependencyGraph, masks: Masks) -> Model:
+        return changed(rewrite(graph, masks), "w2", np.array([0, 0, 0, 0, 1e-6]))
+
+    onnx.save(choosing()[0].model.proto(), tmp_path / "m.onnx")
+    options = {"ratio": 0.3, "criterion": "l2", "latency": False}
+    for removed, names in ((rewrite, []), (nearly, ["v", "i"])):
+        monkeypatch.setattr("spa_compiler.passes.remove.rewrite", removed)
+        report = spa_compiler.compile(tmp_path / "m.onnx", **options).report
+        assert report["verification"]["prune_equals_mask"]["replayed"] == names
+        check_report(report)
+        show(report, Console(width=200))
+        assert ("rounding turns decisions (v, i)" in capsys.readouterr().out) == bool(names)
 
 
 @pytest.mark.parametrize(("name", "by"), [("w2", [0, 0, 0, 0, 0.01]), ("w4", [0.01, 0, 0]), ("table", [0.01, 0])])

@@ -54,13 +54,13 @@ class Inspection(dict[str, Any]):
 
 
 def inspection(path: Path, input_shape: tuple[str, ...] = ()) -> Inspection:
-    """Groups with members, size, and the parameters and MACs that go when the group loses a channel, times its size."""
+    """Groups with members, size, and the parameters and MACs that would go with all channels of a group."""
     graph = graph_of(path, input_shape)
     cost = CostModel(graph)
     groups = []
     for g in graph.groups:
-        fewer = group_widths(g, g.size - 1) if g.size > 1 else {}
-        hang = {u: round((cost.of_group(g, u, {}) - cost.of_group(g, u, fewer)) * g.size) for u in ("params", "macs")}
+        none = group_widths(g, 0)
+        hang = {u: round(cost.of_group(g, u, {}) - cost.of_group(g, u, none)) for u in ("params", "macs")}
         groups.append(
             {
                 "label": g.label, "size": g.size, "blocks": g.blocks, "statistic": g.stat,

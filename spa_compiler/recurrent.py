@@ -193,9 +193,10 @@ def find(node: onnx.NodeProto) -> Cell | str | None:
     if len(node.input) > LENGTHS and node.input[LENGTHS]:
         return "it has sequence lengths"
     before_reset = bool(attrs.get("linear_before_reset", 0))
-    functions = [f.decode() for f in attrs.get("activations", [])]
-    if node.op_type == "GRU" and not before_reset and functions[:1] not in ([], ["Sigmoid"]):
-        return f"its reset gate is a {functions[0]}"
+    functions = [f.decode() for f in attrs.get("activations", [])]  # of each direction: gates, candidate
+    other = [f for f in functions[::2] if f != "Sigmoid"]
+    if node.op_type == "GRU" and not before_reset and other:
+        return f"its reset gate is a {other[0]}"
     way = attrs.get("direction", b"forward").decode()
     directions = {"forward": (1,), "reverse": (-1,), "bidirectional": (1, -1)}[way]
     return Cell(node.op_type, directions, bool(attrs.get("layout", 0)), before_reset)

@@ -11,6 +11,7 @@ import onnx
 
 from commands import LAST_LINE, QUICK, folder, last, run, run_spa
 from spa_compiler.cli import spa
+from zoo import CASES, build
 
 
 def test_a_run_writes_beside_the_input_and_ends_with_the_line_for_grep(source: Path) -> None:
@@ -83,6 +84,14 @@ def test_inspect_lists_groups_and_what_is_frozen(source: Path) -> None:
     found = json.loads(run_spa("inspect", source, "--json").output)
     assert {"groups", "frozen", "parameters", "macs"} == set(found)
     assert {"label", "size", "blocks", "statistic", "parameters", "macs", "members"} == set(found["groups"][0])
+
+
+def test_inspect_counts_what_hangs_on_a_group_once(tmp_path: Path) -> None:
+    """The state of a recurrence is read and given by one matrix."""
+    onnx.save(build(CASES["gru"]), tmp_path / "m.onnx")
+    found = json.loads(run_spa("inspect", tmp_path / "m.onnx", "--json").output)["groups"]
+    assert [g["parameters"] for g in found] == [18 * 3 + 18 * 6 + 36 + 6 * 2]
+    assert [g["macs"] for g in found] == [5 * (18 * 3 + 18 * 6 + 6 * 2)]
 
 
 def test_explain_shows_the_path_between_two_axes_and_why_one_is_frozen(source: Path) -> None:

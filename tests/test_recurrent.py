@@ -178,6 +178,19 @@ def test_a_duplicate_hidden_unit_is_cheap_but_only_once_and_costs_nothing(name: 
     np.testing.assert_allclose(outputs(graph, better), outputs(graph, graph.model), atol=2e-3)
 
 
+@pytest.mark.parametrize(("functions", "solved"), [
+    ('"Sigmoid","Tanh","Sigmoid","Relu"', True), ('"Tanh","Tanh","Sigmoid","Tanh"', False),
+    ('"Sigmoid","Tanh","Tanh","Tanh"', False),
+])  # fmt: skip
+def test_the_reset_gate_of_either_direction_has_to_be_the_one_that_is_known(functions: str, solved: bool) -> None:
+    both = f'direction = "bidirectional", activations = [{functions}]'
+    graph = graph_of(case("GRU", both, 2))
+    masks = masks_of(graph, 4)
+    _, outcome = compensated(graph, masks, rewrite(graph, masks), feeds(), Options())
+    assert len(outcome.recurrent) == solved
+    assert list(outcome.left.values()) == ([] if solved else ["GRU: its reset gate is a Tanh"])
+
+
 def test_what_is_not_solved_is_named_with_its_reason() -> None:
     text = CASES["gru"].text.replace("(e, w, r, b)", "(e, w, r, b, n)").replace("N", "4")
     graph = graph_of(Case(text, {**CASES["gru"].inits, "n": np.array([3, 5, 5, 5], np.int32)}, None))

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from spa_compiler.facts import Facts
 from spa_compiler.model import Model, constant
 from spa_compiler.nesting import is_control, is_marker
 from spa_compiler.rules.core import UNARY
-from spa_compiler.shapes import Facts
 
 ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 RUN_LIMIT = 1 << 24

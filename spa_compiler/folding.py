@@ -14,10 +14,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from spa_compiler.facts import Facts
 from spa_compiler.model import Model, constant, element_type
 from spa_compiler.nesting import is_control, is_marker
 from spa_compiler.runtime import open_session, run, with_outputs
-from spa_compiler.shapes import Facts
 
 Array = NDArray[Any]
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
@@ -32,7 +32,7 @@ def fold(model: Model, first: Facts, second: Facts) -> int:
     outputs = {t.name for t in model.graph.outputs} | set(model.captured)
     outputs |= {t.name for n in model.graph.nodes if is_control(n) for t in n.inputs}  # what bodies give
     weights = {n for n, t in model.constants().items() if len(t.shape) > 0 and math.prod(t.shape) > 1 and _is_float(t)}
-    gone: set[int] = set()
+    folded: list[gs.Node] = []
     for node in model.graph.nodes:
         names = [t.name for t in node.outputs if t.name]
         if is_marker(node) or is_control(node):  # what is decided there was put in its place before
@@ -42,12 +42,14 @@ def fold(model: Model, first: Facts, second: Facts) -> int:
             continue
         if not names or not all(_same(n, first, second) and n not in outputs for n in names):
             continue
+        folded.append(node)
+    for node in reversed(folded):  # readers first: what only they read needs no constant
         for tensor in list(node.outputs):
-            if tensor.name:
+            if tensor.name and tensor.outputs:
                 _replace(tensor, constant(tensor.name, first.values[tensor.name]))
         node.inputs.clear()
         node.outputs.clear()
-        gone.add(id(node))
+    gone = {id(n) for n in folded}
     model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in gone]
     return len(gone)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from spa_compiler.facts import Facts
 from spa_compiler.flow import known, trips
 from spa_compiler.model import Model, constant
 from spa_compiler.nesting import Chain, chains, is_control, is_marker
-from spa_compiler.shapes import Facts
 
 AXES_SINCE = 13
 """Opset from which Unsqueeze takes its axes as an input."""

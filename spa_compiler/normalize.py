@@ -12,10 +12,10 @@ import numpy as np
 from spa_compiler import canonical, folding, shapes
 from spa_compiler.collector import paused
 from spa_compiler.errors import ModelError
+from spa_compiler.facts import Facts
 from spa_compiler.inlining import inline
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
-from spa_compiler.shapes import Facts
 from spa_compiler.strides import identity_gathers
 
 
@@ -51,7 +51,8 @@ def _normalize(
     changes["selections"] = canonical.selection_first(model, found.shape, found.dynamic)
     if changes["strides"] or changes["permutations"] or changes["selections"]:
         changes["dead"] += canonical.drop_dead(model)
-        first, second = (shapes.evaluate(model, sizes) for sizes in _sides(bound))
+        one, two = _sides(bound)
+        first, second = shapes.evaluate(model, one, first), shapes.evaluate(model, two, second)
         first, second = _complete(model, first, second, bound)
         found = shapes.recorded(model, first, second, bound)
     model.shapes = found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from spa_compiler.errors import ModelError
+from spa_compiler.facts import Facts
 from spa_compiler.flow import Flow
 from spa_compiler.model import Model, Shapes, element_type
 from spa_compiler.nesting import chains, is_marker
@@ -50,30 +51,18 @@ Versions = tuple[tuple[str, int], ...]
 Operand = tuple[np.dtype[Any], tuple[int, ...], bytes]
 
 
-@dataclass
-class Facts:
-    """What one binding gives: a type for each value, and the numbers of small values that depend on shapes only."""
+def evaluate(model: Model, sizes: dict[str, int], base: Facts | None = None) -> Facts:
+    """One pass over the nodes: types, and the values that depend on shapes and constants only.
 
-    types: dict[str, onnx.TypeProto] = field(default_factory=dict)
-    values: dict[str, Array] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
-    declared: dict[str, onnx.TypeProto] = field(default_factory=dict)  # what the file says of values without a schema
-    why: dict[str, str] = field(default_factory=dict)  # reasons for values without a shape
-    doubts: list[str] = field(default_factory=list)  # errors in bodies that may never run, and empty values
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """Static shape of a value, or None."""
-        t = self.types.get(name)
-        if t is None or not t.HasField("tensor_type") or not t.tensor_type.HasField("shape"):
-            return None
-        dims = t.tensor_type.shape.dim
-        return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
-
-
-def evaluate(model: Model, sizes: dict[str, int]) -> Facts:
-    """One pass over the nodes: types, and the values that depend on shapes and constants only."""
-    facts = Facts(types=input_types(model, sizes), declared=_declared(model, sizes))
+    `base`: facts of the same model under another binding, or before a rewrite. What is the same there is not done
+    again.
+    """
+    facts = Facts(declared=_declared(model, sizes), base=base)
+    for name, t in input_types(model, sizes).items():
+        facts.type_is(name, t)
     for name, tensor in model.constants().items():
+        if facts.same_constant(name, tensor._values):
+            continue
         kind = element_type(tensor)
         facts.types[name] = helper.make_tensor_type_proto(kind, list(tensor.shape))
         if int(np.prod(tensor.shape, dtype=np.int64)) <= SMALL and kind != onnx.TensorProto.STRING:
@@ -87,7 +76,7 @@ def evaluate(model: Model, sizes: dict[str, int]) -> Facts:
         if flow.tentative:
             facts.doubts += facts.errors[errors:] if flow.possible else []
             del facts.errors[errors:]
-    return facts
+    return facts.release()
 
 
 def _declared(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
@@ -107,25 +96,36 @@ def _step(model: Model, node: gs.Node, facts: Facts, imports: list[onnx.Operator
     proto = model.origin.get(node.outputs[0].name) if node.outputs else None
     if proto is None or proto.op_type != node.op or list(proto.input) != names:
         proto = OnnxExporter.export_node(node)
+    if facts.repeat(proto, names):
+        return
+    wrong = len(facts.errors) + len(facts.doubts)
+    if not _given(node, proto, names, facts, imports) and not _infer(model, proto, names, facts, imports):
+        return
+    if proto.output and len(facts.errors) + len(facts.doubts) == wrong:
+        facts.settled[proto.output[0]] = proto
+
+
+def _given(
+    node: gs.Node, proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
+) -> bool:
+    """The outputs of a node that depend on shapes and constants only; False for any other."""
     if node.op == "Shape" and (shape := facts.shape(names[0])) is not None:
         start, end = node.attrs.get("start", 0), node.attrs.get("end")
         _know(facts, [t.name for t in node.outputs], [np.array(shape[start:end], np.int64)])
-        return
+        return True
     known = bool(names) and all(not n or n in facts.values for n in names) and node.op not in KEPT
     if known and not any(isinstance(a, gs.Graph) for a in node.attrs.values()):
         got = _compute(proto, names, facts, imports)
         if got is not None:
             _know(facts, [t.name for t in node.outputs], got)
-            return
-    _infer(model, proto, names, facts, imports)
+            return True
+    return False
 
 
 def _know(facts: Facts, names: list[str], values: list[Array]) -> None:
     for name, value in zip(names, values, strict=False):
         if name:
-            facts.types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-            if value.size <= SMALL:
-                facts.values[name] = value
+            facts.value_is(name, value, SMALL)
 
 
 def _compute(
@@ -190,7 +190,9 @@ def _is_large(proto: onnx.NodeProto, facts: Facts) -> bool:
 
 def _infer(
     model: Model, proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
-) -> None:
+) -> bool:
+    """Types by onnx's inference; whether they follow from the node and its inputs alone."""
+    by_schema = True
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     types = {n: facts.types[n] for n in names if n in facts.types}
     small = [n for n in names if n in facts.values and facts.values[n].size <= 4096]
@@ -202,12 +204,13 @@ def _infer(
         )
     except onnx.shape_inference.InferenceError as e:
         facts.errors.append(f"{proto.op_type} '{proto.name or proto.output[0]}': {e}")
-        return
+        return False
     except Exception:  # no schema: another domain, or an operator that ONNX has given up
+        by_schema = False
         got = {o: facts.declared[o] for o in proto.output if o in facts.declared}
     for name, t in (got or {}).items():
         if name and t.tensor_type.elem_type:
-            facts.types[name] = t
+            facts.type_is(name, t)
             dims = t.tensor_type.shape.dim
             if any(d.HasField("dim_value") and d.dim_value <= 0 for d in dims):
                 facts.doubts.append(f"'{name}' of {proto.op_type} '{proto.name}' would be empty")
@@ -215,6 +218,7 @@ def _infer(
         _observe(model, proto, names, facts, imports)
     if proto.op_type == "Reshape":
         _check_reshape(proto, facts)
+    return by_schema
 
 
 def _observe(
@@ -241,7 +245,7 @@ def _observe(
         shapes = {a.shape if isinstance(a, np.ndarray) and a.dtype.kind in "biuf" else None for a in got}
         if len(shapes) == 1 and None not in shapes:  # else it depends on what was made up
             kind = helper.np_dtype_to_tensor_dtype(got[0].dtype)
-            facts.types[name] = helper.make_tensor_type_proto(kind, got[0].shape)
+            facts.type_is(name, helper.make_tensor_type_proto(kind, got[0].shape))
 
 
 def _filled(t: onnx.TypeProto, number: int) -> Array:
@@ -293,7 +297,7 @@ def settle(model: Model, given: dict[str, int]) -> Iterator[tuple[Facts, Facts, 
     doubtful: list[tuple[Facts, Facts, dict[str, tuple[int, int]]]] = []
     for a, b in bindings(found, given):
         first = evaluate(model, a)
-        second = first if a == b else evaluate(model, b)
+        second = first if a == b else evaluate(model, b, first)
         if first.errors or second.errors:
             errors += (first.errors or second.errors)[:1]
             continue
@@ -315,7 +319,9 @@ def recorded(model: Model, first: Facts, second: Facts, sizes: dict[str, tuple[i
     for name, tensor in model.constants().items():
         shape[name], dynamic[name] = tuple(tensor.shape), (False,) * len(tensor.shape)
     for name in first.types:
-        a, b = first.shape(name), second.shape(name)
+        a = b = first.shape(name)
+        if first.types[name] is not second.types.get(name):
+            b = second.shape(name)
         if a is not None and b is not None and len(a) == len(b):
             shape[name] = a
             dynamic[name] = tuple(x != y for x, y in zip(a, b, strict=True))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from spa_compiler.facts import Facts
 from spa_compiler.model import Model, constant
-from spa_compiler.shapes import Facts
 
 
 def identity_gathers(model: Model, first: Facts, second: Facts) -> int:

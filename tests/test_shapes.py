@@ -14,7 +14,8 @@ from laws import analyzed
 from spa_compiler.errors import ModelError
 from spa_compiler.model import Model, from_proto
 from spa_compiler.normalize import normalize
-from spa_compiler.shapes import symbols
+from spa_compiler.shapes import evaluate, symbols
+from spa_compiler.symbols import bindings
 from zoo import CASES, build
 
 
@@ -78,3 +79,25 @@ def test_no_sizes_fit() -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array([7, 3], np.int64), "r"))
     with pytest.raises(ModelError, match="--input-shape"):
         normalize(from_proto(model, Path("m.onnx")))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_facts_that_build_on_others_are_what_they_are_alone(name: str) -> None:
+    model = from_proto(build(CASES[name]), Path("m.onnx"))
+    first, second = bindings(symbols(model), {})[0]
+    base, alone = evaluate(model, first), evaluate(model, second)
+    for built in (evaluate(model, second, base), evaluate(model.copy(), second, alone)):
+        assert built.types == alone.types and built.why == alone.why
+        assert built.errors == alone.errors and built.doubts == alone.doubts
+        assert built.values.keys() == alone.values.keys()
+        assert all(np.array_equal(a, alone.values[n], equal_nan=a.dtype.kind == "f") for n, a in built.values.items())
+
+
+def test_what_reads_the_same_is_evaluated_once() -> None:
+    body = "s = Shape(w)  k = Add(s, s)  n = Shape(x)  m = Add(n, n)  y = Relu(x)"
+    model = parsed(f"(float[N,4,6] x) => (float[N,4,6] y) {{ {body} }}", w=(4, 6))
+    first, second = bindings(symbols(model), {})[0]
+    base = evaluate(model, first)
+    built = evaluate(model, second, base)
+    assert built.values["k"] is base.values["k"] and built.types["k"] is base.types["k"]
+    assert list(built.values["m"]) == [2 * second["N"], 8, 12]

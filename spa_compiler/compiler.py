@@ -24,7 +24,7 @@ import onnx
 from spa_compiler import verify
 from spa_compiler.data import accuracy, load_data, predict
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
-from spa_compiler.model import Model, load, read, write
+from spa_compiler.model import Model, load, read, sparse_again, write
 from spa_compiler.options import Options, heeded, idle, pipeline_of
 from spa_compiler.pipeline import Pipeline, State
 from spa_compiler.report import METRICS, metrics, sha256, summary_of
@@ -79,10 +79,10 @@ def compile_file(source: Path, output: Path | None, options: Options, progress: 
         raise UsageError(UNPROVEN)
     with _scratch(output if not options.dry_run else None) as scratch:
         file = scratch / (output.name if output else "compiled.onnx")
-        proto = _write(state, str(steps), file, options)
+        proto, dense = _write(state, str(steps), file, options)
         tell("compare")
         report = _report(state, str(steps), file, options)
-        report["notes"] += unread
+        report["notes"] += [*dense, *unread]
         report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
         _check_gates(report, gates)
         if output is not None and not options.dry_run:
@@ -129,21 +129,25 @@ def _scratch(output: Path | None) -> Iterator[Path]:
         raise UsageError(f"{e.filename or output}: cannot write: {e.strerror or e}") from e
 
 
-def _write(state: State, text: str, file: Path, options: Options) -> onnx.ModelProto:
-    """Write the compiled model to a scratch file; where nothing was removed it is the input, byte for byte."""
+def _write(state: State, text: str, file: Path, options: Options) -> tuple[onnx.ModelProto, list[str]]:
+    """Write the compiled model to a scratch file; where nothing was removed it is the input, byte for byte.
+
+    The second value is notes about what is written in another form.
+    """
     if state.plan.empty and state.model is state.pruned:
         proto = read(state.source.path)
         if state.source.external:
             write(proto, state.source.folder, file)
         else:
             shutil.copyfile(state.source.path, file)
-        return proto
+        return proto, []
     proto = state.model.proto()
+    dense = sparse_again(proto, state.source)
     for key, value in _provenance(state, text, options).items():
         entry = next((p for p in proto.metadata_props if p.key == key), None) or proto.metadata_props.add(key=key)
         entry.value = value
     write(proto, state.source.folder, file)
-    return proto
+    return proto, dense
 
 
 def _provenance(state: State, text: str, options: Options) -> dict[str, str]:

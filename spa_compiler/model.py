@@ -65,6 +65,7 @@ class Model:
     external: frozenset[str] = frozenset()  # files of external data, relative to the model's folder
     bodies: Bodies = field(default_factory=dict)  # path -> what a body is without nodes and weights
     homes: Homes = field(default_factory=dict)  # weight -> the body that holds it in the file, or ""
+    sparse: tuple[onnx.SparseTensorProto, ...] = ()  # initializers that the file holds sparse; here they are dense
 
     @property
     def folder(self) -> Path:
@@ -233,21 +234,20 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
     for name in ("output", "value_info", "quantization_annotation", "metadata_props"):
         getattr(g, name).extend(getattr(proto.graph, name))
     _constant_nodes(proto.graph)
-    dense = [_densified(t, path) for t in proto.graph.sparse_initializer]
-    proto.graph.initializer.extend(dense)
+    sparse = tuple(onnx.SparseTensorProto.FromString(s.SerializeToString()) for s in proto.graph.sparse_initializer)
+    proto.graph.initializer.extend(_densified(s, path) for s in sparse)
     del proto.graph.sparse_initializer[:]
-    notes = [*(notes or []), *(f"sparse initializer '{t.name}' is written dense" for t in dense)]
     try:
         graph = gs.import_onnx(proto)
     except Exception as e:
         raise ModelError(f"{path}: onnx-graphsurgeon cannot read the graph: {e}") from e
     origin = {n.output[0]: n for n in proto.graph.node if n.output}
     held = captured(proto.graph)
-    return Model(graph, header, origin, path, named, held, None, notes, bodies=bodies, homes=homes)
+    return Model(graph, header, origin, path, named, held, None, notes or [], bodies=bodies, homes=homes, sparse=sparse)
 
 
 def _densified(sparse: onnx.SparseTensorProto, path: Path) -> onnx.TensorProto:
-    """A sparse initializer as a dense one: what is cut out of it need not be sparse."""
+    """A sparse initializer as a dense one."""
     name, dims = sparse.values.name, list(sparse.dims)
     try:
         values, at = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
@@ -258,6 +258,19 @@ def _densified(sparse: onnx.SparseTensorProto, path: Path) -> onnx.TensorProto:
     except Exception as e:
         raise ModelError(f"{path}: sparse initializer '{name}' of shape {dims} cannot be read: {e}") from e
     return numpy_helper.from_array(out, name)
+
+
+def sparse_again(proto: onnx.ModelProto, source: Model) -> list[str]:
+    """Write what `source` holds sparse and nothing changed sparse again (in place); notes on the others."""
+    held, left = {t.name: t for t in proto.graph.initializer}, []
+    for s in source.sparse:
+        was, now = _densified(s, source.path), held.get(s.values.name)
+        if now is not None and now.dims == was.dims and now.raw_data == was.raw_data:
+            proto.graph.initializer.remove(now)
+            proto.graph.sparse_initializer.append(s)
+        else:
+            left.append(f"sparse initializer '{s.values.name}' is written dense: it was changed or moved")
+    return left
 
 
 def _constant_nodes(graph: onnx.GraphProto) -> None:

@@ -10,13 +10,14 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import spa_compiler
 from laws import analyzed, compare, listing, random_masks
 from spa_compiler.errors import ModelError
 from spa_compiler.graph import analyze
 from spa_compiler.model import load, write
 from spa_compiler.normalize import normalize
 from spa_compiler.rewrite import rewrite
-from zoo import CASES, build
+from zoo import CASES, Case, build
 
 
 def saved(model: onnx.ModelProto, folder: Path, name: str = "model.onnx") -> Path:
@@ -158,16 +159,38 @@ def test_a_graph_without_weights_has_no_groups() -> None:
     assert analyzed(build(CASES["no_weights"])).groups == []
 
 
+def sparse(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
+    """The model with every second entry of these initializers, held sparse."""
+    for dense in [t for t in model.graph.initializer if t.name in names]:
+        values, shape = numpy_helper.to_array(dense), list(dense.dims)
+        model.graph.initializer.remove(dense)
+        where = np.arange(0, values.size, 2)
+        picked = numpy_helper.from_array(values.ravel()[where], dense.name)
+        places = numpy_helper.from_array(where.astype(np.int64), f"{dense.name}.at")
+        model.graph.sparse_initializer.append(helper.make_sparse_tensor(picked, places, shape))
+    return model
+
+
+def test_sparse_initializers_that_nothing_changes_stay_sparse(tmp_path: Path) -> None:
+    text = """(float[2,4] x) => (float[2,3] y) {
+        a = MatMul(x, w1)  b = Relu(a)  c = MatMul(b, w2)  d = Relu(c)  y = MatMul(d, w3) }"""
+    model = build(Case(text, {"w1": (4, 6), "w2": (6, 5), "w3": (5, 3)}, None))
+    path = saved(sparse(model, "w2", "w3"), tmp_path)
+    report = spa_compiler.compile(
+        path, 0.3, tmp_path / "out.onnx", include=("w1",), criterion="l2", latency=False
+    ).report
+    small, before = onnx.load(tmp_path / "out.onnx"), onnx.load(path)
+    assert [t.name for t in small.graph.initializer] == ["w1", "w2"]
+    assert list(small.graph.sparse_initializer) == [before.graph.sparse_initializer[1]]
+    assert [n for n in report["notes"] if "'w2' is written dense" in n]
+    assert not [n for n in report["notes"] if "'w3'" in n]
+    same = spa_compiler.compile(path, 0, tmp_path / "same.onnx", latency=False).report
+    assert not [n for n in same["notes"] if "sparse" in n]
+    assert (tmp_path / "same.onnx").read_bytes() == path.read_bytes()
+
+
 def test_sparse_initializers() -> None:
-    model = build(CASES["residual"])
-    dense = next(t for t in model.graph.initializer if t.name == "w3")
-    values, shape = numpy_helper.to_array(dense), list(dense.dims)
-    model.graph.initializer.remove(dense)
-    where = np.arange(0, values.size, 2)
-    picked = numpy_helper.from_array(values.ravel()[where], "w3")
-    sparse = helper.make_sparse_tensor(picked, numpy_helper.from_array(where.astype(np.int64), "w3.at"), shape)
-    model.graph.sparse_initializer.append(sparse)
-    graph = analyzed(model)
+    graph = analyzed(sparse(build(CASES["residual"]), "w3"))
     assert [g.size for g in listing(graph).values()] == [8]
     assert compare(graph, random_masks(graph, np.random.default_rng(0)))[0] < 1e-4
 

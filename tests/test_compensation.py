@@ -163,6 +163,20 @@ def test_experts_and_einsum_are_what_numpy_solves(case: Case) -> None:
     np.testing.assert_allclose(outputs(small, given), expected.reshape(SHAPES[id(case)][0], -1), atol=1e-3)
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["activation first", "weight first"])
+def test_an_einsum_letter_that_is_broadcast_has_no_form_and_says_so(turned: bool) -> None:
+    """One set of values meets three matrices: neither a block of its own nor a position."""
+    equation, operands = ("edk,ebd->ebk", "w2, u") if turned else ("ebd,edk->ebk", "u, w2")
+    text = f"""(float[N,5] x) => (float[3,N,4] y) {{ h = MatMul(x, w1)  r = Relu(h)  u = Unsqueeze(r, zero)
+        y = Einsum <equation = "{equation}"> ({operands}) }}"""
+    graph = graph_of(Case(text, {"w1": (5, 7), "w2": (3, 7, 4), "zero": [0]}, None))
+    masks, given = cut(graph), feeds((200, 5))
+    plain = rewrite(graph, masks)
+    small, outcome = compensated(graph, masks, plain, given, Options())
+    assert outcome.left == {"y": "Einsum: no form of it is known"} == collect(graph, given).missed
+    np.testing.assert_array_equal(small.array(small.constants()["w2"]), plain.array(plain.constants()["w2"]))
+
+
 @pytest.mark.parametrize("case", [EXPERTS, EINSUM, MIXED], ids=["experts", "einsum", "mixed"])
 def test_a_planted_twin_in_every_expert_costs_nothing(case: Case) -> None:
     """Channels 1 and 4 of each block are the same but for a factor."""

@@ -92,6 +92,34 @@ def test_a_twin_in_every_expert_costs_nothing(turned: bool) -> None:
     np.testing.assert_allclose(values(small, given, "y"), values(graph.model, given, "y"), atol=1e-3)
 
 
+SHARED = {
+    "one look-up": ("wb = Gather(w2, route)", "wb", "its weights are looked up at run time"),
+    "one table": ("wb = Gather(w2, route)  wd = Gather(w2, route)", "wd", "its weight is read elsewhere, too"),
+}
+
+
+@pytest.mark.parametrize("shared", SHARED)
+def test_experts_that_two_products_take_keep_their_weights(shared: str) -> None:
+    """Each of them would want other weights, and the second solution would win."""
+    lookups, second, reason = SHARED[shared]
+    text = (
+        f"(float[N,5] x, int64[N] route) => (float[N,4,1] y) {{ wa = Gather(w1, route)  {lookups}"
+        f"  c = Unsqueeze(x, two)  h = MatMul(wa, c)  r = Relu(h)  s = Tanh(h)"
+        f"  p = MatMul(wb, r)  q = MatMul({second}, s)  y = Sub(p, q) }}"
+    )
+    graph = graph_of(Case(text, {"w1": (3, 7, 5), "w2": (3, 4, 7), **SIZES}, None))
+    (group,) = graph.groups
+    mask = np.ones(group.shape, bool)
+    mask[..., [1, 4]] = False
+    masks, given = {group.dims[0]: mask}, feeds(300, 0)
+    plain = rewrite(graph, masks)
+    small, outcome = compensated(graph, masks, plain, given, Options(ridge=1e-12, shrink=False))
+    assert outcome.left == {"p": f"MatMul: {reason}", "q": f"MatMul: {reason}"}
+    np.testing.assert_array_equal(small.array(small.constants()["w2"]), plain.array(plain.constants()["w2"]))
+    moments = collect(graph, given)  # both of them say what a channel is worth
+    assert moments.missed == {} and len(moments.of) == 2
+
+
 def test_rows_that_are_routed_elsewhere_and_experts_that_none_takes_do_not_count() -> None:
     rng = np.random.default_rng(0)
     table, x = rng.standard_normal((3, 2, 4)), rng.standard_normal((50, 4, 1))

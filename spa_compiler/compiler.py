@@ -60,8 +60,15 @@ def compile(  # noqa: A001  # the public name, used as spa_compiler.compile
     return compile_file(Path(path), Path(output) if output else None, Options(ratio=ratio, **options), progress)
 
 
-def compile_file(source: Path, output: Path | None, options: Options, progress: Progress | None = None) -> Result:
-    """The whole job. The output and its external data appear at once, or not at all."""
+def compile_file(
+    source: Path, output: Path | None, options: Options, progress: Progress | None = None,
+    known: dict[str, State] | None = None,
+) -> Result:  # fmt: skip
+    """The whole job. The output and its external data appear at once, or not at all.
+
+    `known` keeps the states before a budget is met, by the passes run: given again for the same file, they are not run
+    again.
+    """
     start = time.perf_counter()
     steps, gates = pipeline_of(options), parse_gates(options.fail_under)
     unread = heeded(idle(options), f"the passes are {steps}", lenient=options.ratio == 0)
@@ -69,10 +76,15 @@ def compile_file(source: Path, output: Path | None, options: Options, progress: 
     _check_measured(gates, options)
     tell = progress or (lambda text: None)
     tell("load")
-    model = load(source)
-    _check_output(model, output)
+    first, rest = steps.split("allocate")
+    state = (known or {}).get(str(first)) or State.of(load(source), tell)
+    _check_output(state.source, output)
     loaded = time.perf_counter() - start
-    state = steps.run(State.of(model, tell))
+    if not state.done:
+        state = first.run(state)
+    if known is not None:
+        known[str(first)] = state
+    state = rest.run(state)
     if not state.plan.empty and state.pruned is None:
         raise UsageError("the pipeline makes a plan and does not apply it: put `remove,verify` at its end")
     if not state.plan.empty and "prune_equals_mask" not in state.results:

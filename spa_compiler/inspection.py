@@ -190,15 +190,18 @@ def comparison(dense: Path, others: list[Path], options: Options) -> Table:
 
 
 def sweep_table(source: Path, ratios: str, options: Options) -> Table:
-    """One row a ratio; a ratio that is out of reach says why."""
+    """One row a ratio; a ratio that is out of reach says why. What does not depend on the ratio is done once."""
     table = Table("ratio", "MACs", "parameters", "speed-up", "cosine", "accuracy", box=None)
     try:
         wanted = [float(r) for r in ratios.split(",")]
     except ValueError as e:
         raise UsageError(f"--ratios {ratios}: expected numbers like 0.3,0.5") from e
+    if not all(0 <= r < 1 for r in wanted):
+        raise UsageError(f"--ratios {ratios}: shares to remove are in 0..1 (1 excluded)")
+    known: dict[str, State] = {}
     for ratio in wanted:
         try:
-            report = compile_file(source, None, replace(options, ratio=ratio, dry_run=True)).report
+            report = compile_file(source, None, replace(options, ratio=ratio, dry_run=True), known=known).report
         except (BudgetError, NothingToPrune) as e:
             table.add_row(f"{ratio:g}", str(e).split(";")[0])
             continue

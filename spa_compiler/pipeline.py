@@ -122,6 +122,11 @@ class Pipeline:
             state = replace(state, seconds={**state.seconds, step.name: spent}, done=done)
         return state
 
+    def split(self, name: str) -> tuple[Pipeline, Pipeline]:
+        """What comes before the first pass of this name, and the rest; all is rest where there is none."""
+        at = next((i for i, p in enumerate(self.passes) if p.name == name), 0)
+        return Pipeline(self.passes[:at]), Pipeline(self.passes[at:])
+
     def __str__(self) -> str:
         return ",".join(text_of(p) for p in self.passes)
 

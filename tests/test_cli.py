@@ -127,6 +127,7 @@ def test_compare_and_sweep_print_a_row_a_model(source: Path, models: Path) -> No
     rows = swept.output.strip().splitlines()
     assert [r.split()[0] for r in rows[1:4]] == ["0.2", "0.5", "0.9999"]
     assert "at most" in swept.output
+    assert run_spa("sweep", source, "--ratios", "0.2,1.5", "--criterion", "l2").exit_code == 2
 
 
 def test_passes_lists_passes_and_criteria() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spa_compiler
+from spa_compiler.compiler import compile_file
 from spa_compiler.errors import SpaError, UsageError
 from spa_compiler.model import load
 from spa_compiler.options import Options, pipeline_of
@@ -177,6 +178,30 @@ def test_compiling_twice_gives_the_same_bytes(tmp_path: Path, models: Path, name
         fewer = {"samples": 24} if criterion == "obspa" else {}
         spa_compiler.compile(source, 0.4, tmp_path / out, criterion=criterion, latency=False, **fewer)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("digits_gru", {"samples": 64}),
+        ("digits_resnet", {"samples": 32, "scope": "uniform"}),
+        ("digits_vit", {"criterion": "random", "seed": 3}),
+    ],
+)
+def test_what_ratios_have_in_common_is_done_once_and_gives_the_same(
+    tmp_path: Path, models: Path, name: str, options: dict[str, Any]
+) -> None:
+    source, known, steps = models / f"{name}.onnx", dict[str, State](), list[str]()
+
+    def made(ratio: float, **more: Any) -> bytes:
+        out = tmp_path / "o.onnx"
+        compile_file(source, out, Options(ratio=ratio, latency=False, **options), **more)
+        return out.read_bytes()
+
+    ratios = (0.5, 0.0, 0.2, 0.5)
+    assert [made(r, progress=steps.append, known=known) for r in ratios] == [made(r) for r in ratios]
+    assert [steps.count(s) for s in ("load", "score", "allocate", "verify")] == [4, 1, 3, 4]
+    assert steps.count("calibrate") == ("samples" in options)
 
 
 def test_the_file_says_how_it_was_made_and_the_text_makes_it_again(tmp_path: Path, models: Path) -> None:

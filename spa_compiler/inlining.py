@@ -22,27 +22,34 @@ AXES_SINCE = 13
 def inline(model: Model, first: Facts, second: Facts) -> int:
     """Replace every such node by what it does; returns how many. Changes the model."""
     made = 0
-    while (found := _decided(model, first, second)) is not None:
-        made += 1
-        node, path, outside = found
-        if node.op == "If":
-            _take(model, node, path)
-        else:
-            _once(model, node)
-        _lift(model, path, outside)
+    while found := _decided(model, first, second):
+        made += len(found)
+        rewritten: dict[int, list[gs.Node]] = {}  # what takes the place of a node, by its id
+        for node, path, _ in found:
+            if node.op == "If":
+                rewritten[id(node)] = _taken(node, path)
+            else:
+                rewritten[id(node)] = _once(model, node)
+        _replace(model, found, rewritten)
+        _lift(model, {path: outside for _, path, outside in found})
     return made
 
 
-def _decided(model: Model, first: Facts, second: Facts) -> tuple[gs.Node, str, Chain] | None:
-    """The outermost control node that decides nothing, the path of the body that stays, and what it lies in."""
+Decided = tuple[gs.Node, str, Chain]
+"""A control node that decides nothing, the path of the body that stays, and what the node lies in."""
+
+
+def _decided(model: Model, first: Facts, second: Facts) -> list[Decided]:
+    """All that lie in no other one."""
     markers = {n.attrs["path"]: n for n in model.graph.nodes if is_marker(n)}
-    found = []
+    found: list[Decided] = []
     for node, chain in zip(model.graph.nodes, chains(model.graph.nodes), strict=True):
         if is_control(node):
             path = _path(node, markers, first)
             if path is not None and path == _path(node, markers, second):
                 found.append((node, path, chain))
-    return min(found, key=lambda f: len(f[2])) if found else None
+    bodies = {p for node, _, _ in found for p in node.attrs["paths"]}
+    return [f for f in found if bodies.isdisjoint(f[2])]
 
 
 def _path(node: gs.Node, markers: dict[str, gs.Node], facts: Facts) -> str | None:
@@ -53,20 +60,33 @@ def _path(node: gs.Node, markers: dict[str, gs.Node], facts: Facts) -> str | Non
     return paths[0] if trips(facts.values, node, markers[paths[0]]) == 1 else None
 
 
-def _remove(model: Model, nodes: list[gs.Node]) -> None:
-    for n in nodes:
-        n.inputs.clear()
-        n.outputs.clear()
-    gone = {id(n) for n in nodes}
-    model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in gone]
+def _replace(model: Model, found: list[Decided], rewritten: dict[int, list[gs.Node]]) -> None:
+    """Put what the nodes do in their place; their markers and the branches that are never taken go."""
+    ends = {p for node, _, _ in found for p in node.attrs["paths"]}
+    never = ends - {path for _, path, _ in found}
+    nodes: list[gs.Node] = []
+    for node, chain in zip(model.graph.nodes, chains(model.graph.nodes), strict=True):
+        if id(node) in rewritten:
+            nodes += rewritten[id(node)]
+        elif (is_marker(node) and node.attrs["path"] in ends) or not never.isdisjoint(chain):
+            node.inputs.clear()
+            node.outputs.clear()
+        else:
+            nodes.append(node)
+    model.graph.nodes[:] = nodes
 
 
-def _lift(model: Model, path: str, outside: Chain) -> None:
-    """Bodies inside one that is gone are called as if it had never been there: a compiled file reads the same."""
-    stem = f"{outside[-1]}/" if outside else ""
-    inner = [p for p in model.bodies if p.startswith(f"{path}/")]
-    names = {p: stem + p[len(path) + 1 :] for p in inner}
-    names = {p: new for p, new in names.items() if new not in model.bodies}
+def _lift(model: Model, outside: dict[str, Chain]) -> None:
+    """Bodies inside ones that are gone are called as if these had never been: a compiled file reads the same."""
+    names: dict[str, str] = {}
+    taken = set(model.bodies)
+    for p in model.bodies:
+        path = next((p[:k] for k, c in enumerate(p) if c == "/" and p[:k] in outside), None)
+        if path is not None:
+            new = (f"{outside[path][-1]}/" if outside[path] else "") + p[len(path) + 1 :]
+            if new not in taken:
+                taken.add(new)
+                names[p] = new
     model.bodies = {names.get(p, p): frame for p, frame in model.bodies.items()}
     for node in model.graph.nodes:
         if is_marker(node):
@@ -75,31 +95,23 @@ def _lift(model: Model, path: str, outside: Chain) -> None:
             node.attrs["paths"] = [names.get(p, p) for p in node.attrs["paths"]]
 
 
-def _become(model: Model, node: gs.Node, sources: list[gs.Tensor], fresh: list[gs.Node]) -> None:
-    """A control node is replaced by `fresh` nodes and Identities that give its outputs."""
-    at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
+def _moved(node: gs.Node, sources: list[gs.Tensor]) -> list[gs.Node]:
+    """Identities that give the outputs of a control node, which is cut off."""
     results = list(node.outputs)
     node.inputs.clear()
     node.outputs.clear()
-    moves = [gs.Node("Identity", "", {}, [a], [b]) for a, b in zip(sources, results, strict=True) if b.name]
-    model.graph.nodes[at : at + 1] = [*fresh, *moves]
+    return [gs.Node("Identity", "", {}, [a], [b]) for a, b in zip(sources, results, strict=True) if b.name]
 
 
-def _take(model: Model, node: gs.Node, path: str) -> None:
-    """An If whose condition is known: the branch at `path` stays, the other one goes."""
+def _taken(node: gs.Node, path: str) -> list[gs.Node]:
+    """What an If does of which the branch at `path` is always taken."""
     paths, count = node.attrs["paths"], len(node.outputs)
     sources = list(node.inputs)[1:]
-    sources = sources[:count] if path == paths[0] else sources[count:]
-    other = paths[path == paths[0]]
-    nodes = model.graph.nodes
-    inside = [n for n, chain in zip(nodes, chains(nodes), strict=True) if other in chain]
-    markers = [n for n in nodes if is_marker(n) and n.attrs["path"] in paths]
-    _become(model, node, sources, [])
-    _remove(model, [*inside, *markers])
+    return _moved(node, sources[:count] if path == paths[0] else sources[count:])
 
 
-def _once(model: Model, node: gs.Node) -> None:
-    """A Loop that runs once: its states are what it is given, slices get an axis of one."""
+def _once(model: Model, node: gs.Node) -> list[gs.Node]:
+    """What a Loop does that runs once: its states are what it is given, slices get an axis of one."""
     path, states = node.attrs["paths"][0], int(node.attrs["states"])
     marker = next(n for n in model.graph.nodes if is_marker(n) and n.attrs["path"] == path)
     ranks = marker.attrs["ranks"]
@@ -115,8 +127,7 @@ def _once(model: Model, node: gs.Node) -> None:
         out = gs.Variable(f"{path}/stacked{k}")
         fresh.append(_unsqueeze(model, t, out))
         sources.append(out)
-    _become(model, node, sources, fresh)
-    _remove(model, [marker])
+    return [*fresh, *_moved(node, sources)]
 
 
 def _unsqueeze(model: Model, t: gs.Tensor, out: gs.Variable) -> gs.Node:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from laws import analyzed, outputs, random_masks
-from spa_compiler import lockstep
+from spa_compiler import inlining, lockstep
 from spa_compiler.compensation import compensate
 from spa_compiler.compiler import compile as compile_model
 from spa_compiler.cost import CostModel
@@ -23,7 +24,7 @@ from spa_compiler.rewrite import rewrite
 from spa_compiler.shapes import quiet_session
 from spa_compiler.subgraphs import subgraphs
 from spa_compiler.verify import structural
-from zoo import CASES, build, feeds
+from zoo import CASES, Case, build, feeds
 from zoo_base import body
 from zoo_control import CASES as CONTROL
 
@@ -123,6 +124,39 @@ def test_what_a_body_costs_counts_as_often_as_it_runs(name: str, macs: float) ->
 def test_what_decides_nothing_is_gone(name: str) -> None:
     graph = analyzed(build(CASES[name])).model.graph
     assert not any(is_control(n) for n in graph.nodes) and set(chains(graph.nodes)) == {()}
+
+
+def test_branches_that_are_always_taken_are_put_in_place_level_by_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One look at the graph for all of a level; an If with a free condition inside keeps a name of its own."""
+    steps = "  ".join(
+        f"""y{k} = If (yes) <
+            then_branch = t{k} () => (m{k}) {{
+                u{k} = If (yes) <then_branch = v{k} () => (w{k}) {{ w{k} = Relu(y{k - 1}) }},
+                                 else_branch = n{k} () => (z{k}) {{ z{k} = Neg(y{k - 1}) }}>
+                m{k} = If (cond) <then_branch = p{k} () => (q{k}) {{ q{k} = Relu(u{k}) }},
+                                  else_branch = r{k} () => (s{k}) {{ s{k} = Neg(u{k}) }}> }},
+            else_branch = e{k} () => (o{k}) {{ o{k} = Neg(y{k - 1}) }}>"""
+        for k in range(1, 31)
+    )
+    text = f"(float[2,3] x, bool cond) => (float[2,3] y) {{ y0 = Identity(x)  {steps}  y = Identity(y30) }}"
+    case = Case(text, {"yes": np.array(True)}, None)
+    looks: list[int] = []
+    look = inlining._decided
+
+    def counted(*args: Any) -> list[Any]:
+        looks.append(1)
+        return look(*args)
+
+    monkeypatch.setattr(inlining, "_decided", counted)
+    model, before = analyzed(build(case)).model, from_proto(build(case), Path("m.onnx"))
+    assert len(looks) == 3  # the outer ones, what was in them, and nothing
+    controls = [n for n in model.graph.nodes if is_control(n)]
+    assert len(controls) == 30
+    assert controls[4].attrs["paths"] == ["m5/then_branch", "m5/else_branch"]
+    onnx.checker.check_model(model.proto(), full_check=True)
+    for seed, cond in enumerate((True, False)):
+        feed = {**feeds(build(case), seed), "cond": np.array(cond)}
+        assert np.array_equal(outputs(model, feed)[0], outputs(before, feed)[0])
 
 
 def test_every_branch_is_reached_by_few_choices() -> None:

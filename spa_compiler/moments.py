@@ -216,10 +216,13 @@ class _Collector:
         self.out.missed[site.name or step.node.output[0]] = f"{site.op}: {self.walk.why(step) or plain}"
 
     def _gram(self, form: Form, step: Step) -> tuple[Floats, Array, Floats]:
-        """Mean, covariance and shrinkage of a design; one for all contractions that read the same values alike."""
+        """Mean, covariance and shrinkage of a design; one for all contractions that read the same values alike.
+
+        Where a body reads a value from outside, it does so in the runs that reach it.
+        """
         x, y = step.inputs[form.data], step.outputs[0]
         assert x is not None and y is not None
-        key = (step.node.input[form.data], form.reading, form.size(y[0]))
+        key = (self.graph.sites[step.index].path, step.node.input[form.data], form.reading, form.size(y[0]))
         if key not in self.grams:
             gram = accumulate(form, x, y, None, (self.seed, step.index), self.graph)
             covariance = gram.covariance()

@@ -19,6 +19,7 @@ from spa_compiler.forcing import choices, forced, reached
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.lockstep import Walk
 from spa_compiler.model import constant, from_proto
+from spa_compiler.moments import collect
 from spa_compiler.nesting import chains, is_control
 from spa_compiler.rewrite import rewrite
 from spa_compiler.shapes import quiet_session
@@ -240,6 +241,24 @@ def test_both_branches_are_recorded() -> None:
             seen.add(step.node.output[0])
             assert len(walk.records[step.index].runs) == len(walk.records[step.index].output)
     assert seen == {"g", "s", "k", "v"}
+
+
+def test_each_branch_has_moments_of_the_runs_that_take_it() -> None:
+    """Both read the same value from outside, which is twice as large where the other one is taken."""
+    text = """(float[4,5] x, bool cond) => (float[4,4] y) { a = MatMul(x, w0)  r = Relu(a)
+        y = If (cond) <then_branch = t () => (u) { u = MatMul(r, w1) },
+                       else_branch = e () => (v) { v = MatMul(r, w2) }> }"""
+    graph, rng = analyzed(build(Case(text, {"w0": (5, 7), "w1": (7, 4), "w2": (7, 4)}, None))), np.random.default_rng(0)
+    runs = [
+        {"x": rng.standard_normal((4, 5)).astype(np.float32) * (1 + k % 2), "cond": np.array(k % 2 == 0)}
+        for k in range(200)
+    ]
+    found = {graph.sites[k].inputs[1].name: m for k, m in collect(graph, runs).of.items()}
+    w0 = graph.model.array(graph.model.constants()["w0"]).astype(np.float64)
+    for weight, rest in (("w1", 0), ("w2", 1)):
+        rows = np.maximum(np.concatenate([r["x"] for r in runs[rest::2]]) @ w0, 0)
+        np.testing.assert_allclose(found[weight].mean[0], rows.mean(0), rtol=1e-4)
+        np.testing.assert_allclose(found[weight].covariance[0], np.cov(rows.T, bias=True), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("room", [1 << 27, 4096])

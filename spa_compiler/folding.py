@@ -118,6 +118,8 @@ def _floating(name: str, facts: Facts) -> bool:
 
 def _same(name: str, a: Facts, b: Facts) -> bool:
     x, y = a.values.get(name), b.values.get(name)
+    if x is y:
+        return x is not None
     return x is not None and y is not None and x.shape == y.shape and np.array_equal(x, y)
 
 

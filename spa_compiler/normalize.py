@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from spa_compiler import canonical, folding, shapes
 from spa_compiler.collector import paused
@@ -16,7 +17,7 @@ from spa_compiler.facts import Facts
 from spa_compiler.inlining import inline
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
-from spa_compiler.strides import identity_gathers
+from spa_compiler.strides import identity_gathers, written_pieces
 
 
 @paused()
@@ -46,7 +47,7 @@ def _normalize(
     changes["untied"] = canonical.untie(model)
     first, second = _complete(model, first, second, bound)
     found = shapes.recorded(model, first, second, bound)
-    changes["strides"] = identity_gathers(model, first, second)
+    changes["strides"] = identity_gathers(model, first, second) + written_pieces(model, first, second)
     changes["permutations"] = canonical.permutations(model, first, second)
     changes["selections"] = canonical.selection_first(model, found.shape, found.dynamic)
     if changes["strides"] or changes["permutations"] or changes["selections"]:
@@ -68,21 +69,32 @@ def _complete(model: Model, first: Facts, second: Facts, bound: dict[str, tuple[
 
     The inputs of the two runs differ: a size that depends on data (detections) is dynamic, too.
     """
+    asked: list[str] = []
+    session: ort.InferenceSession | None = None
     out: list[Facts] = []
     for seed, (facts, sizes) in enumerate(zip((first, second), _sides(bound), strict=True)):
         names = shapes.missing(model, facts)
-        out.append(shapes.completed(facts, observe(model, sizes, names, seed)) if names else facts)
+        if names and names != asked:  # mostly the same on both sides
+            asked, session = names, _session(model, names)
+        observed = observe(model, session, sizes, names, seed) if names and session is not None else {}
+        out.append(shapes.completed(facts, observed))
     return out[0], out[1]
 
 
-def observe(model: Model, sizes: dict[str, int], names: list[str], seed: int = 0) -> dict[str, Any]:
-    """Values of one run on random inputs, by name; sequences and maps are left out."""
+def _session(model: Model, names: list[str]) -> ort.InferenceSession | None:
+    """A session that gives these values, too; None for another runtime's operators: what they touch is frozen."""
     try:
-        session = open_session(with_outputs(model.proto(), names), model.folder, what=str(model.path))
+        return open_session(with_outputs(model.proto(), names), model.folder, what=str(model.path))
     except ModelError as e:
-        if "is not a registered function/op" in str(e):  # another runtime's operator: what it touches will be frozen
-            return {}
+        if "is not a registered function/op" in str(e):
+            return None
         raise
+
+
+def observe(
+    model: Model, session: ort.InferenceSession, sizes: dict[str, int], names: list[str], seed: int
+) -> dict[str, Any]:
+    """Values of one run on random inputs, by name; sequences and maps are left out."""
     got = run(session, random_inputs(model, sizes, np.random.default_rng(seed)), str(model.path))
     found = dict(zip([o.name for o in session.get_outputs()], got, strict=True))
     return {n: found[n] for n in names if isinstance(found.get(n), np.ndarray) and found[n].dtype.kind in "biuf"}

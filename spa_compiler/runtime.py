@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
+from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 
 from spa_compiler.errors import ModelError, UsageError
@@ -32,14 +33,24 @@ def open_session(
     Raises ModelError with onnxruntime's message.
     """
     try:
-        if proto.ByteSize() < PROTOBUF_LIMIT:
-            return quiet_session(proto.SerializeToString(), level, threads, str(folder.resolve()))
+        data = _serialized(proto)
+        if data is not None:
+            return quiet_session(data, level, threads, str(folder.resolve()))
         with tempfile.TemporaryDirectory() as scratch:
             target = Path(scratch) / "model.onnx"
             write(proto, folder, target)
             return quiet_session(str(target), level, threads)
     except Exception as e:
         raise ModelError(f"onnxruntime cannot load {what}: {_first_line(e)}") from e
+
+
+def _serialized(proto: onnx.ModelProto) -> bytes | None:
+    """The model as bytes, or None where that is more than protobuf takes. To ask for its size costs as much."""
+    try:
+        data = proto.SerializeToString()
+    except (EncodeError, ValueError):
+        return None
+    return data if len(data) < PROTOBUF_LIMIT else None
 
 
 def _first_line(e: Exception) -> str:

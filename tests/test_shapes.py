@@ -101,3 +101,17 @@ def test_what_reads_the_same_is_evaluated_once() -> None:
     built = evaluate(model, second, base)
     assert built.values["k"] is base.values["k"] and built.types["k"] is base.types["k"]
     assert list(built.values["m"]) == [2 * second["N"], 8, 12]
+
+
+def test_large_tables_are_gathered_as_the_definition_says() -> None:
+    rng = np.random.default_rng(0)
+    table, places = rng.integers(0, 9, (70, 80)), rng.integers(0, 70, (10, 50, 1))
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> m (int64[N,50,80] x) => (int64[N,50,80] y)'
+        " { g = GatherND(t, i)  s = ReduceSum<keepdims=0>(g, a)  y = Add(x, s) }"
+    )
+    for name, values in (("t", table), ("i", places), ("a", np.array([0]))):
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    done, changes = normalize(from_proto(model, Path("m.onnx")))
+    assert changes["folded"] == 2
+    assert np.array_equal(done.array(done.constants()["s"]), table[places[..., 0]].sum(0))

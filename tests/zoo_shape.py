@@ -19,6 +19,20 @@ CASES: dict[str, Case] = {
         {"w1": (10, 3, 1, 1), "sizes": [3, 7], "i0": 0, "last": -1, "w2": (5, 3, 1, 1), "w3": (5, 7, 1, 1)},
         {"w1:0 w2:1": 3, "w1:0 w3:1": 7},
     ),
+    "piece_overwritten": Case(  # x[:, 4:8] = v as exporters write it: the piece is the updates', the rest x's
+        """(float[1,3] x) => (float[1,5] y) {
+            a = MatMul(x, w1)  v = MatMul(x, w2)  c = ScatterND(a, i, v)  y = MatMul(c, w3) }""",
+        {"w1": (3, 10), "i": [[[0, 4], [0, 5], [0, 6], [0, -3]]], "w2": (3, 4), "w3": (10, 5)},
+        {"w1:1 w3:0": 4, "w2:1 w3:0": 4, "w1:1 w3:0#2": 2, "w1:1": 4},
+    ),
+    "bias_overwritten": Case(  # the zeros in the bias of Swin V2's keys, three parts, and what was overwritten
+        """(float[2,4] x) => (float[2,5] y) {
+            b = ScatterND(bias, i, zeros)  a = MatMul(x, w1)  c = Add(a, b)  q, k, v = Split<axis=1>(c, sizes)
+            qk = Mul(q, k)  z = MatMul(qk, w2)  u = MatMul(v, w3)  y = Add(z, u) }""",
+        {"bias": (9,), "i": [[3], [4], [5]], "zeros": (3,), "w1": (4, 9), "sizes": [3, 3, 3], "w2": (3, 5),
+         "w3": (3, 5)},
+        {"bias:0 w1:1 w2:0 zeros:0": 3, "bias:0 w1:1 w3:0": 3, "bias:0": 3},
+    ),
     "concat_channels": Case(
         """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
             a = Conv(x, w1)  b = Conv(x, w2)  c = Concat<axis=1>(a, b)  d = Relu(c)  y = Conv(d, w3) }""",

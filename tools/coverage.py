@@ -51,12 +51,18 @@ def code_version(tool: str) -> str:
 
 
 class Cache:
-    """coverage.jsonl: the last row under a key counts."""
+    """coverage.jsonl: the last row under a key counts, and a measurement after a failed export undoes that."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        lines = file.read_text().splitlines() if file.exists() else []
-        self.rows = {self.key(row): row for row in map(json.loads, lines)}
+        self.rows: dict[tuple[str, str, str], Row] = {}
+        for text in file.read_text().splitlines() if file.exists() else []:
+            self._set(json.loads(text))
+
+    def _set(self, row: Row) -> None:
+        self.rows[self.key(row)] = row
+        if row["tool"] != "export":
+            self.rows.pop((row["model"], row["exporter"], "export"), None)
 
     @staticmethod
     def key(row: Row) -> tuple[str, str, str]:
@@ -67,7 +73,7 @@ class Cache:
         return row if row is not None and code in (None, row["code"]) else None
 
     def add(self, row: Row) -> None:
-        self.rows[self.key(row)] = row
+        self._set(row)
         with self.file.open("a") as out:
             out.write(json.dumps(row) + "\n")
 
@@ -157,8 +163,8 @@ MEASURES = {"spa": measure_spa, "onnxsim": peers.measure_onnxsim, "torch_pruning
 class Run:
     """One call of the program: what is measured, where it is kept, and which rows still count."""
 
-    def __init__(self, folder: Path, tools: list[str], any_version: bool) -> None:
-        self.folder, self.tools = folder, tools
+    def __init__(self, folder: Path, tools: list[str], any_version: bool, retry: bool) -> None:
+        self.folder, self.tools, self.retry = folder, tools, retry
         self.cache = Cache(folder / "coverage.jsonl")
         self.code = {tool: code_version(tool) for tool in tools}
         self.any_version = any_version
@@ -186,7 +192,7 @@ class Run:
             todo = [t for t in self.tools if t != "torch_pruning"]
             if all(self.made(name, exporter, t) for t in todo):
                 continue
-            error = zoo.run(name, exporter, self.folder, zoo.TIMEOUT)
+            error = zoo.run(name, exporter, self.folder, zoo.TIMEOUT, self.retry)
             if error:
                 self.cache.add(
                     {"model": name, "exporter": exporter, "tool": "export", "code": "", "error": error[:1500]}
@@ -250,13 +256,14 @@ def main() -> None:
     parser.add_argument("--tools", nargs="+", choices=list(MEASURES), default=list(MEASURES))
     parser.add_argument("--exporter", choices=zoo.EXPORTERS, help="one of them only")
     parser.add_argument("--any-version", action="store_true", help="rows of older code count, too")
+    parser.add_argument("--retry", action="store_true", help="export again what could not be exported before")
     parser.add_argument("--table", type=Path, help="write the table of all rows, measure nothing")
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     if a.table:
         a.table.write_text(coverage_table.markdown(Cache(a.out / "coverage.jsonl").rows))
         return
-    run = Run(a.out, a.tools, a.any_version)
+    run = Run(a.out, a.tools, a.any_version, a.retry)
     if a.family in ("units", "files"):
         paths = text_models(a.out / "units") if a.family == "units" else sorted(a.data.glob("*.onnx"))
         for path in paths:

@@ -135,14 +135,14 @@ class Walk:
         step.outputs = [None] * len(step.node.output)
         if any(c is None for c in sources.values()):
             return None
-        fixed = all(n in self.constants for n in sources)  # weights that are reshaped at run time
+        fixed = bool(sources) and all(n in self.constants for n in sources)  # weights that are reshaped at run time
         rows = [{n: c[k] for n, c in sources.items() if c is not None} for k in range(1 if fixed else self.chunks)]
         try:
             got = self._execute(step.node, rows, [n for n in step.node.output if n])
         except Exception as e:  # an operator that wants its context: what follows from it is not calibrated
             self.failed[step.index] = " ".join(str(e).split())[:200]
             return None
-        if fixed and sources:
+        if fixed:
             self.constants |= {n: a for n, a in zip(step.node.output, got[0], strict=True) if n}
             step.outputs = [self.chunks_of(n) if n else None for n in step.node.output]
             return None

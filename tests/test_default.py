@@ -13,7 +13,7 @@ from spa_compiler.errors import BudgetError, NothingToPrune
 from zoo_base import Case
 
 ODD = """lstm_state_input gather_run_time_channels scatter_nd gemm_nt_c_m1 gemm_nt_c_mn gemm_tn_c_mn
-grouped_conv_on_input""".split()
+grouped_conv_on_input loop_over_a_sequence""".split()
 
 
 REFUSED = {n for n, c in zoo.CASES.items() if not c.runs or "GroupQueryAttention" in c.text}

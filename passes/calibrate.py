@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 from spa_compiler.calibration import Calibration, real, synthetic
@@ -15,6 +16,7 @@ from spa_compiler.lockstep import Adjust
 from spa_compiler.moments import Moments, collect
 from spa_compiler.pipeline import State
 from spa_compiler.runtime import parse_ranges
+from spa_compiler.sources import KINDS
 from spa_compiler.threads import linear_algebra
 
 SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
@@ -64,9 +66,12 @@ class Calibrate:
     def inputs(self, state: State) -> Calibration:
         """Inputs as asked for. Raises UsageError for a source or a memory that makes no sense."""
         graph, memory = state.analyzed(), parse_size(self.memory)
-        if "." in self.source or "/" in self.source:
-            return real(graph, self.source, self.samples, memory)
         kind = "" if self.source == "synthetic" else self.source
+        if kind and kind not in KINDS:
+            if not Path(kind).exists() and not set(kind) & set("./"):
+                known = ", ".join(KINDS)
+                raise UsageError(f"--calib {kind}: no file or folder, and no kind of synthetic input ({known})")
+            return real(graph, kind, self.samples, memory)
         found = synthetic(graph, self.seed, self.samples, memory, parse_ranges(self.input_range, state.source), kind)
         return replace(found, adjust=Adjust()) if self.stored else found
 

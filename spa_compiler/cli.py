@@ -22,7 +22,7 @@ import click
 from rich.console import Console
 
 from spa_compiler import report as reports
-from spa_compiler.compiler import Result, compile_file
+from spa_compiler.compiler import Result, check_place, compile_file
 from spa_compiler.errors import ModelError, NothingToPrune, SpaError, UsageError
 from spa_compiler.inspection import axis_of, comparison, explanation, inspection, pass_table, sweep_table, verification
 from spa_compiler.options import Options
@@ -84,13 +84,16 @@ BUDGET = [
         "--of", type=click.Choice(["macs", "params", "size", "latency", "channels"]), default="macs",
         help="What the ratio is of.",
     ),
-    click.option("--target", default="", help="The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms."),
+    click.option(
+        "--target", default="", show_default=False,
+        help="The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms.",
+    ),
     click.option(
         "--scope", type=click.Choice(["auto", "global", "uniform"]), default="auto",
         help="Groups compete by error per cost, or all lose the same share; auto follows the criterion.",
     ),
     click.option("--align", default="auto", help="Widths in multiples of N; auto: what the kernels here need."),
-    click.option("--min-keep", type=click.IntRange(1), default=1, help="Channels that every group keeps."),
+    click.option("--min-keep", type=click.IntRange(1), default=1, help="Channels that every group keeps at least."),
     click.option("--max-group-ratio", type=click.FloatRange(0, 1), default=0.9, help="Most that one group may lose."),
     click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave groups alone, by label, weight or node."),
     click.option("--include", multiple=True, metavar="PATTERN", help="Prune these groups only."),
@@ -101,12 +104,15 @@ SCORING = [
     click.option("--scores", type=FILE, help="Scores from an .npz, one array per group label."),
     click.option("--plan", type=FILE, help="Apply a saved plan (JSON) instead of scoring."),
     click.option("--mask", type=FILE, help="Apply keep-masks from an .npz, one boolean array per group label."),
-    click.option("--pipeline", default="", help="The passes as text; replaces what the other options build."),
+    click.option(
+        "--pipeline", default="", show_default=False, help="The passes as text; replaces what the other options build."
+    ),
 ]
 CALIBRATION = [
     click.option(
         "--calib", default=Options.calib, metavar="SOURCE",
-        help="Inputs to calibrate on: synthetic, FILE.npz, DIR or script.py:function.",
+        help="Inputs to calibrate on: synthetic, one kind of it (photographs, tokens, ...), FILE.npz, a folder of them "
+        "or script.py:function.",
     ),
     click.option("--samples", type=click.IntRange(0), default=0, help="Calibration inputs; 0: what memory allows."),
     click.option("--memory", default=Options.memory, help="Memory for calibration."),
@@ -123,13 +129,15 @@ INPUTS = [
     click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime; 0: one per core."),
 ]
 RUNNING = [
-    click.option("--report", "report_file", type=FILE, help="Write the report: .json or .html."),
+    click.option("--report", "report_file", type=FILE, help="Write the report: a page for .html, else JSON."),
     click.option("--fail-under", multiple=True, metavar="METRIC=VALUE", help="Exit 6 when it is lower: cosine=0.95."),
     click.option("--allow-noop", is_flag=True, help="Exit 0 instead of 5 when nothing can be pruned."),
     click.option("--no-latency", is_flag=True, help="Do not measure latency."),
     click.option("-q", "--quiet", is_flag=True, help="Only the last line."),
     click.option("-v", "--verbose", is_flag=True, help="Groups, frozen parameters by reason, tracebacks."),
 ]
+TRACES = [click.option("-v", "--verbose", is_flag=True, help="Say where an error comes from.")]
+SETTINGS: dict[str, Any] = {"show_default": True, "max_content_width": 120}
 
 
 def _with(*groups: list[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -160,8 +168,8 @@ def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
     """Compile, print and save what was asked for."""
     options = _options(given)
     for file in (given.get("save_plan"), given["report_file"]):
-        if file is not None and (file.is_dir() or not file.parent.is_dir()):
-            raise UsageError(f"{file}: not a file in a folder that exists")
+        if file is not None:
+            check_place(file)
     if not source.is_file():
         raise ModelError(f"{source}: no such file" if not source.exists() else f"{source}: not a file")
     target = output or source.with_name(f"{source.stem}.pruned.onnx")
@@ -210,13 +218,13 @@ def _command(name: str) -> click.Command:
     body = click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")(body)
     body = click.version_option(VERSION, prog_name="spa-compile")(body)
     body = click.argument("source", metavar="IN.onnx", type=FILE)(body)
-    return click.command(name, context_settings={"show_default": True})(body)
+    return click.command(name, context_settings=SETTINGS)(body)
 
 
 compile_command = _command("spa-compile")
 
 
-@click.group(context_settings={"show_default": True})
+@click.group(context_settings=SETTINGS)
 @click.version_option(VERSION, prog_name="spa")
 def spa() -> None:
     """Structured pruning of ONNX models."""
@@ -229,7 +237,8 @@ spa.add_command(_command("compile"), "compile")
 @spa.command("inspect")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@_with(INPUTS[:1], RUNNING[-1:])
+@click.option("-v", "--verbose", is_flag=True, help="The members of every group, and where an error comes from.")
+@_with(INPUTS[:1])
 @_guard
 def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], verbose: bool) -> None:
     """List the groups of coupled channels, and why the rest is frozen."""
@@ -253,7 +262,7 @@ def explain_command(source: Path, axis_a: str, axis_b: str | None, input_shape: 
 @click.argument("dense", metavar="DENSE.onnx", type=FILE)
 @click.argument("compiled", metavar="COMPILED.onnx", type=FILE)
 @click.option("--plan", type=FILE, help="The plan that was applied: checks prune equals mask, too.")
-@_with(INPUTS, RUNNING[-1:])
+@_with(INPUTS, TRACES)
 @_guard
 def verify_command(dense: Path, compiled: Path, plan: Path | None, **given: Any) -> None:
     """Check a compiled model against the dense one: signature, fidelity, and prune equals mask with a plan."""
@@ -264,7 +273,7 @@ def verify_command(dense: Path, compiled: Path, plan: Path | None, **given: Any)
 @spa.command("compare")
 @click.argument("dense", metavar="DENSE.onnx", type=FILE)
 @click.argument("others", metavar="OTHER.onnx...", nargs=-1, required=True, type=FILE)
-@_with(INPUTS, RUNNING[-1:])
+@_with(INPUTS, TRACES)
 @_guard
 def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None:
     """A table of models with the dense one's signature: size, MACs, latency, fidelity, accuracy."""
@@ -274,7 +283,7 @@ def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None
 @spa.command("sweep")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.option("--ratios", default="0.1,0.3,0.5,0.7", help="Ratios to try.")
-@_with(BUDGET[1:2], BUDGET[3:], SCORING[:2], CALIBRATION, INPUTS, RUNNING[-1:])
+@_with(BUDGET[1:2], BUDGET[3:], SCORING[:2], CALIBRATION, INPUTS, TRACES)
 @_guard
 def sweep_command(source: Path, ratios: str, **given: Any) -> None:
     """What each ratio would cost; nothing is written."""

@@ -78,7 +78,9 @@ def compile_file(
     tell("load")
     first, rest = steps.split("allocate")
     state = (known or {}).get(str(first)) or State.of(load(source), tell)
-    _check_output(state.source, output)
+    _check_output(state.source, output, options.dry_run)
+    if options.data:
+        load_data(Path(options.data), state.source)
     loaded = time.perf_counter() - start
     if not state.done:
         state = first.run(state)
@@ -119,12 +121,19 @@ def _check_measured(gates: Mapping[str, float], options: Options) -> None:
             raise UsageError(f"--fail-under {name}: not measured without labels, give --data FILE.npz")
 
 
-def _check_output(model: Model, output: Path | None) -> None:
+def check_place(file: Path, written: bool = True) -> None:
+    """Raise UsageError for a place where no file can be, or (`written`) where this user cannot write one."""
+    if file.is_dir() or not file.parent.is_dir():
+        raise UsageError(f"{file}: not a file in a folder that exists")
+    if written and not os.access(file.parent, os.W_OK):
+        raise UsageError(f"{file}: cannot write: no permission in this folder")
+
+
+def _check_output(model: Model, output: Path | None, dry_run: bool) -> None:
     """Raise UsageError for a place where the result cannot be or where it would change the input."""
     if output is None:
         return
-    if output.is_dir() or not output.parent.is_dir():
-        raise UsageError(f"{output}: not a file in a folder that exists")
+    check_place(output, not dry_run)
     data = output.with_name(f"{output.name}.data")
     for taken in (model.path, *(model.folder / name for name in model.external)):
         if any(place.exists() and place.samefile(taken) for place in (output, data)):

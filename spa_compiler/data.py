@@ -55,6 +55,8 @@ def load_npz(path: Path) -> dict[str, Array]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {n: archive[n] for n in archive.files}
+    except FileNotFoundError as e:
+        raise UsageError(f"{path}: no such file") from e
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as e:
         raise UsageError(f"{path}: not an .npz of arrays ({e})") from e
 

@@ -83,17 +83,21 @@ def pipeline_of(o: Options) -> Pipeline:
     steps = [make("normalize", **_given(o, "input_shape"))]
     steps.append(make("erase", **({} if o.plan else _given(o, "exclude", "include", "min_keep"))))
     compensates = o.informed() if o.compensate is None else o.compensate
+    calibrate = []
     if o.scored() or compensates:
         inputs = _given(o, "samples" if o.samples else "memory", "seed", "input_range")
         source = {"source": o.calib} if o.calib != "synthetic" else {}
-        steps.append(make("calibrate", **source, **inputs, **({} if o.scored() else {"moments": False})))
+        calibrate = [make("calibrate", **source, **inputs, **({} if o.scored() else {"moments": False}))]
     if o.plan:
-        steps.append(make("plan", file=o.plan))
+        steps += [make("plan", file=o.plan), *calibrate]
     elif o.target or o.ratio or o.group_ratio:
         score = {"file": o.scores} if o.scores else {"criterion": o.criterion, **_given(o, "seed")}
         limits = ("scope", "align", "min_keep", "max_group_ratio", "exclude", "include", "group_ratio", "threads")
         budget = _given(o, "target" if o.target else "of", "ratio", *limits)
-        steps += [make("score", **score), make("allocate", **budget)]
+        both = [*calibrate, make("score", **score)]  # a file of scores is read first
+        steps += [*(both[::-1] if o.scores else both), make("allocate", **budget)]
+    else:
+        steps += calibrate
     steps += [make("remove"), make("verify", **_given(o, "seed", "input_range"))]
     return Pipeline((*steps, *([make("compensate"), make("protect")] if compensates else [])))
 

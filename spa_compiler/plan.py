@@ -97,6 +97,8 @@ class Plan:
         """Read a plan file. Raises UsageError when it is not one."""
         try:
             return cls.parse(json.loads(Path(path).read_text()), str(path))
+        except FileNotFoundError as e:
+            raise UsageError(f"{path}: no such file") from e
         except (OSError, ValueError) as e:
             raise UsageError(f"{path}: cannot read the plan: {e}") from e
 

@@ -141,6 +141,7 @@ def test_version_and_help_work() -> None:
     for result in (run("--help"), run_spa("--help"), *(run_spa(c, "--help") for c in spa.commands)):
         assert result.exit_code == 0
         assert result.output.startswith("Usage:")
+        assert 'default: ""' not in result.output
 
 
 def test_a_plan_applied_by_default_is_compensated(models: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -16,9 +17,10 @@ import onnx
 import pytest
 
 from commands import QUICK, folder, last, run
-from spa_compiler import cli, verify
-from spa_compiler.compiler import Options, compile_file
+from spa_compiler import cli, compiler, verify
+from spa_compiler.compiler import compile_file
 from spa_compiler.errors import UsageError
+from spa_compiler.options import Options
 
 
 def test_exit_1_when_verification_fails_and_nothing_is_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +79,52 @@ def test_what_would_be_refused_at_the_end_is_refused_before_any_work(source: Pat
     with pytest.raises(UsageError, match=r"prove|measured"):
         compile_file(source, None, Options(**options), steps.append)
     assert not steps
+
+
+@pytest.mark.parametrize(("options", "last"), [
+    ({"ratio": 0.5, "data": "gone.npz"}, "load"),
+    ({"plan": "gone.json"}, "plan"),
+    ({"ratio": 0.5, "scores": "gone.npz"}, "score"),
+], ids=str)  # fmt: skip
+def test_a_file_that_is_not_there_is_missed_before_calibration(
+    source: Path, options: dict[str, Any], last: str
+) -> None:
+    steps: list[str] = []
+    with pytest.raises(UsageError, match=r"gone\.\w+: no such file"):
+        compile_file(source, None, Options(**options), steps.append)
+    assert steps[-1] == last and "calibrate" not in steps
+
+
+@pytest.mark.parametrize("option", ["-o", "--report", "--save-plan"])
+def test_a_folder_that_may_not_be_written_is_refused_before_any_pass(
+    source: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = source.parent / "closed"
+    closed.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: Path(path) != closed)
+    monkeypatch.setattr(compiler.Pipeline, "run", lambda *_: pytest.fail("work was done"))
+    result = run(source, "--ratio", 0.4, option, closed / "x.json")
+    assert result.exit_code == 2
+    assert "no permission" in result.stderr
+
+
+def test_a_dry_run_needs_no_place_to_write(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: Path(path) != source.parent)
+    assert run(source, "--ratio", 0.4, "--dry-run", *QUICK).exit_code == 0
+    assert run(source, "--ratio", 0.4, *QUICK).exit_code == 2
+
+
+def test_a_folder_to_calibrate_on_needs_no_slash_and_a_typo_is_told(
+    source: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source.parent / "real").mkdir()
+    shutil.copy(models / "digits_calib.npz", source.parent / "real")
+    monkeypatch.chdir(source.parent)
+    plain = ("--ratio", 0.4, "--no-latency", "--dry-run", "--samples", 16)
+    assert "calibrated on 16 inputs from real" in run(source, *plain, "--calib", "real").stdout
+    result = run(source, *plain, "--calib", "strokse")
+    assert result.exit_code == 2
+    assert "no file or folder, and no kind of synthetic input (photographs, " in result.stderr
 
 
 def test_a_defect_is_told_apart_from_a_failed_proof(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

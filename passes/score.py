@@ -34,6 +34,8 @@ class Score:
         """Scores of every group; groups that a file leaves out are not cut."""
         graph = state.analyzed()
         if self.file:
+            if self.criterion != Score.criterion:
+                raise UsageError("score: a file of scores is a criterion: give it without criterion")
             return replace(state, scores=load_scores(graph, Path(self.file))).note(criterion=self.file)
         inputs = state.calibration if isinstance(state.calibration, Calibration) else None
         guessed, drawn = inputs is not None and inputs.guessed, inputs is not None and inputs.pictures

@@ -52,7 +52,7 @@ class Limits:
     align: int = 0  # widths in multiples of this; 0: what onnxruntime's kernels need
     kernel_step: int = 16  # channels in a block of the convolution kernels (AVX-512: 16, else 8)
     min_keep: int = 1
-    max_group_ratio: float = 0.9
+    max_group_ratio: float = 0.9  # where the group has no ratio of its own
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     group_ratio: Mapping[str, float] = field(default_factory=dict)
@@ -125,14 +125,23 @@ def check(graph: DependencyGraph, pattern: str) -> None:
 
 def stairs(graph: DependencyGraph, scores: Scores, limits: Limits, left: Mapping[str, int]) -> list[Stairs]:
     """The staircase of every group that may change, from what is `left` of it downwards."""
-    for pattern in limits.group_ratio:
-        check(graph, pattern)
-    out = []
+    out: list[Stairs] = []
     for group in open_groups(graph, limits.exclude, limits.include):
         if group.label in scores:
             wide = left.get(group.label, group.size)
-            out.append(_stairs(group, scores[group.label], step(graph, group, limits), limits, wide))
-    return [s for s in out if len(s.widths) > 1]
+            most = max(limits.max_group_ratio, own_ratio(graph, group, limits) or 0.0)
+            found = _stairs(group, scores[group.label], step(graph, group, limits), limits.min_keep, most, wide)
+            out += [found] if len(found.widths) > 1 else []
+    for pattern in limits.group_ratio:
+        check(graph, pattern)
+        if not any(matches(graph, s.group, pattern) for s in out):
+            raise UsageError(f"--group-ratio {pattern}: no group that it names has scores and may change")
+    return out
+
+
+def own_ratio(graph: DependencyGraph, group: Group, limits: Limits) -> float | None:
+    """The ratio that the caller has given this group."""
+    return next((r for p, r in limits.group_ratio.items() if matches(graph, group, p)), None)
 
 
 def curve(scores: Curve, size: int) -> Curve:
@@ -141,8 +150,8 @@ def curve(scores: Curve, size: int) -> Curve:
     return np.concatenate([[0.0], np.cumsum(ordered)])
 
 
-def _stairs(group: Group, scores: Curve, by: int, limits: Limits, wide: int) -> Stairs:
-    floor = max(1, min(limits.min_keep, group.size), math.ceil(group.size * (1 - limits.max_group_ratio) - 1e-9))
+def _stairs(group: Group, scores: Curve, by: int, least: int, most: float, wide: int) -> Stairs:
+    floor = max(1, min(least, group.size), math.ceil(group.size * (1 - most) - 1e-9))
     return Stairs(group, [wide, *range((wide - 1) // by * by, floor - 1, -by)], curve(scores, group.size), by)
 
 
@@ -185,8 +194,7 @@ def _fixed(graph: DependencyGraph, ladder: list[Stairs], limits: Limits) -> dict
     """Groups whose ratio the caller has given."""
     out: dict[str, Stairs] = {}
     for s in ladder:
-        ratio = next((r for p, r in limits.group_ratio.items() if matches(graph, s.group, p)), None)
-        if ratio is not None:
+        if (ratio := own_ratio(graph, s.group, limits)) is not None:
             s.at = _nearest(s, s.group.size * (1 - ratio))
             out[s.group.label] = s
     return out

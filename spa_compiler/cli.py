@@ -97,7 +97,10 @@ BUDGET = [
     click.option("--max-group-ratio", type=click.FloatRange(0, 1), default=0.9, help="Most that one group may lose."),
     click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave groups alone, by label, weight or node."),
     click.option("--include", multiple=True, metavar="PATTERN", help="Prune these groups only."),
-    click.option("--group-ratio", multiple=True, metavar="PATTERN=R", help="A ratio of their own for some groups."),
+    click.option(
+        "--group-ratio", multiple=True, metavar="PATTERN=R",
+        help="A ratio of their own for some groups, also a larger one.",
+    ),
 ]  # fmt: skip
 SCORING = [
     click.option("--criterion", default=Options.criterion, help="How channels are scored; `spa passes` lists them."),

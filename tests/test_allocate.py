@@ -177,6 +177,24 @@ def test_a_ratio_of_its_own_is_kept_and_counts_towards_the_budget(graphs: Graphs
         assert removed(graph, kept, "macs") == pytest.approx(0.4, abs=0.01)
 
 
+def test_a_ratio_of_its_own_may_be_larger_than_that_of_the_others(graphs: Graphs) -> None:
+    first, second, *_ = (g.label for g in graphs["vit"][0].groups if g.size == 192)
+    limits = Limits(align=1, max_group_ratio=0.5, group_ratio={first: 0.75, second: 0.25})
+    kept = run(graphs["vit"], 0.3, limits=limits)
+    assert (kept[first], kept[second]) == (48, 144)
+    assert all(kept[g.label] >= g.size / 2 for g in graphs["vit"][0].groups if g.label not in (first, second))
+
+
+def test_a_ratio_of_its_own_for_a_group_that_may_not_change_is_an_error(graphs: Graphs) -> None:
+    graph, scores = graphs["vit"]
+    first, second, *_ = (g.label for g in graph.groups if g.size == 192)
+    for limits in (Limits(exclude=(first,)), Limits(include=(second,)), Limits(min_keep=192)):
+        with pytest.raises(UsageError, match="no group that it names has scores and may change"):
+            run((graph, scores), 0.1, limits=replace(limits, group_ratio={first: 0.5}))
+    with pytest.raises(UsageError, match="no group that it names has scores and may change"):
+        run((graph, {n: s for n, s in scores.items() if n != first}), 0.1, limits=Limits(group_ratio={first: 0.5}))
+
+
 def test_what_is_gone_already_counts_and_does_not_come_back(graphs: Graphs) -> None:
     graph, scores = graphs["vit"]
     label = next(g.label for g in graph.groups if g.size == 192)

@@ -101,6 +101,13 @@ def test_a_target_of_the_passes_says_it_all(source: Path) -> None:
         assert run(source, "--pipeline", text).exit_code == 2
 
 
+def test_a_file_of_scores_leaves_no_criterion(source: Path) -> None:
+    text = "normalize,score{criterion=l1,file=s.npz},allocate{ratio=0.5},remove,verify"
+    result = run(source, "--pipeline", text)
+    assert result.exit_code == 2
+    assert "without criterion" in result.stderr
+
+
 def test_the_seed_draws_the_inputs_that_fidelity_is_measured_on(source: Path) -> None:
     model, _ = normalize(load(source))
     first, again, other = (verify.drawn(model, seed)[0]["x"] for seed in (1, 1, 2))

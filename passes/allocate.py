@@ -118,9 +118,10 @@ def share_of(state: State, target: str, threads: int = 0) -> tuple[str, float]:
     of, wanted = parse_target(target)
     if of == "latency":
         return of, share_of_latency(state, wanted, threads)
-    dense = CostModel(state.analyzed()).total({"size": "bytes"}.get(of, of), {})
+    unit = {"size": "bytes"}.get(of, of)
+    dense = CostModel(state.analyzed()).total(unit, {})
     if wanted >= dense:
-        raise NothingToPrune(f"--target {target}: the model already has only {dense:,.0f}")
+        raise NothingToPrune(f"--target {target}: the model already has only {dense:,.0f} {unit}")
     return of, 1 - wanted / dense
 
 

@@ -90,8 +90,9 @@ def explanation(path: Path, a: Axis, b: Axis | None, input_shape: tuple[str, ...
     reasons = graph.reasons(a)
     live = [g for g in graph.groups if any(m.value == a[0] and m.axis == a[1] for m in g.members)]
     lines = [f"{a[0]}:{a[1]} belongs to the group '{g.label}' of {g.size} channels" for g in live]
+    what = f"{a[0]}:{a[1]}" if not live else f"another part of {a[0]}:{a[1]}"  # a factor, or a piece of it
     for reason in reasons:
-        lines.append(f"{a[0]}:{a[1]} is frozen: {reason.text}" + (f" (at {reason.where})" if reason.where else ""))
+        lines.append(f"{what} is frozen: {reason.text}" + (f" (at {reason.where})" if reason.where else ""))
         lines += _path_to(graph, a, reason.where)
     return lines or [f"{a[0]}:{a[1]} is free, but no weight hangs on it"]
 

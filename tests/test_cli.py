@@ -99,7 +99,9 @@ def test_explain_shows_the_path_between_two_axes_and_why_one_is_frozen(source: P
     a, b = (f"{m['value']}:{m['axis']}" for m in (members[0], members[-1]))
     assert "--[" in run_spa("explain", source, a, b).output
     assert "belongs to the group" in run_spa("explain", source, a).output
-    assert "graph input" in run_spa("explain", source, "x:3").output
+    said = run_spa("explain", source, a).output
+    assert f"\n{a} is frozen" not in said and f"another part of {a} is frozen: GRU works along" in said
+    assert "x:3 is frozen: graph input" in run_spa("explain", source, "x:3").output
     for wrong in ("x", "nothing:0", "x:9", ":1"):
         assert run_spa("explain", source, wrong).exit_code == 2
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from spa_compiler.adjust import Adjust
 from spa_compiler.calibration import Calibration, real, synthetic
 from spa_compiler.cost import MACS
 from spa_compiler.dims import Dim, atoms
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
-from spa_compiler.lockstep import Adjust
 from spa_compiler.moments import Moments, collect
 from spa_compiler.pipeline import State
 from spa_compiler.runtime import parse_ranges
@@ -54,7 +54,7 @@ class Calibrate:
             return state
         state.progress(f"calibrate: {found.source}")
         with linear_algebra(graph):
-            moments = collect(graph, found.feeds, found.adjust, seed=self.seed)
+            moments = collect(graph, found.feeds, found.adjust, seed=self.seed, late=found.late)
         names, moments = whole(graph, moments)
         if names:
             few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

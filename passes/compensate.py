@@ -33,10 +33,12 @@ class Compensate:
             raise UsageError("compensate needs inputs and a rewritten model: put `calibrate` and `remove` before it")
         if state.plan.empty:
             return state
-        options = Options(self.ridge, state.calibration.adjust, bias_only=self.method == "bias", seed=self.seed)
-        feeds = state.calibration.feeds
+        given = state.calibration
+        options = Options(
+            self.ridge, given.adjust, bias_only=self.method == "bias", late=given.late, seed=self.seed
+        )
         with linear_algebra(graph):
-            model, outcome = compensated(graph, state.plan.masks(graph), state.pruned, feeds, options)
+            model, outcome = compensated(graph, state.plan.masks(graph), state.pruned, given.feeds, options)
         return replace(state, model=model).note(
             compensation={"method": self.method, "ridge": self.ridge, **asdict(outcome)}
         )

@@ -21,11 +21,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_compiler.cost import CostModel
+from spa_compiler.adjust import Adjust, rectified
+from spa_compiler.amounts import LEAST, TABLE_SAMPLES, amounts, of_given, runs
 from spa_compiler.data import data_of, load_data
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
-from spa_compiler.lockstep import Adjust, Walk, rectified
+from spa_compiler.lockstep import Late, Walk
 from spa_compiler.model import Model
 from spa_compiler.runtime import index_limits, open_session
 from spa_compiler.scales import chunks, probabilities, rescaled
@@ -36,14 +37,8 @@ from spa_compiler.tokens import ENOUGH, accompanied, accompanying, language, str
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
-SAMPLES, TABLE_SAMPLES, LEAST = 384, 2048, 24
-"""Inputs wanted where one gives many positions (images), where it gives one, and where memory or time is short."""
 APART = 32
 """Sets of inputs that are drawn where inputs share no first axis."""
-POOL = 8
-"""Times as many inputs are drawn as are kept."""
-WORK = 4e11
-"""Multiply-accumulates that all inputs together may take in one pass over the dense model."""
 UNKNOWN = "features"
 """The kind of inputs that the graph says nothing about: what such columns have in common cannot be guessed. Where it
 was tried (anomalies in flattened spectra) importance by such moments lost to magnitude, compensation gained."""
@@ -67,6 +62,7 @@ class Calibration:
     synthetic: bool = False
     guessed: bool = False  # nothing in the graph says what the inputs are
     pictures: bool = False  # drawn ones, which show less than photographs do
+    late: Late | None = None
 
     @property
     def samples(self) -> int:
@@ -95,17 +91,17 @@ def synthetic(
     found = {n: source_of(graph, n, t, bounds.get(n), kind) for n, t in types.items()}
     ids = max((math.prod(s.shape) for s in found.values() if s.kind == "tokens"), default=0)
     most = max(LEAST, ENOUGH // ids) if ids else TABLE_SAMPLES
-    count, pool = (max(n, only_batch(model)) for n in amounts(graph, samples, memory, longer, most))
+    planned, pool = amounts(graph, samples, memory, longer, most)
+    count, pool = (max(n, only_batch(model)) for n in (planned.kept, pool))
     if not _together(model):
         return _apart(types, found, min(count, APART), rng, adjustment(graph))
     batch, named = only_batch(model), accompanying(model, found)
     names = sorted({s.kind for n, s in found.items() if n not in named})
-    work = WORK / (max(CostModel(graph).total("macs", {}), 1.0) * longer)
-    if not kind and (spoken := _spoken(model, found, count, work, rng)) is not None:
+    if not kind and (spoken := _spoken(model, found, count, runs(graph, longer), rng)) is not None:
         kept, likely = spoken
         said = ", ".join(likely if name == "tokens" else name for name in names)
-        source = f"{len(next(iter(kept.values())))} synthetic inputs ({said}; seed {seed})"
-        return Calibration(chunks(kept, batch), source, adjustment(graph), True)
+        source, feeds = f"{len(next(iter(kept.values())))} synthetic inputs ({said}; seed {seed})", chunks(kept, batch)
+        return Calibration(feeds, source, adjustment(graph), True, late=planned.late(feeds))
     inputs = accompanied(model, {n: s.draw(pool, rng) for n, s in found.items()})
     rows = np.arange(pool) if pool <= count else chosen(model, inputs, count, batch, rng)
     kept = {n: a[rows] for n, a in inputs.items()}
@@ -115,16 +111,16 @@ def synthetic(
     guessed = not kind and UNKNOWN in names
     if guessed:
         source += "; the graph does not say what its inputs are, --calib would do better"
-    pictures = any(s.kind in PICTURES for s in found.values())
-    return Calibration(chunks(kept, batch), source, adjustment(graph), True, guessed, pictures)
+    pictures, feeds = any(s.kind in PICTURES for s in found.values()), chunks(kept, batch)
+    return Calibration(feeds, source, adjustment(graph), True, guessed, pictures, planned.late(feeds))
 
 
 def _spoken(
-    model: Model, found: Mapping[str, Synthetic], count: int, work: float, rng: np.random.Generator
+    model: Model, found: Mapping[str, Synthetic], count: int, most: int, rng: np.random.Generator
 ) -> tuple[Feed, str] | None:
     """Inputs with token ids that the model finds likely, and what they are called; None if it speaks no language.
 
-    `work` is how many inputs may be run.
+    `most` is how many inputs may be run.
     """
     if not any(s.kind == "tokens" for s in found.values()):
         return None
@@ -135,7 +131,7 @@ def _spoken(
         return None
     if not told.causal:
         return inputs, "tokens"
-    sweeps = max(1, min(SWEEPS, int(work / count)))
+    sweeps = max(1, min(SWEEPS, most // count))
     return {**inputs, told.name: told.likely(inputs, rng, sweeps)}, f"likely token ids, {sweeps} sweeps"
 
 
@@ -150,37 +146,6 @@ def adjustment(graph: DependencyGraph) -> Adjust:
     """What synthetic inputs need: the batch's own statistics, or shrunk deviations where they were folded."""
     normed = any(s.op == "BatchNormalization" for s in graph.sites)
     return Adjust(batch_norm=normed, shrink=SHRINK if folded(graph) else 0.0)
-
-
-def amounts(
-    graph: DependencyGraph, samples: int, memory: int, longer: float = 1.0, most: int = TABLE_SAMPLES
-) -> tuple[int, int]:
-    """Inputs to keep, `most` at most, and to draw; they are `longer` than what the graph was analysed with."""
-    macs = max(CostModel(graph).total("macs", {}), 1.0) * longer
-    spatial = any(s.op in ("Conv", "ConvTranspose") for s in graph.sites)
-    wanted = samples or min(SAMPLES if spatial else TABLE_SAMPLES, most)
-    room = int(memory / 2 / max(widest(graph) * longer, 1))
-    count = samples or max(LEAST, min(wanted, room, int(WORK / macs)))
-    pool = max(count, min(POOL * count, int(WORK / macs)))
-    return count, pool
-
-
-def widest(graph: DependencyGraph) -> int:
-    """Bytes of the values of one input that are alive at once, at most: float32, dense and compiled together."""
-    last = {v.name: i for i, s in enumerate(graph.sites) for v in s.inputs if v is not None}
-    batch = next((v for s in graph.sites[:1] for v in s.inputs if v is not None and not v.constant), None)
-    alive = peak = 0
-    ends: dict[int, int] = {}
-    per = max(1, batch.shape[0]) if batch is not None and batch.shape else 1
-    for i, site in enumerate(graph.sites):
-        for v in site.outputs:
-            if v is not None and not v.constant:
-                size = 8 * math.prod(v.shape) // per
-                alive += size
-                ends[last.get(v.name, i)] = ends.get(last.get(v.name, i), 0) + size
-        peak = max(peak, alive)
-        alive -= ends.pop(i, 0)
-    return peak
 
 
 def _together(model: Model) -> bool:
@@ -291,15 +256,16 @@ def real(graph: DependencyGraph, spec: str, samples: int = 0, memory: int = 1 <<
     Raises UsageError for what does not fit the model's inputs.
     """
     model = graph.model
-    limit = samples or max(LEAST, min(TABLE_SAMPLES, int(memory / 2 / max(widest(graph), 1))))
     arrays = _called(spec, model) if ".py:" in spec else _loaded(Path(spec), model)
-    batch = only_batch(model)
-    kept = {n: a[: max(limit, batch)] for n, a in arrays.items()}
+    batch, given = only_batch(model), len(next(iter(arrays.values())))
+    planned = of_given(graph, given, samples, memory)
+    kept = {n: a[: max(planned.kept, batch)] for n, a in arrays.items()}
     n = len(next(iter(kept.values())))
     if n < batch:
         raise UsageError(f"{spec}: the model runs {batch} inputs at a time, there are {n}")
     n -= n % batch if batch else 0
-    return Calibration(chunks(kept, batch), f"{n} inputs from {Path(spec.split(':')[0]).name}")
+    feeds = chunks(kept, batch)
+    return Calibration(feeds, f"{n} inputs from {Path(spec.split(':')[0]).name}", late=planned.late(feeds))
 
 
 def _loaded(path: Path, model: Model) -> dict[str, Array]:

@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler import recurrent, routed
+from spa_compiler.adjust import Adjust
 from spa_compiler.axes import Bools, Masks, keep, whole
 from spa_compiler.gram import Floats, Gram, gather, repaired, shrinkage, solve
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.linear import Form, Rows
-from spa_compiler.lockstep import Adjust, Affine, Chunks, Feed, Step, Walk, mapped
+from spa_compiler.lockstep import Affine, Chunks, Feed, Late, Step, Walk
 from spa_compiler.model import Model
 from spa_compiler.moments import Branch, accumulate, dims_read, follow, form_of
 from spa_compiler.rewrite import sliced
@@ -46,6 +47,7 @@ class Options:
     everything  solve contractions that were not cut, but whose inputs changed, too
     bias_only   only the intercept (FLAP): W stays
     repair      largest factor by which the deviation of an output row may be restored; 1: not at all
+    late        inputs that join on the way
     """
 
     ridge: float = 0.02
@@ -55,6 +57,7 @@ class Options:
     everything: bool = True
     bias_only: bool = False
     repair: float = 1.0
+    late: Late | None = None
     seed: int = 0
 
 
@@ -100,19 +103,29 @@ class _Lockstep:
         self.outcome = Outcome()
 
     def run(self, feeds: Sequence[Feed]) -> dict[str, Update | Replaced]:
-        self.dense.start(feeds)
-        self.compiled.start(feeds)
+        late = self.options.late
+        self.dense.start(feeds, late)
+        self.compiled.start(feeds, late)
         for name in self.compiled.inputs:
             self.compiled.values[name] = self.dense.values[name]
         for j, node in enumerate(self.compiled.nodes):
             i = self.place.get(node.output[0]) if node.output else None
+            if late is not None and i is not None and i >= late.at and self.dense.waiting:
+                self._join()
             if i is None:
-                self.compiled.execute(self.compiled.step(j))
+                self.compiled.finish(self.compiled.step(j))
             else:
                 self._pair(i, j)
                 self.dense.forget(i)
             self.compiled.forget(j)
         return self.updates
+
+    def _join(self) -> None:
+        """The late inputs reach both models; what was the same for the first inputs is the same for all."""
+        same = [n for n, chunks in self.compiled.values.items() if self.dense.values.get(n) is chunks]
+        self.dense.join()
+        self.compiled.join()
+        self.compiled.values |= {n: self.dense.values[n] for n in same}
 
     def _pair(self, i: int, j: int) -> None:
         """The same node of both models."""
@@ -130,15 +143,17 @@ class _Lockstep:
             update = self._left(i, theirs, "its outputs are not known")
         else:
             update = self._solve(i, mine, theirs, raw)
-        self._finish(self.dense, mine, affine, None)
+        self.dense.finish(mine, affine)
         if same:
+            self.compiled.past[theirs.index] = affine, None
             for name in theirs.node.output:
                 if name in self.dense.values:
                     self.compiled.values[name] = self.dense.values[name]
                 elif name in self.dense.constants:
                     self.compiled.constants[name] = self.dense.constants[name]
         else:
-            self._finish(self.compiled, theirs, self._cut(i, affine), update)
+            bias = update.form.spread(update.bias, update.weights) if isinstance(update, Update) else None
+            self.compiled.finish(theirs, self._cut(i, affine), bias)
         return None
 
     def _inside(self, i: int, j: int, mine: Step, theirs: Step) -> None:
@@ -162,23 +177,6 @@ class _Lockstep:
         if isinstance(update, Update):
             bias = update.form.spread(update.bias, update.weights)
             self.compiled.amend(j, theirs.node.output[0], bias.astype(update.weights.dtype))
-
-    def _finish(self, walk: Walk, step: Step, affine: Affine | None, update: Update | Replaced | None) -> None:
-        """Run a node, with its new bias and the map that calibration asks for."""
-        if affine is not None and step.node.op_type == "BatchNormalization":
-            source = step.inputs[0]
-        else:
-            if not step.outputs:
-                walk.execute(step)
-            source = step.outputs[0] if step.outputs else None
-        if source is None or (affine is None and not isinstance(update, Update)):
-            return
-        if isinstance(update, Update):
-            bias = update.form.spread(update.bias, update.weights)
-            source = mapped(lambda c: c + bias.astype(c.dtype), source, in_place=True)
-        if affine is not None:
-            source = mapped(affine.apply, source, in_place=step.node.op_type != "BatchNormalization")
-        walk.give(step, source)
 
     def _same(self, mine: Step, theirs: Step) -> bool:
         """Nothing upstream of the node and nothing in it has changed."""

@@ -4,8 +4,8 @@
         x = step.inputs[0]                          # chunks: one array per feed
 
 Values are lists of chunks, one for each feed, and are dropped after their last use, so that memory is that of the
-widest place of the graph. Calibration may replace what a node gives (`Adjust`), which never reaches the output model:
-synthetic inputs normalise every BatchNormalization by the statistics of the batch itself.
+widest place of the graph. Further inputs may join where it is narrower (`Late`). Calibration may replace what a node
+gives (`adjust`).
 """
 
 from __future__ import annotations
@@ -51,6 +51,14 @@ class Affine:
         return out.astype(y.dtype, copy=False)
 
 
+@dataclass(frozen=True)
+class Late:
+    """Inputs that join on the way: there is no room for them where the graph is wide."""
+
+    first: int  # feeds that start
+    at: int  # index of the node that all of them reach
+
+
 @dataclass
 class Step:
     """One node that is about to run: its inputs are known, `Walk.execute` or `Walk.give` fill `outputs`."""
@@ -84,6 +92,8 @@ class Walk:
         self.readers = self._readers()
         self.readers_of = {n: [i for i, r in enumerate(self.reads) if n in r] for n in self.readers}
         self.values: dict[str, Chunks] = {}
+        self.waiting: Sequence[Feed] = ()
+        self.past: dict[int, tuple[Affine | None, Array | None]] = {}  # what `finish` did, for those that join
         self.records: dict[int, Record] = {}
         self.added: dict[str, Array] = {}
         self.most = 0  # runs to record inside control nodes; 0: as many as there is room for
@@ -104,20 +114,36 @@ class Walk:
             out.setdefault(t.name, []).append("")
         return out
 
-    def start(self, feeds: Sequence[Feed]) -> None:
-        """Forget all values and take these inputs."""
+    def start(self, feeds: Sequence[Feed], late: Late | None = None) -> None:
+        """Forget all values and take these inputs; those that are late wait for `join`."""
+        if late is not None:
+            feeds, self.waiting = feeds[: late.first], feeds[late.first :]
         self.chunks = len(feeds)
         self.values = {n: [np.asarray(f[n]) for f in feeds] for n in self.inputs if all(n in f for f in feeds)}
 
-    def run(self, feeds: Sequence[Feed]) -> Iterator[Step]:
+    def run(self, feeds: Sequence[Feed], late: Late | None = None) -> Iterator[Step]:
         """Every node in order; one that the caller has not run by the next step is run then, as it is."""
-        self.start(feeds)
+        self.start(feeds, late)
         for index in range(len(self.nodes)):
+            if late is not None and index == late.at:
+                self.join()
             step = self.step(index)
             yield step
             if not step.outputs:
-                self.execute(step)
+                self.finish(step)
             self.forget(index)
+
+    def join(self) -> None:
+        """Bring the inputs that wait to where the first are: what `finish` did to those is done to them."""
+        held, waiting, size, self.waiting = self.values, self.waiting, self.chunks, ()
+        total, past = size + len(waiting), dict(self.past)
+        for k in range(0, len(waiting), size):
+            self.start(waiting[k : k + size])
+            for index, change in past.items():
+                self.finish(self.step(index), *change)
+                self.forget(index)
+            held = {n: chunks + self.values[n] for n, chunks in held.items()}
+        self.values, self.chunks = held, total
 
     def step(self, index: int) -> Step:
         """The node at `index` with its inputs."""
@@ -126,6 +152,22 @@ class Walk:
         for slot, chunks in self.records[index].inputs.items() if index in self.records else ():
             step.inputs[slot] = chunks
         return step
+
+    def finish(self, step: Step, affine: Affine | None = None, bias: Array | None = None) -> None:
+        """Run a node, add a bias to what it gives and map it; the map takes the place of a BatchNormalization."""
+        self.past[step.index] = affine, bias
+        normalised = affine is not None and step.node.op_type == "BatchNormalization"
+        if not normalised and not step.outputs:
+            self.execute(step)
+        source = step.inputs[0] if normalised else step.outputs[0] if step.outputs else None
+        if source is None or (affine is None and bias is None):
+            return
+        if bias is not None:
+            added = bias
+            source = mapped(lambda c: c + added.astype(c.dtype), source, in_place=True)
+        if affine is not None:
+            source = mapped(affine.apply, source, in_place=not normalised)
+        self.give(step, source)
 
     def execute(self, step: Step) -> None:
         """Run a node; what onnxruntime cannot run on its own leaves its outputs unknown."""
@@ -271,90 +313,9 @@ def _info(name: str, array: Array) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim)
 
 
-@dataclass(frozen=True)
-class Adjust:
-    """What calibration on synthetic inputs does to the dense model's values, as one affine map per node.
-
-    `batch_norm`: every BatchNormalization normalises by the statistics of the batch, so that its output has mean beta
-    and deviation |gamma|, as on the training data (docs: data-free inputs). `shrink`: where BatchNormalization was
-    folded, the log deviations of a convolution that feeds a ReLU are pulled towards their mean over the live channels.
-    """
-
-    batch_norm: bool = False
-    shrink: float = 0.0
-
-    def of(self, walk: Walk, step: Step) -> Affine | None:
-        """The map for the first output of this node, which is run where its output is what the map depends on."""
-        x = step.inputs[0] if step.inputs else None
-        if step.index in walk.inside.around:
-            return None
-        if step.node.op_type == "BatchNormalization" and self.batch_norm and x is not None and _wide(x):
-            gamma, beta = (np.asarray(c[0], np.float64) for c in step.inputs[1:3] if c is not None)
-            epsilon = next((a.f for a in step.node.attribute if a.name == "epsilon"), 1e-5)
-            mean, variance = statistics(x)
-            scale = gamma / np.sqrt(variance + epsilon)
-            return Affine(scale.astype(np.float32), (beta - scale * mean).astype(np.float32))
-        if step.node.op_type == "Conv" and self.shrink > 0 and rectified(walk, step.node.output[0]):
-            walk.execute(step)
-            y = step.outputs[0]
-            return None if y is None else shrunk(*statistics(y), self.shrink)
-        return None
-
-
-def advance(walk: Walk, step: Step, affine: Affine | None) -> None:
-    """Run a node, with the map that calibration puts in place of BatchNormalization or behind a convolution."""
-    normalised = affine is not None and step.node.op_type == "BatchNormalization"
-    if not normalised and not step.outputs:
-        walk.execute(step)
-    source = step.inputs[0] if normalised else step.outputs[0]
-    if affine is not None and source is not None:
-        walk.give(step, mapped(affine.apply, source, in_place=not normalised))
-
-
 def mapped(change: Callable[[Array], Array], chunks: Chunks, in_place: bool) -> Chunks:
     """The chunks changed; `in_place` lets go of every old one as soon as its new one is there."""
     out = chunks if in_place else list(chunks)
     for k, c in enumerate(chunks):
         out[k] = change(c)
     return out
-
-
-def rectified(walk: Walk, name: str) -> bool:
-    """Is a value read by nothing but a Relu, or a Clip from zero upwards (Relu6)?"""
-    if walk.readers.get(name) == ["Relu"]:
-        return True
-    if walk.readers.get(name) != ["Clip"]:
-        return False
-    node = walk.nodes[walk.readers_of[name][0]]
-    low = [a.f for a in node.attribute if a.name == "min"]
-    low += [float(np.max(walk.constants[n])) for n in node.input[1:2] if n in walk.constants]
-    return low == [0.0]
-
-
-def _wide(x: Chunks) -> bool:
-    """More than one position per channel: there are statistics to take."""
-    return x[0].ndim >= 2 and sum(a.size for a in x) > 8 * x[0].shape[1]
-
-
-def statistics(x: Chunks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance per channel (axis 1) over all chunks."""
-    total = np.zeros((2, x[0].shape[1]))
-    count = 0
-    for a in x:
-        flat = a.reshape(len(a) * a.shape[1], -1).astype(np.float32, copy=False)
-        total[0] += flat.sum(1).reshape(-1, a.shape[1]).sum(0, dtype=np.float64)
-        total[1] += np.einsum("ip,ip->i", flat, flat).reshape(-1, a.shape[1]).sum(0, dtype=np.float64)
-        count += a.size // a.shape[1]
-    mean = total[0] / count
-    return mean, np.maximum(total[1] / count - mean**2, 0)
-
-
-def shrunk(mean: Array, variance: Array, strength: float) -> Affine:
-    """Log s <- (1 - strength) log s + strength * mean over the live channels; the means stay."""
-    deviation = np.sqrt(variance)
-    live = deviation > 0.1 * np.median(deviation)
-    scale = np.ones_like(deviation)
-    if live.any():
-        log = np.log(deviation[live])
-        scale[live] = np.exp(strength * (log.mean() - log))
-    return Affine(scale.astype(np.float32), (mean - scale * mean).astype(np.float32))

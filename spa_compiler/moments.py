@@ -18,11 +18,12 @@ import onnx
 from numpy.typing import NDArray
 
 from spa_compiler import recurrent, routed
+from spa_compiler.adjust import Adjust, statistics
 from spa_compiler.dims import Dim, Expr, Prod, Sum, atoms
 from spa_compiler.gram import Gram, gather, shrinkage
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.linear import Form, Rows, find
-from spa_compiler.lockstep import Adjust, Chunks, Feed, Step, Walk, advance, statistics
+from spa_compiler.lockstep import Chunks, Feed, Late, Step, Walk
 from spa_compiler.spec import Site, Value
 
 Array = NDArray[Any]
@@ -76,13 +77,15 @@ def collect(
     adjust: Adjust | None = None,
     groups: Sequence[Group] | None = None,
     seed: int = 0,
+    late: Late | None = None,
 ) -> Moments:
     """Moments of everything that contracts a channel of `groups` (all by default).
 
-    `adjust` is what calibration does to the dense model's values. What cannot be run leaves no moments.
+    `adjust` is what calibration does to the dense model's values, `late` which inputs join on the way. What cannot be
+    run leaves no moments.
     """
     live = frozenset(d for g in (graph.groups if groups is None else groups) for d in g.dims)
-    return _Collector(graph, live, adjust or Adjust(), seed).run(feeds)
+    return _Collector(graph, live, adjust or Adjust(), seed).run(feeds, late)
 
 
 class _Collector:
@@ -94,11 +97,10 @@ class _Collector:
         self.grams: dict[tuple[Any, ...], tuple[Floats, Array, Floats]] = {}
         self.measured: dict[str, list[Moment]] = {}  # value -> contractions whose error is measured there
 
-    def run(self, feeds: Sequence[Feed]) -> Moments:
+    def run(self, feeds: Sequence[Feed], late: Late | None) -> Moments:
         self.out.samples = len(feeds)
-        for step in self.walk.run(feeds):
-            affine = self.adjust.of(self.walk, step)
-            advance(self.walk, step, affine)
+        for step in self.walk.run(feeds, late):
+            self.walk.finish(step, self.adjust.of(self.walk, step))
             if step.node.op_type in recurrent.GATES:
                 self._cell(step)
             else:

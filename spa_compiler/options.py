@@ -85,7 +85,7 @@ def pipeline_of(o: Options) -> Pipeline:
     compensates = o.informed() if o.compensate is None else o.compensate
     calibrate = []
     if o.scored() or compensates:
-        inputs = _given(o, "samples" if o.samples else "memory", "seed", "input_range")
+        inputs = _given(o, "samples", "memory", "seed", "input_range")
         source = {"source": o.calib} if o.calib != "synthetic" else {}
         calibrate = [make("calibrate", **source, **inputs, **({} if o.scored() else {"moments": False}))]
     if o.plan:

@@ -16,8 +16,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from spa_compiler.adjust import statistics
 from spa_compiler.graph import DependencyGraph
-from spa_compiler.lockstep import Walk, statistics
+from spa_compiler.lockstep import Walk
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, run
 from spa_compiler.sources import NORMALISED, Scale, Synthetic

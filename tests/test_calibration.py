@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spa_compiler.calibration import amounts, chosen, kind_of, real, synthetic, widest
+from spa_compiler.amounts import alive, amounts
+from spa_compiler.calibration import chosen, kind_of, real, synthetic
 from spa_compiler.errors import UsageError
 from spa_compiler.gram import Gram
 from spa_compiler.moments import collect
@@ -82,10 +83,10 @@ def test_a_fixed_batch_is_kept_and_the_rest_dropped() -> None:
 
 def test_less_memory_means_fewer_inputs() -> None:
     graph = graph_of(CLASSIFIER)
-    per = widest(graph)
+    per = max(alive(graph))
     assert per >= 2 * 4 * 8 * 16 * 16
-    assert amounts(graph, 0, 200 * per)[0] == 100
-    assert amounts(graph, 0, 1)[0] < amounts(graph, 0, 1 << 30)[0]
+    assert amounts(graph, 0, 200 * per)[0].start == 100
+    assert amounts(graph, 0, 1)[0].kept < amounts(graph, 0, 1 << 30)[0].kept
 
 
 def test_memory_does_not_grow_with_the_number_of_rows() -> None:

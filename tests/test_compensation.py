@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spa_compiler.adjust import Adjust, shrunk, statistics
 from spa_compiler.compensation import Options, compensate, compensated, repaired, solve
 from spa_compiler.graph import DependencyGraph
-from spa_compiler.lockstep import Adjust, Walk, shrunk, statistics
+from spa_compiler.lockstep import Walk
 from spa_compiler.model import Model
 from spa_compiler.moments import collect
 from spa_compiler.obs import flap, obspa

@@ -22,8 +22,9 @@ ORDER = """
     external checks model symbols shape_reads shapes canonical strides runtime
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
-    images sources data gram linear inside recurrent lockstep routed moments updates merge scales tokens calibration obs
-    doubt compensation forcing decisions verify pipeline options latency report compiler __init__ inspection cli
+    images sources data gram linear inside recurrent lockstep adjust amounts routed moments updates merge scales
+    tokens calibration obs doubt compensation forcing decisions verify pipeline options latency report compiler
+    __init__ inspection cli
 """.split()
 """Each module imports only from those before it (docs/architecture.md)."""
 FORBIDDEN = re.compile(r"(?i)(?:^|_)(layer|filter|handler|manager|util|helper)s?(?:_|$)")

@@ -24,7 +24,6 @@ TEXT = "normalize,score{criterion=l1},allocate{ratio=0.5},remove,verify"
 IDLE: list[tuple[dict[str, Any], set[str]]] = [
     ({"ratio": 0.5, "criterion": "l2", "samples": 8}, {"samples"}),
     ({"ratio": 0.5, "criterion": "l2", "calib": "white", "memory": "1GB"}, {"calib", "memory"}),
-    ({"ratio": 0.5, "samples": 8, "memory": "1GB"}, {"memory"}),
     ({"ratio": 0.5, "scores": "s.npz", "criterion": "l1", "compensate": False}, {"criterion"}),
     ({"ratio": 0.5, "scores": "s.npz", "compensate": False, "samples": 8}, {"samples"}),
     ({"target": "1MB", "of": "params"}, {"of"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa_compiler import calibration
+from spa_compiler import amounts, calibration
 from spa_compiler.calibration import synthetic
 from spa_compiler.compensation import compensate
 from spa_compiler.model import Model
@@ -102,11 +102,11 @@ def test_the_source_is_named_and_repeatable() -> None:
 
 
 def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "WORK", 1.0)
+    monkeypatch.setattr(amounts, "WORK", 1.0)
     found = synthetic(graph_of(BIGRAM), samples=64)
     assert "likely token ids, 1 sweeps" in found.source
     free = synthetic(graph_of(BIGRAM))
-    assert free.samples == calibration.LEAST  # by time; by ids it would be ENOUGH / 12
+    assert free.samples == amounts.LEAST  # by time; by ids it would be ENOUGH / 12
 
 
 @pytest.mark.parametrize("case", [BIGRAM, CLASSIFIER], ids=["language", "classifier"])

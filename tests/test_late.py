@@ -1,0 +1,101 @@
+"""Inputs that join on the way: what they bring is what they would have brought from the start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spa_compiler.adjust import Adjust
+from spa_compiler.amounts import alive, amounts, joined, of_given
+from spa_compiler.compensation import Options, compensate
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.lockstep import Affine, Late, Walk
+from spa_compiler.moments import collect
+from spa_compiler.rewrite import rewrite
+from test_compensation import RESIDUAL, cut, outputs
+from test_obs import feeds, graph_of
+from zoo_base import Case
+
+NARROWING = Case(
+    "(float[N,3,16,16] x) => (float[N,2] y) { a = Conv <pads = [1,1,1,1]> (x, w1)  r = Relu(a)"
+    "  p = MaxPool <kernel_shape = [4,4], strides = [4,4]> (r)  b = Conv (p, w2)  s = Relu(b)"
+    "  q = GlobalAveragePool(s)  f = Flatten(q)  y = Gemm <transB = 1> (f, wf) }",
+    {"w1": (8, 3, 3, 3), "w2": (8, 8, 1, 1), "wf": (2, 8)},
+    None,
+)
+
+
+def given() -> list[dict[str, np.ndarray]]:
+    return feeds((6, 3, 6, 6), chunks=5)
+
+
+def place(graph: DependencyGraph, op: str) -> int:
+    """Index of the last node of a kind."""
+    return max(i for i, s in enumerate(graph.sites) if s.op == op)
+
+
+def test_what_was_done_to_the_first_is_done_to_those_that_join() -> None:
+    graph = graph_of(RESIDUAL)
+    maps: dict[str, tuple[Affine | None, Any]] = {
+        "s": (Affine(np.full(6, 2, np.float32), np.ones(6, np.float32)), None),
+        "n": (Affine(np.full(6, 0.5, np.float32), np.arange(6, dtype=np.float32)), None),
+        "c": (None, np.full((6, 1, 1), 3, np.float32)),
+    }
+
+    def last(late: Late | None) -> list[np.ndarray]:
+        walk = Walk(graph.model)
+        for step in walk.run(given(), late):
+            walk.finish(step, *maps.get(step.node.output[0], (None, None)))
+            if step.node.output[0] == "y":
+                assert step.outputs[0] is not None
+                return step.outputs[0]
+        raise AssertionError
+
+    whole = last(None)
+    for at in range(1, len(graph.sites)):
+        for got, expected in zip(last(Late(2, at)), whole, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_moments_after_the_join_are_those_of_all_inputs() -> None:
+    graph = graph_of(RESIDUAL)
+    at = place(graph, "Relu")
+    some, every, late = (
+        collect(graph, f, late=by) for f, by in ((given()[:2], None), (given(), None), (given(), Late(2, at)))
+    )
+    assert min(every.of) < at < max(every.of)
+    for site, moment in late.of.items():
+        expected = (every if site >= at else some).of[site]
+        np.testing.assert_allclose(moment.covariance, expected.covariance, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("adjust", [Adjust(), Adjust(batch_norm=True)])
+def test_a_model_is_compensated_as_with_all_inputs(adjust: Adjust) -> None:
+    """Nothing is solved before the second convolution, and only the first model's BatchNormalization is mapped."""
+    graph = graph_of(RESIDUAL)
+    masks = {d: m for d, m in cut(graph).items() if m.size == 8}
+    small = rewrite(graph, masks)
+    at = next(i for i, s in enumerate(graph.sites) if s.outputs[0] is not None and s.outputs[0].name == "c")
+    whole = compensate(graph, masks, small, given(), Options(adjust=adjust))
+    late = compensate(graph, masks, small, given(), Options(adjust=adjust, late=Late(2, at)))
+    after = compensate(graph, masks, small, given(), Options(adjust=adjust, late=Late(2, at + 1)))
+    np.testing.assert_allclose(outputs(late, given()), outputs(whole, given()), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(outputs(after, given()), outputs(whole, given()), rtol=1e-5, atol=1e-6)
+
+
+def test_inputs_join_where_there_is_room_for_them() -> None:
+    graph = graph_of(NARROWING)
+    wide = alive(graph)
+    memory = 2 * 24 * max(wide)
+    found = joined(graph, 24, 100, memory)
+    assert (found.kept, found.start) == (100, 24) and found.at
+    assert max(wide[found.at :]) * 100 <= memory / 2 < wide[found.at - 1] * 100
+    assert joined(graph, 24, 10**6, memory).kept == 24  # nowhere is there room for so many
+    assert joined(graph, 24, 10**6, memory, exactly=True).kept == 10**6
+    planned, pool = amounts(graph, 0, memory)
+    assert planned.start == 24 and planned.kept == pool // 3
+    late = planned.late([{}] * planned.kept)
+    assert late is not None and late.first == 24
+    assert of_given(graph, 50, 0, memory).kept == 50 and of_given(graph, 10, 0, memory).start == 10

@@ -1,7 +1,6 @@
 """Rewrites that change nothing about a model's results and make its axes free: before the algebra sees the graph.
 
 - `bypass`: whoever reads the Identity of a constant reads the constant.
-- `unpack`: a sequence that is only split and picked from is a Slice per pick.
 - `untie`: a small constant that several nodes share is shared for its value, not for its meaning: one copy per use.
 - `permutations`: a chain of Reshape and Transpose that only permutes one axis (a channel shuffle) becomes a Gather,
   found by running the chain on `arange`.
@@ -61,35 +60,9 @@ def bypass(model: Model) -> int:
     kept = {t.name for t in model.graph.outputs} | set(model.captured)
     for node in model.graph.nodes:
         if node.op == "Identity" and isinstance(node.inputs[0], gs.Constant) and node.outputs[0].name not in kept:
-            for user in _unique(node.outputs[0].outputs):
+            for user in unique(node.outputs[0].outputs):
                 for i in [i for i, t in enumerate(user.inputs) if t is node.outputs[0]]:
                     user.inputs[i] = node.inputs[0]
-            made += 1
-    return made
-
-
-def unpack(model: Model) -> int:
-    """SplitToSequence whose parts are all picked by SequenceAt: each pick is a Slice (Slice stops at the end)."""
-    made = 0
-    kept = {t.name for t in model.graph.outputs} | set(model.captured)
-    for node in [n for n in model.graph.nodes if n.op == "SplitToSequence" and n.outputs[0].name not in kept]:
-        users = _unique(node.outputs[0].outputs)
-        if len(node.inputs) < 2 or any(u.op != "SequenceAt" for u in users):
-            continue
-        operands = [node.inputs[1], *(u.inputs[1] for u in users)]
-        if not all(isinstance(t, gs.Constant) for t in operands):
-            continue
-        sizes, *picks = [model.array(t) for t in operands]
-        if sizes.ndim == 0 and any(p.item() < 0 for p in picks):
-            continue
-        for user, pick in zip(users, picks, strict=True):
-            at = int(pick.item()) % len(sizes) if sizes.ndim else int(pick.item())
-            start = int(sizes[:at].sum()) if sizes.ndim else at * int(sizes)
-            bounds = start, start + int(sizes[at] if sizes.ndim else sizes), int(node.attrs.get("axis", 0))
-            whats = zip(("starts", "ends", "axes"), bounds, strict=True)
-            name = user.outputs[0].name
-            user.op, user.attrs = "Slice", {}
-            user.inputs = [node.inputs[0], *(constant(f"{name}.{w}", np.array([v], np.int64)) for w, v in whats)]
             made += 1
     return made
 
@@ -108,7 +81,7 @@ def untie(model: Model) -> int:
         values = model.array(tensor)
         if all(n.op == "Slice" for n in tensor.outputs):  # gates picked from one bias: what it means
             continue
-        slots = [(n, i) for n in _unique(tensor.outputs) for i, t in enumerate(n.inputs) if t is tensor]
+        slots = [(n, i) for n in unique(tensor.outputs) for i, t in enumerate(n.inputs) if t is tensor]
         for k, (node, i) in enumerate(slots[1:], 1):
             node.inputs[i] = constant(f"{name}.use{k}", values)
             made += 1
@@ -117,7 +90,7 @@ def untie(model: Model) -> int:
 
 def _untie_node(model: Model, node: gs.Node) -> int:
     out = node.outputs[0]
-    slots = [(n, i) for n in _unique(out.outputs) for i, t in enumerate(n.inputs) if t is out]
+    slots = [(n, i) for n in unique(out.outputs) for i, t in enumerate(n.inputs) if t is out]
     for k, (user, i) in enumerate(slots[1:], 1):
         copy = gs.Variable(f"{out.name}.use{k}", out.dtype, out.shape)
         user.inputs[i] = copy
@@ -126,7 +99,8 @@ def _untie_node(model: Model, node: gs.Node) -> int:
     return max(len(slots) - 1, 0)
 
 
-def _unique(nodes: list[gs.Node]) -> list[gs.Node]:
+def unique(nodes: list[gs.Node]) -> list[gs.Node]:
+    """Each node once, by identity (graphsurgeon compares by content)."""
     return list({id(n): n for n in nodes}.values())
 
 

@@ -17,6 +17,7 @@ from spa_compiler.facts import Facts
 from spa_compiler.inlining import inline
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
+from spa_compiler.sequences import unpack
 from spa_compiler.strides import identity_gathers, written_pieces
 
 
@@ -39,9 +40,10 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
 def _normalize(
     model: Model, first: Facts, second: Facts, bound: dict[str, tuple[int, int]]
 ) -> tuple[Model, dict[str, int]]:
-    changes = {"inlined": inline(model, first, second), "folded": folding.fold(model, first, second)}
-    changes |= {"bypassed": canonical.bypass(model), "empty": folding.skip_empty(model, first, second)}
-    changes["unpacked"] = canonical.unpack(model)
+    one, two = _sides(bound)
+    changes = dict.fromkeys(("inlined", "folded", "bypassed", "empty", "unpacked"), 0)
+    while _reduce(model, first, second, changes):  # what came out of a sequence has sizes, and may decide branches
+        first, second = shapes.evaluate(model, one, first), shapes.evaluate(model, two, second)
     changes["statistics"] = folding.fold_statistics(model)
     changes["dead"] = canonical.drop_dead(model)
     changes["untied"] = canonical.untie(model)
@@ -52,12 +54,22 @@ def _normalize(
     changes["selections"] = canonical.selection_first(model, found.shape, found.dynamic)
     if changes["strides"] or changes["permutations"] or changes["selections"]:
         changes["dead"] += canonical.drop_dead(model)
-        one, two = _sides(bound)
         first, second = shapes.evaluate(model, one, first), shapes.evaluate(model, two, second)
         first, second = _complete(model, first, second, bound)
         found = shapes.recorded(model, first, second, bound)
     model.shapes = found
     return model, changes
+
+
+def _reduce(model: Model, first: Facts, second: Facts, changes: dict[str, int]) -> bool:
+    """Fold what is known, and take tensors out of sequences; True where some were found."""
+    changes["inlined"] += inline(model, first, second)
+    changes["folded"] += folding.fold(model, first, second)
+    changes["bypassed"] += canonical.bypass(model)
+    changes["empty"] += folding.skip_empty(model, first, second)
+    found = unpack(model)
+    changes["unpacked"] += found
+    return found > 0
 
 
 def _sides(bound: dict[str, tuple[int, int]]) -> tuple[dict[str, int], dict[str, int]]:

@@ -19,6 +19,21 @@ CASES: dict[str, Case] = {
         {"w1": (10, 3, 1, 1), "sizes": [3, 7], "i0": 0, "last": -1, "w2": (5, 3, 1, 1), "w3": (5, 7, 1, 1)},
         {"w1:0 w2:1": 3, "w1:0 w3:1": 7},
     ),
+    "sequence_built": Case(  # tensor_split: what is inserted is what is picked, counted from either end
+        """(float[1,3,4,4] x) => (float[1,5,4,4] y) {
+            a = Conv(x, w1)  p, q = Split<axis=1>(a, sizes)  s0 = SequenceEmpty()  s1 = SequenceInsert(s0, q)
+            s = SequenceInsert(s1, p, i0)  t = SequenceAt(s, i0)  u = SequenceAt(s, last)
+            b = Conv(t, w2)  c = Conv(u, w3)  y = Add(b, c) }""",
+        {"w1": (10, 3, 1, 1), "sizes": [3, 7], "i0": 0, "last": -1, "w2": (5, 3, 1, 1), "w3": (5, 7, 1, 1)},
+        {"w1:0 w2:1": 3, "w1:0 w3:1": 7},
+    ),
+    "sequence_concatenated": Case(
+        """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
+            a = Conv(x, w1)  b = Conv(x, w2)  s = SequenceConstruct(a, b)  c = ConcatFromSequence<axis=1>(s)
+            y = Conv(c, w3) }""",
+        {"w1": (5, 3, 1, 1), "w2": (6, 3, 1, 1), "w3": (4, 11, 1, 1)},
+        {"w1:0 w3:1": 5, "w2:0 w3:1": 6},
+    ),
     "piece_overwritten": Case(  # x[:, 4:8] = v as exporters write it: the piece is the updates', the rest x's
         """(float[1,3] x) => (float[1,5] y) {
             a = MatMul(x, w1)  v = MatMul(x, w2)  c = ScatterND(a, i, v)  y = MatMul(c, w3) }""",

@@ -230,7 +230,7 @@ def markdown(rows: Rows) -> str:
 
 def unmeasured(rows: Rows) -> Iterator[str]:
     """Models of the lists of which an exporter has no row: neither a measurement nor a refusal."""
-    for family in ("torchvision85", "timm", "transformers", "recurrent", "dense"):
+    for family in ("torchvision85", "torchvision", "timm", "transformers", "recurrent", "dense"):
         for exporter in ("legacy", "dynamo"):
             left = [n for n in names(family) if not {(n, exporter, "spa"), (n, exporter, "export")} & rows.keys()]
             if left:
@@ -277,7 +277,8 @@ columns is a failure (listed under the table), outputs that changed their shape,
 modules that it touches as prunable, whole, and MACs its own way, without the products of activations.
 Where both digits of an axis (heads and channels of a head) are groups, half of each leaves a quarter.
 *normalise* and *analyse* are seconds of processor time, *all s* seconds of the whole compile, written and proven, on
-two cores shared with other work. Images are as small as the network allows. Models have their full width and depth;
+two cores shared with other work. Images are as small as the network allows, and so are clips (8 frames of 64 x 64; s3d
+takes 16 of 224 x 224). Models have their full width and depth;
 NARROW
 have their own depth and blocks at a fraction of the width (a half to a sixteenth; two do not fit into one file).
 "(no effect)": the plan did not change the outputs, so the proof has no power there.
@@ -285,16 +286,18 @@ have their own depth and blocks at a fraction of the width (a half to a sixteent
 ## What cannot be pruned, and why that is so
 
 - **Constants that are no weights** count as parameters here, because a file does not say what trained: tables of
-  relative positions (timm_convit_tiny, 82.3 %: thirty of 196 x 196; every weight of it but the output's bias is
-  prunable), masks of shifted windows (hf_swin 96.4 %, swin_t 99.7 % with the legacy exporter), grids of coordinates
-  (raft_large with the dynamo exporter, 96.9 %). Their axes are positions in an image of fixed size.
+  relative positions (timm_convit_tiny, 82.3 and 74.8 %: thirty and fifty of 196 x 196; every weight of it but the
+  output's bias is prunable), masks of shifted windows (hf_swin 96.4 %, swin_t and swin_v2_b 99.7 % with the legacy
+  exporter), grids of coordinates (raft_large 96.9 %, raft_small 90.9 % with the dynamo exporter). Their axes are
+  positions in an image of fixed size.
 - **Weights over positions**: timm_gmlp_s16_224 (94.0 %) mixes its 196 patches by 196 x 196 matrices. The patches are
   positions of the first convolution's output, and pass on through residual sums: to remove one is to crop the image.
 - **A convolution over the channel axis**: the channel attention of timm_eca_nfnet_l0 (86.3 %). Each channel reads its
   neighbours by their place; without one of them the others would read wrong ones. So the widths of the residual streams
   that it scales stay, and everything inside the blocks is prunable.
 - **The output itself**: bert_trunk (76 to 80 %) gives its hidden states, so the residual width is part of the
-  signature, and the embeddings are vocabulary x width. bert, which has a head, is at 99.8 %.
+  signature, and the embeddings are vocabulary x width. bert, which has a head, is at 99.8 %. timm's
+  eva02_tiny_patch14_224 (96.8 %) has no classes either: its 192 pooled features are the output.
 - **States as inputs**: lstm_states gets its state from outside and gives it back. Hidden sizes are signature, nothing
   is left to prune, and the compiler refuses (exit code 5) instead of writing the same file: *refused*, not failed.
 - What is below 100 % elsewhere is the bias of the output, tables of one batch, and axes that an operator indexes at run

@@ -17,7 +17,7 @@ import torch
 import zoo_nets as nets
 from torch import Tensor, nn
 from torch.utils import _pytree
-from zoo_narrow import narrow
+from zoo_narrow import narrow, short_clips
 
 FIRST = [
     "resnet50", "densenet121", "mobilenet_v2", "shufflenet_v2_x1_0", "vit_b_16", "swin_t", "convnext_tiny",
@@ -177,9 +177,8 @@ def torchvision_tasks() -> dict[str, Model]:
             bare |= {"rpn_pre_nms_top_n_test": 100, "rpn_post_nms_top_n_test": 50, "box_detections_per_img": 10}
         if every and not name.startswith("ssd"):  # the others scale the image up to 800 pixels
             bare |= {"min_size": 128, "max_size": 160}
-        if name.startswith("mvit"):  # tables of relative positions, as large as the clip
-            bare = {"spatial_size": (64, 64), "temporal_size": 8}
-        return Call(models.get_model(name, weights=None, **bare), how, every)
+        with short_clips((3, 8, 64, 64)):
+            return Call(models.get_model(name, weights=None, **bare), how, every)
 
     def add(module: Any, inputs: Mapping[str, Input], how: Callable[..., Any], every: bool = False) -> None:
         for name in models.list_models(module=module):

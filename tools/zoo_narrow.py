@@ -5,6 +5,11 @@ Two of them are larger than protobuf allows (2 GB); of the others, structure and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
 from torch import nn
 
 NARROW = """vit_h_14 vit_l_16 vit_l_32 regnet_y_128gf regnet_y_32gf convnext_large vgg11 vgg13 vgg16 vgg19
@@ -34,3 +39,17 @@ def narrow(name: str) -> nn.Module | None:
         model.classifier[6] = nn.Linear(1024, 1000)
         return model
     return None
+
+
+@contextmanager
+def short_clips(clip: tuple[int, int, int, int]) -> Iterator[None]:
+    """MViTs built inside take clips of this size: torchvision fixes it, for the tables of relative positions."""
+    from torchvision.models.video import mvit
+
+    build, (_, frames, *sides) = mvit._mvit, clip
+
+    def small(**options: Any) -> nn.Module:
+        return build(**options | {"spatial_size": tuple(sides), "temporal_size": frames})
+
+    with patch.object(mvit, "_mvit", small):
+        yield

@@ -2,19 +2,35 @@
 
 - `identity_gathers`: PyTorch's dynamo exporter writes `as_strided` as Reshape [-1] and a Gather by a grid. Where the
   grid counts from 0 to the end, the Gather is a Reshape.
-- `written_pieces`: exporters write `x[:, 4:8] = v` as a ScatterND by a grid. Where the grid counts through a piece of
-  one axis, the result is what stands before the piece, the updates, and what stands after it: a Concat.
+- `written_pieces`: exporters write `x[:, 4:8] = v` as a ScatterND by a grid. Where the grid counts through a box, the
+  result is what stands before the box, the updates, and what stands after it, along one axis after the other: Concats.
 
 Both hold where the grid does so under both bindings of the symbols.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from spa_compiler.facts import Facts
 from spa_compiler.model import Model, constant
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """From `start` to before `end` of an axis of `size`."""
+
+    axis: int
+    start: int
+    end: int
+    size: int
 
 
 def identity_gathers(model: Model, first: Facts, second: Facts) -> int:
@@ -48,45 +64,83 @@ def _target(node: gs.Node, first: Facts, second: Facts) -> list[int] | None:
 
 
 def written_pieces(model: Model, first: Facts, second: Facts) -> int:
-    """Replace such ScatterNDs by Slices and a Concat; returns how many. Changes the model."""
+    """Replace such ScatterNDs by Slices and Concats; returns how many. Changes the model."""
     made = 0
     for node in [n for n in model.graph.nodes if n.op == "ScatterND" and n.attrs.get("reduction", "none") == "none"]:
-        piece = _piece(node, first)
-        if piece is not None and piece == _piece(node, second):
-            _concat(model, node, *piece)
+        pieces = _pieces(model, node, first)
+        if pieces and pieces == _pieces(model, node, second):
+            fresh = _around(node.inputs[0], node.inputs[2], node.outputs[0], pieces)
+            node.inputs.clear()
+            node.outputs.clear()
+            at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
+            model.graph.nodes[at : at + 1] = fresh
             made += 1
     return made
 
 
-def _piece(node: gs.Node, facts: Facts) -> tuple[int, int, int, int] | None:
-    """Axis, start and end of the piece that a ScatterND writes, and the size of the axis."""
-    shape, grid = facts.shape(node.inputs[0].name), facts.values.get(node.inputs[1].name)
-    if shape is None or grid is None or grid.size == 0 or grid.ndim - 1 != grid.shape[-1]:
+def _pieces(model: Model, node: gs.Node, facts: Facts) -> list[Piece] | None:
+    """What a ScatterND writes of each axis that it does not write as a whole; None where it is no box."""
+    shape, places = facts.shape(node.inputs[0].name), _places(model, node.inputs[1], facts)
+    if shape is None or not places or places[0].ndim != len(places) or 0 in places[0].shape:
         return None
-    box, sizes = grid.shape[:-1], shape[: grid.ndim - 1]
-    places = grid % np.array(sizes)  # counted from the end where negative
-    origin = places[(0,) * len(box)]
-    if not np.array_equal(places, np.moveaxis(np.indices(box), 0, -1) + origin):
-        return None
-    part = [k for k, (length, size) in enumerate(zip(box, sizes, strict=True)) if length < size]
-    if len(part) != 1:
-        return None
-    axis, start = part[0], int(origin[part[0]])
-    return axis, start, start + box[axis], sizes[axis]
+    out = []
+    for axis, (size, at) in enumerate(zip(shape, places, strict=False)):
+        length = at.shape[axis]
+        found = at[tuple(slice(None) if step else slice(1) for step in at.strides)] % size  # negative: from the end
+        start = int(found.ravel()[0])
+        count = np.arange(start, start + length).reshape([-1 if k == axis else 1 for k in range(at.ndim)])
+        given, wanted = np.broadcast_arrays(found, count)
+        if start + length > size or not np.array_equal(given, wanted):
+            return None
+        if length < size:
+            out.append(Piece(axis, start, start + length, size))
+    return out
 
 
-def _concat(model: Model, node: gs.Node, axis: int, start: int, end: int, size: int) -> None:
-    x, _, updates = node.inputs
-    name = node.outputs[0].name
-    fresh: list[gs.Node] = []
-    pieces = {0: (0, start), 2: (end, size)}
-    found = {1: updates}
-    for k, bounds in pieces.items():
-        if bounds[0] < bounds[1]:
-            found[k] = gs.Variable(f"{name}.piece{k}", x.dtype)
-            values = zip(("starts", "ends", "axes"), (*bounds, axis), strict=True)
-            operands = [constant(f"{name}.piece{k}.{what}", np.array([v], np.int64)) for what, v in values]
-            fresh.append(gs.Node("Slice", f"{name}.piece{k}", {}, [x, *operands], [found[k]]))
-    at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
-    model.graph.nodes[at:at] = fresh
-    node.op, node.attrs, node.inputs = "Concat", {"axis": axis}, [found[k] for k in sorted(found)]
+def _places(model: Model, index: gs.Tensor, facts: Facts) -> list[Array] | None:
+    """The positions along each axis that a ScatterND writes to, without the memory that all together would take."""
+    grid = _view(model, index, facts)
+    if grid is not None:
+        return list(np.moveaxis(grid, -1, 0)) if grid.ndim else None
+    maker, shape = index.inputs[0] if index.inputs else None, facts.shape(index.name)
+    if maker is None or shape is None or maker.op != "Concat" or int(maker.attrs["axis"]) not in (-1, len(shape) - 1):
+        return None
+    parts = [p for t in maker.inputs if (p := _view(model, t, facts)) is not None and p.shape[-1] == 1]
+    return [p[..., 0] for p in parts] if len(parts) == len(maker.inputs) else None
+
+
+def _view(model: Model, tensor: gs.Tensor, facts: Facts) -> Array | None:
+    """A value that is known, or one that is expanded from such: no number stands in memory twice."""
+    value = model.array(tensor) if isinstance(tensor, gs.Constant) else facts.values.get(tensor.name)
+    if value is not None or not tensor.inputs or tensor.inputs[0].op not in ("Expand", "Unsqueeze"):
+        return value
+    node = tensor.inputs[0]
+    x = _view(model, node.inputs[0], facts)
+    operand = _view(model, node.inputs[1], facts) if len(node.inputs) > 1 else np.array(node.attrs.get("axes"))
+    if x is None or operand is None:
+        return None
+    sizes = [int(v) for v in operand.ravel()]
+    if node.op == "Unsqueeze":
+        return np.expand_dims(x, sizes)
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, sizes))
+
+
+def _around(x: gs.Tensor, updates: gs.Tensor, out: gs.Tensor, pieces: list[Piece]) -> list[gs.Node]:
+    """Nodes that give `out`: x with `updates` in a box. Along the first axis before, inside and after, and so on."""
+    piece, *rest = pieces
+    nodes: list[gs.Node] = []
+
+    def cut(what: str, start: int, end: int) -> gs.Variable:
+        part = gs.Variable(f"{out.name}.{what}{piece.axis}", x.dtype)
+        values = zip(("starts", "ends", "axes"), (start, end, piece.axis), strict=True)
+        operands = [constant(f"{part.name}.{name}", np.array([v], np.int64)) for name, v in values]
+        nodes.append(gs.Node("Slice", part.name, {}, [x, *operands], [part]))
+        return part
+
+    inside = updates
+    if rest:
+        inside = gs.Variable(f"{out.name}.inside{piece.axis}", x.dtype)
+        nodes += _around(cut("between", piece.start, piece.end), updates, inside, rest)
+    parts = [cut("before", 0, piece.start)] if piece.start else []
+    parts += [inside, *([cut("after", piece.end, piece.size)] if piece.end < piece.size else [])]
+    return [*nodes, gs.Node("Concat", f"{out.name}.pieces{piece.axis}", {"axis": piece.axis}, parts, [out])]

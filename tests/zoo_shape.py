@@ -40,6 +40,19 @@ CASES: dict[str, Case] = {
         {"w1": (3, 10), "i": [[[0, 4], [0, 5], [0, 6], [0, -3]]], "w2": (3, 4), "w3": (10, 5)},
         {"w1:1 w3:0": 4, "w2:1 w3:0": 4, "w1:1 w3:0#2": 2, "w1:1": 4},
     ),
+    "box_overwritten": Case(  # x[:, 1:, 2:] = v, the index built as PyTorch does, batch and all: channels stay coupled
+        """(float[N,4,5,3] x) => (float[N,4,5,2] y) {
+            a = MatMul(x, w1)  v = MatMul(x, w2)  u = Slice(v, from, to, axes)  n = Shape<start=0,end=1>(x)
+            n0 = Squeeze(n, zero)  r = Range(i0, n0, i1)  b = Unsqueeze(r, ends)  l = Constant<value_ints=[3, 3, 1]>()
+            s = Concat<axis=0>(n, l)  b1 = Expand(b, s)  r1 = Expand(rows, s)  c1 = Expand(cols, s)
+            b2 = Unsqueeze(b1, last)  r2 = Unsqueeze(r1, last)  c2 = Unsqueeze(c1, last)
+            g = Concat<axis=-1>(b2, r2, c2)  i = Squeeze(g, three)
+            c = ScatterND(a, i, u)  y = MatMul(c, w3) }""",
+        {"w1": (3, 6), "w2": (3, 6), "w3": (6, 2), "from": [1, 2], "to": [4, 5], "axes": [1, 2], "zero": [0], "i0": 0,
+         "i1": 1, "ends": [1, 2, 3], "rows": [[[[1]], [[2]], [[3]]]], "cols": [[[[2], [3], [4]]]], "last": [-1],
+         "three": [3]},
+        {"w1:1 w2:1 w3:0": 6},
+    ),
     "bias_overwritten": Case(  # the zeros in the bias of Swin V2's keys, three parts, and what was overwritten
         """(float[2,4] x) => (float[2,5] y) {
             b = ScatterND(bias, i, zeros)  a = MatMul(x, w1)  c = Add(a, b)  q, k, v = Split<axis=1>(c, sizes)

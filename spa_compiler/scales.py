@@ -76,9 +76,11 @@ def candidates(source: Synthetic) -> tuple[list[Scale], list[Scale]]:
     coloured = 3 in source.shape[:1] + source.shape[-1:]
     normalised = NORMALISED if coloured else Scale(0, 1, (0.449,), (0.226,))
     centred = Scale(0, 255, mean=tuple(255 * m for m in NORMALISED.mean) if coloured else (114.0,))
-    # Channels come last in TensorFlow's models, which take pixel values as they are; Caffe's take off the mean.
-    pixels = [Scale(0, 255), centred] if source.shape[-1:] == (3,) else [centred, Scale(0, 255)]
-    return [normalised, Scale(-1, 1), Scale(0, 1)], pixels
+    # Channels come last in TensorFlow's models, which take pixel values as they are, or scaled and no more; PyTorch's
+    # are normalised, Caffe's take off the mean.
+    if source.shape[-1:] == (3,):
+        return [Scale(0, 1), Scale(-1, 1), normalised], [Scale(0, 255), centred]
+    return [normalised, Scale(-1, 1), Scale(0, 1)], [centred, Scale(0, 255)]
 
 
 def leading(walk: Walk, name: str) -> tuple[float, float] | None:

@@ -65,6 +65,21 @@ def test_outputs_that_hardly_vary_ask_for_a_wider_scale() -> None:
     assert scale is not None and scale.high == 255
 
 
-def test_channels_last_take_pixel_values_first() -> None:
-    assert not candidates(Synthetic("photographs", (16, 16, 3)))[1][0].mean
-    assert candidates(SOURCE)[1][0].mean
+def test_channels_last_are_not_normalised_by_channel() -> None:
+    narrow, wide = candidates(Synthetic("photographs", (16, 16, 3)))
+    assert not wide[0].mean and (narrow[0].high, narrow[0].mean) == (1, ())
+    narrow, wide = candidates(SOURCE)
+    assert wide[0].mean and narrow[0].mean
+
+
+def test_channels_last_take_the_unit_interval_where_the_response_allows_it() -> None:
+    case = Case(
+        "(float[N,16,16,3] x) => (float[N,3] y) { t = Transpose <perm = [0,3,1,2]> (x)"
+        "  a = Conv <pads = [1,1,1,1]> (t, w1, b1) " + HEAD,
+        CLASSIFIER.inits,
+        None,
+    )
+    source = Synthetic("photographs", (16, 16, 3))
+    weak, usual = (rescaled(graph_of(case, w1=W1 * by), "x", source).scale for by in (1 / 58, 1))
+    assert weak is not None and weak.high == 255
+    assert usual is not None and usual.high == 1 and not usual.mean

@@ -99,7 +99,7 @@ class _Lockstep:
         self.place = {n.output[0]: i for i, n in enumerate(self.dense.nodes) if n.output}
         self.stored = {n for node in self.compiled.nodes if node.op_type == "DequantizeLinear" for n in node.output}
         self.updates: dict[str, Update | Replaced] = {}
-        self.lookups: dict[str, tuple[routed.Lookup, Chunks]] = {}  # weights looked up by name, and where they agree
+        self.lookups: dict[str, tuple[routed.Lookup, routed.Lookup]] = {}  # weights looked up, dense and compiled
         self.outcome = Outcome()
 
     def run(self, feeds: Sequence[Feed]) -> dict[str, Update | Replaced]:
@@ -207,7 +207,7 @@ class _Lockstep:
         output = self.graph.sites[i].outputs[0]
         found = routed.lookup(self.dense, mine), routed.lookup(self.compiled, theirs)
         if found[0] is not None and found[1] is not None:
-            self.lookups[theirs.node.output[0]] = found[1], routed.agreed(found[0].index, found[1].index)
+            self.lookups[theirs.node.output[0]] = found[0], found[1]
             return None
         if form is None and output is not None and any(n in self.lookups for n in theirs.node.input):
             return self._routed(i, theirs, [sliced(self.graph, output, c, self.masks) for c in raw])
@@ -229,17 +229,19 @@ class _Lockstep:
     def _routed(self, i: int, theirs: Step, target: Chunks) -> Replaced | None:
         """Experts whose weights are looked up for every row, by this product alone: a second solution would win."""
         slot, name = next((k, n) for k, n in enumerate(theirs.node.input) if n in self.lookups)
-        (found, agreed), x = self.lookups[name], theirs.inputs[1 - slot]
+        (dense, found), x = self.lookups[name], theirs.inputs[1 - slot]
+        index = found.index(self.compiled)
         product = theirs.node.op_type == "MatMul" and len(self.compiled.readers[name]) == 1
-        fits = product and x is not None and x[0].shape[:-2] == found.index[0].shape
+        fits = product and x is not None and x[0].shape[:-2] == index[0].shape
         reason = self._held_back(found.table) if fits else "its weights are looked up at run time"
         if x is None or reason or self.options.bias_only:
             self._left(i, theirs, reason)
             return None
         by, table = self.options, self.compiled.constants[found.table]
+        agreed = routed.agreed(dense.index(self.dense), index)
         new = routed.solved(table, slot == 0, agreed, x, target, by.ridge, by.shrink)
         self.compiled.replace(found.table, new)
-        self.compiled.values[name] = found.values(new)
+        self.compiled.values[name] = [new[k] for k in index]
         self.outcome.solved += 1
         self.updates[name] = Replaced({0: new})
         return Replaced({})

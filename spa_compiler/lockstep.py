@@ -140,7 +140,8 @@ class Walk:
         for k in range(0, len(waiting), size):
             self.start(waiting[k : k + size])
             for index, change in past.items():
-                self.finish(self.step(index), *change)
+                if not all(n in self.constants for n in self.nodes[index].output if n):  # it may have been replaced
+                    self.finish(self.step(index), *change)
                 self.forget(index)
             held = {n: chunks + self.values[n] for n, chunks in held.items()}
         self.values, self.chunks = held, total
@@ -260,6 +261,14 @@ class Walk:
         if name in self.values:
             return self.values[name]
         return [self.constants[name]] * self.chunks if name in self.constants else None
+
+    def keep(self, name: str, by: str) -> None:
+        """Drop a value not before another one that is read later."""
+        end = max(self.last.get(name, -1), self.last.get(by, -1))
+        for names in self.done.values():
+            names[:] = [n for n in names if n != name]
+        self.last[name] = end
+        self.done.setdefault(end, []).append(name)
 
     def forget(self, index: int) -> None:
         """Drop what no later node reads."""

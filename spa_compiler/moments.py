@@ -145,11 +145,11 @@ class _Collector:
     def _routed(self, step: Step, slot: int) -> None:
         """Experts whose weights are looked up: a block for each, with second moments for they have no intercept."""
         site, found, x = self.graph.sites[step.index], self.lookups[step.node.input[slot]], step.inputs[1 - slot]
-        value, y, left = site.inputs[1 - slot], step.outputs[0], slot == 0
+        value, y, left, index = site.inputs[1 - slot], step.outputs[0], slot == 0, found.index(self.walk)
         contracted = contracted_dims(site, value, site.inputs[slot]) & self.live
-        if not contracted or value is None or x is None or y is None or x[0].shape[:-2] != found.index[0].shape:
+        if not contracted or value is None or x is None or y is None or x[0].shape[:-2] != index[0].shape:
             return
-        weights, squares, counts = routed.experts(self.walk.constants[found.table], left, found.index, x)
+        weights, squares, counts = routed.experts(self.walk.constants[found.table], left, index, x)
         blocks, m, d = weights.shape
         shrunk = np.concatenate([shrinkage(h[None], int(n)) for h, n in zip(squares, counts, strict=True)])
         gain, columns = np.repeat(np.sqrt(counts / max(counts.sum(), 1)), m), np.tile(np.arange(d), (blocks, 1))

@@ -25,29 +25,31 @@ ELSEWHERE = -1
 
 @dataclass(frozen=True)
 class Lookup:
-    """What a node looks up: the name of the constant (experts, rows, columns) and, chunk by chunk, which expert."""
+    """What a node looks up: the name of the constant (experts, rows, columns), and of the value that says which."""
 
     table: str
-    index: list[Array]
+    by: str
+    nested: bool  # GatherND: a last axis of one
 
-    def values(self, table: Array) -> Chunks:
-        """What it gives, with another table."""
-        return [table[k] for k in self.index]
+    def index(self, walk: Walk) -> list[Array]:
+        """Chunk by chunk, which expert every row takes."""
+        size, found = len(walk.constants[self.table]), walk.chunks_of(self.by) or []
+        return [np.where(k < 0, k + size, k) for k in (k[..., 0] if self.nested else k for k in found)]
 
 
 def lookup(walk: Walk, step: Step) -> Lookup | None:
-    """A Gather of whole matrices from a constant, or None."""
+    """A Gather of whole matrices from a constant, or None. Which it takes is kept as long as what it gives."""
     node, attrs = step.node, attributes(step.node)
     if node.op_type not in ("Gather", "GatherND") or node.input[0] not in walk.constants or step.inputs[1] is None:
         return None
     index, table = step.inputs[1], walk.constants[node.input[0]]
     if attrs.get("axis", 0) or attrs.get("batch_dims", 0) or table.ndim != 3:
         return None
-    if node.op_type == "GatherND":
-        if index[0].shape[-1] != 1:
-            return None
-        index = [k[..., 0] for k in index]
-    return Lookup(node.input[0], [np.where(k < 0, k + len(table), k) for k in index])
+    nested = node.op_type == "GatherND"
+    if nested and index[0].shape[-1] != 1:
+        return None
+    walk.keep(node.input[1], node.output[0])
+    return Lookup(node.input[0], node.input[1], nested)
 
 
 def agreed(dense: Sequence[Array], compiled: Sequence[Array]) -> list[Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,17 @@ import pytest
 
 from spa_compiler.adjust import Adjust
 from spa_compiler.amounts import alive, amounts, joined, of_given
-from spa_compiler.compensation import Options, compensate
+from spa_compiler.compensation import Options, compensate, compensated
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.lockstep import Affine, Late, Walk
 from spa_compiler.moments import collect
 from spa_compiler.rewrite import rewrite
 from test_compensation import RESIDUAL, cut, outputs
 from test_obs import feeds, graph_of
+from test_routed import case as routed
 from zoo_base import Case
+from zoo_base import feeds as fed
+from zoo_recurrent import CASES as RECURRENT
 
 NARROWING = Case(
     "(float[N,3,16,16] x) => (float[N,2] y) { a = Conv <pads = [1,1,1,1]> (x, w1)  r = Relu(a)"
@@ -25,6 +29,13 @@ NARROWING = Case(
     {"w1": (8, 3, 3, 3), "w2": (8, 8, 1, 1), "wf": (2, 8)},
     None,
 )
+TURNED = Case(  # weights that are made at run time, from what the file holds
+    "(float[N,5] x) => (float[N,4] y) { t1 = Transpose(w1)  h = MatMul(x, t1)  r = Relu(h)  t2 = Transpose(w2)"
+    "  m = MatMul(r, t2)  s = Relu(m)  y = MatMul(s, w3) }",
+    {"w1": (7, 5), "w2": (6, 7), "w3": (6, 4)},
+    None,
+)
+MADE = {"turned": TURNED, "gru": RECURRENT["gru_from_pieces"], "routed": routed("nd", True), "residual": RESIDUAL}
 
 
 def given() -> list[dict[str, np.ndarray]]:
@@ -83,6 +94,24 @@ def test_a_model_is_compensated_as_with_all_inputs(adjust: Adjust) -> None:
     after = compensate(graph, masks, small, given(), Options(adjust=adjust, late=Late(2, at + 1)))
     np.testing.assert_allclose(outputs(late, given()), outputs(whole, given()), rtol=1e-5, atol=1e-6)
     assert not np.allclose(outputs(after, given()), outputs(whole, given()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_copies_that_join_change_nothing(name: str) -> None:
+    """Wherever they join: weights that were solved before stay solved, and what is looked up is known for all."""
+    graph = graph_of(MADE[name])
+    masks, first = cut(graph), [fed(graph.model.proto(), seed, 40) for seed in range(3)]
+    small, options = rewrite(graph, masks), Options(shrink=False)
+    model, outcome = compensated(graph, masks, small, first, options)
+    moments, whole = collect(graph, first), outputs(model, first)
+    assert outcome.solved and not np.allclose(whole, outputs(small, first), rtol=1e-3, atol=1e-4)
+    for at in range(1, len(graph.sites)):
+        late = Late(len(first), at)
+        got, again = compensated(graph, masks, small, first * 2, replace(options, late=late))
+        assert again == outcome
+        np.testing.assert_allclose(outputs(got, first), whole, rtol=1e-3, atol=1e-4)
+        for site, moment in collect(graph, first * 2, late=late).of.items():
+            np.testing.assert_allclose(moment.covariance, moments.of[site].covariance, rtol=1e-4, atol=1e-6)
 
 
 def test_inputs_join_where_there_is_room_for_them() -> None:

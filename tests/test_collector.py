@@ -34,6 +34,20 @@ def test_it_runs_again_afterwards_also_after_an_error() -> None:
     assert gc.isenabled()
 
 
+def test_what_the_caller_has_frozen_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        with paused():
+            pass
+        assert before > 0 and gc.get_freeze_count() == before
+    finally:
+        gc.unfreeze()
+    with paused():
+        kept = [[k] for k in range(10)]
+    assert gc.get_freeze_count() == 0 and all(gc.is_tracked(k) for k in kept)
+
+
 def test_who_turned_it_off_keeps_it_off() -> None:
     gc.disable()
     with paused():

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from spa_compiler.cost import CostModel
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.lockstep import Late
+from spa_compiler.scales import chunks
 
-Feed = dict[str, NDArray[Any]]
+Array = NDArray[Any]
+Feed = dict[str, Array]
 SAMPLES, TABLE_SAMPLES, LEAST = 384, 2048, 24
 """Inputs wanted where one gives many positions (images), where it gives one, and where memory or time is short."""
 POOL = 8
@@ -35,9 +38,12 @@ class Amounts:
     start: int
     at: int = 0
 
-    def late(self, feeds: list[Feed]) -> Late | None:
-        """Which of the feeds start, where not all do."""
-        return Late(max(1, len(feeds) * self.start // self.kept), self.at) if self.at else None
+    def fed(self, inputs: Mapping[str, Array], batch: int) -> tuple[list[Feed], Late | None]:
+        """The inputs in chunks (of the model's fixed `batch`), and which of these start, where not all do."""
+        feeds = chunks(inputs, batch, self.start)
+        if not self.at or not feeds:
+            return feeds, None
+        return feeds, Late(max(1, self.start // len(next(iter(feeds[0].values())))), self.at)
 
 
 def amounts(

@@ -94,14 +94,15 @@ def synthetic(
     planned, pool = amounts(graph, samples, memory, longer, most)
     count, pool = (max(n, only_batch(model)) for n in (planned.kept, pool))
     if not _together(model):
-        return _apart(types, found, min(count, APART), rng, adjustment(graph))
+        return _apart(types, found, min(samples or planned.start, APART), rng, adjustment(graph))
     batch, named = only_batch(model), accompanying(model, found)
     names = sorted({s.kind for n, s in found.items() if n not in named})
     if not kind and (spoken := _spoken(model, found, count, runs(graph, longer), rng)) is not None:
         kept, likely = spoken
         said = ", ".join(likely if name == "tokens" else name for name in names)
-        source, feeds = f"{len(next(iter(kept.values())))} synthetic inputs ({said}; seed {seed})", chunks(kept, batch)
-        return Calibration(feeds, source, adjustment(graph), True, late=planned.late(feeds))
+        source = f"{len(next(iter(kept.values())))} synthetic inputs ({said}; seed {seed})"
+        feeds, late = planned.fed(kept, batch)
+        return Calibration(feeds, source, adjustment(graph), True, late=late)
     inputs = accompanied(model, {n: s.draw(pool, rng) for n, s in found.items()})
     rows = np.arange(pool) if pool <= count else chosen(model, inputs, count, batch, rng)
     kept = {n: a[rows] for n, a in inputs.items()}
@@ -111,8 +112,8 @@ def synthetic(
     guessed = not kind and UNKNOWN in names
     if guessed:
         source += "; the graph does not say what its inputs are, --calib would do better"
-    pictures, feeds = any(s.kind in PICTURES for s in found.values()), chunks(kept, batch)
-    return Calibration(feeds, source, adjustment(graph), True, guessed, pictures, planned.late(feeds))
+    pictures, (feeds, late) = any(s.kind in PICTURES for s in found.values()), planned.fed(kept, batch)
+    return Calibration(feeds, source, adjustment(graph), True, guessed, pictures, late)
 
 
 def _spoken(
@@ -264,8 +265,8 @@ def real(graph: DependencyGraph, spec: str, samples: int = 0, memory: int = 1 <<
     if n < batch:
         raise UsageError(f"{spec}: the model runs {batch} inputs at a time, there are {n}")
     n -= n % batch if batch else 0
-    feeds = chunks(kept, batch)
-    return Calibration(feeds, f"{n} inputs from {Path(spec.split(':')[0]).name}", late=planned.late(feeds))
+    feeds, late = planned.fed(kept, batch)
+    return Calibration(feeds, f"{n} inputs from {Path(spec.split(':')[0]).name}", late=late)
 
 
 def _loaded(path: Path, model: Model) -> dict[str, Array]:

@@ -125,7 +125,7 @@ class _Lockstep:
         same = [n for n, chunks in self.compiled.values.items() if self.dense.values.get(n) is chunks]
         self.dense.join()
         self.compiled.join()
-        self.compiled.values |= {n: self.dense.values[n] for n in same}
+        self.compiled.values |= {n: self.dense.values[n] for n in same if n in self.dense.values}
 
     def _pair(self, i: int, j: int) -> None:
         """The same node of both models."""

@@ -143,7 +143,7 @@ class Walk:
                 if not all(n in self.constants for n in self.nodes[index].output if n):  # it may have been replaced
                     self.finish(self.step(index), *change)
                 self.forget(index)
-            held = {n: chunks + self.values[n] for n, chunks in held.items()}
+            held = {n: chunks + self.values[n] for n, chunks in held.items() if n in self.values}  # what runs for all
         self.values, self.chunks = held, total
 
     def step(self, index: int) -> Step:

@@ -67,7 +67,6 @@ class Moments:
 
     of: dict[int, Moment] = field(default_factory=dict)
     meetings: list[Meeting] = field(default_factory=list)
-    samples: int = 0
     missed: dict[str, str] = field(default_factory=dict)  # contractions that left none, and why
 
 
@@ -98,7 +97,6 @@ class _Collector:
         self.measured: dict[str, list[Moment]] = {}  # value -> contractions whose error is measured there
 
     def run(self, feeds: Sequence[Feed], late: Late | None) -> Moments:
-        self.out.samples = len(feeds)
         for step in self.walk.run(feeds, late):
             self.walk.finish(step, self.adjust.of(self.walk, step))
             if step.node.op_type in recurrent.GATES:
@@ -224,7 +222,8 @@ class _Collector:
         """
         x, y = step.inputs[form.data], step.outputs[0]
         assert x is not None and y is not None
-        key = (self.graph.sites[step.index].path, step.node.input[form.data], form.reading, form.size(y[0]))
+        path, read = self.graph.sites[step.index].path, step.node.input[form.data]
+        key = (path, read, form.reading, form.size(y[0]), len(x))  # inputs may have joined
         if key not in self.grams:
             gram = accumulate(form, x, y, None, (self.seed, step.index), self.graph)
             covariance = gram.covariance()

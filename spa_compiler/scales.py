@@ -191,10 +191,10 @@ def probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) 
     return np.asarray(p / p.sum(1, keepdims=True))
 
 
-def chunks(inputs: Mapping[str, Array], batch: int) -> list[Feed]:
-    """Inputs in chunks: of the model's fixed batch, else of about CHUNK elements."""
+def chunks(inputs: Mapping[str, Array], batch: int, most: int = 64) -> list[Feed]:
+    """Inputs in chunks: of the model's fixed batch, else of about CHUNK elements and `most` or 64 inputs at most."""
     n = len(next(iter(inputs.values())))
     largest = max(a.size for a in inputs.values()) // max(n, 1)
-    by = batch or max(1, min(64, CHUNK // max(largest, 1)))
+    by = batch or max(1, min(most, 64, CHUNK // max(largest, 1)))
     stop = n - n % batch if batch else n
     return [{k: np.ascontiguousarray(a[i : i + by]) for k, a in inputs.items()} for i in range(0, stop, by)]

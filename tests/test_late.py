@@ -10,6 +10,7 @@ import pytest
 
 from spa_compiler.adjust import Adjust
 from spa_compiler.amounts import alive, amounts, joined, of_given
+from spa_compiler.calibration import synthetic
 from spa_compiler.compensation import Options, compensate, compensated
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.lockstep import Affine, Late, Walk
@@ -19,7 +20,7 @@ from test_compensation import RESIDUAL, cut, outputs
 from test_obs import feeds, graph_of
 from test_routed import case as routed
 from zoo_base import Case
-from zoo_base import feeds as fed
+from zoo_base import feeds as drawn
 from zoo_recurrent import CASES as RECURRENT
 
 NARROWING = Case(
@@ -33,6 +34,17 @@ TURNED = Case(  # weights that are made at run time, from what the file holds
     "(float[N,5] x) => (float[N,4] y) { t1 = Transpose(w1)  h = MatMul(x, t1)  r = Relu(h)  t2 = Transpose(w2)"
     "  m = MatMul(r, t2)  s = Relu(m)  y = MatMul(s, w3) }",
     {"w1": (7, 5), "w2": (6, 7), "w3": (6, 4)},
+    None,
+)
+TWICE = Case(
+    "(float[N,5] x) => (float[N,4] y) { h = MatMul(x, w1)  r = Relu(h)  a = MatMul(r, w2)  b = MatMul(r, w3)"
+    "  y = Add(a, b) }",
+    {"w1": (5, 7), "w2": (7, 4), "w3": (7, 4)},
+    None,
+)
+LOOKED_UP = Case(
+    "(int64[N,3] i) => (float[N,3,4] y) { h = Gather(w1, i)  a = Tanh(h)  r = Relu(a)  y = MatMul(r, w2) }",
+    {"w1": (6, 5), "w2": (5, 4)},
     None,
 )
 MADE = {"turned": TURNED, "gru": RECURRENT["gru_from_pieces"], "routed": routed("nd", True), "residual": RESIDUAL}
@@ -100,7 +112,7 @@ def test_a_model_is_compensated_as_with_all_inputs(adjust: Adjust) -> None:
 def test_copies_that_join_change_nothing(name: str) -> None:
     """Wherever they join: weights that were solved before stay solved, and what is looked up is known for all."""
     graph = graph_of(MADE[name])
-    masks, first = cut(graph), [fed(graph.model.proto(), seed, 40) for seed in range(3)]
+    masks, first = cut(graph), [drawn(graph.model.proto(), seed, 40) for seed in range(3)]
     small, options = rewrite(graph, masks), Options(shrink=False)
     model, outcome = compensated(graph, masks, small, first, options)
     moments, whole = collect(graph, first), outputs(model, first)
@@ -114,6 +126,26 @@ def test_copies_that_join_change_nothing(name: str) -> None:
             np.testing.assert_allclose(moment.covariance, moments.of[site].covariance, rtol=1e-4, atol=1e-6)
 
 
+def test_what_reads_the_same_value_after_the_join_reads_all_of_it() -> None:
+    graph = graph_of(Case(TWICE.text, TWICE.inits, None))
+    first, more = ([drawn(graph.model.proto(), seed, 40)] for seed in (0, 1))
+    every, late = collect(graph, first + more), collect(graph, first + more, late=Late(1, place(graph, "MatMul")))
+    before, after = sorted(s for s in every.of if graph.sites[s].inputs[0] is graph.values["r"])
+    np.testing.assert_allclose(late.of[after].covariance, every.of[after].covariance, rtol=1e-5)
+    assert not np.allclose(late.of[before].covariance, every.of[before].covariance, rtol=1e-2)
+
+
+def test_what_does_not_run_for_inputs_that_join_is_left() -> None:
+    """The last of the given ids are none."""
+    graph = graph_of(LOOKED_UP)
+    ids = [{"i": np.full((4, 3), k)} for k in (0, 1, 99)]
+    masks = cut(graph)
+    for late in (None, Late(2, place(graph, "Relu"))):
+        assert not collect(graph, ids, late=late).of
+        _, outcome = compensated(graph, masks, rewrite(graph, masks), ids, Options(late=late))
+        assert all("does not run alone" in why for why in outcome.left.values()) and len(outcome.left) == 1
+
+
 def test_inputs_join_where_there_is_room_for_them() -> None:
     graph = graph_of(NARROWING)
     wide = alive(graph)
@@ -125,6 +157,16 @@ def test_inputs_join_where_there_is_room_for_them() -> None:
     assert joined(graph, 24, 10**6, memory, exactly=True).kept == 10**6
     planned, pool = amounts(graph, 0, memory)
     assert planned.start == 24 and planned.kept == pool // 3
-    late = planned.late([{}] * planned.kept)
-    assert late is not None and late.first == 24
+    fed, late = planned.fed({"x": np.zeros((planned.kept, 3, 16, 16), np.float32)}, 0)
+    assert late is not None and sum(len(f["x"]) for f in fed[: late.first]) == 24
     assert of_given(graph, 50, 0, memory).kept == 50 and of_given(graph, 10, 0, memory).start == 10
+
+
+def test_inputs_that_are_drawn_whole_do_not_join() -> None:
+    text = NARROWING.text.replace("x) =>", "x, float[1,2] z) =>").replace("y = Gemm", "g = Gemm")
+    text = text.replace(" }", "  y = Add(g, z) }")
+    graph = graph_of(Case(text, NARROWING.inits, None))
+    memory = 2 * 24 * max(alive(graph))
+    planned, _ = amounts(graph, 0, memory)
+    found = synthetic(graph, memory=memory)
+    assert planned.kept > len(found.feeds) == planned.start == 24 and found.late is None

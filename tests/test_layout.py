@@ -22,7 +22,7 @@ ORDER = """
     external checks model symbols shape_reads shapes canonical sequences strides runtime
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
-    images sources data gram linear inside recurrent lockstep adjust amounts routed moments updates merge scales
+    images sources data gram linear inside recurrent lockstep adjust routed moments updates merge scales amounts
     tokens calibration obs doubt compensation forcing decisions verify pipeline options latency report compiler
     __init__ inspection cli
 """.split()

@@ -121,19 +121,27 @@ def _check_measured(gates: Mapping[str, float], options: Options) -> None:
             raise UsageError(f"--fail-under {name}: not measured without labels, give --data FILE.npz")
 
 
-def check_place(file: Path, written: bool = True) -> None:
-    """Raise UsageError for a place where no file can be, or (`written`) where this user cannot write one."""
+def check_place(file: Path) -> None:
+    """Raise UsageError for a place where no file can be, or where this user cannot write one."""
     if file.is_dir() or not file.parent.is_dir():
         raise UsageError(f"{file}: not a file in a folder that exists")
-    if written and not os.access(file.parent, os.W_OK):
-        raise UsageError(f"{file}: cannot write: no permission in this folder")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UsageError(f"{file}: cannot write: no permission {'for it' if file.exists() else 'in this folder'}")
 
 
 def _check_output(model: Model, output: Path | None, dry_run: bool) -> None:
-    """Raise UsageError for a place where the result cannot be or where it would change the input."""
+    """Raise UsageError for a place where the result cannot be or where it would change the input.
+
+    What is there is not written to but replaced: that takes a folder that may be written, and a file.
+    """
     if output is None:
         return
-    check_place(output, not dry_run)
+    if output.is_dir() or not output.parent.is_dir():
+        raise UsageError(f"{output}: not a file in a folder that exists")
+    if not dry_run and output.exists() and not output.is_file():
+        raise UsageError(f"{output}: not a plain file: the model would take its place (--dry-run writes none)")
+    if not dry_run and not os.access(output.parent, os.W_OK):
+        raise UsageError(f"{output}: cannot write: no permission in this folder")
     data = output.with_name(f"{output.name}.data")
     for taken in (model.path, *(model.folder / name for name in model.external)):
         if any(place.exists() and place.samefile(taken) for place in (output, data)):

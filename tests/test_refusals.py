@@ -108,6 +108,20 @@ def test_a_folder_that_may_not_be_written_is_refused_before_any_pass(
     assert "no permission" in result.stderr
 
 
+def test_a_file_that_may_be_written_needs_no_such_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /dev/stdout: it is written to. The model is renamed to its place: it would replace a device, a pipe."""
+    closed, report, pipe = (source.parent / name for name in ("closed", "closed/report.json", "pipe"))
+    closed.mkdir()
+    report.touch()
+    os.mkfifo(pipe)
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: Path(path) != closed)
+    options = ("--ratio", 0.4, "--criterion", "l2", "--no-latency")
+    assert run(source, *options, "--report", report).exit_code == 0 and report.read_text()
+    refused = run(source, *options, "-o", pipe)
+    assert refused.exit_code == 2 and "not a plain file" in refused.stderr and pipe.is_fifo()
+    assert run(source, *options, "-o", pipe, "--dry-run").exit_code == 0
+
+
 def test_a_dry_run_needs_no_place_to_write(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode, **_: Path(path) != source.parent)
     assert run(source, "--ratio", 0.4, "--dry-run", *QUICK).exit_code == 0

@@ -349,12 +349,12 @@ class _Lockstep:
         return repaired(w, covariance, gram.variance(), self.options.repair)
 
     def _old_bias(self, form: Form, step: Step, rows: int) -> Floats:
-        """The bias that the node adds by itself."""
-        slot = form.bias
-        chunks = step.inputs[slot] if slot is not None and slot < len(step.inputs) else None
+        """The bias that the node adds by itself, on average."""
+        chunks = step.inputs[form.bias] if form.bias is not None and form.bias < len(step.inputs) else None
         if chunks is None:
             return np.zeros(rows)
-        return np.broadcast_to(getattr(form, "beta", 1.0) * chunks[0].astype(np.float64).ravel(), (rows,))
+        every = [c.ravel() for c in {id(c): c for c in chunks}.values()]  # one, where it is constant
+        return np.broadcast_to(getattr(form, "beta", 1.0) * np.mean(every, 0, np.float64), (rows,))
 
 
 __all__ = ["Bools", "Options", "Outcome", "compensate", "compensated", "repaired", "solve", "states_kept"]

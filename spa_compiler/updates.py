@@ -63,9 +63,15 @@ def apply(small: Model, updates: Mapping[str, Update | Replaced]) -> Model:
 
 
 def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
-    """Into the bias input of Conv, ConvTranspose or Gemm."""
+    """Into the bias input of Conv, ConvTranspose or Gemm; an Add in front of it where it is made at run time."""
     beta = getattr(update.form, "beta", 1.0)
     old = node.inputs[slot] if slot < len(node.inputs) and node.inputs[slot].name else None
+    if beta != 0 and old is not None and not isinstance(old, gs.Constant):
+        change = constant(f"{node.outputs[0].name}.bias", (update.bias / beta).astype(update.weights.dtype))
+        node.inputs[slot] = gs.Variable(f"{change.name}.sum")
+        at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
+        model.graph.nodes.insert(at, gs.Node("Add", node.inputs[slot].name, {}, [old, change], [node.inputs[slot]]))
+        return
     before = 0.0 if old is None or beta == 0 else model.array(old).astype(np.float64)
     if beta == 0:
         node.attrs["beta"] = beta = 1.0

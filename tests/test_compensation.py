@@ -233,6 +233,25 @@ def test_a_bias_is_created_where_there_was_none() -> None:
     assert all(len(n.inputs) == 3 for n in small.graph.nodes if n.op == "Conv")
 
 
+@pytest.mark.parametrize("made", ["stored", "computed", "given"])
+def test_a_bias_that_is_not_stored_is_added_to(made: str) -> None:
+    """Least squares with intercept: on average the outputs are those of the dense model."""
+    bias = {"stored": "b2", "computed": "n2", "given": "z"}[made]
+    text = (
+        "(float[N,3,6,6] x, float[4] z) => (float[N,4,6,6] y) { n1 = Neg(b1)  n2 = Neg(b2)"
+        f"  a = Conv <pads = [1,1,1,1]> (x, w1, n1)  r = Relu(a)  y = Conv (r, w2, {bias}) }}"
+    )
+    graph = graph_of(Case(text, {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (4, 8, 1, 1), "b2": (4,)}, None))
+    rng, masks = np.random.default_rng(3), cut(graph)
+    given = [{**f, "z": rng.standard_normal(4).astype(np.float32)} for f in feeds(IMAGES)]
+    small = rewrite(graph, masks)
+    model, outcome = compensated(graph, masks, small, given, Options())
+    assert outcome.solved == 2 and not outcome.left
+    dense, cut_off, better = (outputs(m, given).reshape(-1, 4, 36).mean((0, 2)) for m in (graph.model, small, model))
+    np.testing.assert_allclose(better, dense, atol=1e-5)
+    assert not np.allclose(cut_off, dense, atol=1e-2)
+
+
 def test_the_same_seed_gives_the_same_bytes() -> None:
     graph = graph_of(CONV)
     masks = cut(graph)

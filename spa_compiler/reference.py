@@ -39,6 +39,13 @@ GAIN = {
 UNCENTRED = ("RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
 SUM_OUTPUT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "EmbedLayerNormalization": 2}
 """Where a fused normalisation gives what it normalises."""
+EPSILON = {
+    "MeanVarianceNormalization": 1e-9,
+    "SkipLayerNormalization": 1e-12,
+    "SkipSimplifiedLayerNormalization": 1e-12,
+    "EmbedLayerNormalization": 1e-12,
+}
+"""Where a node gives none; 1e-5 in all others."""
 BIASED = ("MultiHeadAttention",)
 """Add a bias to what they contract: without it, the activation still counts."""
 ZERO_POINT = {"QLinearConv": 5, "QLinearMatMul": 5, "ConvInteger": 3, "MatMulInteger": 3, "QGemm": 5}
@@ -263,7 +270,7 @@ class _Editor:
         return out
 
     def _normalised(self, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
-        eps = 1e-9 if self.site.op == "MeanVarianceNormalization" else float(self.site.attrs.get("epsilon", 1e-5))
+        eps = float(self.site.attrs.get("epsilon", EPSILON.get(self.site.op, 1e-5)))
         power = self._mean(self._op("Mul", [x, x]), mask, spread, axes)
         root = self._op("Sqrt", [self._op("Add", [power, self._const(np.array(eps, mask.dtype))])])
         return self._op("Div", [x, root])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from rich.console import Console
 
 import spa_compiler
 from commands import check_report
-from laws import Masks, analyzed
+from laws import Masks, analyzed, compare, random_masks
 from spa_compiler import verify
 from spa_compiler.decisions import compared, decided, taps
 from spa_compiler.errors import VerificationError
@@ -24,7 +25,7 @@ from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import open_session
 from spa_compiler.shapes import quiet_session
 from zoo import CASES, Case, build
-from zoo_base import Init
+from zoo_base import Init, value
 
 TEXT = """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
     a = Conv(x, w1)  b = Relu(a)  c = Conv(b, w2)  d = Relu(c)  e = Conv(d, w3)  f = Relu(e)  y = Conv(f, w4) }"""
@@ -284,3 +285,16 @@ def test_what_a_body_decides_is_compared_by_what_the_model_gives() -> None:
     assert not set(compared(graph)) & {"q", "t/q"}
     masks = Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
     assert verify.structural(graph, masks, rewrite(graph, masks)).error < verify.TOLERANCE
+
+
+FUSED = [n for n, c in CASES.items() if c.stats and c.runs and "Normalization" in c.text]
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_normalisation_adds_its_own_epsilon(name: str) -> None:
+    """Values are so small that it counts."""
+    case, tiny = CASES[name], np.float32(0.01)
+    small = {n: tiny * value(n, init) if isinstance(init, tuple) else init for n, init in case.inits.items()}
+    graph = analyzed(build(replace(case, inits=small)))
+    error, effect = compare(graph, random_masks(graph, np.random.default_rng(0)))
+    assert error < 1e-3 < effect

@@ -198,7 +198,7 @@ def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
         lines.append(f"not proven, because they do not run at these sizes: {', '.join(check['unproven'])}")
     if check and check["replayed"]:
         names = ", ".join(check["replayed"])
-        lines.append(f"rounding turns decisions ({names}): proven up to them, and behind them for the same decisions")
+        lines.append(f"rounding turns one of the decisions ({names}): proven up to them, and behind for the same ones")
     top1 = "" if fidelity["top1"] is None else f", top-1 agreement {fidelity['top1']:.1%}"
     lines.append(
         f"fidelity on {fidelity['inputs']}: cosine {fidelity['cosine']:.4f}, {fidelity['snr_db']:.1f} dB{top1}"

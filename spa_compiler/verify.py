@@ -49,7 +49,7 @@ class Structural:
     sizes: list[dict[str, int]]
     branches: int = 0  # choices of branches under which it was checked as well
     unproven: tuple[str, ...] = ()  # branches that the dense model cannot run on these inputs
-    replayed: tuple[str, ...] = ()  # decisions that rounding turned: what follows was compared after the masked model's
+    replayed: tuple[str, ...] = ()  # all decisions, where rounding turned one: what follows took the masked model's
 
     @property
     def powerless(self) -> bool:

@@ -1,6 +1,6 @@
 """Accuracy after pruning, without fine-tuning: models x ratios x methods, in one table.
 
-    python tools/accuracy.py --data ../shared/data --evaluate ../shared/evaluate.py [--models NAME,...] [--out FILE.md]
+    python tools/accuracy.py --data ../shared/data --evaluate ../shared/evaluate.py [--models NAME,...] [--seeds 0,1,2]
 
 The folder holds `manifest.json`, `models/` and the data; the script gives `load(task, dir)`, `run(session, x)`,
 `evaluate(model, task, dir)` and `calibration(task, dir, n)`. Every compile is a process of its own, so that seconds and
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean, stdev
 from types import ModuleType
 from typing import Any
 
@@ -30,13 +31,14 @@ CUT = "allocate{ratio=RATIO},remove,verify"
 BLOCK_OBS = "score{criterion=obspa}," + CUT + ",compensate"
 METHODS = {
     "magnitude": "score{criterion=l2}," + CUT,
-    "OBSPA, white noise": "calibrate{source=white,stored=true}," + BLOCK_OBS.replace("RATIO", "RATIO,scope=uniform"),
-    "FLAP": "calibrate,score{criterion=flap}," + CUT + ",compensate{method=bias}",
+    "OBSPA, white noise": "calibrate{source=white,stored=true,seed=SEED},"
+    + BLOCK_OBS.replace("RATIO", "RATIO,scope=uniform"),
+    "FLAP": "calibrate{seed=SEED},score{criterion=flap}," + CUT + ",compensate{method=bias}",
     "merge": "score{criterion=l2}," + CUT + ",compensate{method=merge}",
-    "data-free (default)": "calibrate," + BLOCK_OBS,
-    "real inputs": "calibrate{source=REAL}," + BLOCK_OBS,
+    "data-free (default)": "calibrate{seed=SEED}," + BLOCK_OBS,
+    "real inputs": "calibrate{source=REAL,seed=SEED}," + BLOCK_OBS,
 }
-"""Pipelines by the name in the table; REAL is a file of real inputs."""
+"""Pipelines by the name in the table; REAL is a file of real inputs. The seed draws inputs and samples positions."""
 HEAD = ["model", "data", "dense", "MACs removed", *METHODS, "s (default)", "peak MB (default)"]
 
 
@@ -84,9 +86,9 @@ class Measured:
 
 
 def rows(
-    metric: ModuleType, data: Path, names: list[str], ratios: list[str], methods: list[str]
+    metric: ModuleType, data: Path, names: list[str], ratios: list[str], methods: list[str], seeds: list[str]
 ) -> Iterator[list[str]]:
-    """One row a model and ratio; cells of other methods stay empty."""
+    """One row a model and ratio; cells of other methods stay empty, those of several seeds are mean and deviation."""
     for entry in json.loads((data / "manifest.json").read_text()):
         if entry["task"] is None or (names and entry["name"] not in names):
             continue
@@ -94,10 +96,16 @@ def rows(
         measured = Measured(metric, entry["task"], data)
         dense = measured(source)
         for ratio in ratios:
-            yield [entry["name"], entry["task"]["data"], f"{dense:.1f}", *_cells(measured, source, ratio, methods)]
+            cells = _cells(measured, source, ratio, methods, seeds)
+            yield [entry["name"], entry["task"]["data"], f"{dense:.1f}", *cells]
 
 
-def _cells(measured: Measured, source: Path, ratio: str, methods: list[str]) -> list[str]:
+def spread(values: list[float]) -> str:
+    """The value, or mean and deviation of several."""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _cells(measured: Measured, source: Path, ratio: str, methods: list[str], seeds: list[str]) -> list[str]:
     cells, default = [], {}
     removed = ""
     with tempfile.TemporaryDirectory() as scratch:
@@ -110,8 +118,13 @@ def _cells(measured: Measured, source: Path, ratio: str, methods: list[str]) -> 
                 continue
             target = Path(scratch) / "out.onnx"
             steps = "normalize,erase," + text.replace("RATIO", ratio).replace("REAL", json.dumps(str(real)))
-            found = compiled(source, steps, target)
-            cells.append(found["error"][:60] if "error" in found else f"{measured(target):.1f}")
+            kept, found = [], {}
+            for seed in seeds if "SEED" in steps else ["0"]:
+                found = compiled(source, steps.replace("SEED", seed), target)
+                if "error" in found:
+                    break
+                kept.append(measured(target))
+            cells.append(found["error"][:60] if "error" in found else spread(kept))
             if name == "data-free (default)" and "error" not in found:
                 default, removed = found, f"{found['reached']['macs']:.1%}"
     cost = [f"{default['wall']:.1f}", f"{default['peak_memory_bytes'] / 1e6:.0f}"] if default else ["", ""]
@@ -126,6 +139,7 @@ def main() -> None:
     parser.add_argument("--models", default="")
     parser.add_argument("--ratios", default="0.3,0.5")
     parser.add_argument("--methods", default=";".join(METHODS), help="by the heads of the columns, with ';' between")
+    parser.add_argument("--seeds", default="0")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
@@ -133,7 +147,8 @@ def main() -> None:
     names, methods = [n for n in given.models.split(",") if n], given.methods.split(";")
     if unknown := sorted(set(methods) - set(METHODS)):
         parser.error(f"no method is called {', '.join(unknown)}; there are {'; '.join(METHODS)}")
-    for row in rows(module(given.evaluate), given.data, names, given.ratios.split(","), methods):
+    ratios, seeds = given.ratios.split(","), given.seeds.split(",")
+    for row in rows(module(given.evaluate), given.data, names, ratios, methods, seeds):
         lines.append("| " + " | ".join(row) + " |")
         print(lines[-1], flush=True)
     if given.out:

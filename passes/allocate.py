@@ -14,7 +14,7 @@ from spa_compiler.errors import NothingToPrune, UsageError
 from spa_compiler.kernels import convolution_block
 from spa_compiler.latency import fastest, share_of_latency
 from spa_compiler.pipeline import State
-from spa_compiler.plan import Plan, top
+from spa_compiler.plan import Plan, best
 from spa_compiler.target import parse_target
 
 BY_ERROR = ("obspa", "flap")
@@ -82,8 +82,7 @@ class Allocate:
         scores, left = marked(state.scores, state.plan), {n: state.plan.kept(graph.group(n)) for n in state.plan.keep}
         budget = Budget(of, ratio)
         widths = allocate(graph, CostModel(graph), scores, budget, self.limits(), self.chosen_scope(state), left)
-        keep = {n: top(scores[n], w) for n, w in widths.items() if w < graph.group(n).size}
-        return Plan(keep).merged(state.plan)
+        return best(graph, scores, widths).merged(state.plan)
 
     def limits(self) -> Limits:
         """The options as limits."""

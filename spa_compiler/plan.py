@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spa_compiler.axes import Bools, count
 from spa_compiler.dims import Dim, atoms
@@ -23,6 +24,7 @@ from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph, Group
 
 FORMAT = 1
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,9 @@ class Plan:
         for label, mask in self.keep.items():
             group = graph.group(label)
             _check(group, mask)
-            if mask.all():
-                continue
-            if group.dims[0].unit:
-                out |= {d: mask[i : i + 1] for i, d in enumerate(group.dims)}
-            else:
-                out[group.dims[0]] = mask
-        _refuse_empty_axes(graph, out)
+            out |= _on_dims(group, mask)
+        for name, axis in empty_axes(graph, out):
+            raise UsageError(f"the plan would remove every channel of '{name}' axis {axis}")
         return out
 
     def kept(self, group: Group) -> int:
@@ -128,10 +126,19 @@ def _check(group: Group, mask: Bools) -> None:
         raise UsageError(f"group '{group.label}': every block must keep equally many channels, not {rows.tolist()}")
 
 
-def _refuse_empty_axes(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> None:
+def _on_dims(group: Group, mask: Bools) -> dict[Dim, Bools]:
+    if mask.all():
+        return {}
+    if group.dims[0].unit:
+        return {d: mask[i : i + 1] for i, d in enumerate(group.dims)}
+    return {group.dims[0]: mask}
+
+
+def empty_axes(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> Iterator[tuple[str, int]]:
+    """Axes (value, axis) of which nothing would be left."""
     for name, axis in _axes_of(graph, masks):
         if count(graph.values[name].axes[axis], masks) == 0:
-            raise UsageError(f"the plan would remove every channel of '{name}' axis {axis}")
+            yield name, axis
 
 
 def _axes_of(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> Iterator[tuple[str, int]]:
@@ -139,6 +146,36 @@ def _axes_of(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> Iterator[tup
         for i, a in enumerate(value.axes):
             if a.size and any(d in masks for d in atoms(a)):
                 yield name, i
+
+
+def best(graph: DependencyGraph, scores: Mapping[str, Floats], widths: Mapping[str, int]) -> Plan:
+    """The plan that keeps the best channels of every group at these widths, and something of every axis.
+
+    A part of a group can be an axis of its own (a Slice of some channels): its best channel stays then, in place of the
+    worst that would have stayed.
+    """
+    scores = dict(scores)
+    while True:
+        keep = {n: top(scores[n], w) for n, w in widths.items() if w < graph.group(n).size}
+        masks: dict[Dim, Bools] = {}
+        for n, mask in keep.items():
+            masks |= _on_dims(graph.group(n), mask)
+        parts = ((n, part) for name, axis in empty_axes(graph, masks) for n, part in _parts(graph, keep, name, axis))
+        if (found := next(parts, None)) is None:
+            return Plan(keep)
+        n, part = found
+        needed = np.arange(len(scores[n])) == max(part, key=lambda c: float(scores[n][c]))
+        scores[n] = np.where(needed, np.inf, scores[n])
+        widths = {**widths, n: max(widths[n], int(np.isinf(scores[n]).sum()))}
+
+
+def _parts(graph: DependencyGraph, keep: Mapping[str, Bools], name: str, axis: int) -> Iterator[tuple[str, list[int]]]:
+    """Groups of single channels that lie on an axis and keep none of those, and which of them do."""
+    held = set(atoms(graph.values[name].axes[axis]))
+    for n, mask in keep.items():
+        part = [c for c, d in enumerate(graph.group(n).dims) if d.unit and d in held]
+        if part and not mask[part].any():
+            yield n, part
 
 
 def top(scores: np.ndarray[Any, Any], kept: int) -> Bools:

@@ -15,8 +15,9 @@ from laws import analyzed
 from spa_compiler.axes import Bools
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
-from spa_compiler.plan import Plan, top
+from spa_compiler.plan import Plan, best, top
 from zoo import CASES, build
+from zoo_base import Case
 
 LABELS = st.sampled_from(["conv1.weight:0", "a/b:1#2", "größe:0"])
 
@@ -157,3 +158,18 @@ def test_a_saved_plan_gives_the_same_file_again(tmp_path: Path, models: Path) ->
 def test_top_keeps_the_best_of_each_row_and_the_first_of_equals() -> None:
     assert top(np.array([1.0, 3.0, 2.0, 3.0]), 2).tolist() == [False, True, False, True]
     assert top(np.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0]]), 2).tolist() == [[True, True, False], [False, True, True]]
+
+
+def test_the_best_plan_leaves_something_of_every_axis() -> None:
+    """Channels 0 and 16 are an axis of their own, and the worst: the better one stays in place of another."""
+    case = Case(
+        "(float[N,3,4,4] x) => (float[N,4,4,4] y) { h = Conv(x, w1)  p = Slice(h, s, e, a, t)  q = ReduceMean(p, a)"
+        "  g = Mul(h, q)  y = Conv(g, w2) }",
+        {"w1": (32, 3, 1, 1), "w2": (4, 32, 1, 1), "s": [0], "e": [32], "a": [1], "t": [16]},
+        None,
+    )
+    graph = analyzed(build(case))
+    label = graph.groups[0].label
+    for score, width, kept in ((0.5, 3, [16, 30, 31]), (0.5, 1, [16]), (40.0, 2, [16, 31])):
+        scores = np.where(np.arange(32) == 16, score, np.arange(32.0))
+        assert np.flatnonzero(best(graph, {label: scores}, {label: width}).keep[label]).tolist() == kept

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.lockstep import Affine, Chunks, Step, Walk
+from spa_compiler.lockstep import Affine, Chunks, Step, Walk, beside
 
 Array = NDArray[Any]
 
@@ -66,15 +66,18 @@ def _wide(x: Chunks) -> bool:
 
 def statistics(x: Chunks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and variance per channel (axis 1) over all chunks."""
-    total = np.zeros((2, x[0].shape[1]))
-    count = 0
-    for a in x:
-        flat = a.reshape(len(a) * a.shape[1], -1).astype(np.float32, copy=False)
-        total[0] += flat.sum(1).reshape(-1, a.shape[1]).sum(0, dtype=np.float64)
-        total[1] += np.einsum("ip,ip->i", flat, flat).reshape(-1, a.shape[1]).sum(0, dtype=np.float64)
-        count += a.size // a.shape[1]
+    total, count = np.zeros((2, x[0].shape[1])), sum(a.size // a.shape[1] for a in x)
+    for sums in beside(_sums, x):
+        total += sums
     mean = total[0] / count
     return mean, np.maximum(total[1] / count - mean**2, 0)
+
+
+def _sums(a: Array) -> NDArray[np.float64]:
+    """Sum and sum of squares per channel, (2, channels)."""
+    flat = a.reshape(len(a) * a.shape[1], -1).astype(np.float32, copy=False)
+    both = flat.sum(1), np.einsum("ip,ip->i", flat, flat)
+    return np.stack([v.reshape(-1, a.shape[1]).sum(0, dtype=np.float64) for v in both])
 
 
 def shrunk(mean: Array, variance: Array, strength: float) -> Affine:

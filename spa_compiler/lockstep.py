@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -28,10 +28,13 @@ from spa_compiler.subgraphs import free_names, subgraphs
 from spa_compiler.threads import each
 
 Array = NDArray[Any]
+T = TypeVar("T")
 Chunks = list[Array]
 Feed = Mapping[str, Array]
 ROOM = 1 << 27
 """Bytes that may be recorded inside one control node."""
+LARGE = 1 << 16
+"""Elements of a chunk from which arithmetic on it is worth a thread."""
 SMALL = 64
 """Elements up to which a constant may be an operator's setting, which some kernels want to know before they run."""
 
@@ -325,6 +328,11 @@ def _info(name: str, array: Array) -> onnx.ValueInfoProto:
 def mapped(change: Callable[[Array], Array], chunks: Chunks, in_place: bool) -> Chunks:
     """The chunks changed; `in_place` lets go of every old one as soon as its new one is there."""
     out = chunks if in_place else list(chunks)
-    for k, c in enumerate(chunks):
-        out[k] = change(c)
+    for k, new in enumerate(beside(change, chunks)):
+        out[k] = new
     return out
+
+
+def beside(work: Callable[[Array], T], chunks: Chunks) -> Iterator[T]:
+    """What `work` makes of every chunk, several at once where they are large."""
+    return each(work, chunks) if chunks and chunks[0].size > LARGE else map(work, chunks)

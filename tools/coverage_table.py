@@ -317,10 +317,10 @@ clock of a busy machine.
 
 In pieces, on two cores shared with other work (load 2 to 12), while what was found was being fixed: rows are not all of
 the same commit, and most are older than what made normalising faster. What failed was measured again after its fix.
-Peers were run on a part of the models, the small ones first; a detector takes 25 to 60 s beside onnxsim because its
-MACs are counted by our own analysis (of the pruned files, which run for it), the pruning itself 3. Normalising a
-detector runs the whole network twice to see sizes that depend on data, and that is most of it. None of the ten
-detectors has an export by the dynamo exporter: torch.export refuses their data-dependent sizes.
+Peers were run on all models but some of the largest (no figure in their columns); a detector takes 25 to 60 s beside
+onnxsim because its MACs are counted by our own analysis (of the pruned files, which run for it), the pruning itself 3.
+Normalising a detector runs the whole network twice to see sizes that depend on data, and that is most of it. None of
+the ten detectors has an export by the dynamo exporter: torch.export refuses their data-dependent sizes.
 
 BatchNorms take their statistics from 16 random inputs, in older rows from 4. With 4, EfficientNet-B7 and V2-L amplify
 rounding until PyTorch in float32 and in float64 differ by 0.6 and 0.7 of the output, which no export can agree with;

@@ -9,7 +9,6 @@ import errno
 import functools
 import json
 import logging
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from spa_compiler import report as reports
 from spa_compiler.compiler import Result, check_place, compile_file
 from spa_compiler.errors import ModelError, NothingToPrune, SpaError, UsageError
 from spa_compiler.inspection import axis_of, comparison, explanation, inspection, pass_table, sweep_table, verification
+from spa_compiler.interrupts import stoppable
 from spa_compiler.options import Options
 from spa_compiler.plan import Plan
 from spa_compiler.version import VERSION
@@ -39,16 +39,16 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            command(*args, **options)
+            with stoppable():
+                command(*args, **options)
         except SpaError as e:
             click.echo(f"spa-compile: error: {e}", err=True)
             for note in getattr(e, "__notes__", []) if options.get("verbose") else []:
                 click.echo(f"  {note}", err=True)
             sys.exit(e.exit_code)
         except KeyboardInterrupt:
-            click.echo("spa-compile: interrupted; nothing was written", err=True)
+            click.echo("spa-compile: interrupted; no unfinished file is left", err=True)
             sys.exit(INTERRUPTED)
         except MemoryError:
             click.echo("spa-compile: error: out of memory; nothing was written", err=True)

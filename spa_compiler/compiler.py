@@ -24,6 +24,7 @@ import onnx
 from spa_compiler import verify
 from spa_compiler.data import accuracy, load_data, predict
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
+from spa_compiler.interrupts import check, held
 from spa_compiler.model import Model, load, read, sparse_again, write
 from spa_compiler.options import Options, heeded, idle, pipeline_of
 from spa_compiler.pipeline import Pipeline, State
@@ -192,8 +193,10 @@ def _provenance(state: State, text: str, options: Options) -> dict[str, str]:
 def _publish(scratch: Path, output: Path) -> None:
     """Move every file of the result to its place; the model last, so that it never points at missing data."""
     files = sorted(scratch.iterdir(), key=lambda p: p.name == output.name)
-    for p in files:
-        p.replace(output.parent / p.name)
+    check()
+    with held():
+        for p in files:
+            p.replace(output.parent / p.name)
 
 
 def _check_file(state: State, file: Path) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from spa_compiler.inside import Inside, Record, Span, either
+from spa_compiler.interrupts import check
 from spa_compiler.model import Model
 from spa_compiler.recurrent import with_steps
 from spa_compiler.shapes import quiet_session
@@ -128,6 +129,7 @@ class Walk:
         """Every node in order; one that the caller has not run by the next step is run then, as it is."""
         self.start(feeds, late)
         for index in range(len(self.nodes)):
+            check()
             if late is not None and index == late.at:
                 self.join()
             step = self.step(index)

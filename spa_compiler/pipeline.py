@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Protocol
 from spa_compiler.criteria import Scores
 from spa_compiler.errors import SpaError, UsageError
 from spa_compiler.graph import DependencyGraph
+from spa_compiler.interrupts import check
 from spa_compiler.model import Model
 from spa_compiler.plan import Plan
 from spa_compiler.plugins import found_in
@@ -108,8 +109,12 @@ class Pipeline:
     name: ClassVar[str] = "pipeline"
 
     def run(self, state: State) -> State:
-        """Run every pass and take its time; an error names the pass that it came from."""
+        """Run every pass and take its time; an error names the pass that it came from.
+
+        Raises KeyboardInterrupt between passes where the command was told to stop.
+        """
         for step in self.passes:
+            check()
             start = time.perf_counter()
             state.progress(step.name)
             try:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from threadpoolctl import threadpool_limits
 
 from spa_compiler.graph import DependencyGraph
+from spa_compiler.interrupts import check
 
 HUGE = 6144
 """Columns of the widest contraction from which BLAS takes all threads, and nothing runs beside it."""
@@ -39,13 +40,19 @@ def linear_algebra(graph: DependencyGraph) -> Any:
 
 
 def each(work: Callable[[T], R], items: Iterable[T], graph: DependencyGraph | None = None) -> Iterator[R]:
-    """Results in order, CORES at work at once and no more of them waiting (one after another for huge graphs)."""
+    """Results in order, CORES at work at once and no more of them waiting (one after another for huge graphs).
+
+    Raises KeyboardInterrupt between items where the command was told to stop.
+    """
     if CORES == 1 or (graph is not None and huge(graph)):
-        yield from map(work, items)
+        for item in items:
+            check()
+            yield work(item)
         return
     with ThreadPoolExecutor(CORES) as pool:
         waiting: deque[Future[R]] = deque()
         for item in items:
+            check()
             if len(waiting) > CORES:
                 yield waiting.popleft().result()
             waiting.append(pool.submit(work, item))

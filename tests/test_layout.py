@@ -17,7 +17,7 @@ PASSES = sorted((ROOT / "passes").glob("*.py"))
 MODULES = [*LIBRARY, *PASSES]
 LONGEST = 360  # about 350
 ORDER = """
-    version errors collector kernels target plugins
+    version errors interrupts collector kernels target plugins
     subgraphs nesting facts flow expr dims axes spec blocks rules
     external checks model symbols shape_reads shapes canonical sequences strides runtime
     graph threads rewrite reference folding inlining normalize

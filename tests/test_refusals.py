@@ -228,28 +228,20 @@ def heeds_interrupts() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no POSIX signals")
-def test_an_interrupt_leaves_nothing_behind(source: Path, models: Path) -> None:
+@pytest.mark.parametrize("wait", [0.1, 0.5, 1.0, 1.8])
+def test_an_interrupt_leaves_nothing_behind(source: Path, models: Path, wait: float) -> None:
     vit = Path(shutil.copy(models / "digits_vit.onnx", source.parent))
     before = folder(source.parent)
-    for wait in (0.5, 1.0, 1.8):
-        command = [
-            sys.executable,
-            "-c",
-            "from spa_compiler.cli import compile_command as c; c()",
-            str(vit),
-            "--ratio",
-            "0.5",
-            "--samples",
-            "20000",  # minutes of work, so that it is interrupted in the middle
-        ]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=source.parent, preexec_fn=heeds_interrupts
-        )
-        time.sleep(wait)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        assert process.returncode != 0
-        assert folder(source.parent) == before
+    command = [sys.executable, "-c", "from spa_compiler.cli import compile_command as c; c()", str(vit)]
+    command += ["--ratio", "0.5", "--samples", "20000"]  # minutes of work, so that it is interrupted in the middle
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=source.parent, preexec_fn=heeds_interrupts
+    )
+    time.sleep(wait)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)  # the second while Python starts
+    assert folder(source.parent) == before
 
 
 def test_a_report_never_replaces_the_model_or_the_output(source: Path) -> None:

@@ -23,7 +23,8 @@ ORDER = """
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
     images sources data gram linear inside recurrent lockstep adjust routed moments updates merge scales amounts
-    tokens calibration obs doubt compensation forcing decisions verify pipeline options latency report compiler
+    tape derivatives inversion tokens calibration obs doubt compensation forcing decisions verify pipeline options
+    latency report compiler
     __init__ inspection cli
 """.split()
 """Each module imports only from those before it (docs/architecture.md)."""

@@ -1,0 +1,123 @@
+"""The derivative of a graph as a graph, so that onnxruntime gives it: reverse accumulation, one row per operator.
+
+    tape = Tape(nodes, constants, shapes, "x")
+    tape.add("y", "dy")                          # the derivative by y is (also) this value
+    tape.back(RULES)                             # name of the derivative by x; tape.made are the nodes that give it
+
+A rule says what the derivative by an operator's inputs is, given the one by its output (`derivatives` has them). Where
+there is none `back` raises Unknown: a derivative that lacks a path is none. Opset 16 or newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+Array = NDArray[Any]
+OPSET = 16
+"""The oldest whose ScatterElements adds."""
+
+
+class Unknown(Exception):
+    """An operator whose derivative is not known here."""
+
+
+class Tape:
+    """Nodes of a forward graph with static shapes, and those that go back through it."""
+
+    def __init__(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        constants: Mapping[str, Array],
+        shapes: Mapping[str, Sequence[int]],
+        source: str,
+    ) -> None:
+        self.nodes, self.constants, self.shapes, self.source = nodes, constants, shapes, source
+        self.made: list[onnx.NodeProto] = []
+        self.tables: list[onnx.TensorProto] = []
+        self.parts: dict[str, list[str]] = {}
+        self.count = 0
+        self.live = {source}  # what depends on it
+        for node in nodes:
+            if not self.live.isdisjoint(node.input):
+                self.live |= {n for n in node.output if n}
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
+        """A new node: the name of its (last) output."""
+        self.count += 1
+        names = [f"spa.grad.{self.count}.{k}" for k in range(outputs)]
+        self.made.append(helper.make_node(kind, inputs, names, **attributes))
+        return names[-1]
+
+    def number(self, values: Any, dtype: type = np.float32) -> str:
+        """A new constant."""
+        self.count += 1
+        name = f"spa.grad.{self.count}.c"
+        self.tables.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def add(self, value: str, derivative: str) -> None:
+        """One more summand of the derivative by a value."""
+        self.parts.setdefault(value, []).append(derivative)
+
+    def back(self, rules: Mapping[str, Rule]) -> str:
+        """Go from the last node to the first. Returns the name of the derivative by the source.
+
+        Raises Unknown where an operator on the way has no rule, or none for the form it is in.
+        """
+        for node in reversed(self.nodes):
+            given = self._total(node.output[0])
+            if given is not None and not self.live.isdisjoint(node.input):
+                self._through(node, given, rules)
+        found = self._total(self.source)
+        if found is None:
+            raise Unknown("nothing depends on the input")
+        return found
+
+    def _total(self, value: str) -> str | None:
+        """The derivative by a value: the sum of what was added, None where nothing was."""
+        parts = self.parts.pop(value, [])
+        return None if not parts else parts[0] if len(parts) == 1 else self.op("Sum", *parts)
+
+    def _through(self, node: onnx.NodeProto, given: str, rules: Mapping[str, Rule]) -> None:
+        if node.op_type not in rules:
+            raise Unknown(f"{node.op_type} has no derivative here")
+        for slot, derivative in rules[node.op_type](self, node, given).items():
+            if node.input[slot] in self.live:
+                self.add(node.input[slot], derivative)
+
+    def shape(self, name: str) -> list[int]:
+        """Static shape of a value. Raises Unknown where it has none."""
+        if name in self.constants:
+            return list(self.constants[name].shape)
+        if name not in self.shapes:
+            raise Unknown(f"the shape of '{name}' is not known")
+        return list(self.shapes[name])
+
+    def constant(self, name: str) -> Array:
+        """The numbers of a constant. Raises Unknown where it is made at run time."""
+        if name not in self.constants:
+            raise Unknown(f"'{name}' is made at run time")
+        return self.constants[name]
+
+    def shaped(self, value: str, like: Sequence[int]) -> str:
+        """Reshape to these sizes."""
+        return self.op("Reshape", value, self.number(like, np.int64))
+
+    def fitted(self, value: str, shape: Sequence[int], like: Sequence[int]) -> str:
+        """Sum over the axes along which an operand of shape `like` was broadcast to `shape`."""
+        if list(shape) == list(like):
+            return value
+        lead = len(shape) - len(like)
+        axes = [k for k in range(len(shape)) if k < lead or (like[k - lead] == 1 and shape[k] != 1)]
+        return self.shaped(self.op("ReduceSum", value, self.number(axes, np.int64)), like)
+
+
+Derivatives = dict[int, str]
+"""By input slot the name of the derivative by that input."""
+Rule = Callable[[Tape, onnx.NodeProto, str], Derivatives]

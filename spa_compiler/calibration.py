@@ -48,8 +48,11 @@ PICTURES = ("photographs", "objects", "leaves", "pink")
 """Kinds of which deep errors are doubted (`doubt`)."""
 CONFIDENT = (0.5, 0.95)
 """Between these the dense model's confidence in a synthetic input is neither a guess nor an artefact."""
-BACK, LEAST_MATCHED = 3, 4
-"""Times the work of a run that a step of matching takes, and the part of all inputs that is matched at least."""
+MATCHED, ENOUGH_MATCHED = 0.75, 96
+"""Share of the pictures that are matched to stored statistics, and how many must be: 288 of 384, 144 of 192 and 96 of
+192 were measured."""
+BACK, MATCHING = 3, 5e11
+"""Times the work of a run that a step of matching takes; multiply-accumulates that all of it may take."""
 NEAR = 0.05
 """Loss up to which statistics are matched: 0.06 without a step, 0.035 after 3 and 0.015 after 8 on ResNet-20."""
 SWEEPS = 8
@@ -111,10 +114,10 @@ def synthetic(
         return Calibration(feeds, source, adjustment(graph), True, late=late)
     pictures = any(s.kind in PICTURES for s in found.values())
     if pictures and (matched := _matched(graph, found, count, memory, rng)) is not None:
-        kept, adjust, told = matched
+        kept, told = matched
         feeds, late = planned.fed(kept, batch)
-        return Calibration(feeds, f"{count} synthetic inputs ({', '.join(names)}; seed {seed}), {told}", adjust, True,
-                           pictures=True, late=late)
+        source = f"{len(next(iter(kept.values())))} synthetic inputs ({', '.join(names)}; seed {seed}), {told}"
+        return Calibration(feeds, source, synthetic=True, pictures=True, late=late)
     inputs = accompanied(model, {n: s.draw(pool, rng) for n, s in found.items()})
     rows = np.arange(pool) if pool <= count else chosen(model, inputs, count, batch, rng)
     kept = {n: a[rows] for n, a in inputs.items()}
@@ -130,26 +133,26 @@ def synthetic(
 
 def _matched(
     graph: DependencyGraph, found: Mapping[str, Synthetic], count: int, memory: int, rng: np.random.Generator
-) -> tuple[Feed, Adjust, str] | None:
-    """Pictures, half of them matched to the statistics that BatchNormalization holds, what else to do to values, and
-    what was done. None where that is not possible, or would take too long.
+) -> tuple[Feed, str] | None:
+    """Pictures, most of them matched to the statistics that BatchNormalization holds, and what was done.
+
+    None where that is not possible, or would take too long.
     """
-    few = min(count // 2, runs(graph) // (BACK * STEPS))
-    if few < count // LEAST_MATCHED or not any(s.op == "BatchNormalization" for s in graph.sites):
+    most = min(int(MATCHED * count), runs(graph, work=MATCHING) // (BACK * STEPS))
+    if most < ENOUGH_MATCHED or not any(s.op == "BatchNormalization" for s in graph.sites):
         return None
     try:
         match = Match(graph, memory)
     except (Unknown, ModelError):
         return None
-    few -= few % match.rows
+    most -= most % match.rows
     ((name, source),) = found.items()
-    drawn = source.draw(count, rng)
-    moved, loss = match.refined(drawn[:few])
-    if few == 0 or loss > NEAR:
+    drawn = source.draw(min(count, int(most / MATCHED)), rng)
+    moved, loss = match.refined(drawn[:most])
+    if loss > NEAR:
         return None
-    mixed = rng.permutation(count)
-    kept = {name: np.concatenate([moved, drawn[few:]])[mixed]}
-    return kept, Adjust(), f"{few} of them matched to the statistics that BatchNormalization holds"
+    mixed = np.concatenate([moved, drawn[most:]])[rng.permutation(len(drawn))]
+    return {name: mixed}, f"{most} of them matched to the statistics that BatchNormalization holds"
 
 
 def _spoken(

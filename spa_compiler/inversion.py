@@ -137,6 +137,8 @@ def _before(tape: Tape, wanted: set[str]) -> list[onnx.NodeProto]:
 def _losses(tape: Tape) -> str:
     """Add the derivative by the input of every BatchNormalization; returns the name of the mean of their losses."""
     found = [n for n in tape.nodes if n.op_type == "BatchNormalization" and n.input[0] in tape.live]
+    if any(a.name == "training_mode" and a.i for n in found for a in n.attribute):
+        raise Unknown("BatchNormalization in training mode")
     if not found:
         raise Unknown("no BatchNormalization")
     values = math.prod(tape.shape(tape.source))

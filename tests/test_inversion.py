@@ -80,6 +80,7 @@ def test_the_derivative_of_roughness_is_the_limit_of_differences() -> None:
         ("Relu (b)", "Softmax <axis = 1> (b)", "Softmax"),
         ("(float[N,3,16,16] x)", "(float[N,3,16,16] x, float[N,3] z)", "several inputs"),
         ("BatchNormalization", "InstanceNormalization", "no BatchNormalization"),
+        ("b = BatchNormalization (a", "b, m, v = BatchNormalization <training_mode = 1> (a", "training mode"),
     ],
 )
 def test_what_has_no_derivative_is_drawn_as_before(old: str, new: str, why: str) -> None:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import bisect
 import fnmatch
 import math
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.cost import CostModel, Widths, group_widths
+from spa_compiler.cost import CostModel, group_widths
 from spa_compiler.criteria import Scores
 from spa_compiler.dims import Dim
 from spa_compiler.errors import BudgetError, NothingToPrune, UsageError
@@ -217,17 +218,16 @@ class _Run:
     def needed(self) -> float:
         return self.now - self.target
 
-    def _at(self, s: Stairs, at: int) -> Widths:
-        return {**self.widths, **group_widths(s.group, s.widths[at])}
-
-    def freed(self, s: Stairs, at: int) -> float:
-        """Cost that goes when a group moves to another stair."""
-        before = self.cost.of_group(s.group, self.unit, self.widths)
-        return before - self.cost.of_group(s.group, self.unit, self._at(s, at))
+    def freed(self, s: Stairs, at: int, before: float | None = None) -> float:
+        """Cost that goes when a group moves to another stair; `before` is what it costs now, where that is known."""
+        if before is None:
+            before = self.cost.of_group(s.group, self.unit, self.widths)
+        after = ChainMap(group_widths(s.group, s.widths[at]), self.widths)
+        return before - self.cost.of_group(s.group, self.unit, after)
 
     def move(self, s: Stairs, at: int) -> None:
         self.now -= self.freed(s, at)
-        self.widths = dict(self._at(s, at))
+        self.widths |= group_widths(s.group, s.widths[at])
         s.at = at
 
     def place(self, ats: Iterable[int]) -> None:
@@ -282,9 +282,9 @@ class _Run:
 
     def _best(self, s: Stairs) -> tuple[float, int] | None:
         """Error per cost freed of the best of the next stairs (the lower hull of the curve), and that stair."""
-        options = []
+        options, before = [], self.cost.of_group(s.group, self.unit, self.widths)
         for at in range(s.at + 1, min(s.at + 1 + LOOKAHEAD, len(s.widths))):
-            freed = self.freed(s, at)
+            freed = self.freed(s, at, before)
             if freed > 0:
                 options.append(((s.error(at) - s.error(s.at)) / freed, at))
         return min(options, default=None)

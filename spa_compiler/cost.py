@@ -31,13 +31,42 @@ ENDLESS = 1 << 31
 """Trip counts from which a Loop is one that only its condition ends; exporters write the largest integer."""
 
 
-def size(e: Expr, widths: Widths) -> float:
-    """Size of an axis when its dims have these widths."""
-    e = resolve(e)
-    if isinstance(e, Dim):
-        return widths.get(e, e.size)
-    parts = (size(p, widths) for p in e.parts)
-    return math.fsum(parts) if isinstance(e, Sum) else math.prod(parts)
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A number, times the widths of dims, times sums: what the sizes of axes come to when analysis is over."""
+
+    factor: float
+    dims: tuple[Dim, ...] = ()
+    sums: tuple[tuple[Product, ...], ...] = ()
+
+    def __call__(self, widths: Widths) -> float:
+        """Its value under these widths; dims without one have their size."""
+        out = self.factor
+        for d in self.dims:
+            out *= widths.get(d, d.size)
+        for parts in self.sums:
+            out *= math.fsum(part(widths) for part in parts)
+        return out
+
+    def __mul__(self, other: Product) -> Product:
+        return Product(self.factor * other.factor, self.dims + other.dims, self.sums + other.sums)
+
+
+def product(axes: Iterable[Expr], settled: Callable[[Dim], float | None], factor: float = 1.0) -> Product:
+    """Factor times the sizes of axes, where `settled` gives the size of a dim that has no width of its own."""
+    out = Product(factor)
+    for e in map(resolve, axes):
+        if isinstance(e, Dim):
+            known = settled(e)
+            out *= Product(1.0, (e,)) if known is None else Product(known)
+        elif isinstance(e, Sum):
+            parts = [product([p], settled) for p in e.parts]
+            moving = [p for p in parts if p.dims or p.sums]
+            fixed = Product(math.fsum(p.factor for p in parts if not p.dims and not p.sums))
+            out *= Product(1.0, (), ((fixed, *moving),)) if moving else fixed
+        else:
+            out *= product(e.parts, settled)
+    return out
 
 
 def _conv(slot: int) -> Callable[[Site], list[list[Expr]]]:
@@ -83,24 +112,29 @@ class Term:
 
 
 class CostModel:
-    """Costs of a graph under any widths."""
+    """Costs of a graph under any widths of its groups' dims."""
 
     def __init__(self, graph: DependencyGraph) -> None:
         self.graph = graph
-        self.batch = dict.fromkeys(_batch_dims(graph), 1.0)
         self.terms = [*_mac_terms(graph), *_weight_terms(graph)]
+        batch, free = _batch_dims(graph), {d for g in graph.groups for d in g.dims}
         self._by_dim: dict[Dim, list[Term]] = {}
+        self._all: dict[str, list[Product]] = {u: [] for u in UNITS}
+        self._products: dict[int, Product] = {}
+
+        def settled(d: Dim) -> float | None:
+            return 1.0 if d in batch else None if d in free else float(d.size)
+
         for t in self.terms:
+            made = self._products[id(t)] = product(t.axes, settled, t.factor)
+            self._all[t.unit].append(made)
             for d in {d for a in t.axes for d in atoms(a)}:
                 self._by_dim.setdefault(d, []).append(t)
-
-    def _sum(self, terms: Iterable[Term], unit: str, widths: Widths) -> float:
-        merged = {**self.batch, **widths}
-        return math.fsum(t.factor * math.prod(size(a, merged) for a in t.axes) for t in terms if t.unit == unit)
+        self._parts: dict[tuple[str, str], list[Product]] = {}
 
     def total(self, unit: str, widths: Widths) -> float:
         """All of a unit: "macs", "params" or "bytes"."""
-        return self._sum(self.terms, unit, widths)
+        return math.fsum(p(widths) for p in self._all[unit])
 
     def totals(self, widths: Widths) -> dict[str, int]:
         """Every unit, rounded."""
@@ -108,8 +142,11 @@ class CostModel:
 
     def of_group(self, group: Group, unit: str, widths: Widths) -> float:
         """The part of the total in which this group takes part."""
-        terms = {id(t): t for d in group.dims for t in self._by_dim.get(d, ())}
-        return self._sum(terms.values(), unit, widths)
+        parts = self._parts.get((group.label, unit))
+        if parts is None:
+            terms = {id(t): t for d in group.dims for t in self._by_dim.get(d, ()) if t.unit == unit}
+            parts = self._parts[group.label, unit] = [self._products[k] for k in terms]
+        return math.fsum(p(widths) for p in parts)
 
     def neighbours(self, group: Group) -> set[Dim]:
         """Dims that share a term with this group: their costs change when it does."""
@@ -188,4 +225,4 @@ def _itemsize(kind: int) -> float:
     return float(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
 
 
-__all__ = ["MACS", "UNITS", "CostModel", "Widths", "group_widths", "size"]
+__all__ = ["MACS", "UNITS", "CostModel", "Widths", "group_widths"]

@@ -38,11 +38,11 @@ class Score:
                 raise UsageError("score: a file of scores is a criterion: give it without criterion")
             return replace(state, scores=load_scores(graph, Path(self.file))).note(criterion=self.file)
         inputs = state.calibration if isinstance(state.calibration, Calibration) else None
-        guessed, drawn = inputs is not None and inputs.guessed, inputs is not None and inputs.pictures
+        guessed, hidden = inputs is not None and inputs.guessed, inputs is not None and inputs.doubted
         name = "l2" if guessed and self.criterion == "obspa" else self.criterion
         with linear_algebra(graph):
             scores = criterion(name)(graph, state.moments, np.random.default_rng(self.seed))
-            if name == "obspa" and drawn and state.moments is not None:
+            if name == "obspa" and hidden and state.moments is not None:
                 scores = doubted(graph, state.moments, scores)
         if name != self.criterion:
             text = "what the inputs are is a guess: magnitude (l2) chooses the channels, not obspa; see --calib"

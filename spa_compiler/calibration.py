@@ -46,6 +46,8 @@ UNKNOWN = "features"
 was tried (anomalies in flattened spectra) importance by such moments lost to magnitude, compensation gained."""
 PICTURES = ("photographs", "objects", "leaves", "pink")
 """Kinds of which deep errors are doubted (`doubt`)."""
+FEW = 128
+"""So many given pictures are believed: 64 hide of MobileNetV2 what drawn ones do."""
 CONFIDENT = (0.5, 0.95)
 """Between these the dense model's confidence in a synthetic input is neither a guess nor an artefact."""
 MATCHED, ENOUGH_MATCHED = 0.75, 96
@@ -70,7 +72,7 @@ class Calibration:
     adjust: Adjust = field(default_factory=Adjust)
     synthetic: bool = False
     guessed: bool = False  # nothing in the graph says what the inputs are
-    pictures: bool = False  # drawn ones, which show less than photographs do
+    doubted: bool = False  # pictures that are drawn or few, which hide some of what deep channels do
     late: Late | None = None
 
     @property
@@ -117,7 +119,7 @@ def synthetic(
         kept, told = matched
         feeds, late = planned.fed(kept, batch)
         source = f"{len(next(iter(kept.values())))} synthetic inputs ({', '.join(names)}; seed {seed}), {told}"
-        return Calibration(feeds, source, synthetic=True, pictures=True, late=late)
+        return Calibration(feeds, source, synthetic=True, doubted=True, late=late)
     inputs = accompanied(model, {n: s.draw(pool, rng) for n, s in found.items()})
     rows = np.arange(pool) if pool <= count else chosen(model, inputs, count, batch, rng)
     kept = {n: a[rows] for n, a in inputs.items()}
@@ -305,7 +307,8 @@ def real(graph: DependencyGraph, spec: str, samples: int = 0, memory: int = 1 <<
         raise UsageError(f"{spec}: the model runs {batch} inputs at a time, there are {n}")
     n -= n % batch if batch else 0
     feeds, late = planned.fed(kept, batch)
-    return Calibration(feeds, f"{n} inputs from {Path(spec.split(':')[0]).name}", late=late)
+    few = n < FEW and any(kind_of(first_grid(graph, name, a.shape[1:])) in PICTURES for name, a in kept.items())
+    return Calibration(feeds, f"{n} inputs from {Path(spec.split(':')[0]).name}", doubted=few, late=late)
 
 
 def _loaded(path: Path, model: Model) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""What synthetic pictures hide of a group's importance, and how it is made up for.
+"""What synthetic pictures, and few real ones, hide of a group's importance, and how it is made up for.
 
     scores = doubted(graph, moments, scores)
 

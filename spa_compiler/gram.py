@@ -24,8 +24,8 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 WIDE = 2000
 """Columns above which sums, inverses and solutions are float32: accurate enough with the ridge, half the memory."""
-INDEPENDENT = 16
-"""Rows that the positions of one input are worth when a covariance is shrunk."""
+INDEPENDENT = 8
+"""Rows that the positions of one input are worth when a covariance is shrunk (docs/data-free)."""
 BAND = 256
 """Rows of a covariance that are worked on at a time."""
 MOST = 0.9

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from spa_compiler.axes import NOWHERE
+from spa_compiler.calibration import FEW, real
 from spa_compiler.doubt import KNOWN, between, directions, doubted
 from spa_compiler.model import from_proto
 from spa_compiler.pipeline import Pipeline, State
 from test_calibration import CLASSIFIER
+from test_obs import DENSE, graph_of
 from zoo_base import Case, build
 
 WIDE = Case(CLASSIFIER.text, {**CLASSIFIER.inits, "w1": (64, 3, 3, 3), "b1": (64,), "w2": (3, 64)}, None)
@@ -68,15 +70,22 @@ def test_only_what_few_directions_explain_is_raised() -> None:
     assert np.allclose(doubted(graph, few, scores)[group.label], KNOWN * d * scores[group.label])
 
 
-def test_drawn_pictures_are_doubted_and_given_ones_are_not(tmp_path: Path) -> None:
+def test_drawn_and_few_pictures_are_doubted_and_many_given_ones_are_not(tmp_path: Path) -> None:
     drawn = scored("calibrate{samples=24}")
-    assert drawn.moments is not None
-    plain = Pipeline.parse("score{criterion=obspa}").run(replace(drawn, calibration=None)).scores
-    raised = doubted(drawn.analyzed(), drawn.moments, plain)
-    assert all(np.array_equal(drawn.scores[n], raised[n]) for n in plain)
-    x = np.random.default_rng(0).standard_normal((24, 1, 1, 1)) * np.ones((1, 3, 16, 16))
-    np.savez(tmp_path / "x.npz", x=x.astype(np.float32))
-    given = scored(f'calibrate{{source="{tmp_path / "x.npz"}"}}')
-    assert given.moments is not None
-    raised = doubted(given.analyzed(), given.moments, given.scores)
-    assert any(not np.array_equal(given.scores[n], raised[n]) for n in raised)  # few directions, and yet believed
+    x = np.random.default_rng(0).standard_normal((FEW, 1, 1, 1)) * np.ones((1, 3, 16, 16))  # few directions
+    for n, name in ((FEW, "many.npz"), (FEW - 1, "few.npz")):
+        np.savez(tmp_path / name, x=x[:n].astype(np.float32))
+    few, many = (scored(f'calibrate{{source="{tmp_path / f"{n}.npz"}"}}') for n in ("few", "many"))
+    for state in (drawn, few, many):
+        assert state.moments is not None
+        plain = Pipeline.parse("score{criterion=obspa}").run(replace(state, calibration=None)).scores
+        raised = doubted(state.analyzed(), state.moments, plain)
+        wanted = plain if state is many else raised
+        assert all(np.array_equal(state.scores[n], wanted[n]) for n in plain)
+    assert any(not np.array_equal(many.scores[n], raised[n]) for n in raised)
+
+
+def test_few_rows_of_no_pictures_are_believed(tmp_path: Path) -> None:
+    graph = graph_of(DENSE)
+    np.savez(tmp_path / "x.npz", x=np.ones((9, 5), np.float32))
+    assert not real(graph, str(tmp_path / "x.npz")).doubted

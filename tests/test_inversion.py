@@ -112,7 +112,7 @@ def test_most_pictures_are_matched_and_values_stay_as_they_are(monkeypatch: pyte
     graph = graph_of(NORMED)
     first, second = (synthetic(graph, samples=192) for _ in range(2))
     assert first.source.endswith("144 of them matched to the statistics that BatchNormalization holds")
-    assert first.samples == 192 and first.pictures and not first.adjust.batch_norm
+    assert first.samples == 192 and first.doubted and not first.adjust.batch_norm
     for a, b in zip(first.feeds, second.feeds, strict=True):
         np.testing.assert_array_equal(a["x"], b["x"])
     monkeypatch.setattr(calibration, "NEAR", 0.0)

@@ -141,7 +141,7 @@ def test_a_duplicate_channel_is_nearly_free_but_only_once() -> None:
     rng = np.random.default_rng(1)
     w1, b1 = rng.standard_normal((8, 3, 3, 3)).astype(np.float32), rng.standard_normal(8).astype(np.float32)
     w1[5], b1[5] = w1[2], b1[2]
-    scores = scores_of(graph_of(CONV, w1=w1, b1=b1), (192, 3, 6, 6))
+    scores = scores_of(graph_of(CONV, w1=w1, b1=b1), (384, 3, 6, 6))
     first, second = np.sort(scores)[:2]
     assert set(np.flatnonzero(scores == scores.min())) <= {2, 5}
     assert first < 0.05 * second

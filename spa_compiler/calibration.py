@@ -29,7 +29,7 @@ from spa_compiler.graph import DependencyGraph
 from spa_compiler.inversion import STEPS, Match
 from spa_compiler.lockstep import Late, Walk
 from spa_compiler.model import Model
-from spa_compiler.runtime import index_limits, open_session
+from spa_compiler.runtime import WHOLE, index_limits, open_session
 from spa_compiler.scales import chunks, probabilities, rescaled
 from spa_compiler.shapes import random_array
 from spa_compiler.sources import Scale, Synthetic
@@ -225,9 +225,11 @@ def source_of(
     shape = tuple(d.dim_value for d in t.tensor_type.shape.dim)[1:]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type)
     if dtype.kind in "iu" and name in (limits := index_limits(graph.model)):
-        return Synthetic("tokens", shape, dtype=str(dtype), options={"vocabulary": limits[name]})
+        return Synthetic("tokens", shape, dtype=str(dtype), options=_ids(limits[name], bounds))
     grid = first_grid(graph, name, shape)
     what = kind or kind_of(grid)
+    if dtype in (np.int32, np.int64) and what not in PICTURES:
+        bounds = bounds or (0, WHOLE - 1)
     scale = Scale(*bounds) if bounds else None
     if what == "white" and len(grid) not in (2, 3):  # no image: noise has no shape of its own
         return Synthetic("fields", shape, scale=scale, dtype=str(dtype), options={"slope": 0.0})
@@ -235,6 +237,14 @@ def source_of(
     if scale is None and what in ("photographs", "objects", "strokes", "white"):
         return rescaled(graph, name, source)
     return source
+
+
+def _ids(limit: int, bounds: tuple[float, float] | None) -> dict[str, float]:
+    """Options of tokens: ids below `limit` and, where the caller gave bounds, between those."""
+    if bounds is None:
+        return {"vocabulary": limit}
+    vocabulary = max(1, min(limit, math.floor(bounds[1]) + 1))
+    return {"vocabulary": vocabulary, "reserved": min(max(math.ceil(bounds[0]), 0), vocabulary - 1)}
 
 
 def kind_of(shape: tuple[int, ...]) -> str:

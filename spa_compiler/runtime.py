@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,36 +72,74 @@ def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     return proto
 
 
-MOVING = ("Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Slice")
+MOVING = dict.fromkeys(
+    "Cast Expand Flatten Gather GatherND Identity Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split(), (0,)
+) | {"Concat": None, "Where": (1, 2)}
+"""Operators that pass ids on, and the inputs that they pass on; None: all of them."""
+WHOLE = 8
+"""Whole numbers that the graph says nothing about are below this."""
+LOOKUPS = dict.fromkeys(
+    "Gather GatherElements GatherND Scatter ScatterElements ScatterND".split(), ((1, 0),)
+) | {"EmbedLayerNormalization": ((0, 2), (1, 4))}
+"""Operators that look something up: pairs of the input that holds ids and the input that they point into."""
 
 
-def index_limits(model: Model) -> dict[str, int]:
-    """For integer inputs that index something: the size of what they index (a vocabulary, a table of positions)."""
+def index_limits(model: Model, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+    """For integer inputs that index something: the size of what they index (a vocabulary, a table of positions).
+
+    Where the symbols have other `sizes` than in analysis, smaller ones among them, only the first entry of what
+    follows a symbol (the nodes of a graph) is sure to be there.
+    """
+    shrunk = _shrunk(model, sizes or {})
     limits: dict[str, int] = {}
     for tensor in model.graph.inputs:
+        if tensor.dtype is not None and np.dtype(tensor.dtype).kind not in "iu":
+            continue
         todo, seen = [tensor], set()
         while todo:
             t = todo.pop()
             for node in t.outputs:
-                size = _indexed(model, node, t)
-                if size is not None:
+                for size in _indexed(model, node, t, shrunk):
                     limits[tensor.name] = min(size, limits.get(tensor.name, size))
-                elif id(node) not in seen and node.op in MOVING:
+                if id(node) not in seen and _moves(node, t):
                     seen.add(id(node))
                     todo += node.outputs
     return limits
 
 
-def _indexed(model: Model, node: gs.Node, index: gs.Tensor) -> int | None:
-    """How long the axis is that `index` points into, where this node looks something up."""
-    tables = {"Gather": {1: 0}, "EmbedLayerNormalization": {0: 2, 1: 4}}.get(node.op, {})
-    for slot, table in tables.items():
-        if max(slot, table) < len(node.inputs) and node.inputs[slot] is index:
-            known = model.shapes.shape if model.shapes is not None else {}
-            shape = known.get(node.inputs[table].name) or node.inputs[table].shape
-            size = shape[int(node.attrs.get("axis", 0))] if shape else None
-            return size if isinstance(size, int) else None
-    return None
+def _shrunk(model: Model, sizes: Mapping[str, int]) -> bool:
+    bound = model.shapes.sizes if model.shapes is not None else {}
+    return any(size < bound[name][0] for name, size in sizes.items() if name in bound)
+
+
+def _moves(node: gs.Node, t: gs.Tensor) -> bool:
+    """Does this node give the ids of `t` on?"""
+    slots = MOVING.get(node.op, ())
+    return any(x is t for k, x in enumerate(node.inputs) if slots is None or k in slots)
+
+
+def _indexed(model: Model, node: gs.Node, index: gs.Tensor, shrunk: bool) -> Iterator[int]:
+    """How long the axes are that `index` points into, where this node looks something up."""
+    known = model.shapes
+    for slot, table in LOOKUPS.get(node.op, ()):
+        if max(slot, table) >= len(node.inputs) or node.inputs[slot] is not index:
+            continue
+        name = node.inputs[table].name
+        shape = (known.shape if known is not None else {}).get(name) or node.inputs[table].shape or ()
+        dynamic = (known.dynamic if known is not None else {}).get(name) or (False,) * len(shape)
+        for axis in _pointed(model, node, index):
+            if axis < len(shape) and isinstance(shape[axis], int):
+                yield 1 if shrunk and dynamic[axis] else shape[axis]
+
+
+def _pointed(model: Model, node: gs.Node, index: gs.Tensor) -> range:
+    """The axes of the table that one entry of `index` points into."""
+    if node.op in ("GatherND", "ScatterND"):
+        shape = (model.shapes.shape if model.shapes is not None else {}).get(index.name) or index.shape
+        first = int(node.attrs.get("batch_dims", 0))
+        return range(first, first + shape[-1]) if shape and isinstance(shape[-1], int) else range(0)
+    axis = int(node.attrs.get("axis", 0))
+    return range(axis, axis + 1)
 
 
 def random_inputs(
@@ -112,11 +150,11 @@ def random_inputs(
 ) -> dict[str, Array]:
     """Inputs of the right types and shapes: floats standard normal or uniform in their range, ids below their limit."""
     out: dict[str, Array] = {}
-    limits = index_limits(model)
+    limits = index_limits(model, sizes)
     for name, t in input_types(model, sizes).items():
         bounds = (ranges or {}).get(name)
         if bounds is None:
-            out[name] = random_array(t, rng, limits.get(name, 8))
+            out[name] = random_array(t, rng, limits.get(name, WHOLE))
         else:
             drawn = rng.uniform(*bounds, [d.dim_value for d in t.tensor_type.shape.dim])
             out[name] = drawn.astype(onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))

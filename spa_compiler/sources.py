@@ -92,7 +92,7 @@ class Synthetic:
     """A `Source`: one kind of input in one shape. `shape` is that of one sample, without the batch.
 
     `grid` is the shape to draw where the model takes the input flattened; for pictures a square one is guessed.
-    Integers (`dtype` "uint8") are rounded and cut to their range.
+    Integers (`dtype` "uint8") are rounded and cut to their range and the scale's.
     """
 
     kind: str
@@ -109,8 +109,9 @@ class Synthetic:
         x = draw(self.kind, shape, rng, axes=self.axes, scale=self.scale, **self.options).reshape(n, *self.shape)
         dtype = np.dtype(self.dtype)
         if dtype.kind in "iu" and x.dtype.kind == "f":
-            limits = np.iinfo(dtype)
-            x = np.clip(np.rint(x.astype(np.float64)), limits.min, limits.max)
+            info, scale = np.iinfo(dtype), self.scale
+            low, high = (scale.low, scale.high) if scale and not (scale.mean or scale.std) else (info.min, info.max)
+            x = np.clip(np.rint(x.astype(np.float64)), max(low, info.min), min(high, info.max))
         return x.astype(dtype)
 
 

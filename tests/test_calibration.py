@@ -13,9 +13,10 @@ from spa_compiler.calibration import chosen, kind_of, real, synthetic
 from spa_compiler.errors import UsageError
 from spa_compiler.gram import Gram
 from spa_compiler.moments import collect
+from spa_compiler.runtime import index_limits
 from spa_compiler.scales import chunks
 from test_obs import CONV, DENSE, feeds, graph_of
-from zoo_base import Case
+from zoo import CASES, Case
 
 CLASSIFIER = Case(
     "(float[N,3,16,16] x) => (float[N,3] y) { a = Conv <pads = [1,1,1,1]> (x, w1, b1)  r = Relu(a)"
@@ -65,6 +66,22 @@ def test_inputs_of_unknown_kind_are_called_a_guess_unless_the_kind_is_given() ->
     graph = graph_of(DENSE)
     assert synthetic(graph, samples=8).guessed and not synthetic(graph, samples=8, kind="features").guessed
     assert not synthetic(graph_of(CLASSIFIER), samples=8).guessed
+
+
+def test_ids_point_into_what_is_there() -> None:
+    graph = graph_of(CASES["message_passing"])
+    assert index_limits(graph.model) == {"e": 2}
+    assert index_limits(graph.model, {"N": 1, "E": 5}) == {"e": 1}
+    assert all(f["e"].max() < len(f["x"]) for f in synthetic(graph).feeds)
+
+
+@pytest.mark.parametrize(("use", "low", "high"), [("Gather(w1, x)", 2, 3), ("Cast<to = 1>(x)", 2, 6)])
+def test_whole_numbers_stay_in_the_range_that_is_given(use: str, low: int, high: int) -> None:
+    text = f"(int64[N,4] x) => (float[N,2] y) {{ e = {use}  f = Flatten(e)  r = Reshape(f, s)  y = MatMul(r, w2) }}"
+    graph = graph_of(Case(text, {"w1": (4, 4), "s": [-1, 4], "w2": (4, 2)}, None))
+    x = np.concatenate([f["x"] for f in synthetic(graph, samples=64, ranges={"x": (2, 6)}).feeds])
+    assert (x.min(), x.max()) == (low, high)
+    assert all((f["x"] >= 0).all() for f in synthetic(graph, samples=64).feeds)
 
 
 def test_predicted_classes_are_balanced() -> None:

@@ -129,6 +129,14 @@ CASES: dict[str, Case] = {
          "h2": (5, 9, 1, 1)},
         {"l1:1 w1:0 w2:1": 6, "l2:1 w2:0": 7, "h1:1 l1:0 l2:0": 8, "h1:0 h2:1": 9},
     ),
+    "message_passing": Case(  # edges point into the nodes, whose number is a symbol
+        """(float[N,4] x, int64[2,E] e) => (float[N,3] y) {
+            h = MatMul(x, w1)  s = Gather<axis=0>(e, i0)  d = Gather<axis=0>(e, i1)  t = Gather(h, s)
+            u = Unsqueeze(d, ax)  v = GatherND(h, u)  c = Concat<axis=1>(t, v)  m = MatMul(c, wm)
+            a = ScatterND<reduction="add">(h, u, m)  y = MatMul(a, w2) }""",
+        {"w1": (4, 6), "i0": 0, "i1": 1, "ax": [1], "wm": (12, 6), "w2": (6, 3)},
+        {"w1:1 w2:0 wm:0 wm:1": 6},
+    ),
     "fpn": Case(  # a top-down sum: lateral convolutions share one dim
         """(float[1,3,4,4] x) => (float[1,5,4,4] y) {
             a = Conv(x, w1)  b = Conv<strides=[2,2]>(a, w2)  p = Conv(a, l1)  q = Conv(b, l2)

@@ -288,7 +288,7 @@ class Walk:
     def _execute(self, node: onnx.NodeProto, rows: list[dict[str, Array]], order: list[str]) -> list[list[Array]]:
         if not rows:
             return []
-        session = self._session(node, rows[0])  # not kept: its arena would outlive the only run
+        session = self._session(node, rows)  # not kept: its arena would outlive the only run
         wanted = [i.name for i in session.get_inputs()]
 
         def one(row: dict[str, Array]) -> list[Array]:
@@ -298,10 +298,10 @@ class Walk:
         large = sum(a.size for a in rows[0].values()) > 1 << 12
         return list(each(one, rows) if large else map(one, rows))
 
-    def _session(self, node: onnx.NodeProto, row: dict[str, Array]) -> ort.InferenceSession:
-        held_back = {n: a for n, a in row.items() if n in self.constants and n not in self.values}
+    def _session(self, node: onnx.NodeProto, rows: list[dict[str, Array]]) -> ort.InferenceSession:
+        held_back = {n: a for n, a in rows[0].items() if n in self.constants and n not in self.values}
         fixed = {n: a for n, a in held_back.items() if a.size <= SMALL or a.dtype.kind != "f"}
-        inputs = [_info(n, a) for n, a in row.items() if n not in fixed]
+        inputs = [_info(n, [r[n] for r in rows]) for n in rows[0] if n not in fixed]
         outputs = [onnx.ValueInfoProto(name=n) for n in node.output if n]
         held = [onnx.numpy_helper.from_array(np.asarray(a, order="C"), n) for n, a in fixed.items()]
         graph = helper.make_graph([node], "node", inputs, outputs, held)
@@ -323,8 +323,13 @@ class Walk:
         self.constants[name] = values
 
 
-def _info(name: str, array: Array) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim)
+def _info(name: str, arrays: list[Array]) -> onnx.ValueInfoProto:
+    """An input of any size; of whole numbers (the sizes of a Resize) shape inference asks how many there are."""
+    first = arrays[0]
+    counted = first.ndim == 1 and first.dtype.kind in "iu" and len({a.size for a in arrays}) == 1
+    sizes = list(first.shape) if counted else [None] * first.ndim
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(first.dtype), sizes)
+
 
 
 def mapped(change: Callable[[Array], Array], chunks: Chunks, in_place: bool) -> Chunks:

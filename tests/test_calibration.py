@@ -139,6 +139,16 @@ def test_only_groups_that_will_be_cut_leave_moments() -> None:
     assert not collect(graph, given, groups=[]).of
 
 
+def test_a_resize_to_sizes_of_the_run_is_run_alone() -> None:
+    text = """(float[N,3,4,4] x) => (float[N,2,4,4] y) {
+        a = Conv(x, w1)  p = GlobalAveragePool(a)  s = Shape <start = 0, end = 2> (p)  z = Concat <axis = 0> (s, hw)
+        r = Resize <mode = "linear"> (p, , , z)  y = Conv(r, w2) }"""
+    graph = graph_of(Case(text, {"w1": (6, 3, 1, 1), "hw": [4, 4], "w2": (2, 6, 1, 1)}, {"w1:0 w2:1": 6}))
+    given = [{"x": np.random.default_rng(n).standard_normal((n, 3, 4, 4)).astype(np.float32)} for n in (4, 4, 3)]
+    found = collect(graph, given)
+    assert not found.missed and len(found.of) == 1
+
+
 def test_inputs_from_a_file_a_folder_and_a_script(tmp_path: Path) -> None:
     graph = graph_of(DENSE)
     x = np.random.default_rng(0).standard_normal((40, 5)).astype(np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from spa_compiler import canonical, folding, shapes
+from spa_compiler.bound import settle
 from spa_compiler.collector import paused
 from spa_compiler.errors import ModelError
 from spa_compiler.facts import Facts
@@ -29,7 +30,7 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
     sizes of the symbols fit.
     """
     last: ModelError | None = None
-    for first, second, bound in shapes.settle(model, sizes or {}):
+    for first, second, bound in settle(model, sizes or {}):
         try:
             return _normalize(model.copy(), first, second, bound)
         except ModelError as e:  # the next pair of bindings may run

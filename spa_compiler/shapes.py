@@ -9,7 +9,6 @@ the shape arithmetic of every exporter without one rule per operator, and takes 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +27,7 @@ from spa_compiler.flow import Flow
 from spa_compiler.model import Model, Shapes, element_type
 from spa_compiler.nesting import chains, is_marker
 from spa_compiler.subgraphs import subgraphs
-from spa_compiler.symbols import bindings, input_sizes, input_types, symbols
+from spa_compiler.symbols import input_sizes, input_types, symbols
 
 SMALL = 1 << 16
 """Elements up to which a value is evaluated: shape arithmetic, tables and masks, not weights."""
@@ -288,36 +287,6 @@ def _check_reshape(proto: onnx.NodeProto, facts: Facts) -> None:
         facts.errors.append(f"Reshape '{proto.name or proto.output[0]}' cannot make {list(y)} of {list(x)}")
 
 
-def settle(model: Model, given: dict[str, int]) -> Iterator[tuple[Facts, Facts, dict[str, tuple[int, int]]]]:
-    """Facts under every pair of bindings that shape inference accepts, most general first.
-
-    Pairs that do not fit a body that may never run, or leave a value empty (some exporters cut off nothing), come last.
-    Raises ModelError when there is none: the message says which node refuses, and names --input-shape.
-    """
-    found = symbols(model)
-    unknown = set(given) - {s.name for s in found}
-    if unknown:
-        raise ModelError(f"no symbolic axis is called {sorted(unknown)}; the model has {[s.name for s in found]}")
-    errors: list[str] = []
-    accepted = 0
-    doubtful: list[tuple[Facts, Facts, dict[str, tuple[int, int]]]] = []
-    for a, b in bindings(found, given):
-        first = evaluate(model, a)
-        second = first if a == b else evaluate(model, b, first)
-        if first.errors or second.errors:
-            errors += (first.errors or second.errors)[:1]
-            continue
-        pair = first, second, {s.name: (a[s.name], b[s.name]) for s in found}
-        if first.doubts or second.doubts:
-            doubtful.append(pair)
-        else:
-            accepted += 1
-            yield pair
-    yield from doubtful
-    if not accepted and not doubtful:
-        raise ModelError(f"{model.path}: no sizes of {[s.name for s in found]} fit: {errors[0]}; give --input-shape")
-
-
 def recorded(model: Model, first: Facts, second: Facts, sizes: dict[str, tuple[int, int]]) -> Shapes:
     """Shapes of every value that has a rank and sizes under both bindings, and which axes differ."""
     shape: dict[str, tuple[int, ...]] = {}
@@ -351,4 +320,4 @@ def completed(facts: Facts, arrays: dict[str, Array]) -> Facts:
 
 
 __all__ = ["Facts", "completed", "evaluate", "input_sizes", "input_types", "missing", "quiet_session", "random_array"]
-__all__ += ["recorded", "settle", "symbols"]
+__all__ += ["recorded", "symbols"]

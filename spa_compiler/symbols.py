@@ -12,6 +12,8 @@ from spa_compiler.model import Model
 PRIMES = (2, 5, 7, 11, 13, 17, 19, 23), (3, 11, 13, 17, 19, 23, 29, 31)
 WINDOWS = (512, 256, 128, 16)
 IMAGES = (64, 96, 160, 192), (96, 128, 192, 224)
+SMALL_IMAGES = (16, 32, 48, 64), (32, 48, 64, 80)
+"""For graphs in which every place looks at every other: their values grow with the fourth power of a side."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,20 @@ Pair = tuple[dict[str, int], dict[str, int]]
 def bindings(found: list[Symbol], given: dict[str, int]) -> list[Pair]:
     """Pairs of bindings to try, most general first.
 
-    Distinct primes, so that axes of equal size are not taken for one another; realistic image sides; then sizes that
+    Distinct primes, so that axes of equal size are not taken for one another; realistic image sides, and right after
+    them small ones; then sizes that
     some exporters insist on (batch 1 written into a Reshape of a graph whose input says N; windows of 512 or 256
     samples).
     """
 
+    def square(s: Symbol) -> bool:
+        return not s.batch and s.rank >= 4 and s.axis > 0 and s.name not in given
+
     def pair(batch: tuple[int, int], images: tuple[tuple[int, ...], ...], fixed: int | None) -> Pair:
         out: Pair = ({}, {})
         for k, s in enumerate(found):
-            square = s.rank >= 4 and s.axis > 0
             for side in (0, 1):
-                size = batch[side] if s.batch else (images if square else PRIMES)[side][k % 4]
+                size = batch[side] if s.batch else (images if square(s) else PRIMES)[side][k % 4]
                 out[side][s.name] = given.get(s.name, fixed if fixed and not s.batch else size)
         return out
 
@@ -87,6 +92,8 @@ def bindings(found: list[Symbol], given: dict[str, int]) -> list[Pair]:
     same = ((224,) * 4, (224,) * 4)
     tries = [pair((2, 3), IMAGES, None), pair((2, 3), same, None), pair((1, 1), IMAGES, None), pair((1, 1), same, None)]
     tries += [pair((2, 3), IMAGES, n) for n in WINDOWS] + [pair((1, 1), IMAGES, n) for n in WINDOWS]
+    if any(map(square, found)):
+        tries.insert(1, pair((2, 3), SMALL_IMAGES, None))
     return [*(map(spread, tries) if given else ()), *tries]
 
 

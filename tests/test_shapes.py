@@ -72,6 +72,18 @@ def test_a_batch_of_one_is_found() -> None:  # exporters write it into a Reshape
     assert found.shapes is not None and found.shapes.sizes["N"] == (1, 1)
 
 
+@pytest.mark.parametrize(("operator", "sizes"), [("MatMul(t, f)", (32, 48)), ("Add(f, f)", (96, 128))])
+def test_images_are_small_where_every_place_looks_at_every_other(operator: str, sizes: tuple[int, int]) -> None:
+    body = "s = Shape <end = 2> (x)  r = Concat <axis = 0> (s, m)  f = Reshape(x, r)"
+    body += f"  t = Transpose <perm = [0,2,1]> (f)  y = {operator}"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 18]> m (float[N,3,H,W] x) => (float[a,b,c] y) {{ {body} }}'
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "m"))
+    found, _ = normalize(from_proto(model, Path("m.onnx")))
+    assert found.shapes is not None and found.shapes.sizes["H"] == sizes
+
+
 def test_no_sizes_fit() -> None:
     model = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["" : 18]> m (float[N,3] x) => (float[7,3] y) { y = Reshape(x, r) }"""

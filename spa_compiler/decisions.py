@@ -1,11 +1,12 @@
 """What a proof compares, and decisions: operators whose result jumps where two numbers are nearly equal.
 
     names = compared(graph)                              # outputs, and what detections are chosen from
-    given = decided(graph)                               # what decisions give, as far as no plan changes its shape
+    given = decided(graph)                               # what decisions give
     proto = replayed(model.proto(), {name: array})       # the model that takes these as inputs instead of deciding
 
-Rounding may exchange two detections whose scores are nearly equal, and then nothing that follows agrees. What decides
-is compared, and what follows is compared after decisions that were taken once: the same proof, link by link.
+Rounding may exchange two detections whose scores are nearly equal, and then nothing that follows agrees; a number that
+lies between two steps of a quantisation may become either. What decides is compared, and what follows is compared after
+decisions that were taken once: the same proof, link by link.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import onnx
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from spa_compiler.dims import is_frozen
@@ -23,6 +25,8 @@ from spa_compiler.model import Model
 SQUASHING = ("Sigmoid", "Softmax", "LogSoftmax", "HardSigmoid", "Tanh")
 TRANSPARENT = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
 CHOICES = ("NonMaxSuppression", "NonZero", "TopK")
+STEPS = ("DynamicQuantizeLinear", "QuantizeLinear")
+"""Decide for every number on its own: channels that a plan removes have no part in it."""
 
 
 def taps(model: Model) -> list[str]:
@@ -40,7 +44,8 @@ def taps(model: Model) -> list[str]:
 def compared(graph: DependencyGraph, later: bool = False) -> list[str]:
     """The taps, and what detections are chosen from: a threshold may leave none of them to compare.
 
-    `later`: also what is chosen from after an earlier choice, which is the same only if that one was.
+    `later`: also what is chosen from after an earlier choice, which is the same only if that one was, and what is
+    quantised: of these a plan keeps some (`rewrite.sliced`).
     """
     chosen: set[str] = set()
     found = []
@@ -53,15 +58,28 @@ def compared(graph: DependencyGraph, later: bool = False) -> list[str]:
         if after or node.op in CHOICES:
             chosen |= {t.name for t in node.outputs}
     fixed = [n for n in found if _fixed(graph, n)]
-    return list(dict.fromkeys([*taps(graph.model), *fixed]))
+    steps = [n.inputs[0].name for n in _steps(graph)] if later else []
+    return list(dict.fromkeys([*taps(graph.model), *fixed, *steps]))
 
 
 def decided(graph: DependencyGraph) -> list[str]:
-    """What decisions outside of bodies give and other nodes read, where no plan can change its shape."""
+    """What decisions outside of bodies give: choices where no plan can change their shape, and steps."""
     outputs = {t.name for t in graph.model.graph.outputs}
     nodes = [n for n, s in zip(graph.model.graph.nodes, graph.sites, strict=True) if n.op in CHOICES and not s.path]
     kept = [n for n in nodes if all(_fixed(graph, t.name) and t.name not in outputs for t in n.outputs if t.name)]
-    return [t.name for n in kept for t in n.outputs if t.name]
+    return [t.name for n in [*kept, *_steps(graph)] for t in n.outputs if t.name]
+
+
+def _steps(graph: DependencyGraph) -> list[gs.Node]:
+    """Nodes outside of bodies that quantise what other nodes made, where that and what they give have known axes."""
+    left = {t.name for t in graph.model.graph.outputs}
+    found = []
+    for node, site in zip(graph.model.graph.nodes, graph.sites, strict=True):
+        names = {t.name for t in node.outputs if t.name}
+        if node.op in STEPS and not site.path and node.inputs[0].inputs and not names & left:
+            known = {node.inputs[0].name, *names} <= graph.values.keys()
+            found += [node] if known else []
+    return found
 
 
 def _fixed(graph: DependencyGraph, name: str) -> bool:

@@ -197,7 +197,7 @@ def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
     if check and check["unproven"]:
         lines.append(f"not proven, because they do not run at these sizes: {', '.join(check['unproven'])}")
     if check and check["replayed"]:
-        names = ", ".join(check["replayed"])
+        names = ", ".join(check["replayed"][:4]) + ", ..." * (len(check["replayed"]) > 4)
         lines.append(f"rounding turns one of the decisions ({names}): proven up to them, and behind for the same ones")
     top1 = "" if fidelity["top1"] is None else f", top-1 agreement {fidelity['top1']:.1%}"
     lines.append(

@@ -26,8 +26,9 @@ Array = NDArray[Any]
 
 
 def open_session(
-    proto: onnx.ModelProto, folder: Path, level: int = 1, threads: int = 0, what: str = "the model"
-) -> ort.InferenceSession:
+    proto: onnx.ModelProto, folder: Path, level: int = 1, threads: int = 0, what: str = "the model",
+    exact: bool = False,
+) -> ort.InferenceSession:  # fmt: skip
     """A CPU session for a model in memory whose external data, if any, lies in `folder`.
 
     Raises ModelError with onnxruntime's message.
@@ -35,13 +36,33 @@ def open_session(
     try:
         data = _serialized(proto)
         if data is not None:
-            return quiet_session(data, level, threads, str(folder.resolve()))
+            return quiet_session(data, level, threads, str(folder.resolve()), exact)
         with tempfile.TemporaryDirectory() as scratch:
             target = Path(scratch) / "model.onnx"
             write(proto, folder, target)
-            return quiet_session(str(target), level, threads)
+            return quiet_session(str(target), level, threads, exact=exact)
     except Exception as e:
         raise ModelError(f"onnxruntime cannot load {what}: {_first_line(e)}") from e
+
+
+INTEGER = """ConvInteger MatMulInteger DynamicQuantizeMatMul MatMulIntegerToFloat QLinearConv QLinearMatMul
+QGemm""".split()
+"""Operators that contract integers."""
+
+
+def exact_session(
+    proto: onnx.ModelProto, folder: Path, level: int = 1, threads: int = 0, what: str = "the model"
+) -> ort.InferenceSession:
+    """A session in which products of integers are exact: some processors let those of signed weights overflow.
+
+    Where onnxruntime has no kernel for other weights it is one like any other. Raises ModelError as `open_session`.
+    """
+    if any(n.op_type in INTEGER for n in proto.graph.node):
+        try:
+            return open_session(proto, folder, max(level, 2), threads, what, exact=True)
+        except ModelError:
+            pass
+    return open_session(proto, folder, level, threads, what)
 
 
 def _serialized(proto: onnx.ModelProto) -> bytes | None:
@@ -93,8 +114,6 @@ def index_limits(model: Model, sizes: Mapping[str, int] | None = None) -> dict[s
     shrunk = _shrunk(model, sizes or {})
     limits: dict[str, int] = {}
     for tensor in model.graph.inputs:
-        if tensor.dtype is not None and np.dtype(tensor.dtype).kind not in "iu":
-            continue
         todo, seen = [tensor], set()
         while todo:
             t = todo.pop()

@@ -269,9 +269,16 @@ def random_array(t: onnx.TypeProto, rng: np.random.Generator, limit: int = 2) ->
     return np.asarray(rng.normal(size=shape)).astype(dtype)
 
 
-def quiet_session(source: bytes | str, level: int = 1, threads: int = 1, folder: str = "") -> ort.InferenceSession:
-    """A CPU session that prints nothing; `level` 0 to 3 is how much onnxruntime may optimise."""
+def quiet_session(
+    source: bytes | str, level: int = 1, threads: int = 1, folder: str = "", exact: bool = False
+) -> ort.InferenceSession:
+    """A CPU session that prints nothing; `level` 0 to 3 is how much onnxruntime may optimise.
+
+    `exact`: products of integers do not overflow, which those of signed weights do on some processors (from level 2).
+    """
     options = ort.SessionOptions()
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     options.graph_optimization_level = LEVELS[level]

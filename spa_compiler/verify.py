@@ -26,8 +26,8 @@ from spa_compiler.forcing import Choice, choices, forced, reached, repeated
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, element_type
 from spa_compiler.reference import reference
-from spa_compiler.rewrite import rewrite
-from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
+from spa_compiler.rewrite import rewrite, sliced
+from spa_compiler.runtime import exact_session, random_inputs, run, with_outputs
 from spa_compiler.shapes import symbols
 from spa_compiler.threads import each
 
@@ -80,7 +80,7 @@ def outputs(
     if given:
         proto = replayed(proto, given[0])
         feeds = [feed | decisions for feed, decisions in zip(feeds, given, strict=True)]
-    session = open_session(proto, model.folder, level, threads, what)
+    session = exact_session(proto, model.folder, level, threads, what)
     order = [o.name for o in session.get_outputs()]
 
     def one(feed: Feed) -> list[Any]:
@@ -159,12 +159,19 @@ def _compare(
     made = decided(graph) if not error <= limit else []
     if made:
         names = compared(graph, later=True)
-        rows = outputs(masked_model, [*names, *made], feeds, "the masked model")
+        every = [*names, *made]
+        rows = [_cut(graph, every, row, masks) for row in outputs(masked_model, every, feeds, "the masked model")]
         masked = [row[: len(names)] for row in rows]
         given = [dict(zip(made, row[len(names) :], strict=True)) for row in rows]
         pruned = outputs(forced(small, choice), names, feeds, "the pruned model", given=given)
         error = max((_relative(p, m, replay=True) for p, m in _pairs(pruned, masked)), default=0.0)
     return error, effect, tuple(made)
+
+
+def _cut(graph: DependencyGraph, names: list[str], row: list[Any], masks: Mapping[Dim, Bools]) -> list[Any]:
+    """Of values of the masked model what the pruned one has."""
+    known = [graph.values.get(n) for n in names]
+    return [a if v is None else sliced(graph, v, a, masks) for v, a in zip(known, row, strict=True)]
 
 
 def _pairs(a: list[list[Any]], b: list[list[Any]]) -> Iterator[tuple[Array, Array]]:

@@ -73,6 +73,8 @@ def test_ids_point_into_what_is_there() -> None:
     assert index_limits(graph.model) == {"e": 2}
     assert index_limits(graph.model, {"N": 1, "E": 5}) == {"e": 1}
     assert all(f["e"].max() < len(f["x"]) for f in synthetic(graph).feeds)
+    halves = Case("(bfloat16[N,4] x) => (bfloat16[N,4] y) { y = Relu(x) }", {}, None)
+    assert not index_limits(graph_of(halves).model)
 
 
 @pytest.mark.parametrize(("use", "low", "high"), [("Gather(w1, x)", 2, 3), ("Cast<to = 1>(x)", 2, 6)])

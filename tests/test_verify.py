@@ -258,6 +258,41 @@ def test_what_decides_and_what_follows_is_still_proven(name: str, by: list[float
         verify.structural(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))
 
 
+QUANTISED = """(float[4,5] x) => (float[4,3] y) {
+    a = MatMul(x, w1)  f = Floor(a)  h = Add(f, c)  q = QuantizeLinear(h, s, z)  d = DequantizeLinear(q, s, z)
+    y = MatMul(d, w2) }"""
+
+
+def quantised() -> tuple[DependencyGraph, Masks]:
+    """All numbers lie halfway between two steps."""
+    more = {"c": np.full(8, 0.5, np.float32), "s": 1.0, "z": np.array(0, np.int8)}
+    graph = analyzed(build(Case(QUANTISED, {"w1": (5, 8), "w2": (8, 3), **more}, None)))
+    return graph, Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
+
+
+def test_a_step_of_a_quantisation_that_rounding_turns_does_not_break_the_proof() -> None:
+    graph, masks = quantised()
+    assert decided(graph) == ["q"] and compared(graph) == ["y"] and compared(graph, later=True) == ["y", "h"]
+    found = verify.structural(graph, masks, changed(rewrite(graph, masks), "c", np.array(1e-6)))
+    assert found.error < verify.TOLERANCE and found.replayed == ("q",)
+
+
+@pytest.mark.parametrize(("name", "by"), [("c", 1e-2), ("w2", 1e-2)])
+def test_what_is_quantised_and_what_follows_is_still_proven(name: str, by: float) -> None:
+    graph, masks = quantised()
+    with pytest.raises(VerificationError, match="prune does not equal mask"):
+        verify.structural(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))
+
+
+def test_products_of_integers_do_not_overflow_in_the_proof() -> None:
+    text = """(float[4,16] x) => (float[4,6] y) { a = MatMul(x, w1)  r = Relu(a)  q, s, z = DynamicQuantizeLinear(r)
+        i = MatMulInteger(q, w2, z)  c = Cast<to = 1>(i)  y = Mul(c, s) }"""
+    large = np.random.default_rng(0).integers(100, 128, (24, 6)).astype(np.int8)
+    graph = analyzed(build(Case(text, {"w1": (16, 24), "w2": large}, None)))
+    masks = Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
+    assert verify.structural(graph, masks, rewrite(graph, masks)).error < verify.TOLERANCE
+
+
 @pytest.mark.parametrize("fill", [-1e4, -1e9, -np.inf])
 @pytest.mark.parametrize("invalid", [1, 3])
 def test_scores_in_place_of_invalid_ones_hide_no_wrong_score(fill: float, invalid: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import heapq
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,16 @@ from onnxruntime.capi import _pybind_state
 from spa_compiler.errors import ModelError
 from spa_compiler.external import check_external
 from spa_compiler.nesting import DOMAIN
+from spa_compiler.subgraphs import free_names, subgraphs
 
 PLAIN_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8}
 
 
 def check(proto: onnx.ModelProto, path: Path) -> list[str]:
-    """Text, structure, sizes and external files. What onnx.checker refuses is a note if it is only unknown to it."""
+    """Text, structure, sizes and external files. What onnx.checker refuses is a note if it is only unknown to it.
+
+    Nodes that stand before what they read are put in order (in place), and that is a note: onnxruntime runs such files.
+    """
     broken = _broken_text(proto)
     if broken:
         raise ModelError(f"{path}: not an ONNX file, or damaged: the text of a '{broken}' is not UTF-8")
@@ -31,15 +36,56 @@ def check(proto: onnx.ModelProto, path: Path) -> list[str]:
         else:
             _check_size(tensor, path)
     _check_operators(proto.graph, path)
+    moved = put_in_order(proto.graph)
+    notes = [f"nodes that stood before what they read were put in order: {moved}"] if moved else []
     try:
         onnx.checker.check_model(str(path) if external_tensors(proto) else proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as e:
         text = str(e).strip().split("\n\n")[0]
         foreign = "No opset import for domain" in text and "''" not in text  # onnxruntime imports its own by itself
-        if not foreign and "No Op registered" not in text and "deprecated" not in text:
+        ordered = bool(moved) and "topologically sorted" in text  # the file itself was checked, for its external data
+        if not foreign and not ordered and "No Op registered" not in text and "deprecated" not in text:
             raise ModelError(f"{path}: invalid model: {text}") from e
-        return [f"onnx.checker: {text}"]
-    return []
+        return notes if ordered else [*notes, f"onnx.checker: {text}"]
+    return notes
+
+
+def put_in_order(graph: onnx.GraphProto) -> int:
+    """Put nodes, those of bodies too, behind what they read, otherwise as they are; returns how many stood before it.
+
+    Nodes in a cycle keep their places: it is named by whoever reads the graph.
+    """
+    inner = sum(put_in_order(body) for node in graph.node for body in subgraphs(node))
+    maker = {name: k for k, node in enumerate(graph.node) for name in node.output if name}
+    reads = [set(node.input).union(*map(free_names, subgraphs(node))) for node in graph.node]
+    before = [{maker[n] for n in names if n in maker} for names in reads]
+    late = sum(any(m >= k for m in makers) for k, makers in enumerate(before))
+    if not late:
+        return inner
+    order = _order(before)
+    if len(order) < len(graph.node):
+        return inner
+    nodes = [onnx.NodeProto.FromString(graph.node[k].SerializeToString()) for k in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return inner + late
+
+
+def _order(before: list[set[int]]) -> list[int]:
+    """Numbers from 0 on, each behind those that have to come before it, small ones first; without those in a cycle."""
+    after: dict[int, list[int]] = {}
+    for k, makers in enumerate(before):
+        for m in makers:
+            after.setdefault(m, []).append(k)
+    order, missing = [], [len(makers) for makers in before]
+    ready = [k for k, makers in enumerate(before) if not makers]  # sorted, and so a heap
+    while ready:
+        order.append(heapq.heappop(ready))
+        for k in after.get(order[-1], []):
+            missing[k] -= 1
+            if not missing[k]:
+                heapq.heappush(ready, k)
+    return order
 
 
 def _broken_text(message: Message) -> str:

@@ -109,6 +109,22 @@ def test_cyclic_graph(tmp_path: Path) -> None:
     refused(saved(model, tmp_path))
 
 
+@pytest.mark.parametrize("place", ["", "here.bin"])
+def test_nodes_in_any_order(tmp_path: Path, place: str) -> None:
+    """As onnxruntime's converter to half precision leaves them."""
+    model = build(CASES["residual"])
+    wanted = [n.output[0] for n in model.graph.node]
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[1:], nodes[0]])
+    if place:
+        onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location=place, size_threshold=0)
+    found = load(tmp_path / "m.onnx" if place else saved(model, tmp_path))
+    assert [n.outputs[0].name for n in found.graph.nodes] == wanted
+    assert any("put in order" in note for note in found.notes)
+    assert not load(saved(build(CASES["residual"]), tmp_path)).notes
+
+
 def test_duplicate_names(tmp_path: Path) -> None:
     model = build(CASES["residual"])
     model.graph.node[1].output[0] = model.graph.node[0].output[0]

@@ -19,7 +19,7 @@ from spa_compiler.inlining import inline
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
 from spa_compiler.sequences import unpack
-from spa_compiler.strides import identity_gathers, written_pieces
+from spa_compiler.strides import identity_gathers, whole_axes, written_pieces
 
 
 @paused()
@@ -50,7 +50,7 @@ def _normalize(
     changes["untied"] = canonical.untie(model)
     first, second = _complete(model, first, second, bound)
     found = shapes.recorded(model, first, second, bound)
-    changes["strides"] = identity_gathers(model, first, second) + written_pieces(model, first, second)
+    changes["strides"] = sum(step(model, first, second) for step in (identity_gathers, written_pieces, whole_axes))
     changes["permutations"] = canonical.permutations(model, first, second)
     changes["selections"] = canonical.selection_first(model, found.shape, found.dynamic)
     if changes["strides"] or changes["permutations"] or changes["selections"]:

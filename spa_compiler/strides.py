@@ -1,11 +1,13 @@
-"""Grids of positions that just count: what is gathered by them does not move, what is scattered by them is one piece.
+"""Positions that just count: what is gathered by them does not move, what is scattered by them is one piece.
 
 - `identity_gathers`: PyTorch's dynamo exporter writes `as_strided` as Reshape [-1] and a Gather by a grid. Where the
   grid counts from 0 to the end, the Gather is a Reshape.
 - `written_pieces`: exporters write `x[:, 4:8] = v` as a ScatterND by a grid. Where the grid counts through a box, the
   result is what stands before the box, the updates, and what stands after it, along one axis after the other: Concats.
+- `whole_axes`: PyTorch's other exporter cuts what it scatters to the size of the indices, on every axis. Where an axis
+  has a fixed size and all of it is taken, the Slice leaves it alone, and the size is not read at run time.
 
-Both hold where the grid does so under both bindings of the symbols.
+All hold where it is so under both bindings of the symbols.
 """
 
 from __future__ import annotations
@@ -95,6 +97,55 @@ def _pieces(model: Model, node: gs.Node, facts: Facts) -> list[Piece] | None:
         if length < size:
             out.append(Piece(axis, start, start + length, size))
     return out
+
+
+def whole_axes(model: Model, first: Facts, second: Facts) -> int:
+    """Take the axes out of Slices that they do not cut; returns how many. Changes the model.
+
+    Constant bounds are no matter: only those that are computed at run time are in the way of a plan.
+    """
+    made = 0
+    for node in [n for n in model.graph.nodes if n.op == "Slice" and len(n.inputs) > 2]:
+        if all(isinstance(t, gs.Constant) for t in node.inputs[1:3]):
+            continue
+        if gone := _untouched(model, node, first) & _untouched(model, node, second):
+            _leave_out(model, node, {k for k, *_ in gone}, first)
+            made += len(gone)
+    return made
+
+
+def _untouched(model: Model, node: gs.Node, facts: Facts) -> set[tuple[int, int, int]]:
+    """Entries of a Slice that take all of an axis in its order, with the axis and its size."""
+    shape = facts.shape(node.inputs[0].name) or ()
+    given = [_view(model, t, facts) if t.name else np.zeros(0, np.int64) for t in node.inputs[1:]]
+    known = [[int(i) for i in v.ravel()] for v in given if v is not None]
+    if len(known) < len(given):
+        return set()
+    starts, ends, axes, steps = [*known, [], []][:4]
+    entries = zip(starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True)
+    found = [(k, a % len(shape), range(shape[a])[s:e:t]) for k, (s, e, a, t) in enumerate(entries)]
+    return {(k, a, shape[a]) for k, a, taken in found if taken == range(shape[a])}
+
+
+def _leave_out(model: Model, node: gs.Node, gone: set[int], facts: Facts) -> None:
+    """The Slice without some of its entries; without any of them it is an Identity."""
+    name, at = node.outputs[0].name, next(i for i, n in enumerate(model.graph.nodes) if n is node)
+    many = (facts.shape(node.inputs[1].name) or node.inputs[1].shape)[0]
+    left = np.array([k for k in range(many) if k not in gone])
+    if not left.size:
+        node.op, node.inputs = "Identity", node.inputs[:1]
+        return
+    operands = list(node.inputs[1:])
+    if len(operands) < 3 or not operands[2].name:
+        operands[2:3] = [constant(f"{name}.axes", np.arange(many))]
+    for i, t in enumerate(operands):
+        if isinstance(t, gs.Constant):
+            operands[i] = constant(f"{name}.operand{i}", model.array(t)[left])
+        elif t.name:
+            part = operands[i] = gs.Variable(f"{name}.operand{i}", t.dtype)
+            picked = constant(f"{part.name}.left", left)
+            model.graph.nodes.insert(at, gs.Node("Gather", part.name, {"axis": 0}, [t, picked], [part]))
+    node.inputs = [node.inputs[0], *operands]
 
 
 def _places(model: Model, index: gs.Tensor, facts: Facts) -> list[Array] | None:

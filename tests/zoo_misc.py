@@ -137,6 +137,14 @@ CASES: dict[str, Case] = {
         {"w1": (4, 6), "i0": 0, "i1": 1, "ax": [1], "wm": (12, 6), "w2": (6, 3)},
         {"w1:1 w2:0 wm:0 wm:1": 6},
     ),
+    "scattered_by_index": Case(  # PyTorch's scatter_add: what is added is cut to the size of the indices, on every axis
+        """(float[N,4] x, int64[2,E] e) => (float[N,3] y) {
+            h = MatMul(x, w1)  d = Gather<axis=0>(e, i1)  t = Gather(h, d)  u = Unsqueeze(d, ax)  v = Expand(u, m)
+            q = Shape(v)  c = Slice(t, from, q)  k = Shape(h)  z = ConstantOfShape(k)
+            a = ScatterElements<axis=0, reduction="add">(z, v, c)  y = MatMul(a, w2) }""",
+        {"w1": (4, 6), "i1": 1, "ax": [1], "m": [1, 6], "from": [0, 0], "w2": (6, 3)},
+        {"w1:1 w2:0": 6},
+    ),
     "fpn": Case(  # a top-down sum: lateral convolutions share one dim
         """(float[1,3,4,4] x) => (float[1,5,4,4] y) {
             a = Conv(x, w1)  b = Conv<strides=[2,2]>(a, w2)  p = Conv(a, l1)  q = Conv(b, l2)

@@ -100,6 +100,8 @@ def synthetic(
     rng = np.random.default_rng(seed)
     types, bounds = input_types(model, sizes), ranges or {}
     found = {n: source_of(graph, n, t, bounds.get(n), kind) for n, t in types.items()}
+    if kind:
+        _check_kind(kind, {n: s for n, s in found.items() if types[n].tensor_type.shape.dim})
     ids = max((math.prod(s.shape) for s in found.values() if s.kind == "tokens"), default=0)
     most = max(LEAST, ENOUGH // ids) if ids else TABLE_SAMPLES
     planned, pool = amounts(graph, samples, memory, longer, most)
@@ -155,6 +157,17 @@ def _matched(
         return None
     mixed = np.concatenate([moved, drawn[most:]])[rng.permutation(len(drawn))]
     return {name: mixed}, f"{most} of them matched to the statistics that BatchNormalization holds"
+
+
+def _check_kind(kind: str, found: Mapping[str, Synthetic]) -> None:
+    """Raise UsageError where a kind that was asked for does not fit an input, or there is none that it is for."""
+    for name, s in found.items():
+        try:
+            s.draw(1, np.random.default_rng(0))
+        except UsageError as e:
+            raise UsageError(f"--calib {kind}: not for the input '{name}' of shape {['N', *s.shape]}") from e
+    if kind != "tokens" and all(s.kind == "tokens" for s in found.values()):
+        raise UsageError(f"--calib {kind}: it would change nothing, all inputs are ids; tokens are drawn for them")
 
 
 def _spoken(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.errors import UsageError
 from spa_compiler.model import Model
-from spa_compiler.runtime import run
+from spa_compiler.runtime import index_limits, run
 
 Array = NDArray[Any]
 LABELS = ("y", "label", "labels")
@@ -69,8 +69,10 @@ def load_data(path: Path, model: Model) -> Data:
 def data_of(path: Path, arrays: dict[str, Array], model: Model) -> Data:
     """`load_data` of arrays that are there already; `path` is where they come from, for messages."""
     labels = next((arrays.pop(n) for n in LABELS if n in arrays and n not in _names(model)), None)
+    limits = index_limits(model, fixed=True)
     inputs = {
-        vi.name: _fitted(path, vi, _pick(path, vi.name, arrays, len(_names(model)))) for vi in model.header.graph.input
+        vi.name: _fitted(path, vi, _pick(path, vi.name, arrays, len(_names(model))), limits.get(vi.name, 0))
+        for vi in model.header.graph.input
     }
     rows = {len(a) for a in inputs.values()} | ({len(labels)} if labels is not None else set())
     if len(rows) != 1 or 0 in rows:
@@ -93,8 +95,11 @@ def _pick(path: Path, name: str, arrays: dict[str, Array], inputs: int) -> Array
     raise UsageError(f"{path}: no array for the input '{name}'; the file has {sorted(arrays)}")
 
 
-def _fitted(path: Path, vi: onnx.ValueInfoProto, array: Array) -> Array:
-    """The array in the input's type, its rows in the input's shape where they have as many elements."""
+def _fitted(path: Path, vi: onnx.ValueInfoProto, array: Array, limit: int) -> Array:
+    """The array in the input's type, its rows in the input's shape where they have as many elements.
+
+    `limit`: how many entries there are that the input's numbers point to, or 0.
+    """
     dims = [d.dim_value for d in vi.type.tensor_type.shape.dim]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(vi.type.tensor_type.elem_type)
     wanted = dims[1:]
@@ -107,6 +112,11 @@ def _fitted(path: Path, vi: onnx.ValueInfoProto, array: Array) -> Array:
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UsageError(f"{path}: the array for '{vi.name}' holds NaN or infinity")
+    if array.dtype.kind == "f" and dtype.kind in "iu" and (array != np.rint(array)).any():
+        raise UsageError(f"{path}: the array for '{vi.name}' holds fractions, the model takes {dtype}")
+    if limit and array.size and not -limit <= array.min() <= array.max() < limit:
+        found = f"holds {array.min()} to {array.max()}"
+        raise UsageError(f"{path}: the array for '{vi.name}' {found}, the model takes ids below {limit}")
     return np.ascontiguousarray(array.astype(dtype, copy=False))
 
 

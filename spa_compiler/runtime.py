@@ -97,6 +97,8 @@ MOVING = dict.fromkeys(
     "Cast Expand Flatten Gather GatherND Identity Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split(), (0,)
 ) | {"Concat": None, "Where": (1, 2)}
 """Operators that pass ids on, and the inputs that they pass on; None: all of them."""
+SELECTING = {"Gather", "GatherND", "Slice", "Split", "Where"}
+"""Pass on some of them only."""
 WHOLE = 8
 """Whole numbers that the graph says nothing about are below this."""
 LOOKUPS = dict.fromkeys(
@@ -105,11 +107,12 @@ LOOKUPS = dict.fromkeys(
 """Operators that look something up: pairs of the input that holds ids and the input that they point into."""
 
 
-def index_limits(model: Model, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+def index_limits(model: Model, sizes: Mapping[str, int] | None = None, fixed: bool = False) -> dict[str, int]:
     """For integer inputs that index something: the size of what they index (a vocabulary, a table of positions).
 
     Where the symbols have other `sizes` than in analysis, smaller ones among them, only the first entry of what
-    follows a symbol (the nodes of a graph) is sure to be there.
+    follows a symbol (the nodes of a graph) is sure to be there. `fixed`: only what
+    holds for every number of an input and does not follow a symbol.
     """
     shrunk = _shrunk(model, sizes or {})
     limits: dict[str, int] = {}
@@ -118,9 +121,11 @@ def index_limits(model: Model, sizes: Mapping[str, int] | None = None) -> dict[s
         while todo:
             t = todo.pop()
             for node in t.outputs:
-                for size in _indexed(model, node, t, shrunk):
-                    limits[tensor.name] = min(size, limits.get(tensor.name, size))
-                if id(node) not in seen and _moves(node, t):
+                for size, dynamic in _indexed(model, node, t):
+                    if not (dynamic and fixed):
+                        most = 1 if dynamic and shrunk else size
+                        limits[tensor.name] = min(most, limits.get(tensor.name, most))
+                if id(node) not in seen and _moves(node, t) and not (fixed and node.op in SELECTING):
                     seen.add(id(node))
                     todo += node.outputs
     return limits
@@ -137,8 +142,8 @@ def _moves(node: gs.Node, t: gs.Tensor) -> bool:
     return any(x is t for k, x in enumerate(node.inputs) if slots is None or k in slots)
 
 
-def _indexed(model: Model, node: gs.Node, index: gs.Tensor, shrunk: bool) -> Iterator[int]:
-    """How long the axes are that `index` points into, where this node looks something up."""
+def _indexed(model: Model, node: gs.Node, index: gs.Tensor) -> Iterator[tuple[int, bool]]:
+    """How long the axes are that `index` points into, where this node looks something up; do they follow a symbol?"""
     known = model.shapes
     for slot, table in LOOKUPS.get(node.op, ()):
         if max(slot, table) >= len(node.inputs) or node.inputs[slot] is not index:
@@ -148,7 +153,7 @@ def _indexed(model: Model, node: gs.Node, index: gs.Tensor, shrunk: bool) -> Ite
         dynamic = (known.dynamic if known is not None else {}).get(name) or (False,) * len(shape)
         for axis in _pointed(model, node, index):
             if axis < len(shape) and isinstance(shape[axis], int):
-                yield 1 if shrunk and dynamic[axis] else shape[axis]
+                yield shape[axis], dynamic[axis]
 
 
 def _pointed(model: Model, node: gs.Node, index: gs.Tensor) -> range:

@@ -72,6 +72,7 @@ def test_ids_point_into_what_is_there() -> None:
     graph = graph_of(CASES["message_passing"])
     assert index_limits(graph.model) == {"e": 2}
     assert index_limits(graph.model, {"N": 1, "E": 5}) == {"e": 1}
+    assert not index_limits(graph.model, fixed=True)
     assert all(f["e"].max() < len(f["x"]) for f in synthetic(graph).feeds)
     halves = Case("(bfloat16[N,4] x) => (bfloat16[N,4] y) { y = Relu(x) }", {}, None)
     assert not index_limits(graph_of(halves).model)
@@ -170,6 +171,29 @@ def test_an_input_may_have_the_name_of_an_argument_of_savez(tmp_path: Path) -> N
     script = tmp_path / "inputs.py"
     script.write_text("import numpy as np\n\ndef rows():\n    return {'file': np.ones((9, 3), np.float32)}\n")
     assert real(graph_of(case), f"{script}:rows").samples == 9
+
+
+IDS = Case("(int64[N,4] x) => (float[N,4,2] y) { e = Gather(w1, x)  y = MatMul(e, w2) }",
+           {"w1": (7, 5), "w2": (5, 2)}, None)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "says"),
+    [(IDS, "photographs", "change nothing"), (DENSE, "tokens", "input 'x'"), (CLASSIFIER, "waveforms", "input 'x'")],
+)
+def test_a_kind_that_is_for_no_input_is_refused(case: Case, kind: str, says: str) -> None:
+    with pytest.raises(UsageError, match=f"--calib {kind}: .*{says}"):
+        synthetic(graph_of(case), kind=kind)
+
+
+@pytest.mark.parametrize(("value", "says"), [(7.0, "ids below 7"), (-8.0, "ids below 7"), (0.5, "fractions")])
+def test_numbers_that_are_no_ids_are_refused(tmp_path: Path, value: float, says: str) -> None:
+    graph = graph_of(IDS)
+    np.savez(tmp_path / "fit.npz", x=np.full((3, 4), 6.0))
+    assert real(graph, str(tmp_path / "fit.npz")).feeds[0]["x"].dtype == np.int64
+    np.savez(tmp_path / "odd.npz", x=np.full((3, 4), value))
+    with pytest.raises(UsageError, match=says):
+        real(graph, str(tmp_path / "odd.npz"))
 
 
 @pytest.mark.parametrize("spec", ["missing.npz", "missing.py:f"])

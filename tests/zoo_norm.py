@@ -297,4 +297,13 @@ CASES: dict[str, Case] = {
         {"w1": (4, 6), "ax": 1, "w2": (6, 3)},
         {"w1:1 w2:0": 6},
     ),
+    "instancenorm_stored": Case(  # with stored statistics PyTorch writes BatchNormalization over batch times channels
+        """(float[N,3,4,4] x) => (float[N,4,4,4] y) {
+            a = Conv(x, w1)  n = Shape<end=1>(a)  b = Reshape(a, flat)
+            gn = Tile(gain, n)  sn = Tile(shift, n)  mn = Tile(mu, n)  vn = Tile(var, n)
+            c = BatchNormalization(b, gn, sn, mn, vn)  s = Shape(a)  d = Reshape(c, s)  y = Conv(d, w2) }""",
+        {"w1": (6, 3, 1, 1), "flat": [1, -1, 4, 4], "gain": (6,), "shift": (6,), "mu": (6,), "var": (6,),
+         "w2": (4, 6, 1, 1)},
+        {"gain:0 mu:0 shift:0 var:0 w1:0 w2:1": 6},
+    ),
 }

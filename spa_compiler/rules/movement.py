@@ -236,11 +236,14 @@ def tile(site: Site) -> None:
 
 
 def _run_time_tile(site: Site) -> None:
+    """How often is not written by the rewrite, so that it stays; what is repeated may change."""
     for a, b in zip(site.x().axes, site.y.axes, strict=True):
         if a.size == b.size:
             site.unify(a, b)
-        else:
-            site.freeze(Prod((a, b)), "repeated as often as is computed at run time")
+            continue
+        times = Dim(b.size // a.size)
+        site.freeze(times, "repeated as often as is computed at run time")
+        site.unify(Prod((times, a)), b)
 
 
 def shape(site: Site) -> None:

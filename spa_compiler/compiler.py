@@ -31,6 +31,7 @@ from spa_compiler.pipeline import Pipeline, State
 from spa_compiler.report import METRICS, metrics, sha256, summary_of
 from spa_compiler.runtime import parse_ranges
 from spa_compiler.shapes import quiet_session
+from spa_compiler.symbols import only_sizes
 from spa_compiler.version import VERSION
 
 Progress = Callable[[str], None]
@@ -218,7 +219,8 @@ def _report(state: State, text: str, file: Path, options: Options) -> dict[str, 
         sessions = [quiet_session(str(f), 3, options.threads) for f in (state.source.path, file)]
     except Exception as e:
         raise ModelError(f"onnxruntime cannot load the model: {' '.join(str(e).split())[:400]}") from e
-    verify.signature(sessions[0], sessions[1])
+    only = only_sizes(state.analyzed().model) if state.graph is not None else {}
+    verify.signature(sessions[0], sessions[1], only)
     found = _fidelity(state, sessions, options)
     checked = time.perf_counter()
     if options.latency and not state.plan.empty:
@@ -228,6 +230,9 @@ def _report(state: State, text: str, file: Path, options: Options) -> dict[str, 
         found["latency"] = verify.latency(sessions[0], sessions[1], feed, threads).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
     summary = summary_of(state, text, file)
+    if only:
+        sizes = ", ".join(f"{n}={size}" for n, size in only.items())
+        summary["notes"].append(f"the model fits these sizes of its symbolic axes only, as far as was tried: {sizes}")
     if found["fidelity"]["snr_db"] < 0:
         lost = f"the outputs are farther from the dense model's than zeros would be ({found['fidelity']['inputs']})"
         summary["notes"].append(lost)

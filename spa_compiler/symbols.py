@@ -61,6 +61,12 @@ def only_batch(model: Model) -> int:
     return first.pop() if len(first) == 1 else 0
 
 
+def only_sizes(model: Model) -> dict[str, int]:
+    """Symbols that fit one size alone, as far as was tried: what follows from it is written into the compiled file."""
+    sizes = model.shapes.sizes if model.shapes is not None else {}
+    return {n: a for n, (a, b) in sizes.items() if a == b}
+
+
 Pair = tuple[dict[str, int], dict[str, int]]
 
 

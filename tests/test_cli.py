@@ -11,7 +11,7 @@ import onnx
 
 from commands import LAST_LINE, QUICK, folder, last, run, run_spa
 from spa_compiler.cli import spa
-from zoo import CASES, build
+from zoo import CASES, Case, build
 
 
 def test_a_run_writes_beside_the_input_and_ends_with_the_line_for_grep(source: Path) -> None:
@@ -104,6 +104,18 @@ def test_explain_shows_the_path_between_two_axes_and_why_one_is_frozen(source: P
     assert "x:3 is frozen: graph input" in run_spa("explain", source, "x:3").output
     for wrong in ("x", "nothing:0", "x:9", ":1"):
         assert run_spa("explain", source, wrong).exit_code == 2
+
+
+def test_a_file_that_fits_one_size_only_is_compiled_and_verified_with_a_note(tmp_path: Path) -> None:
+    """Exporters write the sizes of their example into a Reshape, under symbolic axes."""
+    text = "(float[N,T,4] x) => (float[N,T,2] y) { a = MatMul(x, w1)  r = Reshape(a, to)  y = MatMul(r, w2) }"
+    dense, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
+    onnx.save(build(Case(text, {"w1": (4, 8), "to": [3, 5, 8], "w2": (8, 2)}, None)), dense)
+    shape = ("--input-shape", "3,5,4")
+    result = run(dense, "--ratio", 0.5, "--criterion", "l2", "--no-latency", "-o", small, *shape)
+    assert result.exit_code == 0, result.output
+    assert "N=3, T=5" in result.output
+    assert "the signature is the same" in run_spa("verify", dense, small, *shape).output
 
 
 def test_verify_tells_a_right_model_from_a_wrong_one(source: Path, models: Path) -> None:

@@ -159,6 +159,14 @@ def test_an_output_size_that_the_file_leaves_open_may_become_known() -> None:
         verify.signature(session(left), session(wrong))  # type: ignore[arg-type]
 
 
+def test_an_output_may_get_the_only_size_that_its_symbol_has() -> None:
+    text = "(float[n,2,3] x) => (float[{},6] y) {{ y = Reshape(x, to) }}"
+    open_, known = (build(Case(text.format(size), {"to": [0, 6]}, None)) for size in ("n", 2))
+    verify.signature(session(open_), session(known), {"n": 2})  # type: ignore[arg-type]
+    with pytest.raises(VerificationError, match="the signature changed"):
+        verify.signature(session(open_), session(known), {"n": 3})  # type: ignore[arg-type]
+
+
 def test_fidelity_is_cosine_noise_and_agreement_counted_by_hand() -> None:
     dense = [[np.array([[3.0, 4.0], [1.0, 0.0]])]]
     compiled = [[np.array([[4.0, 3.0], [1.0, 0.0]])]]

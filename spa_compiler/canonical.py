@@ -2,6 +2,7 @@
 
 - `bypass`: whoever reads the Identity of a constant reads the constant.
 - `untie`: a small constant that several nodes share is shared for its value, not for its meaning: one copy per use.
+- `retie`: the reverse, for the file that is written.
 - `permutations`: a chain of Reshape and Transpose that only permutes one axis (a channel shuffle) becomes a Gather,
   found by running the chain on `arange`.
 - `selection_first`: Linear -> Reshape(.. 3 h d) -> Transpose -> pick on the digit 3 (fused qkv) becomes a Slice of the
@@ -15,6 +16,7 @@ Every function changes the graph it is given and returns how much it changed.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +24,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from spa_compiler.facts import Facts
-from spa_compiler.model import Model, constant
+from spa_compiler.model import Model, constant, element_type
 from spa_compiler.nesting import is_control, is_marker
 from spa_compiler.rules.core import UNARY
 
 ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 RUN_LIMIT = 1 << 24
+COPY = re.compile(r"\.use\d+$")
+"""How `untie` calls its copies."""
 CHAIN_LIMIT = 6
 POINTWISE = frozenset([*UNARY, "QuantizeLinear", "DequantizeLinear", "Add", "Div", "Mul", "Sub"])
 Shape = tuple[int, ...]
@@ -84,6 +88,25 @@ def untie(model: Model) -> int:
         slots = [(n, i) for n in unique(tensor.outputs) for i, t in enumerate(n.inputs) if t is tensor]
         for k, (node, i) in enumerate(slots[1:], 1):
             node.inputs[i] = constant(f"{name}.use{k}", values)
+            made += 1
+    return made
+
+
+def retie(model: Model) -> int:
+    """Readers of a copy that `untie` made read the original again where both hold the same; returns how many went.
+
+    For the file: a plan that cut one use and not the other leaves them apart.
+    """
+    made = 0
+    constants = model.constants()
+    for name, copy in constants.items():
+        original = constants.get(COPY.sub("", name)) if COPY.search(name) else None
+        if original is None or name in model.captured or element_type(original) != element_type(copy):
+            continue
+        if original.shape == copy.shape and model.array(original).tobytes() == model.array(copy).tobytes():
+            for user in unique(copy.outputs):
+                for i in [i for i, t in enumerate(user.inputs) if t is copy]:
+                    user.inputs[i] = original
             made += 1
     return made
 

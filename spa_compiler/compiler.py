@@ -22,6 +22,7 @@ from typing import Any
 import onnx
 
 from spa_compiler import verify
+from spa_compiler.canonical import retie
 from spa_compiler.data import accuracy, load_data, predict
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
 from spa_compiler.interrupts import check, held
@@ -172,7 +173,9 @@ def _write(state: State, text: str, file: Path, options: Options) -> tuple[onnx.
         else:
             shutil.copyfile(state.source.path, file)
         return proto, []
-    proto = state.model.proto()
+    model = state.model.copy()
+    retie(model)
+    proto = model.proto()
     dense = sparse_again(proto, state.source)
     for key, value in _provenance(state, text, options).items():
         entry = next((p for p in proto.metadata_props if p.key == key), None) or proto.metadata_props.add(key=key)

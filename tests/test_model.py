@@ -9,9 +9,10 @@ import onnx
 import pytest
 
 from laws import analyzed, outputs
+from spa_compiler.canonical import retie
 from spa_compiler.model import constant, element_type, from_proto, load
 from spa_compiler.runtime import random_inputs
-from zoo import CASES, build
+from zoo import CASES, Case, build
 
 RUNNING = sorted(n for n, c in CASES.items() if c.runs)
 
@@ -41,6 +42,20 @@ def test_normalising_does_not_change_what_a_model_computes(name: str) -> None:
     feed = random_inputs(graph.model, {n: s[1] for n, s in graph.model.shapes.sizes.items()}, np.random.default_rng(3))
     for a, b in zip(outputs(dense, feed), outputs(graph.model, feed), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_copies_that_hold_the_same_are_one_again_in_the_file() -> None:
+    text = """(float[2,4] x) => (float[2,4] y) { a = MatMul(x, w1)  b = Mul(a, k)  c = Mul(b, v)  d = Relu(c)
+        e = Mul(d, k)  f = Mul(e, v)  y = MatMul(f, w2) }"""
+    model = analyzed(build(Case(text, {"w1": (4, 6), "k": 2.0, "v": (6,), "w2": (6, 4)}, None))).model.copy()
+    assert {"k", "k.use1", "v", "v.use1"} < set(model.constants())
+    changed = model.constants()["v.use1"]
+    changed._values = constant("v.use1", 2 * model.array(changed))._values
+    feed = {"x": np.ones((2, 4), np.float32)}
+    before = outputs(model, feed)
+    assert retie(model) == 1
+    np.testing.assert_array_equal(before[0], outputs(model, feed)[0])
+    assert sorted(t.name for t in model.proto().graph.initializer) == ["k", "v", "v.use1", "w1", "w2"]
 
 
 @pytest.mark.parametrize("kind", [1, 10, 11, 16, 2, 3, 6, 7, 9, 17, 21, 22])

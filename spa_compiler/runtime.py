@@ -111,8 +111,8 @@ def index_limits(model: Model, sizes: Mapping[str, int] | None = None, fixed: bo
     """For integer inputs that index something: the size of what they index (a vocabulary, a table of positions).
 
     Where the symbols have other `sizes` than in analysis, smaller ones among them, only the first entry of what
-    follows a symbol (the nodes of a graph) is sure to be there. `fixed`: only what
-    holds for every number of an input and does not follow a symbol.
+    follows a symbol (the nodes of a graph) is sure to be there. `fixed`: only what holds for every number of an
+    input and does not follow a symbol.
     """
     shrunk = _shrunk(model, sizes or {})
     limits: dict[str, int] = {}

@@ -83,9 +83,9 @@ def room(graph: DependencyGraph, memory: int, longer: float = 1.0) -> int:
     return int(memory / 2 / max(max(alive(graph), default=0) * longer, 1))
 
 
-def runs(graph: DependencyGraph, longer: float = 1.0, work: float = WORK) -> int:
-    """Inputs that may be run through the dense model in time: with so many multiply-accumulates in all."""
-    return int(work / (max(CostModel(graph).total("macs", {}), 1.0) * longer))
+def runs(graph: DependencyGraph, longer: float = 1.0, work: float = 0.0) -> int:
+    """Inputs that may be run through the dense model in time: with so many multiply-accumulates in all, or WORK."""
+    return int((work or WORK) / (max(CostModel(graph).total("macs", {}), 1.0) * longer))
 
 
 def alive(graph: DependencyGraph) -> list[int]:

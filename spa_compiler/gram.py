@@ -24,8 +24,8 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 WIDE = 2000
 """Columns above which sums, inverses and solutions are float32: accurate enough with the ridge, half the memory."""
-INDEPENDENT = 8
-"""Rows that the positions of one input are worth when a covariance is shrunk (docs/data-free)."""
+INDEPENDENT, ON_A_GRID = 16, 8
+"""Rows that the positions of one input are worth when a covariance is shrunk; on a grid they have more neighbours."""
 BAND = 256
 """Rows of a covariance that are worked on at a time."""
 MOST = 0.9
@@ -54,6 +54,7 @@ class Gram:
 
     def __init__(self) -> None:
         self.count = self.inputs = 0
+        self.worth = INDEPENDENT
         self.shift: list[Array] = []
         self.total: list[Floats] = []
         self.xx: Array = np.zeros(())
@@ -113,8 +114,8 @@ class Gram:
         return out
 
     def rows(self) -> int:
-        """Independent rows: positions of one input resemble each other, it counts as INDEPENDENT at most."""
-        return min(self.count, self.inputs * INDEPENDENT)
+        """Independent rows: positions of one input resemble each other, it is `worth` so many at most."""
+        return min(self.count, self.inputs * self.worth)
 
     def cross(self) -> Floats:
         """Covariance of targets with rows, (blocks, m, d)."""
@@ -129,14 +130,15 @@ class Gram:
 
 def gather(
     sizes: Sequence[int], width: int, read: Callable[[int, NDArray[np.int64]], list[Array]], inputs: int,
-    seed: tuple[int, ...], graph: DependencyGraph | None = None,
+    seed: tuple[int, ...], graph: DependencyGraph | None = None, worth: int = INDEPENDENT,
 ) -> Gram:  # fmt: skip
     """Gram of sampled rows: `read` gives those of a chunk, and their targets beside them; `sizes` is how many it has.
 
-    `width` is how many columns a row has, `inputs` how many inputs the chunks hold.
+    `width` is how many columns a row has, `inputs` how many inputs the chunks hold, and `worth` how many independent
+    rows the positions of each come to.
     """
     gram = Gram()
-    gram.inputs = inputs
+    gram.inputs, gram.worth = inputs, worth
     rng = np.random.default_rng(seed)
     wanted = math.ceil(max(POSITIONS, PER_COLUMN * width) / len(sizes))
     rows = [np.arange(n) if n <= wanted else np.sort(rng.choice(n, wanted, replace=False)) for n in sizes]

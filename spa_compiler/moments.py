@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from spa_compiler import recurrent, routed
 from spa_compiler.adjust import Adjust, statistics
 from spa_compiler.dims import Dim, Expr, Prod, Sum, atoms
-from spa_compiler.gram import Gram, gather, shrinkage
+from spa_compiler.gram import INDEPENDENT, ON_A_GRID, Gram, gather, shrinkage
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.linear import Form, Rows, find
 from spa_compiler.lockstep import Chunks, Feed, Late, Step, Walk
@@ -308,7 +308,8 @@ def accumulate(
         return [design] if target is None else [design, form.target(target[k], rows)]
 
     width = form.design(x[0], y[0], np.zeros(1, np.int64)).shape[-1]
-    return gather([form.size(b) for b in y], width, read, sum(len(a) for a in x), seed, graph)
+    worth = ON_A_GRID if x[0].ndim >= 4 else INDEPENDENT
+    return gather([form.size(b) for b in y], width, read, sum(len(a) for a in x), seed, graph, worth)
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,15 @@ def _sigmoid(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: tape.op("Mul", given, tape.op("Mul", y, tape.op("Sub", tape.number(1.0), y)))}
 
 
+def _softplus(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    return {0: tape.op("Mul", given, tape.op("Sigmoid", node.input[0]))}
+
+
+def _prelu(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    positive = tape.op("Greater", node.input[0], tape.number(0.0))
+    return {0: tape.op("Where", positive, given, tape.op("Mul", given, node.input[1]))}
+
+
 def _tanh(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
     y = node.output[0]
     return {0: tape.op("Mul", given, tape.op("Sub", tape.number(1.0), tape.op("Mul", y, y)))}
@@ -196,12 +205,14 @@ def _same(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
 
 
 def _picked(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
-    """Slice, and Pad with zeros: back to where each element came from, found by doing it to the places of one row."""
+    """Slice, Gather and Pad: back to where each element came from, found by doing it to the places of one row."""
     (rows, *inner), size = tape.shape(node.input[0]), tape.shape(node.output[0])
     places = np.arange(1, math.prod(inner) + 1, dtype=np.int64).reshape(1, *inner)
     found = _alone(tape, node, places)
     if size[0] != rows or found.shape != (1, *size[1:]):
         raise Unknown(f"{node.op_type} along the first axis")
+    if len(np.unique(found[found > 0])) < np.count_nonzero(found):
+        raise Unknown(f"{node.op_type} that takes an element twice")
     at = np.zeros(places.size + 1, np.int64)
     at[found.ravel()] = np.arange(1, found.size + 1)
     nothing = tape.number(np.zeros((rows, 1)))
@@ -216,7 +227,7 @@ def _alone(tape: Tape, node: onnx.NodeProto, places: Array) -> Array:
     fill = node.input[2] if node.op_type == "Pad" and len(node.input) > 2 else ""
     feed = {n: tape.constant(n) for n in node.input[1:] if n and n != fill}
     names = [node.input[0], *(n if n in feed else "" for n in node.input[1:])]
-    alone = helper.make_node(node.op_type, names, node.output[:1])
+    alone = helper.make_node(node.op_type, names, node.output[:1], **attributes(node))
     given = helper.make_tensor_value_info(node.input[0], onnx.TensorProto.INT64, places.shape)
     tables = [numpy_helper.from_array(a, n) for n, a in feed.items()]
     graph = helper.make_graph([alone], "alone", [given], [onnx.ValueInfoProto(name=node.output[0])], tables)
@@ -241,8 +252,10 @@ RULES: dict[str, Rule] = {
     "ReduceMean": _reduce_mean,
     "Add": _sum, "Sum": _sum, "Sub": _sub, "Mul": _mul, "Div": _div,
     "Relu": _relu, "LeakyRelu": _leaky, "Clip": _clip, "Sigmoid": _sigmoid, "Tanh": _tanh,
+    "PRelu": _prelu, "Softplus": _softplus,
     "HardSigmoid": _hard_sigmoid, "HardSwish": _hard_swish,
-    "Concat": _concat, "Transpose": _transpose, "Slice": _picked, "Pad": _picked,
+    "Concat": _concat, "Transpose": _transpose, "Split": _same,
+    "Slice": _picked, "Gather": _picked, "Pad": _picked,
     "Reshape": _moved, "Flatten": _moved, "Squeeze": _moved, "Unsqueeze": _moved,
     "Identity": _same, "Dropout": _same,
 }  # fmt: skip

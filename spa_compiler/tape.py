@@ -71,8 +71,8 @@ class Tape:
         Raises Unknown where an operator on the way has no rule, or none for the form it is in.
         """
         for node in reversed(self.nodes):
-            given = self._total(node.output[0])
-            if given is not None and not self.live.isdisjoint(node.input):
+            given = [self._total(n) for n in node.output]
+            if any(given) and not self.live.isdisjoint(node.input):
                 self._through(node, given, rules)
         found = self._total(self.source)
         if found is None:
@@ -84,12 +84,23 @@ class Tape:
         parts = self.parts.pop(value, [])
         return None if not parts else parts[0] if len(parts) == 1 else self.op("Sum", *parts)
 
-    def _through(self, node: onnx.NodeProto, given: str, rules: Mapping[str, Rule]) -> None:
+    def _through(self, node: onnx.NodeProto, given: list[str | None], rules: Mapping[str, Rule]) -> None:
         if node.op_type not in rules:
             raise Unknown(f"{node.op_type} has no derivative here")
-        for slot, derivative in rules[node.op_type](self, node, given).items():
+        first, *others = given
+        if node.op_type == "Split":
+            first = self._together(node, given)
+        elif first is None or any(others):
+            raise Unknown(f"{node.op_type} of which more than the first output is read")
+        for slot, derivative in rules[node.op_type](self, node, first).items():
             if node.input[slot] in self.live:
                 self.add(node.input[slot], derivative)
+
+    def _together(self, node: onnx.NodeProto, given: list[str | None]) -> str:
+        """The derivatives by the parts of a Split as one; parts that nothing reads have none."""
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        parts = [g or self.number(np.zeros(self.shape(n))) for g, n in zip(given, node.output, strict=True)]
+        return self.op("Concat", *parts, axis=axis)
 
     def shape(self, name: str) -> list[int]:
         """Static shape of a value. Raises Unknown where it has none."""

@@ -43,6 +43,8 @@ CASES = {
     "clip above": on("y = Clip(x, , high)", high=0.9),
     "sigmoid": on("y = Sigmoid(x)"),
     "tanh": on("y = Tanh(x)"),
+    "softplus": on("y = Softplus(x)"),
+    "prelu": on("y = PRelu(x, w)", w=(3, 1, 1)),
     "hard sigmoid": on("y = HardSigmoid<alpha=0.4>(x)"),
     "hard swish": on("a = Mul(x, four)  y = HardSwish(a)", four=4.0),
     "gate": on("a = GlobalAveragePool(x)  b = Sigmoid(a)  y = Mul(x, b)"),
@@ -56,6 +58,8 @@ CASES = {
     "slice": Case(
         "(float[2,3,8,8] x) => (float[2,2,4,8] y) { y = Slice(x, from, to, axes, steps) }", dict(SLICE), None
     ),
+    "gather": on("y = Gather<axis=1>(x, order)", "2,2,8,8", order=[2, 0]),
+    "split": on("a, b, c = Split<axis=1>(x, sizes)  y = Mul(a, c)", "2,1,8,8", sizes=[1, 1, 1]),
     "pad": on("y = Pad(x, pads, zero)", "2,6,8,8", pads=[0, 1, 0, 0, 0, 2, 0, 0], zero=0.0),
     "pad and crop": on("y = Pad(x, pads)", "2,6,8,7", pads=[0, 1, 0, 0, 0, 2, 0, -1]),
     "reshapes": on(
@@ -73,6 +77,7 @@ UNKNOWN = {
     "divisor": "(float[2,4] x) => (float[2,4] y) { a = Exp(x)  y = Div(x, x) }",
     "no row": "(float[2,4] x) => (float[2,4] y) { y = Softmax(x) }",
     "reflection": '(float[2,3,8,8] x) => (float[2,3,10,8] y) { y = Pad<mode="reflect">(x, pads) }',
+    "twice": "(float[2,4] x) => (float[2,2] y) { y = Gather<axis=1>(x, two) }",
     "first axis": "(float[2,4] x) => (float[1,4] y) { y = Slice(x, zero, one, zero) }",
     "automatic": '(float[2,3,8,8] x) => (float[2,4,8,8] y) { y = Conv<auto_pad="SAME_UPPER">(x, w) }',
 }
@@ -120,7 +125,7 @@ def test_a_derivative_is_the_limit_of_differences(name: str) -> None:
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_has_no_row_is_unknown(name: str) -> None:
-    inits = {"pads": [0, 0, 1, 0, 0, 0, 1, 0], "zero": [0], "one": [1], "w": (4, 3, 3, 3)}
+    inits = {"pads": [0, 0, 1, 0, 0, 0, 1, 0], "zero": [0], "one": [1], "two": [2, 2], "w": (4, 3, 3, 3)}
     used = {n: i for n, i in inits.items() if f" {n}" in UNKNOWN[name]}
     tape = taped(build(Case(UNKNOWN[name], used, None)))
     tape.add("y", "dy")

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from spa_compiler.adjust import Adjust, rectified
 from spa_compiler.amounts import LEAST, TABLE_SAMPLES, amounts, of_given, runs
 from spa_compiler.data import data_of, load_data
-from spa_compiler.errors import ModelError, UsageError
+from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
-from spa_compiler.inversion import STEPS, Match
+from spa_compiler.inversion import matched
 from spa_compiler.lockstep import Late, Walk
 from spa_compiler.model import Model
 from spa_compiler.runtime import WHOLE, index_limits, open_session
@@ -34,7 +34,6 @@ from spa_compiler.scales import chunks, probabilities, rescaled
 from spa_compiler.shapes import random_array
 from spa_compiler.sources import Scale, Synthetic
 from spa_compiler.symbols import input_types, only_batch
-from spa_compiler.tape import Unknown
 from spa_compiler.tokens import ENOUGH, accompanied, accompanying, language, stretched
 
 Array = NDArray[Any]
@@ -50,13 +49,6 @@ FEW = 128
 """So many given pictures are believed: 64 hide of MobileNetV2 what drawn ones do."""
 CONFIDENT = (0.5, 0.95)
 """Between these the dense model's confidence in a synthetic input is neither a guess nor an artefact."""
-MATCHED, ENOUGH_MATCHED = 0.75, 96
-"""Share of the pictures that are matched to stored statistics, and how many must be: 288 of 384, 144 of 192 and 96 of
-192 were measured."""
-BACK, MATCHING = 3, 5e11
-"""Times the work of a run that a step of matching takes; multiply-accumulates that all of it may take."""
-NEAR = 0.05
-"""Loss up to which statistics are matched: 0.06 without a step, 0.035 after 3 and 0.015 after 8 on ResNet-20."""
 SWEEPS = 8
 """Times that token ids are drawn again from what a language model says."""
 SHRINK = 0.3
@@ -117,8 +109,8 @@ def synthetic(
         feeds, late = planned.fed(kept, batch)
         return Calibration(feeds, source, adjustment(graph), True, late=late)
     pictures = any(s.kind in PICTURES for s in found.values())
-    if pictures and (matched := _matched(graph, found, count, memory, rng)) is not None:
-        kept, told = matched
+    if pictures and (close := matched(graph, found, count, memory, rng)) is not None:
+        kept, told = close
         feeds, late = planned.fed(kept, batch)
         source = f"{len(next(iter(kept.values())))} synthetic inputs ({', '.join(names)}; seed {seed}), {told}"
         return Calibration(feeds, source, synthetic=True, doubted=True, late=late)
@@ -133,30 +125,6 @@ def synthetic(
         source += "; the graph does not say what its inputs are, --calib would do better"
     feeds, late = planned.fed(kept, batch)
     return Calibration(feeds, source, adjustment(graph), True, guessed, pictures, late)
-
-
-def _matched(
-    graph: DependencyGraph, found: Mapping[str, Synthetic], count: int, memory: int, rng: np.random.Generator
-) -> tuple[Feed, str] | None:
-    """Pictures, most of them matched to the statistics that BatchNormalization holds, and what was done.
-
-    None where that is not possible, or would take too long.
-    """
-    most = min(int(MATCHED * count), runs(graph, work=MATCHING) // (BACK * STEPS))
-    if most < ENOUGH_MATCHED or not any(s.op == "BatchNormalization" for s in graph.sites):
-        return None
-    try:
-        match = Match(graph, memory)
-    except (Unknown, ModelError):
-        return None
-    most -= most % match.rows
-    ((name, source),) = found.items()
-    drawn = source.draw(min(count, int(most / MATCHED)), rng)
-    moved, loss = match.refined(drawn[:most])
-    if loss > NEAR:
-        return None
-    mixed = np.concatenate([moved, drawn[most:]])[rng.permutation(len(drawn))]
-    return {name: mixed}, f"{most} of them matched to the statistics that BatchNormalization holds"
 
 
 def _check_kind(kind: str, found: Mapping[str, Synthetic]) -> None:

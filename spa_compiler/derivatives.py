@@ -81,7 +81,9 @@ def _global_average(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives
 def _reduce_mean(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
     shape, a = tape.shape(node.input[0]), attributes(node)
     named = tape.constant(node.input[1]).tolist() if len(node.input) > 1 and node.input[1] else a.get("axes")
-    axes = {k % len(shape) for k in (range(len(shape)) if named is None else named)}
+    if not named and a.get("noop_with_empty_axes"):
+        return {0: given}
+    axes = {k % len(shape) for k in named or range(len(shape))}
     kept = [1 if k in axes else n for k, n in enumerate(shape)]
     each = tape.op("Mul", tape.shaped(given, kept), tape.number(1 / math.prod(shape[k] for k in axes)))
     return {0: tape.op("Expand", each, tape.number(shape, np.int64))}

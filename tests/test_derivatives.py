@@ -36,6 +36,7 @@ CASES = {
     "global average": on("y = GlobalAveragePool(x)", "2,3,1,1"),
     "mean": on("y = ReduceMean<keepdims=0>(x, axes)", "2,8,8", axes=[1]),
     "mean of all": on("y = ReduceMean(x)", "1,1,1,1"),
+    "mean of nothing": on("y = ReduceMean<noop_with_empty_axes=1>(x)"),
     "mean, axes as attribute": on("y = ReduceMean<axes=[-2]>(x)", "2,3,1,8", opset=17),
     "relu": on("y = Relu(x)"),
     "leaky": on("y = LeakyRelu<alpha=0.2>(x)"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa_compiler import calibration, inversion
+from spa_compiler import inversion
 from spa_compiler.calibration import synthetic
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.inversion import Match, roughness
@@ -97,7 +97,7 @@ def test_without_room_or_time_nothing_is_matched(monkeypatch: pytest.MonkeyPatch
     graph = graph_of(NORMED)
     with pytest.raises(Unknown, match="memory"):
         Match(graph, 1 << 16)
-    monkeypatch.setattr(calibration, "runs", lambda *given, **options: 10)
+    monkeypatch.setattr(inversion, "runs", lambda *given, **options: 10)
     assert "matched" not in synthetic(graph, samples=192).source
 
 
@@ -108,12 +108,12 @@ def test_a_model_of_one_input_at_a_time_is_matched_in_sets() -> None:
 
 
 def test_most_pictures_are_matched_and_values_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "NEAR", 10.0)  # nothing was trained here: there is no picture that fits
+    monkeypatch.setattr(inversion, "NEAR", 10.0)  # nothing was trained here: there is no picture that fits
     graph = graph_of(NORMED)
     first, second = (synthetic(graph, samples=192) for _ in range(2))
     assert first.source.endswith("144 of them matched to the statistics that BatchNormalization holds")
     assert first.samples == 192 and first.doubted and not first.adjust.batch_norm
     for a, b in zip(first.feeds, second.feeds, strict=True):
         np.testing.assert_array_equal(a["x"], b["x"])
-    monkeypatch.setattr(calibration, "NEAR", 0.0)
+    monkeypatch.setattr(inversion, "NEAR", 0.0)
     assert synthetic(graph, samples=192).adjust.batch_norm

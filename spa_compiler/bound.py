@@ -30,8 +30,8 @@ def settle(model: Model, given: dict[str, int]) -> Iterator[Settled]:
     if first is None and not doubtful:
         names = [s.name for s in symbols(model)]
         raise ModelError(f"{model.path}: no sizes of {names} fit: {errors[0]}; give --input-shape")
-    second = next(sure, None) if first is not None and _largest(first) > HUGE else None
-    if first is not None and second is not None and _smaller(second, first):
+    second = next(sure, None) if first is not None and _largest(model, first) > HUGE else None
+    if first is not None and second is not None and _smaller(model, second, first):
         first, second = second, first
     yield from (pair for pair in (first, second) if pair is not None)
     yield from sure
@@ -56,12 +56,13 @@ def _sure(model: Model, given: dict[str, int], errors: list[str], doubtful: list
             yield pair
 
 
-def _largest(pair: Settled) -> int:
-    """Elements of the largest value under the second binding, which has the larger sizes."""
-    return max((math.prod(pair[1].shape(n) or ()) for n in pair[1].types), default=0)
+def _largest(model: Model, pair: Settled) -> int:
+    """Elements of the largest value that a node makes under the second binding, which has the larger sizes."""
+    names = (t.name for node in model.graph.nodes for t in node.outputs)
+    return max((math.prod(pair[1].shape(n) or ()) for n in names), default=0)
 
 
-def _smaller(pair: Settled, other: Settled) -> bool:
+def _smaller(model: Model, pair: Settled, other: Settled) -> bool:
     """Does this pair tell as many symbols from constants as the other, and need less room?"""
     free = [sum(a != b for a, b in p[2].values()) for p in (pair, other)]
-    return free[0] == free[1] and _largest(pair) < _largest(other)
+    return free[0] == free[1] and _largest(model, pair) < _largest(model, other)

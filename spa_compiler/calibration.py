@@ -109,7 +109,7 @@ def synthetic(
         feeds, late = planned.fed(kept, batch)
         return Calibration(feeds, source, adjustment(graph), True, late=late)
     pictures = any(s.kind in PICTURES for s in found.values())
-    if pictures and (close := matched(graph, found, count, memory, rng)) is not None:
+    if pictures and (close := matched(graph, found, count, memory, rng, samples > 0)) is not None:
         kept, told = close
         feeds, late = planned.fed(kept, batch)
         source = f"{len(next(iter(kept.values())))} synthetic inputs ({', '.join(names)}; seed {seed}), {told}"
@@ -134,7 +134,7 @@ def _check_kind(kind: str, found: Mapping[str, Synthetic]) -> None:
             s.draw(1, np.random.default_rng(0))
         except UsageError as e:
             raise UsageError(f"--calib {kind}: not for the input '{name}' of shape {['N', *s.shape]}") from e
-    if kind != "tokens" and all(s.kind == "tokens" for s in found.values()):
+    if kind != "tokens" and found and all(s.kind == "tokens" for s in found.values()):
         raise UsageError(f"--calib {kind}: it would change nothing, all inputs are ids; tokens are drawn for them")
 
 

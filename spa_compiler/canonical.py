@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,15 +93,16 @@ def untie(model: Model) -> int:
     return made
 
 
-def retie(model: Model) -> int:
+def retie(model: Model, named: Container[str] = ()) -> int:
     """Readers of a copy that `untie` made read the original again where both hold the same; returns how many went.
 
-    For the file: a plan that cut one use and not the other leaves them apart.
+    For the file: a plan that cut one use and not the other leaves them apart. Constants that are `named` so in the
+    source are no copies.
     """
     made = 0
     constants = model.constants()
     for name, copy in constants.items():
-        original = constants.get(COPY.sub("", name)) if COPY.search(name) else None
+        original = constants.get(COPY.sub("", name)) if COPY.search(name) and name not in named else None
         if original is None or name in model.captured or element_type(original) != element_type(copy):
             continue
         if original.shape == copy.shape and model.array(original).tobytes() == model.array(copy).tobytes():

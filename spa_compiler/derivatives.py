@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from spa_compiler.linear import attributes
 from spa_compiler.shapes import OLDEST_IR, quiet_session
-from spa_compiler.tape import OPSET, Derivatives, Rule, Tape, Unknown
+from spa_compiler.tape import Derivatives, Rule, Tape, Unknown
 
 Array = NDArray[Any]
 
@@ -66,6 +66,8 @@ def _average_pool(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
 def _max_pool(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
     """To where the largest were found."""
     shape = tape.shape(node.input[0])
+    if attributes(node).get("storage_order"):
+        raise Unknown("MaxPool that counts columns first")
     index = tape.op("MaxPool", node.input[0], outputs=2, **attributes(node))
     zeros = tape.op("ConstantOfShape", tape.number([math.prod(shape)], np.int64))
     flat = [tape.shaped(v, [-1]) for v in (index, given)]
@@ -233,7 +235,7 @@ def _alone(tape: Tape, node: onnx.NodeProto, places: Array) -> Array:
     given = helper.make_tensor_value_info(node.input[0], onnx.TensorProto.INT64, places.shape)
     tables = [numpy_helper.from_array(a, n) for n, a in feed.items()]
     graph = helper.make_graph([alone], "alone", [given], [onnx.ValueInfoProto(name=node.output[0])], tables)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=OLDEST_IR)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", tape.opset)], ir_version=OLDEST_IR)
     return np.asarray(quiet_session(model.SerializeToString(), 0, 1).run(None, {node.input[0]: places})[0])
 
 

@@ -10,24 +10,27 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
+Action = Callable[[int, FrameType | None], Any]
 _told = threading.Event()
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Ctrl-C waits until the end (at once where the system has no signal masks)."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Ctrl-C, and SIGTERM where it is heeded, wait until the end. For the main thread; elsewhere nothing is done."""
+    told: list[int] = []
+    before = _replaced(lambda number, frame: told.append(number), lambda action: callable(action))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for s, action in before.items():
+            signal.signal(s, action)
+        if told:
+            signal.raise_signal(told[0])
 
 
 @contextmanager
@@ -38,11 +41,7 @@ def stoppable() -> Iterator[None]:
     nothing is done.
     """
     _told.clear()
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    stops = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
-    before = {s: signal.signal(s, _tell) for s in stops}
+    before = _replaced(_tell, lambda action: action not in (signal.SIG_IGN, None))
     try:
         yield
     except Exception as e:
@@ -53,6 +52,14 @@ def stoppable() -> Iterator[None]:
         for s, action in before.items():
             signal.signal(s, action)
         _told.clear()
+
+
+def _replaced(action: Action, where: Callable[[Any], bool]) -> dict[signal.Signals, Any]:
+    """Let signals that stop a program do this, where what they do is so; returns what they did before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    stops = [s for s in (signal.SIGINT, signal.SIGTERM) if where(signal.getsignal(s))]
+    return {s: signal.signal(s, action) for s in stops}
 
 
 def check() -> None:

@@ -41,26 +41,30 @@ OLDEST = 13
 """The first opset all of whose operators mean the same in OPSET, as far as they have derivatives."""
 SET, LEAST = 48, 8
 """Pictures whose statistics are matched together (192 or 48 alike on ResNet-20), and how many have any."""
-HELD = 2
-"""Copies of all values of the graph in memory: half of them, in four sets side by side at most."""
+HELD = 4
+"""Copies of all values of the graph in memory: 0.8 of them were measured, in four sets side by side at most."""
 MATCHED, ENOUGH_MATCHED = 0.75, 96
 """Share of the pictures that are matched to stored statistics, and how many must be: 288 of 384, 144 of 192 and 96 of
 192 were measured."""
 BACK, MATCHING = 3, 5e11
 """Times the work of a run that a step of matching takes; multiply-accumulates that all of it may take."""
-NEAR = 0.05
-"""Loss up to which statistics are matched: 0.06 without a step, 0.035 after 3 and 0.015 after 8 on ResNet-20."""
+NEAR, TRIED, FAR = 0.05, 3, 0.15
+"""Loss up to which statistics are matched: 0.06 without a step, 0.035 after 3 and 0.015 after 8 on ResNet-20. So many
+steps are taken where it is still far then."""
 
 
 def matched(
-    graph: DependencyGraph, found: Mapping[str, Synthetic], count: int, memory: int, rng: np.random.Generator
-) -> tuple[Feed, str] | None:
+    graph: DependencyGraph, found: Mapping[str, Synthetic], count: int, memory: int, rng: np.random.Generator,
+    exactly: bool = False,
+) -> tuple[Feed, str] | None:  # fmt: skip
     """Pictures, most of them matched to the statistics that BatchNormalization holds, and what was done.
 
-    None where that is not possible, or would take too long.
+    They are `count`, or fewer where matching takes long, unless it says `exactly`. None where matching is not possible,
+    or would take too long.
     """
     most = min(int(MATCHED * count), runs(graph, work=MATCHING) // (BACK * STEPS))
-    if most < ENOUGH_MATCHED or not any(s.op == "BatchNormalization" for s in graph.sites):
+    least = max(ENOUGH_MATCHED, count // 4 if exactly else 0)
+    if most < least or not any(s.op == "BatchNormalization" for s in graph.sites):
         return None
     (name, source), *others = found.items()
     if others or len(source.shape) != 3:
@@ -68,7 +72,7 @@ def matched(
     try:
         match = Match(graph, memory)
         most -= most % match.rows
-        drawn = source.draw(min(count, int(most / MATCHED)), rng)
+        drawn = source.draw(count if exactly else min(count, int(most / MATCHED)), rng)
         moved, loss = match.refined(drawn[:most])
     except (Unknown, ModelError):
         return None
@@ -113,6 +117,8 @@ class Match:
         first, second, loss = np.zeros_like(x), np.zeros_like(x), math.inf
         for t in range(1, STEPS + 1):
             loss, g = run(self.session, {self.name: x}, "the derivative")
+            if t > TRIED and loss > FAR:
+                break
             g = g + SMOOTH / unit**2 * roughness(x)
             first += (1 - MEAN) * (g - first)
             second += (1 - SQUARE) * (g * g - second)
@@ -148,7 +154,8 @@ def differentiated(model: Model, rows: int) -> onnx.ModelProto:
     facts = shapes.evaluate(replace(model, header=header), sizes)
     proto = model.proto()
     known = {n: s for n in facts.types if (s := facts.shape(n)) is not None}
-    tape = Tape(proto.graph.node, {n: model.array(t) for n, t in model.constants().items()}, known, given.name)
+    opset, constants = max(OPSET, version), {n: model.array(t) for n, t in model.constants().items()}
+    tape = Tape(proto.graph.node, constants, known, given.name, opset)
     loss = _losses(tape)
     derivative = tape.back(RULES)
     needed = _before(tape, {n for node in tape.made for n in node.input})
@@ -158,7 +165,7 @@ def differentiated(model: Model, rows: int) -> onnx.ModelProto:
         [onnx.ValueInfoProto(name=n) for n in (loss, derivative)],
         [*(t for t in proto.graph.initializer if t.name in used), *tape.tables],
     )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", max(OPSET, version))], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def _before(tape: Tape, wanted: set[str]) -> list[onnx.NodeProto]:
@@ -186,6 +193,8 @@ def _losses(tape: Tape) -> str:
 def _loss(tape: Tape, node: onnx.NodeProto, factor: float) -> str:
     """Mean over the channels of ((mean - stored)^2 + (deviation - stored)^2) / stored variance."""
     x, shape = node.input[0], tape.shape(node.input[0])
+    if len(shape) < 2:
+        raise Unknown("BatchNormalization of numbers")
     channels, axes = shape[1], [k for k in range(len(shape)) if k != 1]
     count = math.prod(shape) // channels
     epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)

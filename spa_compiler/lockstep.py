@@ -331,7 +331,6 @@ def _info(name: str, arrays: list[Array]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(first.dtype), sizes)
 
 
-
 def mapped(change: Callable[[Array], Array], chunks: Chunks, in_place: bool) -> Chunks:
     """The chunks changed; `in_place` lets go of every old one as soon as its new one is there."""
     out = chunks if in_place else list(chunks)

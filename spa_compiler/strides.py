@@ -119,7 +119,7 @@ def _untouched(model: Model, node: gs.Node, facts: Facts) -> set[tuple[int, int,
     shape = facts.shape(node.inputs[0].name) or ()
     given = [_view(model, t, facts) if t.name else np.zeros(0, np.int64) for t in node.inputs[1:]]
     known = [[int(i) for i in v.ravel()] for v in given if v is not None]
-    if len(known) < len(given):
+    if len(known) < len(given) or not shape:
         return set()
     starts, ends, axes, steps = [*known, [], []][:4]
     entries = zip(starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True)

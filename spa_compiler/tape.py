@@ -36,15 +36,17 @@ class Tape:
         constants: Mapping[str, Array],
         shapes: Mapping[str, Sequence[int]],
         source: str,
+        opset: int = OPSET,
     ) -> None:
         self.nodes, self.constants, self.shapes, self.source = nodes, constants, shapes, source
+        self.opset = opset  # of the forward nodes
         self.made: list[onnx.NodeProto] = []
         self.tables: list[onnx.TensorProto] = []
         self.parts: dict[str, list[str]] = {}
         self.count = 0
         self.live = {source}  # what depends on it
         for node in nodes:
-            if not self.live.isdisjoint(node.input):
+            if node.op_type not in ("Shape", "Size") and not self.live.isdisjoint(node.input):
                 self.live |= {n for n in node.output if n}
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
@@ -92,7 +94,15 @@ class Tape:
             first = self._together(node, given)
         elif first is None or any(others):
             raise Unknown(f"{node.op_type} of which more than the first output is read")
-        for slot, derivative in rules[node.op_type](self, node, first).items():
+        try:
+            found = rules[node.op_type](self, node, first)
+        except Unknown:
+            raise
+        except Exception as e:  # a form of the operator that its rule does not expect
+            raise Unknown(f"{node.op_type}: {type(e).__name__}: {e}") from e
+        if any(n in self.live and slot not in found for slot, n in enumerate(node.input)):
+            raise Unknown(f"{node.op_type} by an input that is constant elsewhere")
+        for slot, derivative in found.items():
             if node.input[slot] in self.live:
                 self.add(node.input[slot], derivative)
 

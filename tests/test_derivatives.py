@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper, shape_inference
 
 from spa_compiler.derivatives import RULES
-from spa_compiler.tape import Tape, Unknown
+from spa_compiler.tape import OPSET, Tape, Unknown
 from zoo_base import Case, Init, build
 
 NORM = {"s": (3,), "t": (3,), "mu": (3,), "var": (3,)}
@@ -63,6 +63,8 @@ CASES = {
     "split": on("a, b, c = Split<axis=1>(x, sizes)  y = Mul(a, c)", "2,1,8,8", sizes=[1, 1, 1]),
     "pad": on("y = Pad(x, pads, zero)", "2,6,8,8", pads=[0, 1, 0, 0, 0, 2, 0, 0], zero=0.0),
     "pad and crop": on("y = Pad(x, pads)", "2,6,8,7", pads=[0, 1, 0, 0, 0, 2, 0, -1]),
+    "pad of named axes": on("y = Pad(x, pads, , axes)", "2,3,10,8", pads=[1, 1], axes=[2]),
+    "reshape by its own shape": on("s = Shape(x)  a = Relu(x)  y = Reshape(a, s)"),
     "reshapes": on(
         "a = Flatten(x)  b = Unsqueeze(a, one)  c = Identity(b)  d = Squeeze(c, one)  e = Reshape(d, to)"
         "  y = Dropout(e)",
@@ -78,6 +80,11 @@ UNKNOWN = {
     "divisor": "(float[2,4] x) => (float[2,4] y) { a = Exp(x)  y = Div(x, x) }",
     "no row": "(float[2,4] x) => (float[2,4] y) { y = Softmax(x) }",
     "reflection": '(float[2,3,8,8] x) => (float[2,3,10,8] y) { y = Pad<mode="reflect">(x, pads) }',
+    "columns first": "(float[2,3,8,8] x) => (float[2,3,4,4] y)"
+    " { y = MaxPool<kernel_shape=[2,2], strides=[2,2], storage_order=1>(x) }",
+    "bias that depends on it": "(float[2,4] x) => (float[2,4] y) { a = Tanh(x)  b = Flatten(x)  y = Gemm(b, v, a) }",
+    "another row": "(float[2,4] x) => (float[4] y) { y = Gather<axis=0>(x, place) }",
+    "no such form": "(float[2,3,8,8] x) => (float[2,3,8,8] y) { y = HardSigmoid<alpha=0.0>(x) }",
     "twice": "(float[2,4] x) => (float[2,2] y) { y = Gather<axis=1>(x, two) }",
     "first axis": "(float[2,4] x) => (float[1,4] y) { y = Slice(x, zero, one, zero) }",
     "automatic": '(float[2,3,8,8] x) => (float[2,4,8,8] y) { y = Conv<auto_pad="SAME_UPPER">(x, w) }',
@@ -91,7 +98,7 @@ def taped(model: onnx.ModelProto) -> Tape:
         for v in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     }
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    return Tape(model.graph.node, constants, known, "x")
+    return Tape(model.graph.node, constants, known, "x", max(OPSET, model.opset_import[0].version))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -126,7 +133,10 @@ def test_a_derivative_is_the_limit_of_differences(name: str) -> None:
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_has_no_row_is_unknown(name: str) -> None:
-    inits = {"pads": [0, 0, 1, 0, 0, 0, 1, 0], "zero": [0], "one": [1], "two": [2, 2], "w": (4, 3, 3, 3)}
+    inits = {
+        "pads": [0, 0, 1, 0, 0, 0, 1, 0], "zero": [0], "one": [1], "two": [2, 2], "place": 1,
+        "v": (4, 4), "w": (4, 3, 3, 3),
+    }  # fmt: skip
     used = {n: i for n, i in inits.items() if f" {n}" in UNKNOWN[name]}
     tape = taped(build(Case(UNKNOWN[name], used, None)))
     tape.add("y", "dy")

@@ -21,6 +21,8 @@ from onnx import helper, numpy_helper
 Array = NDArray[Any]
 OPSET = 16
 """The oldest whose ScatterElements adds."""
+READ = {"Shape": 0, "Size": 0, "CastLike": 1}
+"""Operators that look at the numbers of their first inputs only."""
 
 
 class Unknown(Exception):
@@ -46,7 +48,7 @@ class Tape:
         self.count = 0
         self.live = {source}  # what depends on it
         for node in nodes:
-            if node.op_type not in ("Shape", "Size") and not self.live.isdisjoint(node.input):
+            if not self.live.isdisjoint(node.input[: READ.get(node.op_type)]):
                 self.live |= {n for n in node.output if n}
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:

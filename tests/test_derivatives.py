@@ -65,6 +65,7 @@ CASES = {
     "pad and crop": on("y = Pad(x, pads)", "2,6,8,7", pads=[0, 1, 0, 0, 0, 2, 0, -1]),
     "pad of named axes": on("y = Pad(x, pads, , axes)", "2,3,10,8", pads=[1, 1], axes=[2]),
     "reshape by its own shape": on("s = Shape(x)  a = Relu(x)  y = Reshape(a, s)"),
+    "bias cast like it": on("b = CastLike(v, x)  y = Conv(x, w, b)", "2,4,6,6", v=(4,), w=(4, 3, 3, 3)),
     "reshapes": on(
         "a = Flatten(x)  b = Unsqueeze(a, one)  c = Identity(b)  d = Squeeze(c, one)  e = Reshape(d, to)"
         "  y = Dropout(e)",

@@ -109,7 +109,8 @@ def synthetic(
         feeds, late = planned.fed(kept, batch)
         return Calibration(feeds, source, adjustment(graph), True, late=late)
     pictures = any(s.kind in PICTURES for s in found.values())
-    if pictures and (close := matched(graph, found, count, memory, rng, samples > 0)) is not None:
+    close = matched(graph, found, count, memory, rng, samples > 0) if pictures else ""
+    if not isinstance(close, str):
         kept, told = close
         feeds, late = planned.fed(kept, batch)
         source = f"{len(next(iter(kept.values())))} synthetic inputs ({', '.join(names)}; seed {seed}), {told}"
@@ -118,6 +119,8 @@ def synthetic(
     rows = np.arange(pool) if pool <= count else chosen(model, inputs, count, batch, rng)
     kept = {n: a[rows] for n, a in inputs.items()}
     source = f"{len(rows)} synthetic inputs ({', '.join(names)}; seed {seed}) of {pool} drawn"
+    if close:
+        source += f"; not matched to the statistics that BatchNormalization holds: {close}"
     if folded(graph):
         source += "; no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)"
     guessed = not kind and UNKNOWN in names

@@ -56,28 +56,28 @@ steps are taken where it is still far then."""
 def matched(
     graph: DependencyGraph, found: Mapping[str, Synthetic], count: int, memory: int, rng: np.random.Generator,
     exactly: bool = False,
-) -> tuple[Feed, str] | None:  # fmt: skip
+) -> tuple[Feed, str] | str:  # fmt: skip
     """Pictures, most of them matched to the statistics that BatchNormalization holds, and what was done.
 
-    They are `count`, or fewer where matching takes long, unless it says `exactly`. None where matching is not possible,
-    or would take too long.
+    They are `count`, or fewer where matching takes long, unless it says `exactly`. Else why they are not matched, or
+    '' where there is nothing to match.
     """
     most = min(int(MATCHED * count), runs(graph, work=MATCHING) // (BACK * STEPS))
     least = max(ENOUGH_MATCHED, count // 4 if exactly else 0)
-    if most < least or not any(s.op == "BatchNormalization" for s in graph.sites):
-        return None
     (name, source), *others = found.items()
-    if others or len(source.shape) != 3:
-        return None
+    if others or len(source.shape) != 3 or not any(s.op == "BatchNormalization" for s in graph.sites):
+        return ""
+    if most < least:
+        return f"only {most} inputs could be (by their number and by time), {least} are needed"
     try:
         match = Match(graph, memory)
         most -= most % match.rows
         drawn = source.draw(count if exactly else min(count, int(most / MATCHED)), rng)
         moved, loss = match.refined(drawn[:most])
-    except (Unknown, ModelError):
-        return None
+    except (Unknown, ModelError) as e:
+        return str(e)
     if loss > NEAR:
-        return None
+        return f"they stay {loss:.2g} away"
     mixed = np.concatenate([moved, drawn[most:]])[rng.permutation(len(drawn))]
     return {name: mixed}, f"{most} of them matched to the statistics that BatchNormalization holds"
 

@@ -93,15 +93,17 @@ def test_what_has_no_derivative_is_drawn_as_before(old: str, new: str, why: str)
     graph = graph_of(Case(text, {n: i for n, i in NORMED.inits.items() if n in text}, None))
     with pytest.raises(Unknown, match=why):
         Match(graph, 1 << 30)
-    assert "matched" not in synthetic(graph, samples=192).source
+    source = synthetic(graph, samples=192).source
+    assert "of them matched" not in source
+    assert ("not matched" in source and why in source) == (why in ("Softmax", "training mode"))
 
 
 def test_without_room_or_time_nothing_is_matched(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_of(NORMED)
     with pytest.raises(Unknown, match="memory"):
         Match(graph, 1 << 16)
-    monkeypatch.setattr(inversion, "runs", lambda *given, **options: 10)
-    assert "matched" not in synthetic(graph, samples=192).source
+    monkeypatch.setattr(inversion, "runs", lambda *given, **options: 24 * 10)
+    assert "only 10 inputs" in synthetic(graph, samples=192).source
 
 
 def test_a_model_of_one_input_at_a_time_is_matched_in_sets() -> None:
@@ -121,4 +123,4 @@ def test_most_pictures_are_matched_and_values_stay_as_they_are(monkeypatch: pyte
     monkeypatch.setattr(inversion, "runs", lambda *given, **options: 24 * 96)
     assert synthetic(graph, samples=192).samples == 192  # no fewer than were asked for
     monkeypatch.setattr(inversion, "NEAR", 0.0)
-    assert synthetic(graph, samples=192).adjust.batch_norm
+    assert (far := synthetic(graph, samples=192)).adjust.batch_norm and "away" in far.source

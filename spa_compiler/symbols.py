@@ -74,9 +74,8 @@ def bindings(found: list[Symbol], given: dict[str, int]) -> list[Pair]:
     """Pairs of bindings to try, most general first.
 
     Distinct primes, so that axes of equal size are not taken for one another; realistic image sides, and right after
-    them small ones; then sizes that
-    some exporters insist on (batch 1 written into a Reshape of a graph whose input says N; windows of 512 or 256
-    samples).
+    them small ones; then sizes that some exporters insist on (batch 1 written into a Reshape of a graph whose input
+    says N; windows of 512 or 256 samples).
     """
 
     def square(s: Symbol) -> bool:

@@ -4,65 +4,125 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from spa_compiler.errors import ModelError
 from spa_compiler.facts import Facts
 from spa_compiler.model import Model
-from spa_compiler.shapes import evaluate
-from spa_compiler.symbols import bindings, symbols
+from spa_compiler.shapes import evaluate, generalize
+from spa_compiler.symbols import Pair, Symbol, Ties, bindings, solve_ties, symbols
 
 HUGE = 1 << 27
 """Elements above which a value is a reason to try smaller images."""
-Settled = tuple[Facts, Facts, dict[str, tuple[int, int]]]
+SOLVED = 8
+"""How often sizes that have to be equal are looked for: each time, one node more accepts its inputs."""
 
 
-def settle(model: Model, given: dict[str, int]) -> Iterator[Settled]:
-    """Facts under every pair of bindings that shape inference accepts, most general first.
+@dataclass
+class Binding:
+    """Facts under two bindings of the symbols: their sizes, and which of them follow others."""
 
-    Pairs that do not fit a body that may never run, or leave a value empty (some exporters cut off nothing), come last.
-    Where values are huge, small images come before large ones.
-    Raises ModelError when there is none: the message says which node refuses, and names --input-shape.
-    """
-    errors: list[str] = []
-    doubtful: list[Settled] = []
-    sure = _sure(model, given, errors, doubtful)
-    first = next(sure, None)
-    if first is None and not doubtful:
-        names = [s.name for s in symbols(model)]
-        raise ModelError(f"{model.path}: no sizes of {names} fit: {errors[0]}; give --input-shape")
-    second = next(sure, None) if first is not None and _largest(model, first) > HUGE else None
-    if first is not None and second is not None and _smaller(model, second, first):
-        first, second = second, first
-    yield from (pair for pair in (first, second) if pair is not None)
-    yield from sure
-    yield from doubtful
+    first: Facts
+    second: Facts
+    sizes: dict[str, tuple[int, int]]
+    ties: Ties
+
+    def side(self, k: int) -> dict[str, int]:
+        """The sizes of the first binding (0) or the second (1)."""
+        return {name: pair[k] for name, pair in self.sizes.items()}
 
 
-def _sure(model: Model, given: dict[str, int], errors: list[str], doubtful: list[Settled]) -> Iterator[Settled]:
-    """Pairs without errors and doubts; what is wrong with the others is added to `errors`, or they to `doubtful`."""
-    found = symbols(model)
-    unknown = set(given) - {s.name for s in found}
-    if unknown:
-        raise ModelError(f"no symbolic axis is called {sorted(unknown)}; the model has {[s.name for s in found]}")
-    for a, b in bindings(found, given):
-        first = evaluate(model, a)
-        second = first if a == b else evaluate(model, b, first)
-        pair = first, second, {s.name: (a[s.name], b[s.name]) for s in found}
+class Settling:
+    """Finds pairs of bindings; `refused` says which were tried in vain, and why."""
+
+    def __init__(self, model: Model, given: dict[str, int]) -> None:
+        self.model, self.given = model, given
+        self.found: list[Symbol] = symbols(model)
+        self.refused: list[str] = []
+        self.doubtful: list[Binding] = []
+        self.ties: Ties = {}
+        self.seen: dict[tuple[tuple[str, int], ...], Facts] = {}
+        unknown = set(given) - {s.name for s in self.found}
+        if unknown:
+            names = [s.name for s in self.found]
+            raise ModelError(f"no symbolic axis is called {sorted(unknown)}; the model has {names}")
+
+    def settle(self) -> Iterator[Binding]:
+        """Facts under every pair of bindings that shape inference accepts, most general first.
+
+        Pairs that do not fit a body that may never run, or leave a value empty (some exporters cut off nothing), come
+        last. Where values are huge, small images come before large ones.
+        Raises ModelError when there is none: the message says which node refuses, and names --input-shape.
+        """
+        sure = self.sure()
+        first = next(sure, None)
+        if first is None and not self.doubtful:
+            names = [s.name for s in self.found]
+            raise ModelError(f"{self.model.path}: no sizes of {names} fit: {self.refused[0]}; give --input-shape")
+        second = next(sure, None) if first is not None and _largest(self.model, first) > HUGE else None
+        if first is not None and second is not None and _is_smaller(self.model, second, first):
+            first, second = second, first
+        yield from (pair for pair in (first, second) if pair is not None)
+        yield from sure
+        yield from self.doubtful
+
+    def sure(self) -> Iterator[Binding]:
+        """Pairs without errors and doubts; what is wrong with the others is kept."""
+        self.solve()
+        for a, b in bindings(self.found, self.given, self.ties):
+            pair = self.evaluated((a, b))
+            if pair is None:
+                continue
+            if pair.first.doubts or pair.second.doubts:
+                self.doubtful.append(pair)
+            else:
+                yield pair
+
+    def evaluated(self, pair: Pair) -> Binding | None:
+        a, b = pair
+        try:
+            first = self.facts(a)
+            second = first if a == b else evaluate(self.model, b, first)
+        except ModelError as e:  # a name that comes to less than 1
+            self.refused.append(str(e))
+            return None
         if first.errors or second.errors:
-            errors += (first.errors or second.errors)[:1]
-        elif first.doubts or second.doubts:
-            doubtful.append(pair)
-        else:
-            yield pair
+            self.refused.append((first.errors or second.errors)[0])
+            return None
+        sizes = {s.name: (a[s.name], b[s.name]) for s in self.found}
+        return Binding(first, second, sizes, {n: s for n, s in self.ties.items() if n not in self.given})
+
+    def facts(self, binding: dict[str, int]) -> Facts:
+        """Facts under a binding; those of the last one are kept."""
+        key = tuple(sorted(binding.items()))
+        if key not in self.seen:
+            self.seen = {key: evaluate(self.model, binding)}
+        return self.seen[key]
+
+    def solve(self) -> None:
+        """Find symbols that have to follow others, where the most general sizes are refused."""
+        for _ in range(SOLVED):
+            binding = bindings(self.found, self.given, self.ties)[0][0]
+            try:
+                facts = self.facts(binding)
+            except ModelError:
+                return
+            if not facts.errors:
+                return
+            demands = generalize(self.model, facts, binding).demands
+            ties = solve_ties(demands, self.ties, self.given)
+            if ties == self.ties:
+                return
+            self.ties = ties
 
 
-def _largest(model: Model, pair: Settled) -> int:
+def _largest(model: Model, pair: Binding) -> int:
     """Elements of the largest value that a node makes under the second binding, which has the larger sizes."""
     names = (t.name for node in model.graph.nodes for t in node.outputs)
-    return max((math.prod(pair[1].shape(n) or ()) for n in names), default=0)
+    return max((math.prod(pair.second.shape(n) or ()) for n in names), default=0)
 
 
-def _smaller(model: Model, pair: Settled, other: Settled) -> bool:
+def _is_smaller(model: Model, pair: Binding, other: Binding) -> bool:
     """Does this pair tell as many symbols from constants as the other, and need less room?"""
-    free = [sum(a != b for a, b in p[2].values()) for p in (pair, other)]
+    free = [sum(a != b for a, b in p.sizes.values()) for p in (pair, other)]
     return free[0] == free[1] and _largest(model, pair) < _largest(model, other)

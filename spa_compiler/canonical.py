@@ -3,8 +3,7 @@
 - `bypass`: whoever reads the Identity of a constant reads the constant.
 - `untie`: a small constant that several nodes share is shared for its value, not for its meaning: one copy per use.
 - `retie`: the reverse, for the file that is written.
-- `permutations`: a chain of Reshape and Transpose that only permutes one axis (a channel shuffle) becomes a Gather,
-  found by running the chain on `arange`.
+- `permutations`: a chain of Reshape and Transpose that only permutes one axis (a channel shuffle) becomes a Gather.
 - `selection_first`: Linear -> Reshape(.. 3 h d) -> Transpose -> pick on the digit 3 (fused qkv) becomes a Slice of the
   linear output and the chain without that digit, so that q, k and v have sizes of their own. What treats every number
   alike (a scale, QuantizeLinear) may stand anywhere in between: it is done after the pick.
@@ -24,13 +23,13 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from spa_compiler.facts import Facts
+from spa_compiler.digits import find_permutation
+from spa_compiler.general import General
 from spa_compiler.model import Model, constant, element_type
 from spa_compiler.nesting import is_control, is_marker
 from spa_compiler.rules.core import UNARY
 
 ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
-RUN_LIMIT = 1 << 24
 COPY = re.compile(r"\.use\d+$")
 """How `untie` calls its copies."""
 CHAIN_LIMIT = 6
@@ -73,13 +72,8 @@ def bypass(model: Model) -> int:
 
 
 def untie(model: Model) -> int:
-    """One copy per use of every shared constant that has at most one axis longer than 1, or one value only.
-
-    The same for ConstantOfShape: the zero state of every recurrent operator is its own.
-    """
+    """One copy per use of every shared constant that has at most one axis longer than 1, or one value only."""
     made = 0
-    for node in [n for n in model.graph.nodes if n.op == "ConstantOfShape"]:
-        made += _untie_node(model, node)
     for name, tensor in model.constants().items():
         if len(tensor.outputs) < 2 or name in model.captured or not _small(model, tensor):
             continue
@@ -91,6 +85,11 @@ def untie(model: Model) -> int:
             node.inputs[i] = constant(f"{name}.use{k}", values)
             made += 1
     return made
+
+
+def untie_zeros(model: Model) -> int:
+    """One ConstantOfShape per use: the zero state of every recurrent operator is its own."""
+    return sum(_untie_node(model, node) for node in [n for n in model.graph.nodes if n.op == "ConstantOfShape"])
 
 
 def retie(model: Model, named: Container[str] = ()) -> int:
@@ -138,28 +137,23 @@ def _small(model: Model, tensor: gs.Constant) -> bool:
     return bool((values == values.ravel()[0]).all()) if values.size else True
 
 
-def permutations(model: Model, first: Facts, second: Facts) -> int:
-    """Chains that permute one axis become Gather: those that do the same under both bindings of the symbols."""
+def permutations(model: Model, general: General) -> int:
+    """Chains that permute one axis become Gather, where they do so for every binding of the symbols."""
     made = 0
     done: set[int] = set()
     for node in list(model.graph.nodes):
-        if node.op not in ROW_MAJOR or id(node) in done or first.shape(node.inputs[0].name) is None:
+        if node.op not in ROW_MAJOR or id(node) in done or general.axes(node.inputs[0].name) is None:
             continue
-        chain = _chain(model, node, first)
-        if not any(n.op == "Transpose" for n in chain):
-            continue
-        pair = [f.shape(node.inputs[0].name) or () for f in (first, second)]
-        fixed = [i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a == b]
-        found = _permutation(chain, first, fixed)
-        other = _permutation(chain, second, [found[0]]) if found is not None and second is not first else found
-        if found is not None and other is not None and np.array_equal(found[1], other[1]):
+        chain = _chain(model, node, general)
+        found = find_permutation(chain, general) if any(n.op == "Transpose" for n in chain) else None
+        if found is not None:
             _to_gather(model, chain, *found)
             done |= {id(n) for n in chain}
             made += 1
     return made
 
 
-def _chain(model: Model, node: gs.Node, facts: Facts) -> list[gs.Node]:
+def _chain(model: Model, node: gs.Node, general: General) -> list[gs.Node]:
     """The longest single-use chain from `node` that comes back to the shape it started from."""
     source, outputs = node.inputs[0], {t.name for t in model.graph.outputs} | set(model.captured)
     chain, at = [node], node
@@ -170,31 +164,9 @@ def _chain(model: Model, node: gs.Node, facts: Facts) -> list[gs.Node]:
             break
         at = users[0]
         chain.append(at)
-    while chain and facts.shape(chain[-1].outputs[0].name) != facts.shape(source.name):
+    while chain and general.axes(chain[-1].outputs[0].name) != general.axes(source.name):
         chain.pop()
     return chain
-
-
-def _permutation(chain: list[gs.Node], facts: Facts, axes: list[int]) -> tuple[int, Any] | None:
-    """Run the chain on arange: which of `axes` it permutes and the order, or None."""
-    shapes = [facts.shape(n.outputs[0].name) for n in chain]
-    shape = facts.shape(chain[0].inputs[0].name) or ()
-    if math.prod(shape) > RUN_LIMIT or None in shapes:
-        return None
-    source = moved = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
-    for n, after in zip(chain, shapes, strict=True):
-        if n.op == "Transpose":
-            moved = moved.transpose(n.attrs.get("perm") or range(moved.ndim)[::-1])
-        else:
-            moved = moved.reshape(after or ())
-    if moved.shape != shape:
-        return None
-    for axis in reversed(axes):  # what moves nothing does so on any axis: not the batch, if possible
-        first = np.moveaxis(moved, axis, 0).reshape(shape[axis], -1)[:, 0]
-        order = first // math.prod(shape[axis + 1 :]) % shape[axis]
-        if shape[axis] > 1 and np.array_equal(np.take(source, order, axis), moved):
-            return axis, order.astype(np.int64)
-    return None
 
 
 def _to_gather(model: Model, chain: list[gs.Node], axis: int, order: Any) -> None:

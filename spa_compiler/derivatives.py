@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from spa_compiler.linear import attributes
-from spa_compiler.shapes import OLDEST_IR, quiet_session
+from spa_compiler.node_runs import OLDEST_IR, quiet_session
 from spa_compiler.tape import Derivatives, Rule, Tape, Unknown
 
 Array = NDArray[Any]

@@ -34,6 +34,7 @@ class Facts:
     doubts: list[str] = field(default_factory=list)  # errors in bodies that may never run, and empty values
     base: Facts | None = None
     stored: dict[str, object] = field(default_factory=dict)  # constant -> what holds its numbers
+    observed: set[str] = field(default_factory=set)  # values whose shape was seen in runs: it may follow what is fed
     settled: dict[str, onnx.NodeProto] = field(default_factory=dict)  # first output -> the node that can be repeated
     _shapes: dict[str, tuple[onnx.TypeProto, Sizes | None]] = field(default_factory=dict)
 
@@ -85,6 +86,7 @@ class Facts:
         for o in outputs:
             if o:
                 self.types[o] = base.types[o]
+                self.observed |= {o} & base.observed
                 if o in base.values:
                     self.values[o] = base.values[o]
         self.settled[outputs[0]] = proto

@@ -105,7 +105,8 @@ class Flow:
                 self.types.pop(name, None)
                 self.values.pop(name, None)
                 self.why[name] = text
-        length, axes = count, dict.fromkeys(range(states, len(after)), 0)
+        length: int | str | None = count
+        axes = dict.fromkeys(range(states, len(after)), 0)
         if node.op == "Scan":
             slot, axis = next(iter(scan_axes(len(found.marker.inputs), found.marker.attrs).items()), (0, 0))
             sizes = _sizes(self.types.get(found.marker.inputs[slot].name))
@@ -160,11 +161,13 @@ def scan_axes(inputs: int, attrs: Mapping[str, Any]) -> dict[int, int]:
     return {inputs - count + k: int(a) for k, a in enumerate(axes)}
 
 
-def _sizes(t: onnx.TypeProto | None) -> list[int] | None:
+def _sizes(t: onnx.TypeProto | None) -> list[int | str] | None:
+    """Sizes of a type whose axes all have one: a number, or the name of what follows a symbol (`general`)."""
     if t is None or not t.HasField("tensor_type") or not t.tensor_type.HasField("shape"):
         return None
     dims = t.tensor_type.shape.dim
-    return [d.dim_value for d in dims] if all(d.HasField("dim_value") for d in dims) else None
+    found = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in dims]
+    return None if "" in found else found
 
 
 def without(t: onnx.TypeProto, axis: int) -> onnx.TypeProto:
@@ -176,7 +179,7 @@ def without(t: onnx.TypeProto, axis: int) -> onnx.TypeProto:
     return helper.make_tensor_type_proto(t.tensor_type.elem_type, sizes)
 
 
-def with_axis(t: onnx.TypeProto, axis: int, length: int | None) -> onnx.TypeProto:
+def with_axis(t: onnx.TypeProto, axis: int, length: int | str | None) -> onnx.TypeProto:
     """The type of slices that are stacked along a new axis."""
     sizes = _sizes(t)
     if sizes is None or length is None or not -len(sizes) - 1 <= axis <= len(sizes):

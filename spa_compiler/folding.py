@@ -1,4 +1,4 @@
-"""Folding: what depends on shapes and constants only becomes a constant.
+"""Folding: what depends on constants only, at every size of the symbolic axes, becomes a constant.
 
 Weights stay as they are in the file, and what is computed from them stays computed. Only statistics over weights (the
 mean and variance of weight standardisation) are written down: pruned weights would have others.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from spa_compiler.facts import Facts
+from spa_compiler.general import General
 from spa_compiler.model import Model, constant, element_type
 from spa_compiler.nesting import is_control, is_marker
 from spa_compiler.runtime import open_session, run, with_outputs
@@ -23,8 +23,8 @@ Array = NDArray[Any]
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
 
 
-def fold(model: Model, first: Facts, second: Facts) -> int:
-    """Replace what is equal under both bindings by constants; returns how many nodes went. Changes the model.
+def fold(model: Model, general: Facts) -> int:
+    """Replace what is the same for every binding by constants; returns how many nodes went. Changes the model.
 
     What is computed from weights stays as it is: the file would grow (a half cast to float, a table that is gathered),
     and the weights would lose their names.
@@ -37,16 +37,16 @@ def fold(model: Model, first: Facts, second: Facts) -> int:
         names = [t.name for t in node.outputs if t.name]
         if is_marker(node) or is_control(node):  # what is decided there was put in its place before
             continue
-        if any(t.name in weights for t in node.inputs) and all(_floating(n, first) for n in names):
+        if any(t.name in weights for t in node.inputs) and all(_floating(n, general) for n in names):
             weights.update(names)
             continue
-        if not names or not all(_same(n, first, second) and n not in outputs for n in names):
+        if not names or not all(n in general.values and n not in outputs for n in names):
             continue
         folded.append(node)
     for node in reversed(folded):  # readers first: what only they read needs no constant
         for tensor in list(node.outputs):
             if tensor.name and tensor.outputs:
-                _replace(tensor, constant(tensor.name, first.values[tensor.name]))
+                _replace(tensor, constant(tensor.name, general.values[tensor.name]))
         node.inputs.clear()
         node.outputs.clear()
     gone = {id(n) for n in folded}
@@ -54,12 +54,12 @@ def fold(model: Model, first: Facts, second: Facts) -> int:
     return len(gone)
 
 
-def skip_empty(model: Model, first: Facts, second: Facts) -> int:
+def skip_empty(model: Model, general: General) -> int:
     """Concat without inputs that are empty anyway: rotary embeddings of whole heads cut off a rest of size 0."""
     made = 0
     for node in model.graph.nodes:
         if node.op == "Concat":
-            kept = [t for t in node.inputs if not all(0 in (f.shape(t.name) or ()) for f in (first, second))]
+            kept = [t for t in node.inputs if 0 not in (general.axes(t.name) or ())]
             if 0 < len(kept) < len(node.inputs):
                 made += len(node.inputs) - len(kept)
                 node.inputs = kept
@@ -114,13 +114,6 @@ def _is_float(t: gs.Constant) -> bool:
 def _floating(name: str, facts: Facts) -> bool:
     """Is this value, or one that nothing is known of, made of floats?"""
     return name not in facts.types or facts.types[name].tensor_type.elem_type in FLOATS
-
-
-def _same(name: str, a: Facts, b: Facts) -> bool:
-    x, y = a.values.get(name), b.values.get(name)
-    if x is y:
-        return x is not None
-    return x is not None and y is not None and x.shape == y.shape and np.array_equal(x, y)
 
 
 def _replace(old: gs.Tensor, new: gs.Tensor) -> None:

@@ -245,7 +245,10 @@ def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph
 def _values(model: Model) -> dict[str, Value]:
     assert model.shapes is not None
     constants = set(model.constants())
-    out = {n: Value(n, s, model.shapes.dynamic[n], n in constants) for n, s in model.shapes.shape.items()}
+    known = model.shapes
+    out = {
+        n: Value(n, s, known.dynamic[n], n in constants, sizes=known.axes.get(n, ())) for n, s in known.shape.items()
+    }
     for node in model.graph.nodes:  # what depends on constants only is as good as one
         if is_marker(node) or is_control(node):  # states start as constants, and change
             continue
@@ -279,13 +282,15 @@ def _site(model: Model, node: gs.Node, values: dict[str, Value], chain: Chain = 
         outputs.pop()
     attrs = {**({"group": 1} if "Conv" in node.op else {}), **node.attrs}
     why = model.shapes.why if model.shapes is not None else {}
+    entries = model.shapes.entries if model.shapes is not None else {}
+    known = {i: entries[t.name] for i, t in enumerate(node.inputs) if t.name in entries}
     for t in (t for t in (*node.inputs, *node.outputs) if t.name in why):
         attrs.setdefault("why", why[t.name])
     path = chain[-1] if chain else ""
     name = label(node)
     if chain and not is_marker(node) and not name.startswith(f"{path}/"):
         name = f"{path}/{name}"
-    site = Site(node.op, name, model.opset.get(domain, 1), inputs, outputs, attrs, consts, path=path)
+    site = Site(node.op, name, model.opset.get(domain, 1), inputs, outputs, attrs, consts, path=path, known=known)
     if node.op == "Shape":
         length = outputs[0].shape[0] if outputs and outputs[0] is not None else 0
         site.shape_reads = shape_reads(model, node, {t.name for t in model.graph.outputs} | set(model.captured), length)

@@ -1,8 +1,8 @@
 """Control nodes that decide nothing: the branch that is always taken, the body that runs once, take their place.
 
-    made = inline(model, first, second)
+    made = inline(model, general)
 
-The condition of an If (or the count of a Loop) has to be known, and the same, under both bindings of the symbols.
+The condition of an If (or the count of a Loop) has to be the same for every binding of the symbols.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ AXES_SINCE = 13
 """Opset from which Unsqueeze takes its axes as an input."""
 
 
-def inline(model: Model, first: Facts, second: Facts) -> int:
+def inline(model: Model, general: Facts) -> int:
     """Replace every such node by what it does; returns how many. Changes the model."""
     made = 0
-    while found := _decided(model, first, second):
+    while found := _decided(model, general):
         made += len(found)
         rewritten: dict[int, list[gs.Node]] = {}  # what takes the place of a node, by its id
         for node, path, _ in found:
@@ -39,14 +39,14 @@ Decided = tuple[gs.Node, str, Chain]
 """A control node that decides nothing, the path of the body that stays, and what the node lies in."""
 
 
-def _decided(model: Model, first: Facts, second: Facts) -> list[Decided]:
+def _decided(model: Model, general: Facts) -> list[Decided]:
     """All that lie in no other one."""
     markers = {n.attrs["path"]: n for n in model.graph.nodes if is_marker(n)}
     found: list[Decided] = []
     for node, chain in zip(model.graph.nodes, chains(model.graph.nodes), strict=True):
         if is_control(node):
-            path = _path(node, markers, first)
-            if path is not None and path == _path(node, markers, second):
+            path = _path(node, markers, general)
+            if path is not None:
                 found.append((node, path, chain))
     bodies = {p for node, _, _ in found for p in node.attrs["paths"]}
     return [f for f in found if bodies.isdisjoint(f[2])]

@@ -31,6 +31,7 @@ from spa_compiler.checks import check, external_tensors
 from spa_compiler.errors import ModelError
 from spa_compiler.external import read_external
 from spa_compiler.nesting import Bodies, Homes, chains, flatten, nest, opened
+from spa_compiler.sizes import Size
 from spa_compiler.subgraphs import WEIGHT_TYPES, captured, weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what it would only warn about is carried over here
@@ -48,6 +49,9 @@ class Shapes:
     sizes: dict[str, tuple[int, int]]  # symbol -> its size in the two bindings
     kind: dict[str, int] = field(default_factory=dict)  # ONNX element types
     why: dict[str, str] = field(default_factory=dict)  # why a value has no shape, where that is known
+    axes: dict[str, tuple[Size, ...]] = field(default_factory=dict)  # sizes that hold for every binding
+    entries: dict[str, tuple[int | None, ...]] = field(default_factory=dict)  # of values that follow a symbol in part
+    ties: dict[str, Size] = field(default_factory=dict)  # symbols that have to be what an expression of others is
 
 
 @dataclass

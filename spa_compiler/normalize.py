@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from spa_compiler import canonical, folding, shapes
-from spa_compiler.bound import settle
+from spa_compiler.bound import Binding, Settling
 from spa_compiler.collector import paused
 from spa_compiler.errors import ModelError
 from spa_compiler.facts import Facts
+from spa_compiler.general import General
 from spa_compiler.inlining import inline
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
@@ -29,55 +31,87 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
     `sizes` gives symbols a size. Returns the new model and how much each step changed. Raises ModelError when no
     sizes of the symbols fit.
     """
-    last: ModelError | None = None
-    for first, second, bound in settle(model, sizes or {}):
+    source, model = model, model.copy()
+    copies = canonical.untie_zeros(model)
+    settling = Settling(model, sizes or {})
+    trial = Trial(source) if any(not s.batch for s in settling.found) else None
+    for binding in settling.settle():
         try:
-            return _normalize(model.copy(), first, second, bound)
+            found, changes = _normalize(model.copy(), binding)
+            if trial is not None:
+                trial.run(binding, found)
         except ModelError as e:  # the next pair of bindings may run
-            last = e
-    raise last or ModelError(f"{model.path}: no sizes of the symbolic axes fit; give --input-shape")
+            settling.refused.append(str(e))
+            continue
+        found.notes += _told_sizes(binding, settling)
+        changes["untied"] += copies
+        return found, changes
+    names = [s.name for s in settling.found]
+    raise ModelError(f"{model.path}: no sizes of {names} fit: {settling.refused[0]}; give --input-shape")
 
 
-def _normalize(
-    model: Model, first: Facts, second: Facts, bound: dict[str, tuple[int, int]]
-) -> tuple[Model, dict[str, int]]:
-    one, two = _sides(bound)
+def _told_sizes(binding: Binding, settling: Settling) -> list[str]:
+    """A note about the sizes that were used where more general ones were refused."""
+    if not settling.refused:
+        return []
+    sizes = ", ".join(f"{n}={a} and {b}" for n, (a, b) in binding.sizes.items())
+    return [f"analysed at {sizes}; other sizes were refused, first because: {settling.refused[0]}"]
+
+
+class Trial:
+    """Runs the dense model at the sizes of a binding: inference accepts more than a runtime does."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.session = open_session(model.proto(), model.folder, level=0, what=str(model.path))
+
+    def run(self, binding: Binding, analysed: Model) -> None:
+        """Raises ModelError where it does not run at one of the two; `analysed` tells what inputs may be."""
+        for k in (0, 1):
+            feed = random_inputs(analysed, binding.side(k), np.random.default_rng(k))
+            run(self.session, feed, f"{self.model.path} at {binding.side(k)}")
+
+
+def _normalize(model: Model, binding: Binding) -> tuple[Model, dict[str, int]]:
+    first, second, bound = binding.first, binding.second, binding.sizes
+    one, two = binding.side(0), binding.side(1)
     changes = dict.fromkeys(("inlined", "folded", "bypassed", "empty", "unpacked"), 0)
-    while _reduce(model, first, second, changes):  # what came out of a sequence has sizes, and may decide branches
+    general = shapes.generalize(model, first, one)
+    while _reduce(model, general, changes):  # what came out of a sequence has sizes, and may decide branches
         first, second = shapes.evaluate(model, one, first), shapes.evaluate(model, two, second)
+        general = shapes.generalize(model, first, one)
     changes["statistics"] = folding.fold_statistics(model)
     changes["dead"] = canonical.drop_dead(model)
     changes["untied"] = canonical.untie(model)
-    first, second = _complete(model, first, second, bound)
-    found = shapes.recorded(model, first, second, bound)
-    changes["strides"] = sum(step(model, first, second) for step in (identity_gathers, written_pieces, whole_axes))
-    changes["permutations"] = canonical.permutations(model, first, second)
+    first, second = _complete(model, (first, second), (one, two))
+    found = shapes.record_shapes(model, first, second, general, bound)
+    changes["strides"] = sum(step(model, general) for step in (identity_gathers, written_pieces, whole_axes))
+    changes["permutations"] = canonical.permutations(model, general)
     changes["selections"] = canonical.selection_first(model, found.shape, found.dynamic)
     if changes["strides"] or changes["permutations"] or changes["selections"]:
         changes["dead"] += canonical.drop_dead(model)
         first, second = shapes.evaluate(model, one, first), shapes.evaluate(model, two, second)
-        first, second = _complete(model, first, second, bound)
-        found = shapes.recorded(model, first, second, bound)
-    model.shapes = found
+        general = shapes.generalize(model, first, one)
+        first, second = _complete(model, (first, second), (one, two))
+        found = shapes.record_shapes(model, first, second, general, bound)
+    model.shapes = replace(found, ties=binding.ties)
     return model, changes
 
 
-def _reduce(model: Model, first: Facts, second: Facts, changes: dict[str, int]) -> bool:
+def _reduce(model: Model, general: General, changes: dict[str, int]) -> bool:
     """Fold what is known, and take tensors out of sequences; True where some were found."""
-    changes["inlined"] += inline(model, first, second)
-    changes["folded"] += folding.fold(model, first, second)
+    changes["inlined"] += inline(model, general)
+    changes["folded"] += folding.fold(model, general)
     changes["bypassed"] += canonical.bypass(model)
-    changes["empty"] += folding.skip_empty(model, first, second)
+    changes["empty"] += folding.skip_empty(model, general)
     found = unpack(model)
     changes["unpacked"] += found
     return found > 0
 
 
-def _sides(bound: dict[str, tuple[int, int]]) -> tuple[dict[str, int], dict[str, int]]:
-    return {n: a for n, (a, _) in bound.items()}, {n: b for n, (_, b) in bound.items()}
-
-
-def _complete(model: Model, first: Facts, second: Facts, bound: dict[str, tuple[int, int]]) -> tuple[Facts, Facts]:
+def _complete(
+    model: Model, sides: tuple[Facts, Facts], sizes: tuple[dict[str, int], dict[str, int]]
+) -> tuple[Facts, Facts]:
     """What neither onnx's inference nor a run of one node tells (subgraphs) is read off a run of the model.
 
     The inputs of the two runs differ: a size that depends on data (detections) is dynamic, too.
@@ -85,11 +119,11 @@ def _complete(model: Model, first: Facts, second: Facts, bound: dict[str, tuple[
     asked: list[str] = []
     session: ort.InferenceSession | None = None
     out: list[Facts] = []
-    for seed, (facts, sizes) in enumerate(zip((first, second), _sides(bound), strict=True)):
+    for seed, (facts, bound) in enumerate(zip(sides, sizes, strict=True)):
         names = shapes.missing(model, facts)
         if names and names != asked:  # mostly the same on both sides
             asked, session = names, _session(model, names)
-        observed = observe(model, session, sizes, names, seed) if names and session is not None else {}
+        observed = observe(model, session, bound, names, seed) if names and session is not None else {}
         out.append(shapes.completed(facts, observed))
     return out[0], out[1]
 

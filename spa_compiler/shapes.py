@@ -1,9 +1,9 @@
-"""Sizes of every value, by partial evaluation under two bindings of the symbols.
+"""Sizes of every value, by partial evaluation under a binding of the symbols.
 
-Each symbolic input axis is bound twice, to two different sizes. Node by node, onnx's own inference gives types, and
-whatever depends on shapes and constants only is evaluated. What is equal under both bindings does not depend on a
-symbol: it is a constant (head counts, windows, sqrt(d)) and is folded; an axis that differs is dynamic. This replaces
-the shape arithmetic of every exporter without one rule per operator, and takes about 0.1 ms a node.
+Each symbolic input axis is bound to a size. Node by node, onnx's own inference gives types, and whatever depends on
+shapes and constants only is evaluated; it takes about 0.1 ms a node. Numbers under one binding show the structure of a
+model. What holds for every binding (what may be folded, which axes follow a symbol) is told by `general`, which does
+the same with sizes in place of numbers: `generalize`.
 """
 
 from __future__ import annotations
@@ -15,43 +15,42 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from spa_compiler.errors import ModelError
 from spa_compiler.facts import Facts
 from spa_compiler.flow import Flow
+from spa_compiler.general import General, evaluate_general
 from spa_compiler.model import Model, Shapes, element_type
 from spa_compiler.nesting import chains, is_marker
+from spa_compiler.node_runs import compute, infer_types, quiet_session, versions_of
+from spa_compiler.sizes import Size, parse_size, unknown_size, value_at
 from spa_compiler.subgraphs import subgraphs
-from spa_compiler.symbols import input_sizes, input_types, symbols
+from spa_compiler.symbols import input_axes, input_sizes, input_types, symbols
 
 SMALL = 1 << 16
 """Elements up to which a value is evaluated: shape arithmetic, tables and masks, not weights."""
+KNOWN_ENTRIES = 64
+"""Entries up to which an operand is followed one by one: bounds, pads and shapes."""
 RUN_LIMIT = 1 << 26
 """Elements of one input up to which a node is run on its own, to see the shape of what it makes."""
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout"}  # never folded: chance, or the storage format
 BY_DATA = {"NonZero", "NonMaxSuppression", "Compress", "Unique"}
 """What these find depends on data: how much, only a run of the whole model shows."""
-SLOW = {"GatherND", "ScatterND", "ScatterElements", "GatherElements"}
-"""What onnx's reference implementation does number by number, in Python, and a runtime exactly the same."""
-LEVELS = (
-    ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-)
-OLDEST_IR = 4
-"""For models of one node: initializers are no inputs, and any runtime reads it."""
-REPEATED, REMEMBERED = 4096, 2048
-"""Elements up to which the result of a node is remembered with its operands, and how many results are."""
 Array = NDArray[Any]
-Versions = tuple[tuple[str, int], ...]
-Operand = tuple[np.dtype[Any], tuple[int, ...], bytes]
+SHAPED_BY_VALUE: dict[str, tuple[int, ...]] = {
+    "Slice": (1, 2, 3, 4), "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Pad": (1, 3), "Resize": (2, 3),
+    "Upsample": (1,), "TopK": (1,), "Range": (0, 1, 2), "ConstantOfShape": (0,), "OneHot": (1,), "Split": (1,),
+    "Squeeze": (1,), "Unsqueeze": (1,), "CenterCropPad": (1,), "HannWindow": (0,), "HammingWindow": (0,),
+    "BlackmanWindow": (0,), "DFT": (1, 2), "STFT": (1, 3), "MaxUnpool": (2,), "AffineGrid": (1,), "Col2Im": (1, 2),
+    "MelWeightMatrix": (0, 1), "SplitToSequence": (1,), "SequenceAt": (1,),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
+                     "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"), (1,)),
+}  # fmt: skip
+"""Operators whose result is as large as the numbers in these inputs say."""
 
 
 def evaluate(model: Model, sizes: dict[str, int], base: Facts | None = None) -> Facts:
@@ -89,16 +88,33 @@ def _declared(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
         if vi.type.HasField("tensor_type"):
             out[vi.name] = onnx.TypeProto.FromString(vi.type.SerializeToString())
             for d in out[vi.name].tensor_type.shape.dim:
-                if d.dim_param in sizes:
-                    d.dim_value = sizes[d.dim_param]
+                number = value_at(parse_size(d.dim_param), sizes) if d.dim_param else None
+                if number is not None:
+                    d.dim_value = number
     return out
 
 
+def proto_of(model: Model, node: gs.Node) -> onnx.NodeProto:
+    """A node as protobuf: as it was read where it still is so."""
+    found = model.origin.get(node.outputs[0].name) if node.outputs else None
+    if found is None or found.op_type != node.op or list(found.input) != [t.name for t in node.inputs]:
+        found = OnnxExporter.export_node(node)
+    return found
+
+
+def generalize(model: Model, at: Facts, binding: dict[str, int]) -> General:
+    """What holds for every binding, beside facts under one."""
+    versions = versions_of(model.header.opset_import)
+    return evaluate_general(
+        model, input_axes(model), at, binding,
+        lambda proto, values: compute(proto, values, versions),
+        lambda proto, types: infer_types(proto, types, versions),
+        lambda node: proto_of(model, node),
+    )  # fmt: skip
+
+
 def _step(model: Model, node: gs.Node, facts: Facts, imports: list[onnx.OperatorSetIdProto]) -> None:
-    names = [t.name for t in node.inputs]
-    proto = model.origin.get(node.outputs[0].name) if node.outputs else None
-    if proto is None or proto.op_type != node.op or list(proto.input) != names:
-        proto = OnnxExporter.export_node(node)
+    names, proto = [t.name for t in node.inputs], proto_of(model, node)
     if facts.repeat(proto, names):
         return
     wrong = len(facts.errors) + len(facts.doubts)
@@ -134,52 +150,11 @@ def _know(facts: Facts, names: list[str], values: list[Array]) -> None:
 def _compute(
     proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
 ) -> list[Array] | None:
-    """The outputs of a node whose inputs are known, by onnx's reference implementation; None where it has none."""
-    used = list(dict.fromkeys(n for n in names if n))
+    """The outputs of a node whose inputs are known; None where they would be large or it cannot be run."""
     growing = proto.op_type in ("ConstantOfShape", "Expand", "Tile", "Range")
     if proto.domain not in ("", "ai.onnx") or (growing and _is_large(proto, facts)):
         return None
-    plain = onnx.NodeProto(op_type=proto.op_type, domain=proto.domain, attribute=proto.attribute)
-    plain.input.extend(f"x{used.index(n)}" if n else "" for n in names)
-    plain.output.extend(f"y{k}" if o else "" for k, o in enumerate(proto.output))
-    versions = tuple((o.domain, o.version) for o in imports)
-    values = [facts.values[n] for n in used]
-    if sum(v.size for v in values) > REPEATED:
-        return _evaluated(plain, versions, values)
-    key = plain.SerializeToString(), versions, tuple((v.dtype, v.shape, v.tobytes()) for v in values)
-    if key not in _results:
-        got = _evaluated(plain, versions, values)
-        if sum(a.size for a in got or []) > REPEATED:
-            return got
-        if len(_results) >= REMEMBERED:
-            _results.clear()
-        _results[key] = got
-    return [a.copy() for a in found] if (found := _results[key]) is not None else None
-
-
-_results: dict[tuple[bytes, Versions, tuple[Operand, ...]], list[Array] | None] = {}
-"""What nodes gave: exporters write the same shape arithmetic down in every block."""
-
-
-def _evaluated(proto: onnx.NodeProto, versions: Versions, values: list[Array]) -> list[Array] | None:
-    """Run one node, whose inputs are called x0, x1, ..., with onnx's reference implementation (SLOW: a runtime)."""
-    kinds = [helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for v in values]
-    inputs = [onnx.ValueInfoProto(name=f"x{k}", type=t) for k, t in enumerate(kinds)]
-    graph = helper.make_graph([proto], "one", inputs, [onnx.ValueInfoProto(name=o) for o in proto.output if o])
-    try:
-        imports = [helper.make_opsetid(*v) for v in versions]
-        one = helper.make_model(graph, opset_imports=imports, ir_version=OLDEST_IR)
-        slow = proto.op_type in SLOW and sum(v.size for v in values) > REPEATED
-        evaluator = quiet_session(one.SerializeToString()) if slow else ReferenceEvaluator(one)
-        with np.errstate(all="ignore"):
-            got = evaluator.run(None, {f"x{k}": v for k, v in enumerate(values)})
-    except Exception:  # the reference implementation is not complete; inference is the fallback
-        return None
-    arrays = [np.asarray(a) for a in got]
-    if any(a.dtype.kind not in "biuf" for a in arrays):
-        return None
-    found = iter(arrays)
-    return [next(found) if o else np.zeros(0) for o in proto.output]
+    return compute(proto, [facts.values[n] if n else None for n in names], versions_of(imports))
 
 
 def _is_large(proto: onnx.NodeProto, facts: Facts) -> bool:
@@ -246,6 +221,9 @@ def _observe(
         runs = [session.run(None, {**feed, **known}) for feed in (made_up if len(known) < len(used) else made_up[:1])]
     except Exception:  # the whole model is asked later, and says what is wrong
         return
+    telling = [names[k] for k in SHAPED_BY_VALUE.get(proto.op_type, ()) if k < len(names) and names[k]]
+    if any(n not in facts.values for n in telling):
+        facts.observed |= set(outputs)
     for name, *got in zip(outputs, *runs, strict=True):
         shapes = {a.shape if isinstance(a, np.ndarray) and a.dtype.kind in "biuf" else None for a in got}
         if len(shapes) == 1 and None not in shapes:  # else it depends on what was made up
@@ -269,24 +247,6 @@ def random_array(t: onnx.TypeProto, rng: np.random.Generator, limit: int = 2) ->
     return np.asarray(rng.normal(size=shape)).astype(dtype)
 
 
-def quiet_session(
-    source: bytes | str, level: int = 1, threads: int = 1, folder: str = "", exact: bool = False
-) -> ort.InferenceSession:
-    """A CPU session that prints nothing; `level` 0 to 3 is how much onnxruntime may optimise.
-
-    `exact`: products of integers do not overflow, which those of signed weights do on some processors (from level 2).
-    """
-    options = ort.SessionOptions()
-    if exact:
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    options.graph_optimization_level = LEVELS[level]
-    if folder:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
 def _check_reshape(proto: onnx.NodeProto, facts: Facts) -> None:
     """Shape inference accepts a Reshape whose sizes do not fit: exporters write batch 1 under a symbolic N."""
     x, y = facts.shape(proto.input[0]), facts.shape(proto.output[0])
@@ -294,21 +254,37 @@ def _check_reshape(proto: onnx.NodeProto, facts: Facts) -> None:
         facts.errors.append(f"Reshape '{proto.name or proto.output[0]}' cannot make {list(y)} of {list(x)}")
 
 
-def recorded(model: Model, first: Facts, second: Facts, sizes: dict[str, tuple[int, int]]) -> Shapes:
-    """Shapes of every value that has a rank and sizes under both bindings, and which axes differ."""
+def record_shapes(
+    model: Model, first: Facts, second: Facts, general: General, sizes: dict[str, tuple[int, int]]
+) -> Shapes:
+    """Shapes of every value that has a rank, and which axes follow a symbol or what is only known at run time."""
     shape: dict[str, tuple[int, ...]] = {}
     dynamic: dict[str, tuple[bool, ...]] = {}
+    axes: dict[str, tuple[Size, ...]] = {}
     for name, tensor in model.constants().items():
         shape[name], dynamic[name] = tuple(tensor.shape), (False,) * len(tensor.shape)
     for name in first.types:
-        a = b = first.shape(name)
-        if first.types[name] is not second.types.get(name):
-            b = second.shape(name)
-        if a is not None and b is not None and len(a) == len(b):
-            shape[name] = a
-            dynamic[name] = tuple(x != y for x, y in zip(a, b, strict=True))
+        a, found = first.shape(name), general.axes(name)
+        if name in shape or a is None or (second.shape(name) is not None and len(second.shape(name) or ()) != len(a)):
+            continue
+        if found is None and name in first.observed:
+            found = tuple(unknown_size(name, k) for k in range(len(a)))
+        if found is not None and len(found) == len(a):
+            shape[name], axes[name] = a, found
+            dynamic[name] = tuple(not isinstance(s, int) for s in found)
     kinds = {n: t.tensor_type.elem_type for n, t in first.types.items()}
-    return Shapes(shape, dynamic, sizes, kinds, {**second.why, **first.why})
+    why = {**general.why, **second.why, **first.why}
+    return Shapes(shape, dynamic, sizes, kinds, why, axes, _entries(general))
+
+
+def _entries(general: General) -> dict[str, tuple[int | None, ...]]:
+    """Integers of small operands that are known for every binding in part only."""
+    out = {}
+    for name, table in general.tables.items():
+        if table.size <= KNOWN_ENTRIES:
+            known = [e if isinstance(e, int) and not isinstance(e, bool) else None for e in table.ravel()]
+            out[name] = tuple(known)
+    return out
 
 
 def missing(model: Model, facts: Facts) -> list[str]:
@@ -323,8 +299,8 @@ def completed(facts: Facts, arrays: dict[str, Array]) -> Facts:
     types = dict(facts.types)
     for name, a in arrays.items():
         types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-    return replace(facts, types=types)
+    return replace(facts, types=types, observed=facts.observed | set(arrays))
 
 
-__all__ = ["Facts", "completed", "evaluate", "input_sizes", "input_types", "missing", "quiet_session", "random_array"]
-__all__ += ["recorded", "symbols"]
+__all__ = ["Facts", "General", "completed", "evaluate", "generalize", "input_sizes", "input_types", "missing"]
+__all__ += ["proto_of", "quiet_session", "random_array", "record_shapes", "symbols"]

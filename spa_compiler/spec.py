@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.dims import Dim, Expr, Prod, Reason, Sum, atoms, freeze, is_frozen, mark, unify
 from spa_compiler.errors import Conflict
+from spa_compiler.sizes import Size
 
 Count = Callable[[Expr], int]
 """Gives the size of an axis after pruning."""
@@ -42,6 +43,11 @@ class Value:
     dynamic: tuple[bool, ...] = ()
     constant: bool = False
     axes: list[Expr] = field(default_factory=list)
+    sizes: tuple[Size, ...] = ()  # what holds for every binding of the symbols
+
+    def size(self, axis: int) -> Size:
+        """The size of an axis for every binding: a number, or what it is of the symbols."""
+        return self.sizes[axis] if self.sizes else self.shape[axis]
 
     def __post_init__(self) -> None:
         self.axes = [Dim(n) for n in self.shape]
@@ -103,6 +109,7 @@ class Site:
     take: Take | None = None
     scopes: list[Scope] = field(default_factory=list)
     shape_reads: frozenset[int] | None = None
+    known: dict[int, tuple[int | None, ...]] = field(default_factory=dict)  # entries of operands that follow a symbol
     path: str = ""  # of the body that the node lies in
 
     def clear(self) -> None:
@@ -116,6 +123,16 @@ class Site:
             return [int(x) for x in np.ravel(self.consts[slot])]
         got = self.attrs.get(attr)
         return None if got is None else [int(x) for x in np.ravel(got)]
+
+    def entries(self, slot: int, attr: str = "") -> list[int | None] | None:
+        """As `ints`; of an operand that is computed at run time, the entries that are the same for every binding."""
+        found: list[int | None] | None = None
+        if slot in self.known and slot not in self.consts:
+            found = list(self.known[slot])
+        else:
+            ints = self.ints(slot, attr)
+            found = None if ints is None else list(ints)
+        return found
 
     def x(self, slot: int = 0) -> Value:
         """Input `slot`, which the operator requires. Raises Conflict when it is missing."""

@@ -7,7 +7,7 @@
 - `whole_axes`: PyTorch's other exporter cuts what it scatters to the size of the indices, on every axis. Where an axis
   has a fixed size and all of it is taken, the Slice leaves it alone, and the size is not read at run time.
 
-All hold where it is so under both bindings of the symbols.
+All hold where it is so for every binding of the symbols (`index_arithmetic`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
-from spa_compiler.facts import Facts
+from spa_compiler import sizes
+from spa_compiler.general import General
+from spa_compiler.index_arithmetic import find_index, find_places
 from spa_compiler.model import Model, constant
-
-Array = NDArray[Any]
+from spa_compiler.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Piece:
     size: int
 
 
-def identity_gathers(model: Model, first: Facts, second: Facts) -> int:
+def identity_gathers(model: Model, general: General) -> int:
     """Replace such Gathers by Reshapes; returns how many. Changes the model."""
     made = 0
     for node in model.graph.nodes:
         if node.op == "Gather" and len(node.inputs) == 2 and int(node.attrs.get("axis", 0)) == 0:
-            target = _target(node, first, second)
+            target = _target(model, node, general)
             if target is not None:
                 shape = constant(f"{node.outputs[0].name}.shape", np.array(target, np.int64))
                 node.op, node.attrs, node.inputs = "Reshape", {}, [node.inputs[0], shape]
@@ -48,29 +48,21 @@ def identity_gathers(model: Model, first: Facts, second: Facts) -> int:
     return made
 
 
-def _target(node: gs.Node, first: Facts, second: Facts) -> list[int] | None:
+def _target(model: Model, node: gs.Node, general: General) -> list[int] | None:
     """The shape to reshape to, -1 for the axis that follows a symbol; None where positions move."""
-    x, index = (t.name for t in node.inputs)
-    shapes = []
-    for facts in (first, second):
-        flat, grid = facts.shape(x), facts.values.get(index)
-        if flat is None or grid is None or len(flat) != 1 or grid.ndim < 2 or grid.size != flat[0]:
-            return None
-        if not np.array_equal(grid.ravel(), np.arange(flat[0])):
-            return None
-        shapes.append(grid.shape)
-    a, b = shapes
-    if len(a) != len(b) or sum(p != q for p, q in zip(a, b, strict=True)) > 1:
+    flat, grid = general.axes(node.inputs[0].name), find_index(model, node.inputs[1], general)
+    if flat is None or grid is None or len(flat) != 1 or len(grid.axes) < 2 or not grid.counts_to(flat[0]):
         return None
-    return [p if p == q else -1 for p, q in zip(a, b, strict=True)]
+    target = [s if isinstance(s, int) else -1 for s in grid.axes]
+    return target if target.count(-1) <= 1 else None
 
 
-def written_pieces(model: Model, first: Facts, second: Facts) -> int:
+def written_pieces(model: Model, general: General) -> int:
     """Replace such ScatterNDs by Slices and Concats; returns how many. Changes the model."""
     made = 0
     for node in [n for n in model.graph.nodes if n.op == "ScatterND" and n.attrs.get("reduction", "none") == "none"]:
-        pieces = _pieces(model, node, first)
-        if pieces and pieces == _pieces(model, node, second):
+        pieces = _pieces(model, node, general)
+        if pieces:
             fresh = _around(node.inputs[0], node.inputs[2], node.outputs[0], pieces)
             node.inputs.clear()
             node.outputs.clear()
@@ -80,26 +72,30 @@ def written_pieces(model: Model, first: Facts, second: Facts) -> int:
     return made
 
 
-def _pieces(model: Model, node: gs.Node, facts: Facts) -> list[Piece] | None:
+def _pieces(model: Model, node: gs.Node, general: General) -> list[Piece] | None:
     """What a ScatterND writes of each axis that it does not write as a whole; None where it is no box."""
-    shape, places = facts.shape(node.inputs[0].name), _places(model, node.inputs[1], facts)
-    if shape is None or not places or places[0].ndim != len(places) or 0 in places[0].shape:
+    axes = general.axes(node.inputs[0].name)
+    places = find_places(model, node.inputs[1], general, axes) if axes is not None else None
+    if axes is None or not places or len(places[0].axes) != len(places):
         return None
     out = []
-    for axis, (size, at) in enumerate(zip(shape, places, strict=False)):
-        length = at.shape[axis]
-        found = at[tuple(slice(None) if step else slice(1) for step in at.strides)] % size  # negative: from the end
-        start = int(found.ravel()[0])
-        count = np.arange(start, start + length).reshape([-1 if k == axis else 1 for k in range(at.ndim)])
-        given, wanted = np.broadcast_arrays(found, count)
-        if start + length > size or not np.array_equal(given, wanted):
+    for axis, (size, index) in enumerate(zip(axes, places, strict=False)):
+        length, start = index.axes[axis], index.start
+        if any(step != (k == axis) and index.axes[k] != 1 for k, step in enumerate(index.steps)):
             return None
-        if length < size:
-            out.append(Piece(axis, start, start + length, size))
+        if isinstance(start, int) and start < 0:  # counted from the end
+            start = sizes.add(size, start)
+        if start == 0 and length == size:
+            continue
+        if not (isinstance(start, int) and isinstance(length, int) and isinstance(size, int)):
+            return None
+        if not 0 <= start <= start + length <= size:
+            return None
+        out.append(Piece(axis, start, start + length, size))
     return out
 
 
-def whole_axes(model: Model, first: Facts, second: Facts) -> int:
+def whole_axes(model: Model, general: General) -> int:
     """Take the axes out of Slices that they do not cut; returns how many. Changes the model.
 
     Constant bounds are no matter: only those that are computed at run time are in the way of a plan.
@@ -108,29 +104,34 @@ def whole_axes(model: Model, first: Facts, second: Facts) -> int:
     for node in [n for n in model.graph.nodes if n.op == "Slice" and len(n.inputs) > 2]:
         if all(isinstance(t, gs.Constant) for t in node.inputs[1:3]):
             continue
-        if gone := _untouched(model, node, first) & _untouched(model, node, second):
-            _leave_out(model, node, {k for k, *_ in gone}, first)
+        if gone := _untouched(node, general):
+            _leave_out(model, node, gone, general)
             made += len(gone)
     return made
 
 
-def _untouched(model: Model, node: gs.Node, facts: Facts) -> set[tuple[int, int, int]]:
-    """Entries of a Slice that take all of an axis in its order, with the axis and its size."""
-    shape = facts.shape(node.inputs[0].name) or ()
-    given = [_view(model, t, facts) if t.name else np.zeros(0, np.int64) for t in node.inputs[1:]]
-    known = [[int(i) for i in v.ravel()] for v in given if v is not None]
+def _untouched(node: gs.Node, general: General) -> set[int]:
+    """Entries of a Slice that take all of an axis in its order."""
+    shape = general.axes(node.inputs[0].name) or ()
+    given = [general.table(t.name) if t.name else np.zeros(0, np.int64) for t in node.inputs[1:]]
+    known = [v.ravel().tolist() for v in given if v is not None]
     if len(known) < len(given) or not shape:
         return set()
     starts, ends, axes, steps = [*known, [], []][:4]
     entries = zip(starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True)
-    found = [(k, a % len(shape), range(shape[a])[s:e:t]) for k, (s, e, a, t) in enumerate(entries)]
-    return {(k, a, shape[a]) for k, a, taken in found if taken == range(shape[a])}
+    return {k for k, (s, e, a, t) in enumerate(entries) if s == 0 and t == 1 and _reaches_end(e, shape[a % len(shape)])}
 
 
-def _leave_out(model: Model, node: gs.Node, gone: set[int], facts: Facts) -> None:
+def _reaches_end(end: Any, size: Size) -> bool:
+    if isinstance(end, int) and end >= sizes.INFINITY:
+        return True
+    return sizes.is_size(end) and sizes.bounds(end)[0] >= 0 and sizes.is_less(end, size) is False
+
+
+def _leave_out(model: Model, node: gs.Node, gone: set[int], general: General) -> None:
     """The Slice without some of its entries; without any of them it is an Identity."""
     name, at = node.outputs[0].name, next(i for i, n in enumerate(model.graph.nodes) if n is node)
-    many = (facts.shape(node.inputs[1].name) or node.inputs[1].shape)[0]
+    many = int(str((general.axes(node.inputs[1].name) or node.inputs[1].shape)[0]))
     left = np.array([k for k in range(many) if k not in gone])
     if not left.size:
         node.op, node.inputs = "Identity", node.inputs[:1]
@@ -146,34 +147,6 @@ def _leave_out(model: Model, node: gs.Node, gone: set[int], facts: Facts) -> Non
             picked = constant(f"{part.name}.left", left)
             model.graph.nodes.insert(at, gs.Node("Gather", part.name, {"axis": 0}, [t, picked], [part]))
     node.inputs = [node.inputs[0], *operands]
-
-
-def _places(model: Model, index: gs.Tensor, facts: Facts) -> list[Array] | None:
-    """The positions along each axis that a ScatterND writes to, without the memory that all together would take."""
-    grid = _view(model, index, facts)
-    if grid is not None:
-        return list(np.moveaxis(grid, -1, 0)) if grid.ndim else None
-    maker, shape = index.inputs[0] if index.inputs else None, facts.shape(index.name)
-    if maker is None or shape is None or maker.op != "Concat" or int(maker.attrs["axis"]) not in (-1, len(shape) - 1):
-        return None
-    parts = [p for t in maker.inputs if (p := _view(model, t, facts)) is not None and p.shape[-1] == 1]
-    return [p[..., 0] for p in parts] if len(parts) == len(maker.inputs) else None
-
-
-def _view(model: Model, tensor: gs.Tensor, facts: Facts) -> Array | None:
-    """A value that is known, or one that is expanded from such: no number stands in memory twice."""
-    value = model.array(tensor) if isinstance(tensor, gs.Constant) else facts.values.get(tensor.name)
-    if value is not None or not tensor.inputs or tensor.inputs[0].op not in ("Expand", "Unsqueeze"):
-        return value
-    node = tensor.inputs[0]
-    x = _view(model, node.inputs[0], facts)
-    operand = _view(model, node.inputs[1], facts) if len(node.inputs) > 1 else np.array(node.attrs.get("axes"))
-    if x is None or operand is None:
-        return None
-    sizes = [int(v) for v in operand.ravel()]
-    if node.op == "Unsqueeze":
-        return np.expand_dims(x, sizes)
-    return np.broadcast_to(x, np.broadcast_shapes(x.shape, sizes))
 
 
 def _around(x: gs.Tensor, updates: gs.Tensor, out: gs.Tensor, pieces: list[Piece]) -> list[gs.Node]:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from laws import analyzed
-from spa_compiler import shapes
+from spa_compiler import node_runs
 from spa_compiler.collector import paused
 from spa_compiler.graph import analyze
 from spa_compiler.model import from_proto
@@ -76,16 +76,16 @@ def test_analysis_collects_at_its_ends_only() -> None:
 
 def test_arithmetic_that_is_written_down_twice_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    real = shapes._evaluated
+    real = node_runs._evaluated
 
     def counted(
-        node: onnx.NodeProto, versions: shapes.Versions, values: list[shapes.Array]
-    ) -> list[shapes.Array] | None:
+        node: onnx.NodeProto, versions: node_runs.Versions, values: list[node_runs.Array]
+    ) -> list[node_runs.Array] | None:
         ran.append(node.op_type)
         return real(node, versions, values)
 
-    monkeypatch.setattr(shapes, "_evaluated", counted)
-    monkeypatch.setattr(shapes, "_results", {})
+    monkeypatch.setattr(node_runs, "_evaluated", counted)
+    monkeypatch.setattr(node_runs, "_results", {})
     once = analyzed(build(CASES["shuffle_dynamic"]))
     first = len(ran)
     again = analyzed(build(CASES["shuffle_dynamic"]))

@@ -173,7 +173,7 @@ def tensor_scatter(site: Site) -> None:
 def center_crop_pad(site: Site) -> None:
     """What keeps its size passes."""
     x, y = site.x(), site.y
-    hit = [i for i, (s, t) in enumerate(zip(x.shape, y.shape, strict=True)) if s != t]
+    hit = [i for i in range(len(x.axes)) if x.size(i) != y.size(i)]
     named = [int(i) % len(x.axes) for i in site.attrs.get("axes", range(len(x.axes)))]
     for i in (*hit, *named):
         site.freeze(Prod((x.axes[i], y.axes[i])), "cropped or padded at run time")

@@ -65,19 +65,26 @@ def _others(site: Site, skip_x: set[int], skip_y: set[int]) -> None:
 
 
 def slice_(site: Site) -> None:
-    """A run of positions moves its bounds; other selections on a live axis become a Gather."""
+    """A run of positions moves its bounds; other selections on a live axis become a Gather.
+
+    Bounds that are computed at run time freeze the axes that they are for.
+    """
     x, y = site.x(), site.y
-    starts, ends, steps = site.ints(1, "starts"), site.ints(2, "ends"), site.ints(4)
+    starts, ends, steps = site.entries(1, "starts"), site.entries(2, "ends"), site.entries(4)
     named = site.ints(3, "axes")
     if named is None and len(site.inputs) > 3 and site.inputs[3] is not None:
         raise Conflict("the sliced axes are computed at run time")
-    if starts is None or ends is None:
-        _run_time_slice(site, named)
-        return
-    axes = [a % len(x.axes) for a in (named if named is not None else range(len(starts)))]
+    many = len(named) if named is not None else site.x(1).shape[0] if len(site.inputs) > 1 else len(starts or [])
+    axes = [a % len(x.axes) for a in (named if named is not None else range(many))]
+    if steps is None and len(site.inputs) > 4 and site.inputs[4] is not None:
+        steps = [None] * many
+    rows = list(zip(axes, starts or [None] * many, ends or [None] * many, steps or [1] * many, strict=True))
     _others(site, set(axes), set(axes))
     befores: dict[int, Expr] = {}
-    for k, (a, s, e, t) in enumerate(zip(axes, starts, ends, steps or [1] * len(axes), strict=True)):
+    for k, (a, s, e, t) in enumerate(rows):
+        if s is None or e is None or t is None:
+            site.freeze(Prod((x.axes[a], y.axes[a])), "sliced with bounds that are computed at run time")
+            continue
         positions = list(range(x.shape[a]))[s:e:t]
         before = select(x.axes[a], positions, y.axes[a])
         if before is not None:
@@ -87,23 +94,13 @@ def slice_(site: Site) -> None:
                 site.freeze(x.axes[a], "a Slice with a step works on several axes at once")
             site.take = Take(a, positions)
 
-    def bound(n: Count, k: int, old: int, ending: bool) -> int:
+    def bound(n: Count, k: int, old: int | None, ending: bool) -> int:
         if k not in befores or n(x.axes[axes[k]]) == x.shape[axes[k]]:
-            return old
+            return old or 0
         return n(befores[k]) + (n(y.axes[axes[k]]) if ending else 0)
 
-    site.operands.append(Operand(1, lambda n: [bound(n, k, s, False) for k, s in enumerate(starts)], "starts"))
-    site.operands.append(Operand(2, lambda n: [bound(n, k, e, True) for k, e in enumerate(ends)], "ends"))
-
-
-def _run_time_slice(site: Site, axes: list[int] | None) -> None:
-    """Bounds that are computed at run time freeze the axes that they are for."""
-    x, y = site.x(), site.y
-    bounds = site.x(1)
-    hit = {a % len(x.axes) for a in (axes if axes is not None else range(bounds.shape[0]))}
-    for a in hit:
-        site.freeze(Prod((x.axes[a], y.axes[a])), "sliced with bounds that are computed at run time")
-    _others(site, hit, hit)
+    site.operands.append(Operand(1, lambda n: [bound(n, k, r[1], False) for k, r in enumerate(rows)], "starts"))
+    site.operands.append(Operand(2, lambda n: [bound(n, k, r[2], True) for k, r in enumerate(rows)], "ends"))
 
 
 def gather(site: Site) -> None:
@@ -130,9 +127,10 @@ def gather(site: Site) -> None:
 def gather_elements(site: Site) -> None:
     """The indexed axis is frozen; the others agree with those of the indices where their sizes do."""
     axis = int(site.attrs.get("axis", 0)) % len(site.x().axes)
-    for i, (a, b, c) in enumerate(zip(site.x(0).axes, site.x(1).axes, site.y.axes, strict=True)):
+    x, index = site.x(0), site.x(1)
+    for i, (a, b, c) in enumerate(zip(x.axes, index.axes, site.y.axes, strict=True)):
         site.unify(b, c)
-        if i != axis and a.size == b.size:
+        if i != axis and x.size(i) == index.size(i):
             site.unify(a, b)
         else:
             site.freeze(Prod((a, b)), "indexed at run time or by a table")
@@ -168,14 +166,18 @@ def _pass_trailing(site: Site, x: Value, y: Value, indexed: int, skip_y: int | N
 def pad(site: Site) -> None:
     """Constant padding makes new channels, which may be removed again like any others (option-A shortcuts)."""
     x, y = site.x(), site.y
-    pads, rank = site.ints(1, "pads"), len(x.axes)
-    axes = [a % rank for a in (site.ints(3) or range(rank))]
-    if pads is None:
+    pads, rank = site.entries(1, "pads"), len(x.axes)
+    named = site.ints(3)
+    if pads is None or (named is None and len(site.inputs) > 3 and site.inputs[3] is not None):
         raise Conflict("the padding is computed at run time")
+    axes = [a % rank for a in (named if named is not None else range(rank))]
     constant = site.attrs.get("mode", "constant") == "constant"
     around: dict[int, tuple[Expr, Expr]] = {}
     for k, a in enumerate(axes):
         low, high = pads[k], pads[k + len(axes)]
+        if low is None or high is None:
+            site.freeze(Prod((x.axes[a], y.axes[a])), "padded by as much as is computed at run time")
+            continue
         if min(low, high) < 0 or ((low or high) and not constant):
             site.freeze(Prod((x.axes[a], y.axes[a])), "padded by copies of other positions, or cropped")
             continue
@@ -186,7 +188,7 @@ def pad(site: Site) -> None:
 
     def sizes(n: Count) -> list[int]:
         places = [(side, k, a) for side in (0, 1) for k, a in enumerate(axes)]
-        return [n(around[a][side]) if a in around else pads[k + side * len(axes)] for side, k, a in places]
+        return [n(around[a][side]) if a in around else pads[k + side * len(axes)] or 0 for side, k, a in places]
 
     site.operands.append(Operand(1, sizes, "pads"))
 
@@ -194,7 +196,7 @@ def pad(site: Site) -> None:
 def resize(site: Site) -> None:
     """Batch and channels pass where their size is unchanged; the resized axes do not change."""
     x, y = site.x(), site.y
-    same = [s == t for s, t in zip(x.shape, y.shape, strict=True)]
+    same = [x.size(i) == y.size(i) for i in range(len(x.axes))]
     spatial = [(i > 1 and not _nhwc_resize(site)) or not ok for i, ok in enumerate(same)]
     a = ["_" if hit else f"a{i}" for i, hit in enumerate(spatial)]
     rule(f"{' '.join(a)}{', _' * (len(site.inputs) - 1)} -> {' '.join(a)}")(site)
@@ -205,8 +207,8 @@ def resize(site: Site) -> None:
 
 def _nhwc_resize(site: Site) -> bool:
     """True when the last axis keeps its size while an earlier one changes: channels last."""
-    x, y = site.x().shape, site.y.shape
-    return len(x) > 2 and x[-1] == y[-1] and x[1] != y[1]
+    x, y = site.x(), site.y
+    return len(x.axes) > 2 and x.size(-1) == y.size(-1) and x.size(1) != y.size(1)
 
 
 def expand(site: Site) -> None:
@@ -225,25 +227,19 @@ def expand(site: Site) -> None:
 
 
 def tile(site: Site) -> None:
-    """The result is (repeats x) on every axis."""
-    repeats = site.ints(1)
-    if repeats is None:
-        return _run_time_tile(site)
-    extra = [Dim(n) for n in repeats]
-    for a, r, b in zip(site.x().axes, extra, site.y.axes, strict=True):
-        site.unify(Prod((r, a)), b)
-    return site.operands.append(Operand(1, lambda n: [n(r) for r in extra]))
-
-
-def _run_time_tile(site: Site) -> None:
-    """How often is not written by the rewrite, so that it stays; what is repeated may change."""
-    for a, b in zip(site.x().axes, site.y.axes, strict=True):
-        if a.size == b.size:
-            site.unify(a, b)
-            continue
-        times = Dim(b.size // a.size)
-        site.freeze(times, "repeated as often as is computed at run time")
+    """The result is (repeats x) on every axis. How often is not written where it is computed at run time: it stays."""
+    x, y = site.x(), site.y
+    repeats = site.entries(1) or [None] * len(x.axes)
+    extra: list[Expr] = []
+    for i, (a, b, many) in enumerate(zip(x.axes, y.axes, repeats, strict=True)):
+        same = x.size(i) == y.size(i)
+        times = Dim(many if many is not None else 1 if same else b.size // a.size)
+        if many is None and not same:
+            site.freeze(times, "repeated as often as is computed at run time")
+        extra.append(times)
         site.unify(Prod((times, a)), b)
+    if None not in repeats:
+        site.operands.append(Operand(1, lambda n: [n(r) for r in extra]))
 
 
 def shape(site: Site) -> None:
@@ -282,7 +278,7 @@ def scatter_elements(site: Site) -> None:
     for i, (a, b, c, d) in enumerate(zip(x.axes, index.axes, updates.axes, y.axes, strict=True)):
         site.unify(b, c)
         site.unify(a, d)
-        if i != axis and a.size == b.size:
+        if i != axis and x.size(i) == index.size(i):
             site.unify(a, b)
         else:
             site.freeze(Prod((a, b)), "indexed at run time or by a table")

@@ -1,0 +1,155 @@
+"""One node on its own: what it gives of numbers, and the types of what it makes of sizes.
+
+    compute(proto, values, versions)          # onnx's reference implementation, onnxruntime where that differs
+    infer_types(proto, types, versions)       # onnxruntime's inference, for operators of its own: symbols stay symbols
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+SLOW = {"GatherND", "ScatterND", "ScatterElements", "GatherElements"}
+"""What onnx's reference implementation does number by number, in Python, and a runtime exactly the same."""
+DIFFERENT = {"Softmax": 13, "LogSoftmax": 13, "Hardmax": 13, "Slice": 1 << 30}
+"""Operators of which the reference implementation gives something else than onnxruntime, below these opsets: it takes
+one axis where they flattened, and cuts bounds of negative steps off elsewhere."""
+REPEATED, REMEMBERED = 4096, 2048
+"""Elements up to which the result of a node is remembered with its operands, and how many results are."""
+OLDEST_IR = 4
+"""For models of one node: initializers are no inputs, and any runtime reads it."""
+LEVELS = (
+    ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+)
+Array = NDArray[Any]
+Versions = tuple[tuple[str, int], ...]
+Operand = tuple[np.dtype[Any], tuple[int, ...], bytes]
+
+
+def versions_of(imports: Sequence[onnx.OperatorSetIdProto]) -> Versions:
+    """Opsets as a key."""
+    return tuple((o.domain, o.version) for o in imports)
+
+
+def compute(proto: onnx.NodeProto, operands: Sequence[Array | None], versions: Versions) -> list[Array] | None:
+    """The outputs of a node of ONNX whose inputs are these numbers; None where it cannot be run."""
+    if proto.domain not in ("", "ai.onnx"):
+        return None
+    plain = onnx.NodeProto(op_type=proto.op_type, domain=proto.domain, attribute=proto.attribute)
+    used: list[Array] = []
+    for operand in operands:
+        at = next((k for k, u in enumerate(used) if u is operand), None)
+        if operand is not None and at is None:
+            at = len(used)
+            used.append(operand)
+        plain.input.append("" if operand is None else f"x{at}")
+    plain.output.extend(f"y{k}" if o else "" for k, o in enumerate(proto.output))
+    if sum(v.size for v in used) > REPEATED:
+        return _evaluated(plain, versions, used)
+    key = plain.SerializeToString(), versions, tuple((v.dtype, v.shape, v.tobytes()) for v in used)
+    if key not in _results:
+        got = _evaluated(plain, versions, used)
+        if sum(a.size for a in got or []) > REPEATED:
+            return got
+        if len(_results) >= REMEMBERED:
+            _results.clear()
+        _results[key] = got
+    return [a.copy() for a in found] if (found := _results[key]) is not None else None
+
+
+_results: dict[tuple[bytes, Versions, tuple[Operand, ...]], list[Array] | None] = {}
+"""What nodes gave: exporters write the same shape arithmetic down in every block."""
+
+
+def _evaluated(proto: onnx.NodeProto, versions: Versions, values: list[Array]) -> list[Array] | None:
+    """Run one node, whose inputs are called x0, x1, ..., with onnx's reference implementation (SLOW: a runtime)."""
+    kinds = [helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for v in values]
+    try:
+        one = _model(proto, dict(zip((f"x{k}" for k in range(len(kinds))), kinds, strict=True)), versions)
+        runtime = _is_for_runtime(proto, versions, values)
+        evaluator = quiet_session(one.SerializeToString()) if runtime else ReferenceEvaluator(one)
+        with np.errstate(all="ignore"):
+            got = evaluator.run(None, {f"x{k}": v for k, v in enumerate(values)})
+    except Exception:  # the reference implementation is not complete; inference is the fallback
+        return None
+    arrays = [np.asarray(a) for a in got]
+    if any(a.dtype.kind not in "biuf" for a in arrays):
+        return None
+    found = iter(arrays)
+    return [next(found) if o else np.zeros(0) for o in proto.output]
+
+
+def _is_for_runtime(proto: onnx.NodeProto, versions: Versions, values: Sequence[Array]) -> bool:
+    """Is this run by onnxruntime: for its results, or for its speed?"""
+    opset = dict(versions).get("", dict(versions).get("ai.onnx", 1))
+    if proto.op_type == "Slice":
+        return len(values) > 4 and bool((values[-1] < 0).any())
+    return opset < DIFFERENT.get(proto.op_type, 0) or (proto.op_type in SLOW and sum(v.size for v in values) > REPEATED)
+
+
+def _model(proto: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], versions: Versions) -> onnx.ModelProto:
+    """A model of one node."""
+    inputs = [onnx.ValueInfoProto(name=n, type=t) for n, t in types.items()]
+    graph = helper.make_graph([proto], "one", inputs, [onnx.ValueInfoProto(name=o) for o in proto.output if o])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid(*v) for v in versions], ir_version=OLDEST_IR)
+
+
+def infer_types(
+    proto: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], versions: Versions
+) -> dict[str, onnx.TypeProto]:
+    """Types of a node's outputs by onnxruntime's own inference; those that it cannot tell are left out."""
+    used = dict.fromkeys(n for n in proto.input if n)
+    if any(n not in types for n in used):
+        return {}
+    try:
+        session = quiet_session(_model(proto, {n: types[n] for n in used}, versions).SerializeToString(), 0)
+    except Exception:  # another runtime's operator
+        return {}
+    elements = {n: t.tensor_type.elem_type for n, t in types.items()}
+    out = {}
+    for found in session.get_outputs():
+        kind = ELEMENTS.get(found.type, next(iter(elements.values()), 0))
+        if found.shape:
+            out[found.name] = helper.make_tensor_type_proto(kind, found.shape)
+    return out
+
+
+ELEMENTS = {
+    "tensor(float)": onnx.TensorProto.FLOAT, "tensor(float16)": onnx.TensorProto.FLOAT16,
+    "tensor(double)": onnx.TensorProto.DOUBLE, "tensor(int64)": onnx.TensorProto.INT64,
+    "tensor(int32)": onnx.TensorProto.INT32, "tensor(int8)": onnx.TensorProto.INT8,
+    "tensor(uint8)": onnx.TensorProto.UINT8, "tensor(bool)": onnx.TensorProto.BOOL,
+    "tensor(bfloat16)": onnx.TensorProto.BFLOAT16,
+}  # fmt: skip
+"""What onnxruntime calls element types."""
+
+
+def quiet_session(
+    source: bytes | str, level: int = 1, threads: int = 1, folder: str = "", exact: bool = False
+) -> ort.InferenceSession:
+    """A CPU session that prints nothing; `level` 0 to 3 is how much onnxruntime may optimise.
+
+    `exact`: products of integers do not overflow, which those of signed weights do on some processors (from level 2).
+    """
+    options = ort.SessionOptions()
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.graph_optimization_level = LEVELS[level]
+    if folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+__all__ = ["Versions", "compute", "infer_types", "quiet_session", "versions_of"]

@@ -19,12 +19,12 @@ LONGEST = 360  # about 350
 ORDER = """
     version errors interrupts collector kernels target plugins
     subgraphs nesting facts flow expr dims axes spec blocks rules
-    external checks model symbols shape_reads shapes bound canonical sequences strides runtime
+    tensors external checks snapshots model symbols shape_reads shapes bound canonical sequences strides runtime
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
     images sources data gram linear inside recurrent lockstep adjust routed moments updates merge scales amounts
     tape derivatives inversion tokens calibration obs doubt compensation forcing decisions verify pipeline options
-    latency report compiler
+    latency report output places compiler
     __init__ inspection cli
 """.split()
 """Each module imports only from those before it (docs/architecture.md)."""

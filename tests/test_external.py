@@ -92,6 +92,19 @@ def initializer_of_a_body(model: onnx.ModelProto, t: TensorProto) -> None:
     node(model, choice(body_of(helper.make_node("Identity", ["held"], ["k"]), weights=(t,))))
 
 
+def initializer_of_a_body_that_stays_closed(model: onnx.ModelProto, t: TensorProto) -> None:
+    t.name = "held"
+    body = body_of(helper.make_node("Add", ["i", "held"], ["k"]), weights=(t,))
+    body.input.append(helper.make_tensor_value_info("i", TensorProto.FLOAT, [4, 8]))
+    zeros, first = numpy_helper.from_array(np.zeros((4, 8), np.float32)), numpy_helper.from_array(np.array(0))
+    node(
+        model,
+        helper.make_node("Constant", [], ["zeros"], value=zeros), helper.make_node("Constant", [], ["at"], value=first),
+        helper.make_node("SequenceConstruct", ["zeros"], ["s"]),
+        helper.make_node("SequenceMap", ["s"], ["r"], body=body), helper.make_node("SequenceAt", ["r", "at"], ["c"]),
+    )  # fmt: skip
+
+
 def constant_in_a_function(model: onnx.ModelProto, t: TensorProto) -> None:
     inner = [helper.make_node("Constant", [], ["k"], value=t)]
     model.functions.append(helper.make_function("local", "F", [], ["k"], inner, [helper.make_opsetid("", 18)]))
@@ -121,6 +134,7 @@ READ: dict[Kind, str] = {
     constant: "Constant 'c', attribute 'value'",
     constant_in_a_body: "Constant 'k', attribute 'value'",
     initializer_of_a_body: "initializer 'held'",
+    initializer_of_a_body_that_stays_closed: "initializer 'held'",
     constant_in_a_function: "function 'local.F', Constant 'k', attribute 'value'",
     training: "training info, initializer 't'",
 }
@@ -168,7 +182,10 @@ def test_every_kind_is_read_from_the_folder_of_the_model(tmp_path: Path, elsewhe
     onnx.checker.check_model(str(out / "m.onnx"), full_check=True)
 
 
-@pytest.mark.parametrize("kind", READ, ids=lambda k: k.__name__)
+ANALYZED = [k for k in READ if k is not initializer_of_a_body_that_stays_closed]  # no sizes are found for its sequence
+
+
+@pytest.mark.parametrize("kind", ANALYZED, ids=lambda k: k.__name__)
 def test_a_model_that_stays_as_it_is_takes_its_data_along(tmp_path: Path, elsewhere: Path, kind: Kind) -> None:
     """Ratio 0 gives the file itself, but for where its data lies."""
     path, out = make(kind, tmp_path / "model"), tmp_path / "out"

@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import functools
 import heapq
-import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
 from google.protobuf.message import Message
-from onnx import external_data_helper, numpy_helper
 from onnxruntime.capi import _pybind_state
 
 from spa_compiler.errors import ModelError
-from spa_compiler.external import check_external
+from spa_compiler.external import check_tensors, locations
 from spa_compiler.nesting import DOMAIN
 from spa_compiler.subgraphs import free_names, subgraphs
-
-PLAIN_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8}
 
 
 def check(proto: onnx.ModelProto, path: Path) -> list[str]:
     """Text, structure, sizes and external files. What onnx.checker refuses is a note if it is only unknown to it.
 
+    onnx.checker and onnxruntime read external data by themselves: they get a file only after every
+    tensor in it was checked.
     Nodes that stand before what they read are put in order (in place), and that is a note: onnxruntime runs such files.
     """
     broken = _broken_text(proto)
     if broken:
         raise ModelError(f"{path}: not an ONNX file, or damaged: the text of a '{broken}' is not UTF-8")
-    for tensor in tensors(proto.graph):
-        if external_data_helper.uses_external_data(tensor):
-            check_external(tensor, path)
-        else:
-            _check_size(tensor, path)
+    check_tensors(proto, path)
     _check_operators(proto.graph, path)
     moved = put_in_order(proto.graph)
     notes = [f"nodes that stood before what they read were put in order: {moved}"] if moved else []
     try:
-        onnx.checker.check_model(str(path) if external_tensors(proto) else proto)
+        onnx.checker.check_model(str(path) if locations(proto) else proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as e:
         text = str(e).strip().split("\n\n")[0]
         foreign = "No opset import for domain" in text and "''" not in text  # onnxruntime imports its own by itself
@@ -100,43 +93,6 @@ def _broken_text(message: Message) -> str:
         if found:
             return found
     return ""
-
-
-def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
-    """Does the tensor hold what its shape and type need? What it holds is only decoded where that is unusual."""
-    name = f"{path}: initializer '{tensor.name}'"
-    if any(d < 0 for d in tensor.dims):
-        raise ModelError(f"{name} has a negative size {list(tensor.dims)}")
-    if tensor.HasField("raw_data") and tensor.data_type in PLAIN_TYPES:
-        size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        wanted = size * math.prod(tensor.dims)
-        if len(tensor.raw_data) != wanted:
-            raise ModelError(
-                f"{name} holds {len(tensor.raw_data)} bytes, its shape {list(tensor.dims)} needs {wanted}"
-            )
-        return
-    try:
-        numpy_helper.to_array(tensor)
-    except Exception as e:
-        raise ModelError(f"{name} does not hold what its type and shape {list(tensor.dims)} need ({e})") from e
-
-
-def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a graph and its subgraphs, attributes included."""
-    yield from graph.initializer
-    for node in graph.node:
-        for a in node.attribute:
-            if a.HasField("t"):
-                yield a.t
-            yield from a.tensors
-            for sub in [a.g] if a.HasField("g") else a.graphs:
-                yield from tensors(sub)
-
-
-def external_tensors(proto: onnx.ModelProto) -> frozenset[str]:
-    """The files that hold tensors of the model."""
-    found = filter(external_data_helper.uses_external_data, tensors(proto.graph))
-    return frozenset(external_data_helper.ExternalDataInfo(t).location for t in found)
 
 
 @functools.cache

@@ -21,11 +21,12 @@ import click
 from rich.console import Console
 
 from spa_compiler import report as reports
-from spa_compiler.compiler import Result, check_place, compile_file
-from spa_compiler.errors import ModelError, NothingToPrune, SpaError, UsageError
+from spa_compiler.compiler import Result, compile_file
+from spa_compiler.errors import ModelError, NothingToPrune, ReportError, SpaError, UsageError
 from spa_compiler.inspection import axis_of, comparison, explanation, inspection, pass_table, sweep_table, verification
 from spa_compiler.interrupts import stoppable
 from spa_compiler.options import Options
+from spa_compiler.places import check_place
 from spa_compiler.plan import Plan
 from spa_compiler.version import VERSION
 
@@ -170,36 +171,56 @@ def _options(given: dict[str, Any]) -> Options:
 def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
     """Compile, print and save what was asked for."""
     options = _options(given)
-    for file in (given.get("save_plan"), given["report_file"]):
-        if file is not None:
-            check_place(file)
+    beside = _beside(given)
+    for file in beside.values():
+        check_place(file)
     if not source.is_file():
         raise ModelError(f"{source}: no such file" if not source.exists() else f"{source}: not a file")
     target = output or source.with_name(f"{source.stem}.pruned.onnx")
-    extra = [p.resolve() for p in (given["report_file"], given.get("save_plan")) if p is not None]
-    if len({*extra, source.resolve(), target.resolve()}) < len(extra) + len({source.resolve(), target.resolve()}):
-        raise UsageError("the report and the plan must be files of their own, not the model or the output")
     try:
         with _progress(given["quiet"]) as tell:
-            result = compile_file(source, target, options, tell)
+            result = compile_file(source, target, options, tell, None, beside)
     except NothingToPrune as e:
         if not given["allow_noop"]:
             raise
         click.echo(f"UNCHANGED | {e}; nothing was written")
         return
+    failures = list(_save(result, beside))
     _say(result, given)
+    if failures:
+        written = result.report["output"]["path"]
+        done = f"the model was written ({written})" if written else "the dry run was done"
+        raise ReportError(f"{done}, {'; '.join(failures)}")
+
+
+def _beside(given: dict[str, Any]) -> dict[str, Path]:
+    """Files that are written beside the model, by the option that names them."""
+    files = {"--save-plan": given.get("save_plan"), "--report": given["report_file"]}
+    return {option: Path(file) for option, file in files.items() if file is not None}
+
+
+def _save(result: Result, beside: dict[str, Path]) -> Iterator[str]:
+    """Write the plan and the report; a sentence for each that could not be written, of which nothing is left."""
+    for option, file in beside.items():
+        was_there = file.exists()
+        try:
+            if option == "--report":
+                reports.save(result.report, file)
+            else:
+                result.state.plan.save(file)
+        except OSError as e:
+            if not was_there:
+                file.unlink(missing_ok=True)
+            yield f"the {'report' if option == '--report' else 'plan'} {file} was not: {e.strerror or e}"
 
 
 def _say(result: Result, given: dict[str, Any]) -> None:
-    if given.get("save_plan"):
-        result.state.plan.save(given["save_plan"])
-    if given["report_file"]:
-        reports.save(result.report, given["report_file"])
     if not given["quiet"]:
         reports.show(result.report, Console(), given["verbose"])
-    written = result.report["output"]["path"]
+    written, data = result.report["output"]["path"], result.report["output"]["data"]
     if not given["quiet"]:
-        click.echo(f"wrote {written}" if written else "dry run: nothing was written")
+        both = f"wrote {written}" + (f" and its weights {data}" if data else "")
+        click.echo(both if written else "dry run: nothing was written")
     click.echo(reports.last_line(result.report))
 
 
@@ -208,7 +229,8 @@ def _compile(source: Path, output: Path | None, **given: Any) -> None:
 
     The result is checked against onnxruntime before it is written. Exit codes: 0 done; 1 verification failed, nothing
     written; 2 usage; 3 the model cannot be read or run; 4 the budget cannot be reached; 5 nothing could be pruned;
-    6 a --fail-under gate was missed; 70 out of memory, or a defect of spa-compile.
+    6 a --fail-under gate was missed; 7 the model was written, its report or plan could not be; 70 out of memory, or a
+    defect of spa-compile.
     """
     _run(source, output, given)
 

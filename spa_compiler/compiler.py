@@ -11,10 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,13 +23,15 @@ from spa_compiler import verify
 from spa_compiler.canonical import retie
 from spa_compiler.data import accuracy, load_data, predict
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
-from spa_compiler.interrupts import check, held
-from spa_compiler.model import Model, load, read, sparse_again, write
+from spa_compiler.model import load, read, sparse_again, write
 from spa_compiler.options import Options, heeded, idle, pipeline_of
+from spa_compiler.output import open_scratch, publish
 from spa_compiler.pipeline import Pipeline, State
-from spa_compiler.report import METRICS, metrics, sha256, summary_of
+from spa_compiler.places import check_apart, check_output, pass_files
+from spa_compiler.report import METRICS, metrics, summary_of
 from spa_compiler.runtime import parse_ranges
 from spa_compiler.shapes import quiet_session
+from spa_compiler.snapshots import Snapshot
 from spa_compiler.symbols import only_sizes
 from spa_compiler.version import VERSION
 
@@ -65,12 +65,12 @@ def compile(  # noqa: A001  # the public name, used as spa_compiler.compile
 
 def compile_file(
     source: Path, output: Path | None, options: Options, progress: Progress | None = None,
-    known: dict[str, State] | None = None,
+    known: dict[str, State] | None = None, beside: Mapping[str, Path] | None = None,
 ) -> Result:  # fmt: skip
     """The whole job. The output and its external data appear at once, or not at all.
 
-    `known` keeps the states before a budget is met, by the passes run: given again for the same file, they are not run
-    again.
+    `beside`: files that the caller is going to write afterwards, by what they are called in a message. `known` keeps
+    the states before a budget is met, by the passes run: given again for the same file, they are not run again.
     """
     start = time.perf_counter()
     steps, gates = pipeline_of(options), parse_gates(options.fail_under)
@@ -80,8 +80,13 @@ def compile_file(
     tell = progress or (lambda text: None)
     tell("load")
     first, rest = steps.split("allocate")
+    named = pass_files(steps) | ({Path(options.data): "what --data reads"} if options.data else {})
+    before = Snapshot.of(named)
     state = (known or {}).get(str(first)) or State.of(load(source), tell)
-    _check_output(state.source, output, options.dry_run)
+    read_files = named | dict.fromkeys(state.source.files.states, "the input or its external data")
+    if output is not None:
+        check_output(output, options.dry_run)
+    check_apart(read_files, {**({"-o": output} if output is not None else {}), **(beside or {})})
     if options.data:
         load_data(Path(options.data), state.source)
     loaded = time.perf_counter() - start
@@ -94,7 +99,7 @@ def compile_file(
         raise UsageError("the pipeline makes a plan and does not apply it: put `remove,verify` at its end")
     if not state.plan.empty and "prune_equals_mask" not in state.results:
         raise UsageError(UNPROVEN)
-    with _scratch(output if not options.dry_run else None) as scratch:
+    with open_scratch(output if not options.dry_run else None) as scratch:
         file = scratch / (output.name if output else "compiled.onnx")
         proto, dense = _write(state, str(steps), file, options)
         tell("compare")
@@ -102,10 +107,16 @@ def compile_file(
         report["notes"] += [*dense, *unread]
         report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
         _check_gates(report, gates)
+        state.source.files.joined(before).check()
         if output is not None and not options.dry_run:
-            _publish(scratch, output)
-            report["output"]["path"] = str(output)
+            report["output"] |= {"path": str(output), "data": _data_beside(file)}
+            publish(scratch, output, read_files)
     return Result(proto, report, state)
+
+
+def _data_beside(file: Path) -> str | None:
+    """The name of the external data of a model that was just written."""
+    return next((p.name for p in file.parent.iterdir() if p.name != file.name), None)
 
 
 def _check_proof(steps: Pipeline) -> None:
@@ -122,43 +133,6 @@ def _check_measured(gates: Mapping[str, float], options: Options) -> None:
             raise UsageError("--fail-under speedup: not measured with --no-latency")
         if name.startswith("accuracy") and not options.data:
             raise UsageError(f"--fail-under {name}: not measured without labels, give --data FILE.npz")
-
-
-def check_place(file: Path) -> None:
-    """Raise UsageError for a place where no file can be, or where this user cannot write one."""
-    if file.is_dir() or not file.parent.is_dir():
-        raise UsageError(f"{file}: not a file in a folder that exists")
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise UsageError(f"{file}: cannot write: no permission {'for it' if file.exists() else 'in this folder'}")
-
-
-def _check_output(model: Model, output: Path | None, dry_run: bool) -> None:
-    """Raise UsageError for a place where the result cannot be or where it would change the input.
-
-    What is there is not written to but replaced: that takes a folder that may be written, and a file.
-    """
-    if output is None:
-        return
-    if output.is_dir() or not output.parent.is_dir():
-        raise UsageError(f"{output}: not a file in a folder that exists")
-    if not dry_run and output.exists() and not output.is_file():
-        raise UsageError(f"{output}: not a plain file: the model would take its place (--dry-run writes none)")
-    if not dry_run and not os.access(output.parent, os.W_OK):
-        raise UsageError(f"{output}: cannot write: no permission in this folder")
-    data = output.with_name(f"{output.name}.data")
-    for taken in (model.path, *(model.folder / name for name in model.external)):
-        if any(place.exists() and place.samefile(taken) for place in (output, data)):
-            raise UsageError(f"{taken}: the output would overwrite the input, which is never changed; give another -o")
-
-
-@contextmanager
-def _scratch(output: Path | None) -> Iterator[Path]:
-    """A folder that is gone afterwards, beside the output so that a rename publishes it."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=".spa-compile-", dir=output.parent if output else None) as folder:
-            yield Path(folder)
-    except OSError as e:
-        raise UsageError(f"{e.filename or output}: cannot write: {e.strerror or e}") from e
 
 
 def _write(state: State, text: str, file: Path, options: Options) -> tuple[onnx.ModelProto, list[str]]:
@@ -188,19 +162,10 @@ def _provenance(state: State, text: str, options: Options) -> dict[str, str]:
     return {
         "spa_compile.version": VERSION,
         "spa_compile.pipeline": text,
-        "spa_compile.source_sha256": sha256(state.source.path),
+        "spa_compile.source_sha256": state.source.files.digest(state.source.path),
         "spa_compile.plan_sha256": state.plan.digest(),
         "spa_compile.seed": str(options.seed),
     }
-
-
-def _publish(scratch: Path, output: Path) -> None:
-    """Move every file of the result to its place; the model last, so that it never points at missing data."""
-    files = sorted(scratch.iterdir(), key=lambda p: p.name == output.name)
-    check()
-    with held():
-        for p in files:
-            p.replace(output.parent / p.name)
 
 
 def _check_file(state: State, file: Path) -> None:

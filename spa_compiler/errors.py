@@ -7,6 +7,7 @@
     |-- BudgetError (4)         the budget cannot be reached
     |-- NothingToPrune (5)      no group of the model may lose a channel
     |-- GateError (6)           a --fail-under gate was missed
+    |-- ReportError (7)         the model was written, its report or its plan could not be
     `-- Conflict                two axes have no common refinement; the analysis turns it into a freeze
 
 >>> raise ModelError("model.onnx: node 'conv1' reads 'w', which nothing produces")  # doctest: +SKIP
@@ -51,6 +52,12 @@ class GateError(SpaError):
     """A metric fell under its --fail-under gate."""
 
     exit_code = 6
+
+
+class ReportError(SpaError):
+    """The work was done, and the report or the plan that was asked for could not be written."""
+
+    exit_code = 7
 
 
 class Conflict(SpaError):

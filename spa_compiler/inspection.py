@@ -23,6 +23,7 @@ from spa_compiler.plan import Plan
 from spa_compiler.report import si
 from spa_compiler.runtime import parse_ranges
 from spa_compiler.shapes import quiet_session
+from spa_compiler.snapshots import Snapshot
 from spa_compiler.symbols import only_sizes
 
 DRAWN = {"input_shape", "input_range", "seed"}
@@ -114,15 +115,16 @@ def _path_to(graph: DependencyGraph, a: Axis, where: str) -> list[str]:
     return [f"    {x[0]}:{x[1]}  --[{node}]--  {y[0]}:{y[1]}" for x, node, y in shortest]
 
 
-def _sessions(paths: list[Path], threads: int) -> list[Any]:
-    out = []
+def _sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snapshot]:
+    """A session for every file, and what the files were, those of --data too, before they were read."""
+    out, files = [], Snapshot.of([Path(options.data)] if options.data else [])
     for path in paths:
-        load(path)
+        files = files.joined(load(path).files)
         try:
-            out.append(quiet_session(str(path), 3, threads))
+            out.append(quiet_session(str(path), 3, options.threads))
         except Exception as e:
             raise ModelError(f"{path}: onnxruntime cannot load it: {' '.join(str(e).split())[:300]}") from e
-    return out
+    return out, files
 
 
 def _signature(path: Path, dense: Any, compiled: Any, options: Options) -> None:
@@ -144,8 +146,11 @@ def _outputs(path: Path, sessions: list[Any], options: Options) -> tuple[list[li
 
 
 def verification(dense: Path, compiled: Path, plan: Plan | None, options: Options) -> list[str]:
-    """Lines of `spa verify`. Raises VerificationError when the signature or prune equals mask does not hold."""
-    sessions = _sessions([dense, compiled], options.threads)
+    """Lines of `spa verify`.
+
+    Raises VerificationError when the signature or prune equals mask does not hold, ModelError when a file changed.
+    """
+    sessions, files = _sessions([dense, compiled], options)
     small = load(compiled)
     compensated = plan is not None and "compensate" in _pipeline_of(small)
     if options.data and (plan is None or compensated):  # nothing is drawn
@@ -170,6 +175,7 @@ def verification(dense: Path, compiled: Path, plan: Plan | None, options: Option
     if data is not None and data.labels is not None:
         before, after = accuracy(outputs[0], data), accuracy(outputs[1], data)
         lines.append("accuracy: not one label per row" if before is None else f"accuracy {before:.2%} -> {after:.2%}")
+    files.check()
     return [*lines, *(f"note: {n}" for n in notes)]
 
 
@@ -181,7 +187,7 @@ def _pipeline_of(model: Model) -> str:
 def comparison(dense: Path, others: list[Path], options: Options) -> Table:
     """One row a model."""
     paths = [dense, *others]
-    sessions = _sessions(paths, options.threads)
+    sessions, files = _sessions(paths, options)
     for s in sessions[1:]:
         _signature(dense, sessions[0], s, options)
     outputs, name, data = _outputs(dense, sessions, options)
@@ -196,6 +202,7 @@ def comparison(dense: Path, others: list[Path], options: Options) -> Table:
         cosine = verify.fidelity(outputs[0], got, name).cosine
         shown = "" if right is None else f"{right:.2%}"
         table.add_row(path.name, si(totals["macs"]), si(totals["params"]), f"{ms:.3g}", f"{cosine:.4f}", shown)
+    files.check()
     return table
 
 

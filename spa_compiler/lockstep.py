@@ -85,7 +85,7 @@ class Walk:
         self.constants: dict[str, Array] = {n: model.array(t) for n, t in model.constants().items()}
         for name, tensor in model.captured.items():
             if tensor is not None and name not in self.constants:
-                self.constants[name] = onnx.numpy_helper.to_array(tensor)
+                self.constants[name] = model.numbers(tensor)
         self.inputs = [i.name for i in proto.graph.input if i.name not in self.constants]
         self.reads = [self._reads(n) for n in self.nodes]
         around = self.inside.around  # what a body reads may be asked for again until its control node is done

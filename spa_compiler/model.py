@@ -10,7 +10,6 @@ version, functions, inputs that name initializers) stays in protobuf beside it a
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,20 +21,21 @@ import onnx.inliner
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import external_data_helper, numpy_helper
+from onnx import numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from spa_compiler.checks import check, external_tensors
+from spa_compiler.checks import check
 from spa_compiler.errors import ModelError
-from spa_compiler.external import read_external
+from spa_compiler.external import PROTOBUF_LIMIT, densify, embed, externalize, locations, read_tensor
 from spa_compiler.nesting import Bodies, Homes, chains, flatten, nest, opened
 from spa_compiler.sizes import Size
+from spa_compiler.snapshots import Snapshot
 from spa_compiler.subgraphs import WEIGHT_TYPES, captured, weights
+from spa_compiler.tensors import describe, tensors
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what it would only warn about is carried over here
-PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 MODEL_FIELDS = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
 Array = NDArray[Any]
 
@@ -70,6 +70,7 @@ class Model:
     bodies: Bodies = field(default_factory=dict)  # path -> what a body is without nodes and weights
     homes: Homes = field(default_factory=dict)  # weight -> the body that holds it in the file, or ""
     sparse: tuple[onnx.SparseTensorProto, ...] = ()  # initializers that the file holds sparse; here they are dense
+    files: Snapshot = field(default_factory=Snapshot)  # the file and its external data, as they were when it was read
 
     @property
     def folder(self) -> Path:
@@ -104,9 +105,14 @@ class Model:
         values = tensor._values
         if not isinstance(values, LazyValues):
             return np.asarray(values)
-        if external_data_helper.uses_external_data(values.tensor):
-            return read_external(values.tensor, self.folder)
-        return numpy_helper.to_array(values.tensor)
+        return self.numbers(values.tensor)
+
+    def numbers(self, tensor: onnx.TensorProto) -> Array:
+        """The values of a tensor of this model."""
+        try:
+            return read_tensor(tensor, self.folder)
+        except ModelError as e:
+            raise ModelError(f"{self.path}: initializer '{tensor.name}' {e}") from e
 
     def proto(self) -> onnx.ModelProto:
         """The model as protobuf; external tensors keep pointing into `folder`."""
@@ -186,12 +192,14 @@ def label(node: gs.Node) -> str:
 def load(path: str | os.PathLike[str]) -> Model:
     """Read and check a model. Raises ModelError with the file, the place and what to do."""
     path = Path(path)
+    files = Snapshot.of([path], whole=True)  # before it is read: what changes from now on is seen at the end
     proto = read(path)
-    notes, external = check(proto, path), external_tensors(proto)
+    notes, external = check(proto, path), locations(proto)
+    files = files.joined(Snapshot.of(path.parent / name for name in sorted(external)))
     if proto.functions:
         proto, inlined = _inline(proto, path)
         notes += inlined
-    return replace(from_proto(proto, path, notes), external=external)
+    return replace(from_proto(proto, path, notes), external=external, files=files)
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -224,6 +232,9 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
     """A model from protobuf, which is changed: Constant nodes become initializers, bodies are opened."""
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
     bodies, homes = flatten(proto.graph, version)
+    initializers = {t.name for t in proto.graph.initializer}
+    _constant_nodes(proto.graph)
+    _embed(proto, path)
     header = onnx.ModelProto()
     for name in MODEL_FIELDS:
         if proto.HasField(name):
@@ -232,12 +243,10 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
         getattr(header, name).extend(getattr(proto, name))
     g = header.graph
     g.name, g.doc_string = proto.graph.name, proto.graph.doc_string
-    initializers = {t.name for t in proto.graph.initializer}
     g.input.extend(i for i in proto.graph.input if i.name not in initializers)
     named = [i.name for i in proto.graph.input if i.name in initializers]
     for name in ("output", "value_info", "quantization_annotation", "metadata_props"):
         getattr(g, name).extend(getattr(proto.graph, name))
-    _constant_nodes(proto.graph)
     sparse = tuple(onnx.SparseTensorProto.FromString(s.SerializeToString()) for s in proto.graph.sparse_initializer)
     proto.graph.initializer.extend(_densified(s, path) for s in sparse)
     del proto.graph.sparse_initializer[:]
@@ -250,18 +259,28 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
     return Model(graph, header, origin, path, named, held, None, notes or [], bodies=bodies, homes=homes, sparse=sparse)
 
 
+def _embed(proto: onnx.ModelProto, path: Path) -> None:
+    """Take external data into the file, but for that of initializers, which may be large: those stay where they are.
+
+    Sparse tensors, attributes, functions and training info are read by code that looks for files in the working folder.
+    """
+    total = 0
+    for tensor, holders in tensors(proto):
+        if len(holders) == 2 and isinstance(holders[1], onnx.GraphProto):
+            continue
+        try:
+            total += embed(tensor, path.parent, PROTOBUF_LIMIT - total)
+        except ModelError as e:
+            raise ModelError(f"{path}: {describe(tensor, holders)} {e}") from e
+
+
 def _densified(sparse: onnx.SparseTensorProto, path: Path) -> onnx.TensorProto:
     """A sparse initializer as a dense one."""
-    name, dims = sparse.values.name, list(sparse.dims)
+    name = sparse.values.name
     try:
-        values, at = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-        if math.prod(dims) > PROTOBUF_LIMIT:
-            raise ValueError("too large to be written dense")
-        out = np.zeros(dims, values.dtype)
-        out.ravel()[np.ravel_multi_index(tuple(at.T), dims) if at.ndim == 2 else at] = values
-    except Exception as e:
-        raise ModelError(f"{path}: sparse initializer '{name}' of shape {dims} cannot be read: {e}") from e
-    return numpy_helper.from_array(out, name)
+        return numpy_helper.from_array(densify(sparse, path.parent), name)
+    except ModelError as e:
+        raise ModelError(f"{path}: sparse initializer '{name}' {e}") from e
 
 
 def sparse_again(proto: onnx.ModelProto, source: Model) -> list[str]:
@@ -306,37 +325,13 @@ def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
 
 
 def write(proto: onnx.ModelProto, source: Path, target: Path, external: bool | None = None) -> None:
-    """Write protobuf to `target` and, where the model is large or was external, its weights to `target`.data.
+    """Write protobuf to `target` and, where the model is large or was external, its weights to a file beside it.
 
-    `source` is the folder that external tensors point into. The caller chooses a temporary `target`: see `pipeline`.
+    That file is named after what it holds (`data_name`), so that a model never finds the data of another one. `source`
+    is the folder that external tensors point into. The caller chooses a temporary folder for `target`: see `output`.
     """
     if external is None:
-        external = bool(external_tensors(proto)) or proto.ByteSize() > PROTOBUF_LIMIT
+        external = bool(locations(proto)) or proto.ByteSize() > PROTOBUF_LIMIT
     if external:
-        proto = _externalised(proto, source, target)
+        proto = externalize(proto, source, target)
     target.write_bytes(proto.SerializeToString(deterministic=True))
-
-
-def _externalised(proto: onnx.ModelProto, source: Path, target: Path) -> onnx.ModelProto:
-    """Stream every tensor of a kilobyte or more into one data file beside the target."""
-    location = f"{target.name}.data"
-    with open(target.parent / location, "wb") as data:
-        for t in proto.graph.initializer:
-            if external_data_helper.uses_external_data(t):
-                raw = read_external(t, source).tobytes()
-            elif t.ByteSize() >= 1024 and t.data_type != onnx.TensorProto.STRING:
-                raw = t.raw_data or numpy_helper.from_array(numpy_helper.to_array(t)).raw_data
-            else:
-                continue
-            data.write(b"\0" * (-data.tell() % 4096))
-            t.ClearField(_storage(t))
-            t.raw_data = b""
-            external_data_helper.set_external_data(t, location, data.tell(), len(raw))
-            t.ClearField("raw_data")
-            t.data_location = onnx.TensorProto.EXTERNAL
-            data.write(raw)
-    return proto
-
-
-def _storage(t: onnx.TensorProto) -> str:
-    return "raw_data" if t.HasField("raw_data") else onnx.helper.tensor_dtype_to_field(t.data_type)

@@ -77,7 +77,7 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Write the JSON form."""
-        path.write_text(json.dumps(self.document(), indent=1) + "\n")
+        path.write_text(json.dumps(self.document(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def parse(cls, document: Any, source: str = "plan") -> Plan:

@@ -7,7 +7,6 @@ The last line is for people and for grep:
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 from pathlib import Path
@@ -21,6 +20,7 @@ from spa_compiler.dims import Dim
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.pipeline import State
 from spa_compiler.plan import Plan
+from spa_compiler.snapshots import sha256
 from spa_compiler.version import VERSION
 
 FORMAT = 1
@@ -47,8 +47,8 @@ def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
     frozen = graph.frozen_parameters()
     return {
         "format": "spa-compile report", "version": FORMAT, "tool": f"spa-compile {VERSION}", "status": "PASSED",
-        "input": {"path": str(source), "bytes": source.stat().st_size, "sha256": sha256(source)},
-        "output": {"path": None, "bytes": _bytes(file.parent), "sha256": sha256(file)},
+        "input": {"path": str(source), "bytes": source.stat().st_size, "sha256": state.source.files.digest(source)},
+        "output": {"path": None, "data": None, "bytes": _bytes(file.parent), "sha256": sha256(file)},
         "pipeline": text,
         "asked": dict(state.results.get("asked", {})),
         "reached": {
@@ -93,12 +93,6 @@ def _channels(graph: DependencyGraph, plan: Plan) -> float:
 
 def _bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.iterdir())
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 METRICS = (
@@ -229,7 +223,8 @@ def _reasons(what: str, found: dict[str, str], verbose: bool) -> list[str]:
 def save(report: dict[str, Any], path: Path) -> None:
     """Write the report: HTML for .html, else JSON."""
     text = json.dumps(report, indent=2)
-    path.write_text(_html(report, text) if path.suffix.lower() in (".html", ".htm") else text + "\n")
+    page = _html(report, text) if path.suffix.lower() in (".html", ".htm") else text + "\n"
+    path.write_text(page, encoding="utf-8")
 
 
 def _html(report: dict[str, Any], text: str) -> str:

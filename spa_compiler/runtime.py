@@ -19,7 +19,8 @@ from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 
 from spa_compiler.errors import ModelError, UsageError
-from spa_compiler.model import PROTOBUF_LIMIT, Model, write
+from spa_compiler.external import PROTOBUF_LIMIT
+from spa_compiler.model import Model, write
 from spa_compiler.shapes import input_types, quiet_session, random_array
 
 Array = NDArray[Any]

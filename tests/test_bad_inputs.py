@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import spa_compiler
 from laws import analyzed, compare, listing, random_masks
 from spa_compiler.errors import ModelError
+from spa_compiler.external import data_name
 from spa_compiler.graph import analyze
 from spa_compiler.model import load, write
 from spa_compiler.normalize import normalize
@@ -99,7 +102,9 @@ def test_external_data_is_read_and_written(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
     write(small.proto(), small.folder, target / "small.onnx")
-    assert (target / "small.onnx.data").exists()
+    model_file, data = sorted(target.iterdir(), key=lambda p: len(p.name))
+    assert re.fullmatch(r"small\.onnx\.[0-9a-f]{16}\.data", data.name)
+    assert data.name == data_name(model_file.name, hashlib.sha256(data.read_bytes()).hexdigest())
     assert normalize(load(target / "small.onnx"))
 
 

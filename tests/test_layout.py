@@ -18,13 +18,13 @@ MODULES = [*LIBRARY, *PASSES]
 ORDER = """
     version errors interrupts collector kernels target plugins
     sizes subgraphs nesting facts flow expr dims axes spec blocks rules
-    external checks model symbols shape_reads node_runs size_tables size_formulas general shapes bound
+    tensors external checks snapshots model symbols shape_reads node_runs size_tables size_formulas general shapes bound
     digits index_arithmetic canonical sequences strides runtime
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
     images sources data gram linear inside recurrent lockstep adjust routed moments updates merge scales amounts
     tape derivatives inversion tokens calibration obs doubt compensation forcing decisions verify pipeline options
-    latency report compiler
+    latency report output places compiler
     __init__ inspection cli
 """.split()
 """Each module imports only from those before it (docs/architecture.md)."""

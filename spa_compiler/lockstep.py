@@ -80,7 +80,8 @@ class Walk:
         self.model, proto = model, model.proto()
         self.inside = Inside(model)
         nodes = self.inside.nodes
-        self.nodes = [n if i in self.inside.around else with_steps(n) for i, n in enumerate(nodes)]
+        self.names = model.names.copy()
+        self.nodes = [n if i in self.inside.around else with_steps(n, self.names) for i, n in enumerate(nodes)]
         self.opsets, self.version = list(proto.opset_import), proto.ir_version
         self.constants: dict[str, Array] = {n: model.array(t) for n, t in model.constants().items()}
         for name, tensor in model.captured.items():
@@ -313,7 +314,7 @@ class Walk:
         node = self.nodes[index]
         node.input.extend([""] * (slot + 1 - len(node.input)))
         if not node.input[slot]:
-            node.input[slot] = f"{next(n for n in node.output if n)}.{slot}"
+            node.input[slot] = self.names.value(f"{next(n for n in node.output if n)}.{slot}")
             self.reads[index].append(node.input[slot])
             self.last[node.input[slot]] = index
         return str(node.input[slot])

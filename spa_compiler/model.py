@@ -30,6 +30,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from spa_compiler.checks import check, external_tensors
 from spa_compiler.errors import ModelError
 from spa_compiler.external import read_external
+from spa_compiler.names import Names
 from spa_compiler.nesting import Bodies, Homes, chains, flatten, nest, opened
 from spa_compiler.subgraphs import WEIGHT_TYPES, captured, weights
 
@@ -66,6 +67,8 @@ class Model:
     bodies: Bodies = field(default_factory=dict)  # path -> what a body is without nodes and weights
     homes: Homes = field(default_factory=dict)  # weight -> the body that holds it in the file, or ""
     sparse: tuple[onnx.SparseTensorProto, ...] = ()  # initializers that the file holds sparse; here they are dense
+    names: Names = field(default_factory=Names)  # every name that the model uses: new ones come from here
+    copies: dict[str, str] = field(default_factory=dict)  # constant that `canonical.untie` made -> what it copies
 
     @property
     def folder(self) -> Path:
@@ -78,7 +81,24 @@ class Model:
 
     def copy(self) -> Model:
         """The same model with a graph of its own; constants are shared until they are replaced."""
-        return replace(self, graph=self.graph.copy(), notes=list(self.notes))
+        out = replace(self, graph=self.graph.copy(), notes=list(self.notes))
+        out.names, out.copies = self.names.copy(), dict(self.copies)
+        return out
+
+    def new_value(self, wanted: str, dtype: Any = None, shape: Any = None) -> gs.Variable:
+        """A value under a name that nothing else in the model has: `wanted`, or that and a number."""
+        return gs.Variable(self.names.value(wanted), dtype, shape)
+
+    def new_constant(self, wanted: str, values: Array) -> gs.Constant:
+        """A constant under such a name."""
+        return constant(self.names.value(wanted), values)
+
+    def new_node(
+        self, op: str, wanted: str, attrs: dict[str, Any], inputs: list[gs.Tensor], outputs: list[gs.Tensor],
+        domain: str | None = None,
+    ) -> gs.Node:  # fmt: skip
+        """A node under a name that no other node has."""
+        return gs.Node(op, self.names.node(wanted), attrs, inputs, outputs, domain=domain)
 
     def constants(self) -> dict[str, gs.Constant]:
         """Initializers of the main graph by name."""
@@ -117,7 +137,7 @@ class Model:
             whole = self.external or out.ir_version < 4  # external data, and named inputs: in the main graph only
             homes = {t.name: "" for t in out.graph.initializer} if whole else self.homes
             nodes = self.graph.nodes
-            nest(out.graph, chains(nodes), [opened(n) for n in nodes], self.bodies, homes)
+            nest(out.graph, chains(nodes), [opened(n) for n in nodes], self.bodies, homes, self.names.copy())
         self._name_initializers_as_inputs(out)
         return out
 
@@ -134,6 +154,8 @@ class Model:
         out = onnx.NodeProto()
         out.CopyFrom(origin)
         del out.input[:], out.output[:]
+        if out.name != fresh.name:
+            out.name = fresh.name
         out.input.extend(fresh.input)
         out.output.extend(fresh.output)
         if out.op_type != fresh.op_type:
@@ -219,7 +241,8 @@ def _inline(proto: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, list[s
 def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = None) -> Model:
     """A model from protobuf, which is changed: Constant nodes become initializers, bodies are opened."""
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
-    bodies, homes = flatten(proto.graph, version)
+    names = Names.of(proto)
+    bodies, homes = flatten(proto.graph, version, names)
     header = onnx.ModelProto()
     for name in MODEL_FIELDS:
         if proto.HasField(name):
@@ -243,7 +266,8 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
         raise ModelError(f"{path}: onnx-graphsurgeon cannot read the graph: {e}") from e
     origin = {n.output[0]: n for n in proto.graph.node if n.output}
     held = captured(proto.graph)
-    return Model(graph, header, origin, path, named, held, None, notes or [], bodies=bodies, homes=homes, sparse=sparse)
+    flat = Model(graph, header, origin, path, named, held, None, notes or [], bodies=bodies, homes=homes)
+    return replace(flat, sparse=sparse, names=names)
 
 
 def _densified(sparse: onnx.SparseTensorProto, path: Path) -> onnx.TensorProto:

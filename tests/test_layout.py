@@ -18,7 +18,7 @@ MODULES = [*LIBRARY, *PASSES]
 LONGEST = 360  # about 350
 ORDER = """
     version errors interrupts collector kernels target plugins
-    subgraphs nesting facts flow expr dims axes spec blocks rules
+    subgraphs names nesting facts flow expr dims axes spec blocks rules
     external checks model symbols shape_reads shapes bound canonical sequences strides runtime
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate

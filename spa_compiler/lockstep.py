@@ -125,6 +125,8 @@ class Walk:
             feeds, self.waiting = feeds[: late.first], feeds[late.first :]
         self.chunks = len(feeds)
         self.values = {n: [np.asarray(f[n]) for f in feeds] for n in self.inputs if all(n in f for f in feeds)}
+        left = [n for n in self.model.defaults if n not in self.values]
+        self.values |= {n: [self.model.default_array(n)] * len(feeds) for n in left}
 
     def run(self, feeds: Sequence[Feed], late: Late | None = None) -> Iterator[Step]:
         """Every node in order; one that the caller has not run by the next step is run then, as it is."""

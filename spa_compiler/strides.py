@@ -176,9 +176,7 @@ def _view(model: Model, tensor: gs.Tensor, facts: Facts) -> Array | None:
     return np.broadcast_to(x, np.broadcast_shapes(x.shape, sizes))
 
 
-def _around(
-    model: Model, x: gs.Tensor, updates: gs.Tensor, out: gs.Tensor, pieces: list[Piece]
-) -> list[gs.Node]:
+def _around(model: Model, x: gs.Tensor, updates: gs.Tensor, out: gs.Tensor, pieces: list[Piece]) -> list[gs.Node]:
     """Nodes that give `out`: x with `updates` in a box. Along the first axis before, inside and after, and so on."""
     piece, *rest = pieces
     nodes: list[gs.Node] = []

@@ -19,7 +19,7 @@ LONGEST = 360  # about 350
 ORDER = """
     version errors interrupts collector kernels target plugins
     subgraphs names nesting facts flow expr dims axes spec blocks rules
-    external checks model symbols shape_reads shapes bound canonical sequences strides runtime
+    external checks initializers model symbols shape_reads shapes bound canonical sequences strides runtime
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
     images sources data gram linear inside recurrent lockstep adjust routed moments updates merge scales amounts

@@ -48,12 +48,21 @@ class Settling:
             raise ModelError(f"no symbolic axis is called {sorted(unknown)}; the model has {names}")
 
     def settle(self) -> Iterator[Binding]:
+        """Pairs of bindings that inference accepts; then those in which sizes are equal that seem to have to be."""
+        yield from self.pairs()
+        before = dict(self.ties)
+        self.solve(always=True)
+        if self.ties != before:
+            yield from self.pairs()
+
+    def pairs(self) -> Iterator[Binding]:
         """Facts under every pair of bindings that shape inference accepts, most general first.
 
         Pairs that do not fit a body that may never run, or leave a value empty (some exporters cut off nothing), come
         last. Where values are huge, small images come before large ones.
         Raises ModelError when there is none: the message says which node refuses, and names --input-shape.
         """
+        self.doubtful = []
         sure = self.sure()
         first = next(sure, None)
         if first is None and not self.doubtful:
@@ -99,15 +108,15 @@ class Settling:
             self.seen = {key: evaluate(self.model, binding)}
         return self.seen[key]
 
-    def solve(self) -> None:
-        """Find symbols that have to follow others, where the most general sizes are refused."""
+    def solve(self, always: bool = False) -> None:
+        """Find symbols that have to follow others, where inference refuses the most general sizes, or `always`."""
         for _ in range(SOLVED):
             binding = bindings(self.found, self.given, self.ties)[0][0]
             try:
                 facts = self.facts(binding)
             except ModelError:
                 return
-            if not facts.errors:
+            if not facts.errors and not always:
                 return
             demands = generalize(self.model, facts, binding).demands
             ties = solve_ties(demands, self.ties, self.given)

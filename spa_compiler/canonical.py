@@ -15,8 +15,6 @@ Every function changes the graph it is given and returns how much it changed.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +23,11 @@ import onnx_graphsurgeon as gs
 
 from spa_compiler.digits import find_permutation
 from spa_compiler.general import General
-from spa_compiler.model import Model, constant, element_type
+from spa_compiler.model import Model, element_type
 from spa_compiler.nesting import is_control, is_marker
 from spa_compiler.rules.core import UNARY
 
 ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
-COPY = re.compile(r"\.use\d+$")
-"""How `untie` calls its copies."""
 CHAIN_LIMIT = 6
 POINTWISE = frozenset([*UNARY, "QuantizeLinear", "DequantizeLinear", "Add", "Div", "Mul", "Sub"])
 Shape = tuple[int, ...]
@@ -82,7 +78,8 @@ def untie(model: Model) -> int:
             continue
         slots = [(n, i) for n in unique(tensor.outputs) for i, t in enumerate(n.inputs) if t is tensor]
         for k, (node, i) in enumerate(slots[1:], 1):
-            node.inputs[i] = constant(f"{name}.use{k}", values)
+            copy = node.inputs[i] = model.new_constant(f"{name}.use{k}", values)
+            model.copies[copy.name] = name
             made += 1
     return made
 
@@ -92,16 +89,15 @@ def untie_zeros(model: Model) -> int:
     return sum(_untie_node(model, node) for node in [n for n in model.graph.nodes if n.op == "ConstantOfShape"])
 
 
-def retie(model: Model, named: Container[str] = ()) -> int:
+def retie(model: Model) -> int:
     """Readers of a copy that `untie` made read the original again where both hold the same; returns how many went.
 
-    For the file: a plan that cut one use and not the other leaves them apart. Constants that are `named` so in the
-    source are no copies.
+    For the file: a plan that cut one use and not the other leaves them apart.
     """
     made = 0
     constants = model.constants()
     for name, copy in constants.items():
-        original = constants.get(COPY.sub("", name)) if COPY.search(name) and name not in named else None
+        original = constants.get(model.copies.get(name, ""))
         if original is None or name in model.captured or element_type(original) != element_type(copy):
             continue
         if original.shape == copy.shape and model.array(original).tobytes() == model.array(copy).tobytes():
@@ -116,9 +112,9 @@ def _untie_node(model: Model, node: gs.Node) -> int:
     out = node.outputs[0]
     slots = [(n, i) for n in unique(out.outputs) for i, t in enumerate(n.inputs) if t is out]
     for k, (user, i) in enumerate(slots[1:], 1):
-        copy = gs.Variable(f"{out.name}.use{k}", out.dtype, out.shape)
+        copy = model.new_value(f"{out.name}.use{k}", out.dtype, out.shape)
         user.inputs[i] = copy
-        fresh = gs.Node(node.op, f"{node.name or out.name}.use{k}", dict(node.attrs), list(node.inputs), [copy])
+        fresh = model.new_node(node.op, f"{node.name or out.name}.use{k}", dict(node.attrs), list(node.inputs), [copy])
         model.graph.nodes.insert(index_of(model.graph, node), fresh)
     return max(len(slots) - 1, 0)
 
@@ -177,8 +173,9 @@ def _to_gather(model: Model, chain: list[gs.Node], axis: int, order: Any) -> Non
         n.outputs.clear()
     dead = {id(n) for n in chain}
     model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in dead]
-    index = constant(f"{result.name}.order", order)
-    gather = gs.Node("Gather", f"{chain[0].name or result.name}.order", {"axis": axis}, [source, index], [result])
+    index = model.new_constant(f"{result.name}.order", order)
+    name = f"{chain[0].name or result.name}.order"
+    gather = model.new_node("Gather", name, {"axis": axis}, [source, index], [result])
     model.graph.nodes.insert(at, gather)
 
 
@@ -257,12 +254,12 @@ def _again(model: Model, nodes: list[gs.Node], x: gs.Variable, out: gs.Variable)
     """Copies of pointwise nodes, one after the other, from x to out; every copy has its own constants (`untie`)."""
     made: list[gs.Node] = []
     for k, n in enumerate(nodes):
-        y = out if k == len(nodes) - 1 else gs.Variable(f"{out.name}.again{k}", n.outputs[0].dtype)
+        y = out if k == len(nodes) - 1 else model.new_value(f"{out.name}.again{k}", n.outputs[0].dtype)
         inputs = [x if isinstance(t, gs.Variable) and t.name else t for t in n.inputs]
         for i, t in enumerate(n.inputs):
             if isinstance(t, gs.Constant):
-                inputs[i] = constant(f"{y.name}.operand{i}", model.array(t))
-        made.append(gs.Node(n.op, f"{out.name}.again{k}", dict(n.attrs), inputs, [y], domain=n.domain))
+                inputs[i] = model.new_constant(f"{y.name}.operand{i}", model.array(t))
+        made.append(model.new_node(n.op, f"{out.name}.again{k}", dict(n.attrs), inputs, [y], n.domain))
         x = y
     return made
 
@@ -289,9 +286,10 @@ def _select(
         if pick.drop:
             target.pop(digit)
             order = [p - (p > digit) for p in perm if p != digit]
-        end = gs.Variable(f"{out.name}.moved", x.dtype) if late else out
+        end = model.new_value(f"{out.name}.moved", x.dtype) if late else out
         out.inputs.clear()
-        fresh += _chain_of(end, x, axis, start * unit, (start + length) * unit, target, order if turned else None)
+        run = start * unit, (start + length) * unit
+        fresh += _chain_of(model, end, x, axis, run, target, order if turned else None)
         fresh += _again(model, late, end, out)
     node.inputs.clear()
     del model.graph.nodes[at]
@@ -300,22 +298,23 @@ def _select(
 
 
 def _chain_of(
-    out: gs.Variable, x: gs.Variable, axis: int, start: int, end: int, target: list[int], order: list[int] | None
-) -> list[gs.Node]:
+    model: Model, out: gs.Variable, x: gs.Variable, axis: int, run: tuple[int, int], target: list[int],
+    order: list[int] | None,
+) -> list[gs.Node]:  # fmt: skip
     """Slice, Reshape and, where `order` is given, Transpose, that make `out` from `x`."""
     name = out.name
 
     def ints(what: str, values: list[int]) -> gs.Constant:
-        return constant(f"{name}.{what}", np.array(values, np.int64))
+        return model.new_constant(f"{name}.{what}", np.array(values, np.int64))
 
-    part = gs.Variable(f"{name}.part")
-    operands = [x, ints("starts", [start]), ints("ends", [end]), ints("axes", [axis])]
+    part = model.new_value(f"{name}.part")
+    operands = [x, ints("starts", [run[0]]), ints("ends", [run[1]]), ints("axes", [axis])]
     out.inputs.clear()
-    shaped = gs.Variable(f"{name}.shaped") if order is not None else out
+    shaped = model.new_value(f"{name}.shaped") if order is not None else out
     nodes = [
-        gs.Node("Slice", f"{name}.part", {}, operands, [part]),
-        gs.Node("Reshape", f"{name}.shaped", {}, [part, ints("shape", target)], [shaped]),
+        model.new_node("Slice", f"{name}.part", {}, operands, [part]),
+        model.new_node("Reshape", f"{name}.shaped", {}, [part, ints("shape", target)], [shaped]),
     ]
     if order is not None:
-        nodes.append(gs.Node("Transpose", f"{name}.turned", {"perm": order}, [shaped], [out]))
+        nodes.append(model.new_node("Transpose", f"{name}.turned", {"perm": order}, [shaped], [out]))
     return nodes

@@ -148,7 +148,7 @@ def _write(state: State, text: str, file: Path, options: Options) -> tuple[onnx.
             shutil.copyfile(state.source.path, file)
         return proto, []
     model = state.model.copy()
-    retie(model, state.source.constants())
+    retie(model)
     proto = model.proto()
     dense = sparse_again(proto, state.source)
     for key, value in _provenance(state, text, options).items():

@@ -212,7 +212,7 @@ def _weight_terms(graph: DependencyGraph) -> list[Term]:
         axes = tuple(graph.values[name].axes)
         out.append(Term("params", axes, 1.0, name))
         out.append(Term("bytes", axes, _itemsize(element_type(constants[name])), name))
-    for t in graph.model.inner_weights():
+    for t in (*graph.model.inner_weights(), *graph.model.default_weights()):
         elements = math.prod(t.dims)
         out.append(Term("params", (), elements, t.name))
         out.append(Term("bytes", (), elements * _itemsize(t.data_type), t.name))

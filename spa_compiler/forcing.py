@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from spa_compiler.model import Model, constant
+from spa_compiler.model import Model
 from spa_compiler.nesting import Chain, chains, is_control, is_marker
 
 Choice = dict[str, bool]
@@ -63,7 +63,7 @@ def forced(model: Model, choice: Choice) -> Model:
         if path in choice and node.inputs:
             cond = node.inputs[0]
             shape = [1] * len(_shape(model, cond))
-            node.inputs[0] = constant(f"{path}/forced{is_marker(node)}", np.full(shape, choice[path]))
+            node.inputs[0] = out.new_constant(f"{path}/forced{is_marker(node)}", np.full(shape, choice[path]))
     return out
 
 

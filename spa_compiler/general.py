@@ -113,6 +113,8 @@ class _Pass:
             general.types[name] = self.at.types[name]
             if name in self.at.values:
                 general.values[name] = self.at.values[name]
+        for name in (n for n in self.model.defaults if n in self.at.types):
+            general.types[name] = self.at.types[name]
         known = {name for axes in inputs.values() for size in axes for name in sizes.symbols_of(size)}
         self.declared = dict(self.declarations(known))
         flow = Flow(general.types, general.values, general.why)

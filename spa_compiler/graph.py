@@ -28,6 +28,7 @@ from spa_compiler.blocks import find_blocks
 from spa_compiler.collector import paused
 from spa_compiler.dims import Dim, Expr, Reason, UndecidedError, atoms, deciding, freeze, trivial
 from spa_compiler.errors import Conflict, UsageError
+from spa_compiler.initializers import REPLACEABLE
 from spa_compiler.model import Model, element_type, label
 from spa_compiler.nesting import Chain, chains, is_control, is_marker
 from spa_compiler.shape_reads import shape_reads
@@ -199,9 +200,10 @@ class DependencyGraph:
             if name not in live:
                 reason = self._reason(self.values[name])
                 out[reason] = out.get(reason, 0) + self.parameters(name)
-        inner = sum(int(np.prod(t.dims, dtype=np.int64)) for t in self.model.inner_weights())
-        if inner:
-            out["inside the body of an operator that is not opened"] = inner
+        inside = "inside the body of an operator that is not opened"
+        for reason, tensors in ((inside, self.model.inner_weights()), (REPLACEABLE, self.model.default_weights())):
+            if elements := sum(int(np.prod(t.dims, dtype=np.int64)) for t in tensors):
+                out[reason] = out.get(reason, 0) + elements
         return dict(sorted(out.items(), key=lambda item: -item[1]))
 
     def _reason(self, value: Value) -> str:
@@ -228,7 +230,8 @@ def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph
     for name in [t.name for t in model.graph.inputs] + sorted(outputs):
         what = "graph output: its size is part of the model's signature"
         if name not in outputs:
-            what = "graph input: its size is part of the model's signature"
+            size = "graph input: its size is part of the model's signature"
+            what = REPLACEABLE if name in model.defaults else size
         for a in values[name].axes if name in values else ():
             freeze(a, Reason.new(what, name))
     nodes = model.graph.nodes

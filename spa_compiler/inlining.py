@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from spa_compiler.facts import Facts
 from spa_compiler.flow import known, trips
-from spa_compiler.model import Model, constant
+from spa_compiler.model import Model
 from spa_compiler.nesting import Chain, chains, is_control, is_marker
 
 AXES_SINCE = 13
@@ -32,6 +32,7 @@ def inline(model: Model, general: Facts) -> int:
                 rewritten[id(node)] = _once(model, node)
         _replace(model, found, rewritten)
         _lift(model, {path: outside for _, path, outside in found})
+        _rename_nodes(model)
     return made
 
 
@@ -95,6 +96,16 @@ def _lift(model: Model, outside: dict[str, Chain]) -> None:
             node.attrs["paths"] = [names.get(p, p) for p in node.attrs["paths"]]
 
 
+def _rename_nodes(model: Model) -> None:
+    """Nodes of one scope have different names: those that came out of a body were in a scope of their own."""
+    seen: set[tuple[Chain, str]] = set()
+    for node, chain in zip(model.graph.nodes, chains(model.graph.nodes), strict=True):
+        if node.name and not is_marker(node):
+            if (chain, node.name) in seen:
+                node.name = model.names.node(node.name)
+            seen.add((chain, node.name))
+
+
 def _moved(node: gs.Node, sources: list[gs.Tensor]) -> list[gs.Node]:
     """Identities that give the outputs of a control node, which is cut off."""
     results = list(node.outputs)
@@ -115,8 +126,8 @@ def _once(model: Model, node: gs.Node) -> list[gs.Node]:
     path, states = node.attrs["paths"][0], int(node.attrs["states"])
     marker = next(n for n in model.graph.nodes if is_marker(n) and n.attrs["path"] == path)
     ranks = marker.attrs["ranks"]
-    counter = constant(f"{path}/iteration", np.zeros([1] * min(ranks[0], 1), np.int64))
-    again = constant(f"{path}/condition", np.ones([1] * min(ranks[1], 1), bool))
+    counter = model.new_constant(f"{path}/iteration", np.zeros([1] * min(ranks[0], 1), np.int64))
+    again = model.new_constant(f"{path}/condition", np.ones([1] * min(ranks[1], 1), bool))
     for formal, given in zip(list(marker.outputs)[1:], [counter, again, *list(marker.inputs)[2:]], strict=True):
         for user in list({id(n): n for n in formal.outputs}.values()):
             for i in [i for i, t in enumerate(user.inputs) if t is formal]:
@@ -124,7 +135,7 @@ def _once(model: Model, node: gs.Node) -> list[gs.Node]:
     after = list(node.inputs)[states + 1 :]
     fresh, sources = [], after[:states]
     for k, t in enumerate(after[states:]):
-        out = gs.Variable(f"{path}/stacked{k}")
+        out = model.new_value(f"{path}/stacked{k}")
         fresh.append(_unsqueeze(model, t, out))
         sources.append(out)
     return [*fresh, *_moved(node, sources)]
@@ -133,4 +144,4 @@ def _once(model: Model, node: gs.Node) -> list[gs.Node]:
 def _unsqueeze(model: Model, t: gs.Tensor, out: gs.Variable) -> gs.Node:
     if model.opset.get("", 1) < AXES_SINCE:
         return gs.Node("Unsqueeze", "", {"axes": [0]}, [t], [out])
-    return gs.Node("Unsqueeze", "", {}, [t, constant(f"{out.name}.axes", np.array([0], np.int64))], [out])
+    return gs.Node("Unsqueeze", "", {}, [t, model.new_constant(f"{out.name}.axes", np.array([0], np.int64))], [out])

@@ -125,6 +125,8 @@ class _Tapped:
         self.taps: list[Tap] = []
         self.more: dict[str, list[str]] = {}  # path -> further results of a body
         self.kinds: dict[str, int] = {}  # element types of these
+        self.names = inside.model.names.copy()
+        self.outside: dict[str, str] = {}  # further result -> what the control node around it calls that
         self.fresh: list[tuple[int, Chain, onnx.NodeProto]] = []  # nodes to insert: before which one, and where it lies
 
     def build(self) -> tuple[onnx.NodeProto, list[Tap]]:
@@ -142,21 +144,21 @@ class _Tapped:
             self.lies.insert(at, chain)
             self.paths.insert(at, ())
         graph = onnx.GraphProto(node=self.nodes, value_info=self.inside.model.header.graph.value_info)
-        nest(graph, self.lies, self.paths, self.frames, {})
+        nest(graph, self.lies, self.paths, self.frames, {}, self.names)
         return graph.node[0], self.taps
 
     def _add(self, k: int, node: onnx.NodeProto) -> None:
         """Add a constant to what a node gives."""
         name = node.output[0]
-        node.output[0] = f"{name}.before"
+        node.output[0], added = self.names.value(f"{name}.before"), self.names.value(f"{name}.added")
         value = numpy_helper.from_array(self.added[name])
-        self.fresh.append((k + 1, self.lies[k], helper.make_node("Add", [node.output[0], f"{name}.added"], [name])))
-        self.fresh.append((k + 1, self.lies[k], helper.make_node("Constant", [], [f"{name}.added"], value=value)))
+        self.fresh.append((k + 1, self.lies[k], helper.make_node("Add", [node.output[0], added], [name])))
+        self.fresh.append((k + 1, self.lies[k], helper.make_node("Constant", [], [added], value=value)))
 
     def _tap(self, k: int, slot: int, source: str, rounds: int) -> None:
         """Carry a value to the outside of the outermost control node."""
         node, chain = self.nodes[k], self.lies[k]
-        name = f"tap{self.first + k}.{slot}"
+        name = self.names.value(f"tap{self.first + k}.{slot}")
         self.fresh.append((k + (slot == OUTPUT), chain, helper.make_node("Identity", [source], [name])))
         turned = any(a.name == "transA" and a.i for a in node.attribute)
         left = node.op_type == "MatMul" and node.input[0] in self.inside.constants
@@ -164,7 +166,8 @@ class _Tapped:
         for path in reversed(chain):
             self.more.setdefault(path, []).append(name)
             self.kinds[name] = shapes.kind.get(source, 0) if shapes is not None else 0
-            name = f"{name}'"
+            self.outside[name] = self.names.value(f"{name}'")
+            name = self.outside[name]
         self.taps.append(Tap(self.first + k, slot, name, rounds, not turned and not left))
 
     def _lift(self) -> None:
@@ -182,7 +185,7 @@ class _Tapped:
                 self.frames[p].output.extend(self._typed(n) for n in part)
                 kept, results = [*kept, *results[:size], *part], results[size:]
             control.input[:] = kept
-            control.output.extend(f"{n}'" for n in every)
+            control.output.extend(self.outside[n] for n in every)
             for a in control.attribute:
                 if a.name in ("scan_output_axes", "scan_output_directions"):
                     a.ints.extend([0] * len(every))
@@ -194,6 +197,6 @@ class _Tapped:
         """What the other branch gives in place of a tap."""
         kind = self.kinds[name] or onnx.TensorProto.FLOAT
         value = numpy_helper.from_array(np.zeros(0, helper.tensor_dtype_to_np_dtype(kind)))
-        self.kinds[empty := f"{name}.none"] = kind
+        self.kinds[empty := self.names.value(f"{name}.none")] = kind
         self.fresh.append((k, (*self.lies[k], path), helper.make_node("Constant", [], [empty], value=value)))
         return empty

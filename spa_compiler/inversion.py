@@ -155,7 +155,7 @@ def differentiated(model: Model, rows: int) -> onnx.ModelProto:
     proto = model.proto()
     known = {n: s for n in facts.types if (s := facts.shape(n)) is not None}
     opset, constants = max(OPSET, version), {n: model.array(t) for n, t in model.constants().items()}
-    tape = Tape(proto.graph.node, constants, known, given.name, opset)
+    tape = Tape(proto.graph.node, constants, known, given.name, opset, model.names)
     loss = _losses(tape)
     derivative = tape.back(RULES)
     needed = _before(tape, {n for node in tape.made for n in node.input})

@@ -80,7 +80,8 @@ class Walk:
         self.model, proto = model, model.proto()
         self.inside = Inside(model)
         nodes = self.inside.nodes
-        self.nodes = [n if i in self.inside.around else with_steps(n) for i, n in enumerate(nodes)]
+        self.names = model.names.copy()
+        self.nodes = [n if i in self.inside.around else with_steps(n, self.names) for i, n in enumerate(nodes)]
         self.opsets, self.version = list(proto.opset_import), proto.ir_version
         self.constants: dict[str, Array] = {n: model.array(t) for n, t in model.constants().items()}
         for name, tensor in model.captured.items():
@@ -124,6 +125,8 @@ class Walk:
             feeds, self.waiting = feeds[: late.first], feeds[late.first :]
         self.chunks = len(feeds)
         self.values = {n: [np.asarray(f[n]) for f in feeds] for n in self.inputs if all(n in f for f in feeds)}
+        left = [n for n in self.model.defaults if n not in self.values]
+        self.values |= {n: [self.model.default_array(n)] * len(feeds) for n in left}
 
     def run(self, feeds: Sequence[Feed], late: Late | None = None) -> Iterator[Step]:
         """Every node in order; one that the caller has not run by the next step is run then, as it is."""
@@ -313,7 +316,7 @@ class Walk:
         node = self.nodes[index]
         node.input.extend([""] * (slot + 1 - len(node.input)))
         if not node.input[slot]:
-            node.input[slot] = f"{next(n for n in node.output if n)}.{slot}"
+            node.input[slot] = self.names.value(f"{next(n for n in node.output if n)}.{slot}")
             self.reads[index].append(node.input[slot])
             self.last[node.input[slot]] = index
         return str(node.input[slot])

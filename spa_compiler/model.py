@@ -5,7 +5,7 @@
     write(model.proto(), model.folder, "out.onnx")
 
 onnx-graphsurgeon holds the nodes and edges. What it cannot carry (types of inputs and outputs, node metadata, model
-version, functions, inputs that name initializers) stays in protobuf beside it and is put back by `proto()`.
+version, functions, defaults of inputs) stays in protobuf beside it and is put back by `proto()`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from spa_compiler.checks import check
 from spa_compiler.errors import ModelError
 from spa_compiler.external import PROTOBUF_LIMIT, densify, embed, externalize, locations, read_tensor
+from spa_compiler.initializers import (
+    Default,
+    find_defaults,
+    initializer_names,
+    list_inputs,
+    replace_constant_nodes,
+    take_defaults,
+)
+from spa_compiler.names import Names
 from spa_compiler.nesting import Bodies, Homes, chains, flatten, nest, opened
 from spa_compiler.sizes import Size
 from spa_compiler.snapshots import Snapshot
@@ -62,7 +71,6 @@ class Model:
     header: onnx.ModelProto  # everything but nodes and initializers
     origin: dict[str, onnx.NodeProto]  # first output -> the node as it was read
     path: Path
-    named_inputs: list[str]  # initializers that the file also lists as graph inputs
     captured: dict[str, onnx.TensorProto | None]  # names that subgraphs read from outside, with their initializers
     shapes: Shapes | None = None
     notes: list[str] = field(default_factory=list)
@@ -71,6 +79,9 @@ class Model:
     homes: Homes = field(default_factory=dict)  # weight -> the body that holds it in the file, or ""
     sparse: tuple[onnx.SparseTensorProto, ...] = ()  # initializers that the file holds sparse; here they are dense
     files: Snapshot = field(default_factory=Snapshot)  # the file and its external data, as they were when it was read
+    names: Names = field(default_factory=Names)  # every name that the model uses: new ones come from here
+    defaults: dict[str, Default] = field(default_factory=dict)  # inputs that a run may leave out: no constants here
+    copies: dict[str, str] = field(default_factory=dict)  # constant that `canonical.untie` made -> what it copies
 
     @property
     def folder(self) -> Path:
@@ -83,7 +94,24 @@ class Model:
 
     def copy(self) -> Model:
         """The same model with a graph of its own; constants are shared until they are replaced."""
-        return replace(self, graph=self.graph.copy(), notes=list(self.notes))
+        out = replace(self, graph=self.graph.copy(), notes=list(self.notes))
+        out.names, out.copies = self.names.copy(), dict(self.copies)
+        return out
+
+    def new_value(self, wanted: str, dtype: Any = None, shape: Any = None) -> gs.Variable:
+        """A value under a name that nothing else in the model has: `wanted`, or that and a number."""
+        return gs.Variable(self.names.value(wanted), dtype, shape)
+
+    def new_constant(self, wanted: str, values: Array) -> gs.Constant:
+        """A constant under such a name."""
+        return constant(self.names.value(wanted), values)
+
+    def new_node(
+        self, op: str, wanted: str, attrs: dict[str, Any], inputs: list[gs.Tensor], outputs: list[gs.Tensor],
+        domain: str | None = None,
+    ) -> gs.Node:  # fmt: skip
+        """A node under a name that no other node has."""
+        return gs.Node(op, self.names.node(wanted), attrs, inputs, outputs, domain=domain)
 
     def constants(self) -> dict[str, gs.Constant]:
         """Initializers of the main graph by name."""
@@ -99,6 +127,14 @@ class Model:
             if origin is not None and origin.op_type == node.op:
                 out += weights(origin)
         return out
+
+    def default_weights(self) -> list[onnx.TensorProto]:
+        """Defaults of graph inputs that count as parameters."""
+        return [d.tensor for d in self.defaults.values() if d.tensor.dims and d.tensor.data_type in WEIGHT_TYPES]
+
+    def default_array(self, name: str) -> Array:
+        """The value of a graph input that a run leaves out; external data is read from the model's folder."""
+        return self.numbers(self.defaults[name].tensor)
 
     def array(self, tensor: gs.Constant) -> Array:
         """The values of a constant; not cached, external data is read from the model's folder."""
@@ -127,8 +163,8 @@ class Model:
             whole = self.external or out.ir_version < 4  # external data, and named inputs: in the main graph only
             homes = {t.name: "" for t in out.graph.initializer} if whole else self.homes
             nodes = self.graph.nodes
-            nest(out.graph, chains(nodes), [opened(n) for n in nodes], self.bodies, homes)
-        self._name_initializers_as_inputs(out)
+            nest(out.graph, chains(nodes), [opened(n) for n in nodes], self.bodies, homes, self.names.copy())
+        list_inputs(out, self.defaults)
         return out
 
     def flat(self) -> list[onnx.NodeProto]:
@@ -144,6 +180,8 @@ class Model:
         out = onnx.NodeProto()
         out.CopyFrom(origin)
         del out.input[:], out.output[:]
+        if out.name != fresh.name:
+            out.name = fresh.name
         out.input.extend(fresh.input)
         out.output.extend(fresh.output)
         if out.op_type != fresh.op_type:
@@ -155,15 +193,6 @@ class Model:
         out.attribute.extend(changed.pop(a.name, a) for a in kept)
         out.attribute.extend(changed.values())
         return out
-
-    def _name_initializers_as_inputs(self, out: onnx.ModelProto) -> None:
-        """Before IR version 4 every initializer has to be a graph input too; later ones that were, stay."""
-        shapes = {t.name: t for t in out.graph.initializer}
-        named = [n for n in self.named_inputs if n in shapes]
-        if out.ir_version < 4:
-            named += [n for n in shapes if n not in named]
-        info = onnx.helper.make_tensor_value_info
-        out.graph.input.extend(info(n, shapes[n].data_type, shapes[n].dims) for n in named)
 
 
 def _carried(a: onnx.AttributeProto) -> bool:
@@ -231,9 +260,10 @@ def _inline(proto: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, list[s
 def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = None) -> Model:
     """A model from protobuf, which is changed: Constant nodes become initializers, bodies are opened."""
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
-    bodies, homes = flatten(proto.graph, version)
-    initializers = {t.name for t in proto.graph.initializer}
-    _constant_nodes(proto.graph)
+    names, (defaults, listed) = Names.of(proto), find_defaults(proto)
+    bodies, homes = flatten(proto.graph, version, names)
+    initializers = initializer_names(proto.graph)
+    replace_constant_nodes(proto.graph)
     _embed(proto, path)
     header = onnx.ModelProto()
     for name in MODEL_FIELDS:
@@ -244,19 +274,20 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
     g = header.graph
     g.name, g.doc_string = proto.graph.name, proto.graph.doc_string
     g.input.extend(i for i in proto.graph.input if i.name not in initializers)
-    named = [i.name for i in proto.graph.input if i.name in initializers]
     for name in ("output", "value_info", "quantization_annotation", "metadata_props"):
         getattr(g, name).extend(getattr(proto.graph, name))
     sparse = tuple(onnx.SparseTensorProto.FromString(s.SerializeToString()) for s in proto.graph.sparse_initializer)
     proto.graph.initializer.extend(_densified(s, path) for s in sparse)
     del proto.graph.sparse_initializer[:]
+    given = take_defaults(proto.graph, defaults)
     try:
         graph = gs.import_onnx(proto)
     except Exception as e:
         raise ModelError(f"{path}: onnx-graphsurgeon cannot read the graph: {e}") from e
     origin = {n.output[0]: n for n in proto.graph.node if n.output}
     held = captured(proto.graph)
-    return Model(graph, header, origin, path, named, held, None, notes or [], bodies=bodies, homes=homes, sparse=sparse)
+    flat = Model(graph, header, origin, path, held, None, [*(notes or []), *listed], bodies=bodies, homes=homes)
+    return replace(flat, sparse=sparse, names=names, defaults=given)
 
 
 def _embed(proto: onnx.ModelProto, path: Path) -> None:
@@ -294,34 +325,6 @@ def sparse_again(proto: onnx.ModelProto, source: Model) -> list[str]:
         else:
             left.append(f"sparse initializer '{s.values.name}' is written dense: it was changed or moved")
     return left
-
-
-def _constant_nodes(graph: onnx.GraphProto) -> None:
-    """Constant nodes of numbers become initializers; strings and sparse tensors stay nodes."""
-    outputs = {o.name for o in graph.output}
-    found = [(n, _constant_value(n)) for n in graph.node if n.op_type == "Constant" and n.output[0] not in outputs]
-    found = [(n, t) for n, t in found if t is not None]
-    graph.initializer.extend(t for _, t in found if t is not None)
-    gone = {n.output[0] for n, _ in found}
-    kept = [n for n in graph.node if n.op_type != "Constant" or n.output[0] not in gone]
-    if gone:
-        kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
-        del graph.node[:]
-        graph.node.extend(kept)
-
-
-def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    a = node.attribute[0] if node.attribute else onnx.AttributeProto()
-    if a.name == "value":
-        out = onnx.TensorProto()
-        out.CopyFrom(a.t)
-        out.name = node.output[0]
-        return out
-    if a.name in ("value_int", "value_ints"):
-        return numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(a), np.int64), node.output[0])
-    if a.name in ("value_float", "value_floats"):
-        return numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(a), np.float32), node.output[0])
-    return None
 
 
 def write(proto: onnx.ModelProto, source: Path, target: Path, external: bool | None = None) -> None:

@@ -1,7 +1,7 @@
 """Bodies of If, Loop and Scan as parts of one flat graph, and back.
 
-    bodies, homes = flatten(proto.graph, opset)       # in place: what lies in a body becomes part of the graph
-    nest(graph, lies, paths, bodies, homes)           # the reverse, in place
+    bodies, homes = flatten(proto.graph, opset, names)    # in place: what lies in a body becomes part of the graph
+    nest(graph, lies, paths, bodies, homes, names)        # the reverse, in place
 
 In the flat form a body stands between a marker, which gives the body's inputs, and the control node, which reads what
 the body gives. So a body's values have axes like any other, what it captures is simply read, and analysis, rewrite and
@@ -16,14 +16,15 @@ Names stay, but for those that two bodies share: these get the path of their bod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from spa_compiler.subgraphs import bound
+from spa_compiler.names import Names, defined_names
+from spa_compiler.subgraphs import bound, subgraphs
 
 DOMAIN = "spa_compiler.body"
 CONTROL = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
@@ -67,14 +68,14 @@ def opened(node: gs.Node) -> Chain:
     return tuple(node.attrs["paths"]) if is_control(node) else ()
 
 
-def flatten(graph: onnx.GraphProto, opset: int) -> tuple[Bodies, Homes]:
-    """Open every body that can be; changes the graph.
+def flatten(graph: onnx.GraphProto, opset: int, names: Names) -> tuple[Bodies, Homes]:
+    """Open every body that can be; changes the graph. `names` are all of its model.
 
     Gives what bodies are without nodes and weights, and in which of them (or outside: "") the file holds each weight.
     """
     if not any(_opens(n, opset) for n in graph.node):
         return {}, {}
-    flat = _Flat(graph, opset)
+    flat = _Flat(graph, opset, names)
     nodes = list(flat.nodes(graph.node, {}, ""))
     del graph.node[:]
     graph.node.extend(nodes)
@@ -113,9 +114,9 @@ def _formals(body: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 class _Flat:
     """Collects what lies in bodies while nodes are written in one line."""
 
-    def __init__(self, graph: onnx.GraphProto, opset: int) -> None:
-        self.opset = opset
-        self.used = {v.name for v in graph.input} | set(_defined(graph))
+    def __init__(self, graph: onnx.GraphProto, opset: int, names: Names) -> None:
+        self.opset, self.names = opset, names
+        self.used = {*defined_names(graph), *_closed_names(graph, opset)}  # no opened body may keep these for itself
         self.bodies: Bodies = {}
         self.homes: Homes = dict.fromkeys(_weights(graph), "")
         self.initializers: list[onnx.TensorProto] = []
@@ -142,10 +143,10 @@ class _Flat:
         paths, formals, results = [], [], []
         for branch, name in enumerate(CONTROL[node.op_type]):
             stem = f"{prefix}{node.name or next((n for n in node.output if n), node.op_type)}/{name}"
-            path, body = self._fresh(stem, stem), bodies[name]
-            inner = {**scope, **{n: self._fresh(n, f"{path}/{n}") for n in dict.fromkeys(_names(body))}}
+            path, body = self.names.value(stem), bodies[name]
+            inner = {**scope, **{n: self._flat_name(n, path) for n in dict.fromkeys(defined_names(body))}}
             formals = [inner[v.name] for v in _formals(body)]
-            marker = helper.make_node("Body", given, [self._fresh(f"{path}/in", f"{path}/in"), *formals], name=path)
+            marker = helper.make_node("Body", given, [self.names.value(f"{path}/in"), *formals], name=path)
             marker.domain = DOMAIN
             marker.attribute.extend(plain)
             marker.attribute.extend(
@@ -165,11 +166,9 @@ class _Flat:
         control.attribute.extend(helper.make_attribute(k, v) for k, v in notes.items())
         yield control
 
-    def _fresh(self, name: str, other: str) -> str:
-        """`name`, or `other` where it is taken; from now on it is."""
-        found, k = name, 1
-        while found in self.used:
-            found, k = (other if k == 1 else f"{other}#{k}"), k + 1
+    def _flat_name(self, name: str, path: str) -> str:
+        """The name of a body's own value in the flat form: its own, or a new one where another scope has that."""
+        found = self.names.value(f"{path}/{name}") if name in self.used else name
         self.used.add(found)
         return found
 
@@ -203,22 +202,19 @@ def _ranks(body: onnx.GraphProto) -> list[int]:
     return [len(v.type.tensor_type.shape.dim) for v in _formals(body)[:2]] + [0]
 
 
-def _defined(graph: onnx.GraphProto) -> Iterator[str]:
-    yield from (t.name for t in graph.initializer)
-    yield from (s.values.name for s in graph.sparse_initializer)
-    yield from (o for n in graph.node for o in n.output if o)
+def _closed_names(graph: onnx.GraphProto, opset: int) -> Iterator[str]:
+    """Names that bodies define which are not opened: in the file, no scope around them may have these."""
+    for node in graph.node:
+        for body in subgraphs(node):
+            if not _opens(node, opset):
+                yield from defined_names(body)
+            yield from _closed_names(body, opset)
 
 
 def _weights(graph: onnx.GraphProto) -> Iterator[str]:
     """Names of what a graph holds as a constant."""
     yield from (t.name for t in graph.initializer)
     yield from (o for n in graph.node if n.op_type == "Constant" for o in n.output)
-
-
-def _names(body: onnx.GraphProto) -> Iterator[str]:
-    """Names that a body defines itself."""
-    yield from (v.name for v in body.input)
-    yield from _defined(body)
 
 
 @dataclass
@@ -230,10 +226,13 @@ class _Frame:
     weights: list[onnx.TensorProto] = field(default_factory=list)
 
 
-def nest(graph: onnx.GraphProto, lies: Sequence[Chain], paths: Sequence[Chain], bodies: Bodies, homes: Homes) -> None:
+def nest(
+    graph: onnx.GraphProto, lies: Sequence[Chain], paths: Sequence[Chain], bodies: Bodies, homes: Homes, names: Names
+) -> None:
     """Put the nodes back into their bodies; changes the graph. `lies` and `paths`: `chains` and `opened` of every node.
 
-    A weight goes where it was (`homes`); a new one, to the innermost body that holds all its readers.
+    A weight goes where it was (`homes`); a new one, to the innermost body that holds all its readers. `names` are all
+    of the model, of which this graph may be a part.
     """
     frames = {p[0]: _Frame(n) for n, p in zip(graph.node, paths, strict=True) if n.domain == DOMAIN}
     made = {o for n in graph.node for o in n.output}
@@ -241,6 +240,14 @@ def nest(graph: onnx.GraphProto, lies: Sequence[Chain], paths: Sequence[Chain], 
     main: list[onnx.NodeProto] = []
     held: list[onnx.TensorProto] = []
     taken: set[str] = set()
+    alive = {*defined_names(graph), *(n for node in graph.node for n in node.input)}
+
+    def name_result(old: str) -> str:
+        """What a body calls a result that it does not make: as before, where nothing else is called so now."""
+        found = names.value(f"{old}.given") if old in alive else old
+        alive.add(found)
+        return found
+
     read = _homes(graph, lies)
     for t in graph.initializer:
         around = ("", *read.get(t.name, ()))
@@ -250,7 +257,7 @@ def nest(graph: onnx.GraphProto, lies: Sequence[Chain], paths: Sequence[Chain], 
     for node, chain, inner in zip(graph.node, lies, paths, strict=True):
         to = frames[chain[-1]].nodes if chain else main
         if node.domain != DOMAIN:
-            to.append(_closed(node, inner, frames, bodies, infos, taken) if inner else node)
+            to.append(_closed(node, inner, frames, bodies, infos, taken, name_result) if inner else node)
     kept = [type(m).FromString(m.SerializeToString()) for m in main]
     weights = [type(t).FromString(t.SerializeToString()) for t in held]
     left = [v for n, v in infos.items() if n not in taken]
@@ -273,7 +280,7 @@ def _homes(graph: onnx.GraphProto, lies: Sequence[Chain]) -> dict[str, Chain]:
 
 def _closed(
     node: onnx.NodeProto, paths: Chain, frames: Mapping[str, _Frame], bodies: Bodies,
-    infos: Mapping[str, onnx.ValueInfoProto], taken: set[str],
+    infos: Mapping[str, onnx.ValueInfoProto], taken: set[str], name_result: Callable[[str], str],
 ) -> onnx.NodeProto:  # fmt: skip
     """A control node with its bodies in it."""
     out = onnx.NodeProto()
@@ -284,7 +291,7 @@ def _closed(
     out.attribute.extend(a for a in node.attribute if a.name not in NOTES)
     for name, path in zip(CONTROL[node.op_type], paths, strict=True):
         count = len(bodies[path].output)
-        body = _body(frames[path], bodies[path], results[:count], infos, taken)
+        body = _body(frames[path], bodies[path], results[:count], infos, taken, name_result)
         results = results[count:]
         out.attribute.append(helper.make_attribute(name, body))
     return out
@@ -292,7 +299,7 @@ def _closed(
 
 def _body(
     found: _Frame, frame: onnx.GraphProto, results: Sequence[str],
-    infos: Mapping[str, onnx.ValueInfoProto], taken: set[str],
+    infos: Mapping[str, onnx.ValueInfoProto], taken: set[str], name_result: Callable[[str], str],
 ) -> onnx.GraphProto:  # fmt: skip
     out = onnx.GraphProto()
     out.CopyFrom(frame)
@@ -310,7 +317,7 @@ def _body(
             info.type.tensor_type.ClearField("shape")
         info.name = name
         if name not in made or name in given:  # a constant, an input, what lies outside: bodies give what they make
-            info.name = f"{old.name}.given{len(given)}" if old.name in made | given | {name} else old.name
+            info.name = name_result(old.name)
             out.node.append(helper.make_node("Identity", [name], [info.name]))
         given.add(info.name)
         out.output.append(info)

@@ -1,6 +1,6 @@
 """One node on its own: what it gives of numbers, and the types of what it makes of sizes.
 
-    compute(proto, values, versions)          # onnx's reference implementation, onnxruntime where that differs
+    compute(proto, values, versions)          # by onnxruntime, or by what gives exactly the same
     infer_types(proto, types, versions)       # onnxruntime's inference, for operators of its own: symbols stay symbols
 """
 
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-SLOW = {"GatherND", "ScatterND", "ScatterElements", "GatherElements"}
-"""What onnx's reference implementation does number by number, in Python, and a runtime exactly the same."""
-DIFFERENT = {"Softmax": 13, "LogSoftmax": 13, "Hardmax": 13, "Slice": 1 << 30}
-"""Operators of which the reference implementation gives something else than onnxruntime, below these opsets: it takes
-one axis where they flattened, and cuts bounds of negative steps off elsewhere."""
+EXACT = frozenset(
+    """Abs Add And Concat ConstantOfShape Equal Expand Flatten Gather Greater GreaterOrEqual Identity Less LessOrEqual
+    Max Min Mul Neg Not Or Reshape Shape Size Split Sqrt Squeeze Sub Tile Transpose Unsqueeze Where Xor""".split()
+)
+"""What onnx's reference implementation gives bit for bit as onnxruntime does, and sooner. All else is run by
+onnxruntime: what is folded has to be what the model computes (Softmax before opset 13, bounds of negative steps, the
+rounding of integer divisions, of Exp and of casts differ)."""
 REPEATED, REMEMBERED = 4096, 2048
 """Elements up to which the result of a node is remembered with its operands, and how many results are."""
 OLDEST_IR = 4
@@ -72,15 +74,15 @@ _results: dict[tuple[bytes, Versions, tuple[Operand, ...]], list[Array] | None] 
 
 
 def _evaluated(proto: onnx.NodeProto, versions: Versions, values: list[Array]) -> list[Array] | None:
-    """Run one node, whose inputs are called x0, x1, ..., with onnx's reference implementation (SLOW: a runtime)."""
+    """Run one node, whose inputs are called x0, x1, ..."""
     kinds = [helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for v in values]
     try:
         one = _model(proto, dict(zip((f"x{k}" for k in range(len(kinds))), kinds, strict=True)), versions)
-        runtime = _is_for_runtime(proto, versions, values)
+        runtime = _is_for_runtime(proto, values)
         evaluator = quiet_session(one.SerializeToString()) if runtime else ReferenceEvaluator(one)
         with np.errstate(all="ignore"):
             got = evaluator.run(None, {f"x{k}": v for k, v in enumerate(values)})
-    except Exception:  # the reference implementation is not complete; inference is the fallback
+    except Exception:  # neither has all operators for all types; inference is the fallback
         return None
     arrays = [np.asarray(a) for a in got]
     if any(a.dtype.kind not in "biuf" for a in arrays):
@@ -89,12 +91,19 @@ def _evaluated(proto: onnx.NodeProto, versions: Versions, values: list[Array]) -
     return [next(found) if o else np.zeros(0) for o in proto.output]
 
 
-def _is_for_runtime(proto: onnx.NodeProto, versions: Versions, values: Sequence[Array]) -> bool:
-    """Is this run by onnxruntime: for its results, or for its speed?"""
-    opset = dict(versions).get("", dict(versions).get("ai.onnx", 1))
+def _is_for_runtime(proto: onnx.NodeProto, values: Sequence[Array]) -> bool:
+    """Is this run by onnxruntime, because the reference implementation may give something else?"""
     if proto.op_type == "Slice":
         return len(values) > 4 and bool((values[-1] < 0).any())
-    return opset < DIFFERENT.get(proto.op_type, 0) or (proto.op_type in SLOW and sum(v.size for v in values) > REPEATED)
+    if proto.op_type in ("Div", "Range"):
+        return any(v.dtype.kind != "i" or bool((v < 0).any()) for v in values)
+    if proto.op_type == "Cast":
+        return values[0].dtype.kind not in "iub" or any(a.name == "to" and a.i not in NUMBERS for a in proto.attribute)
+    return proto.op_type not in EXACT
+
+
+NUMBERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+"""Types that integers and booleans are cast to without a choice."""
 
 
 def _model(proto: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], versions: Versions) -> onnx.ModelProto:

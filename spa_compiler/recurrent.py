@@ -23,11 +23,10 @@ import onnx
 from numpy.typing import NDArray
 
 from spa_compiler.linear import attributes
+from spa_compiler.names import Names
 
 Array = NDArray[Any]
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-STEPS = ".steps"
-"""End of the name of an output that is made up for the states of all steps."""
 X, W, R, B, LENGTHS, H0 = range(6)
 """Input slots; an LSTM has C0 and peepholes behind them, which nothing here needs: peepholes are no contraction."""
 
@@ -175,13 +174,13 @@ class Cell:
         return np.repeat(flat[:, None], len(self.directions), axis=1)
 
 
-def with_steps(node: onnx.NodeProto) -> onnx.NodeProto:
+def with_steps(node: onnx.NodeProto, names: Names) -> onnx.NodeProto:
     """A recurrent operator gives its states of all steps, whoever reads them."""
     if node.op_type not in GATES or (len(node.output) and node.output[0]):
         return node
     out = onnx.NodeProto()
     out.CopyFrom(node)
-    out.output[0] = next(n for n in node.output if n) + STEPS
+    out.output[0] = names.value(f"{next(n for n in node.output if n)}.steps")
     return out
 
 

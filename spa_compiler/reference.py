@@ -150,14 +150,14 @@ class _Editor:
     def _op(self, op: str, inputs: list[gs.Tensor], attrs: dict[str, Any] | None = None) -> gs.Variable:
         """A new node before this one."""
         self.made += 1
-        out = gs.Variable(f"{self.stem}.{self.made}")
+        out = self.model.new_value(f"{self.stem}.{self.made}")
         at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
-        self.model.graph.nodes.insert(at, gs.Node(op, out.name, attrs or {}, inputs, [out]))
+        self.model.graph.nodes.insert(at, self.model.new_node(op, out.name, attrs or {}, inputs, [out]))
         return out
 
     def _const(self, values: Array) -> gs.Constant:
         self.made += 1
-        return constant(f"{self.stem}.{self.made}", values)
+        return self.model.new_constant(f"{self.stem}.{self.made}", values)
 
     def _beside(self, x: gs.Tensor, value: Value, mask: Array) -> gs.Tensor:
         """`mask` as an operand beside x, which has the shape of `value`.
@@ -220,11 +220,12 @@ class _Editor:
         reduced = tuple(i % len(value.axes) for i in (axes if axes else range(len(value.axes))))
         share = mask.astype(np.float64).mean(axis=reduced, keepdims=bool(self.site.attrs.get("keepdims", 1)))
         result = self.node.outputs[0]
-        raw = gs.Variable(f"{self.stem}.raw")
+        raw = self.model.new_value(f"{self.stem}.raw")
         at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
         self.node.outputs = [raw]
         divisor = self._const(share.astype(mask.dtype))
-        self.model.graph.nodes.insert(at + 2, gs.Node("Div", f"{self.stem}.mean", {}, [raw, divisor], [result]))
+        mean = self.model.new_node("Div", f"{self.stem}.mean", {}, [raw, divisor], [result])
+        self.model.graph.nodes.insert(at + 2, mean)
 
     def _mean(self, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
         """Mean over the kept entries of these axes, which stay with size 1; `spread` is the mask as an operand."""
@@ -261,10 +262,10 @@ class _Editor:
     def _summed(self, slot: int) -> gs.Variable:
         """What a fused operator normalises: asked of a copy of it."""
         self.made += 1
-        out = gs.Variable(f"{self.stem}.{self.made}")
-        outputs = [gs.Variable(f"{out.name}.first"), *(gs.Variable.empty() for _ in range(slot - 1)), out]
-        copy = gs.Node(self.node.op, out.name, dict(self.node.attrs), list(self.node.inputs), outputs)
-        copy.domain = self.node.domain
+        out = self.model.new_value(f"{self.stem}.{self.made}")
+        outputs = [self.model.new_value(f"{out.name}.first"), *(gs.Variable.empty() for _ in range(slot - 1)), out]
+        attrs, inputs = dict(self.node.attrs), list(self.node.inputs)
+        copy = self.model.new_node(self.node.op, out.name, attrs, inputs, outputs, self.node.domain)
         at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
         self.model.graph.nodes.insert(at, copy)
         return out
@@ -310,8 +311,8 @@ class _Editor:
     def _finish(self, y: gs.Tensor) -> None:
         """The written-out form takes the place of the node's first output."""
         result = self.node.outputs[0]
-        self.node.outputs[0] = gs.Variable(f"{self.stem}.unused")
+        self.node.outputs[0] = self.model.new_value(f"{self.stem}.unused")
         at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
-        self.model.graph.nodes.insert(at, gs.Node("Identity", f"{self.stem}.y", {}, [y], [result]))
+        self.model.graph.nodes.insert(at, self.model.new_node("Identity", f"{self.stem}.y", {}, [y], [result]))
 
 

@@ -38,7 +38,7 @@ def rewrite(graph: DependencyGraph, masks: Masks) -> Model:
             _retake(model, node, site, masks)
             continue
         if site.op == "Squeeze" and site.ints(1, "axes") is None:
-            _name_axes(node, site, masks)
+            _name_axes(model, node, site, masks)
         for operand in site.operands:
             _write(model, node, site, operand, masks)
     _value_info(graph, model, masks)
@@ -115,7 +115,7 @@ def _slice_constants(graph: DependencyGraph, model: Model, masks: Masks) -> None
             tensor._values = new._values
 
 
-def _name_axes(node: gs.Node, site: Site, masks: Masks) -> None:
+def _name_axes(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
     """Squeeze without axes would also drop an axis of which one channel is left."""
     if not any(_cut(a, masks) and count(a, masks) == 1 for a in site.x().axes):
         return
@@ -123,7 +123,8 @@ def _name_axes(node: gs.Node, site: Site, masks: Masks) -> None:
     if site.opset < ATTRIBUTE_BEFORE["Squeeze"]:
         node.attrs["axes"] = axes
     else:
-        node.inputs = [node.inputs[0], constant(f"{node.outputs[0].name}.axes", np.array(axes, np.int64))]
+        named = model.new_constant(f"{node.outputs[0].name}.axes", np.array(axes, np.int64))
+        node.inputs = [node.inputs[0], named]
 
 
 def _retake(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
@@ -142,7 +143,9 @@ def _retake(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
     dtype = np.int64 if wide else np.int32
     values = np.array(left[0], dtype) if scalar else np.array(left, dtype)
     node.op, node.attrs = "Gather", {"axis": axis}
-    node.inputs = [node.inputs[0], constant(f"{node.outputs[0].name}.positions", values)]
+    own = _own_name(model, node.inputs[1]) if site.op == "Gather" else ""
+    index = constant(own, values) if own else model.new_constant(f"{node.outputs[0].name}.positions", values)
+    node.inputs = [node.inputs[0], index]
 
 
 def _write(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Masks) -> None:
@@ -165,10 +168,17 @@ def _write(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Mas
     elif old is None and operand.slot < len(site.inputs) and site.inputs[operand.slot] is not None:
         _patch(model, node, operand.slot, new, changed)
     else:
-        name = f"{node.outputs[0].name}.{operand.attr or 'shape'}"
         while len(node.inputs) <= operand.slot:
             node.inputs.append(gs.Variable.empty())
-        node.inputs[operand.slot] = constant(name, np.array(new, np.int64))
+        own, values = _own_name(model, node.inputs[operand.slot]), np.array(new, np.int64)
+        wanted = f"{node.outputs[0].name}.{operand.attr or 'shape'}"
+        node.inputs[operand.slot] = constant(own, values) if own else model.new_constant(wanted, values)
+
+
+def _own_name(model: Model, operand: gs.Tensor) -> str:
+    """The name of a constant that nothing but one node reads: what takes its place there keeps it. Else ''."""
+    alone = isinstance(operand, gs.Constant) and len(operand.outputs) == 1 and operand.name not in model.captured
+    return str(operand.name) if alone else ""
 
 
 def _still_holds(site: Site, i: int, old: int, new: int, masks: Masks) -> bool:
@@ -193,13 +203,29 @@ def _with_minus_one(site: Site, operand: Operand, new: list[int], changed: list[
 
 def _patch(model: Model, node: gs.Node, slot: int, new: list[int], changed: list[bool]) -> None:
     """A shape that is computed at run time: take the new numbers where they changed, the computed ones elsewhere."""
+    where = node.inputs[slot].inputs[0] if node.inputs[slot].inputs else None
+    if where is not None and _is_patch(model, where, len(new)):
+        before = [model.array(t) for t in where.inputs[:2]]
+        both = before[0] | np.array(changed), np.where(changed, np.array(new, np.int64), before[1])
+        for k, values in enumerate(both):
+            where.inputs[k] = constant(where.inputs[k].name, values)
+        return
     stem = f"{node.outputs[0].name}.{slot}"
-    out = gs.Variable(f"{stem}.sizes", np.int64)
-    numbers = constant(f"{stem}.changed", np.array(changed)), constant(f"{stem}.new", np.array(new, np.int64))
-    inputs = [*numbers, node.inputs[slot]]
+    out = model.new_value(f"{stem}.sizes", np.int64)
+    mask = model.new_constant(f"{stem}.changed", np.array(changed))
+    inputs = [mask, model.new_constant(f"{stem}.new", np.array(new, np.int64)), node.inputs[slot]]
     at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
-    model.graph.nodes.insert(at, gs.Node("Where", f"{stem}.patch", {}, inputs, [out]))
+    model.graph.nodes.insert(at, model.new_node("Where", f"{stem}.patch", {}, inputs, [out]))
     node.inputs[slot] = out
+
+
+def _is_patch(model: Model, node: gs.Node, entries: int) -> bool:
+    """Is this a Where by constants of its own, for one reader? So a file that was compiled before is patched again."""
+    if node.op != "Where" or len(node.outputs[0].outputs) > 1:
+        return False
+    used = {*model.captured, *(t.name for t in model.graph.outputs)}
+    own = [_own_name(model, t) != "" and tuple(t.shape) == (entries,) for t in node.inputs[:2]]
+    return all(own) and node.outputs[0].name not in used
 
 
 def _value_info(graph: DependencyGraph, model: Model, masks: Masks) -> None:
@@ -214,8 +240,10 @@ def _value_info(graph: DependencyGraph, model: Model, masks: Masks) -> None:
             continue
         dims = info.type.tensor_type.shape.dim
         if len(dims) == len(value.axes):
-            for d, a in zip(dims, value.axes, strict=True):
-                if d.HasField("dim_value"):
+            for d, a, moves in zip(dims, value.axes, value.dynamic, strict=True):
+                if d.HasField("dim_value") and moves:  # exporters write the size of their example there
+                    d.Clear()
+                elif d.HasField("dim_value"):
                     d.dim_value = count(a, masks)
                 elif _cut(a, masks):  # 12*N is no longer what other values call so: onnxruntime would share buffers
                     d.Clear()

@@ -173,7 +173,11 @@ def random_inputs(
     rng: np.random.Generator,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Array]:
-    """Inputs of the right types and shapes: floats standard normal or uniform in their range, ids below their limit."""
+    """Inputs of the right types and shapes: floats standard normal or uniform in their range, ids below their limit.
+
+    An input with a default gets another value where it is one of floats; of integers and flags no other is sure to be
+    valid, so that these are left out.
+    """
     out: dict[str, Array] = {}
     limits = index_limits(model, sizes)
     for name, t in input_types(model, sizes).items():
@@ -183,7 +187,17 @@ def random_inputs(
         else:
             drawn = rng.uniform(*bounds, [d.dim_value for d in t.tensor_type.shape.dim])
             out[name] = drawn.astype(onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
+    for name in model.defaults:
+        value = model.default_array(name)
+        if value.dtype.kind == "f":
+            out[name] = _another(value, rng)
     return out
+
+
+def _another(value: Array, rng: np.random.Generator) -> Array:
+    """What a run may give in place of a default: other numbers near it and of its signs, so that they are valid."""
+    other = np.where(value == 0, 0.5, value) * rng.uniform(0.5, 1.5, value.shape)
+    return np.asarray(other, value.dtype)
 
 
 def named(option: str, entries: tuple[str, ...], model: Model) -> list[tuple[str, str, str]]:

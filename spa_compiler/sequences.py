@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from spa_compiler.canonical import unique
-from spa_compiler.model import Model, constant
+from spa_compiler.model import Model
 
 
 def unpack(model: Model) -> int:
@@ -87,6 +87,7 @@ def split_and_picked(model: Model) -> int:
             whats = zip(("starts", "ends", "axes"), bounds, strict=True)
             name = user.outputs[0].name
             user.op, user.attrs = "Slice", {}
-            user.inputs = [node.inputs[0], *(constant(f"{name}.{w}", np.array([v], np.int64)) for w, v in whats)]
+            operands = [model.new_constant(f"{name}.{w}", np.array([v], np.int64)) for w, v in whats]
+            user.inputs = [node.inputs[0], *operands]
             made += 1
     return made

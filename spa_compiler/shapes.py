@@ -60,7 +60,7 @@ def evaluate(model: Model, sizes: dict[str, int], base: Facts | None = None) -> 
     again.
     """
     facts = Facts(declared=_declared(model, sizes), base=base)
-    for name, t in input_types(model, sizes).items():
+    for name, t in [*input_types(model, sizes).items(), *((n, d.info.type) for n, d in model.defaults.items())]:
         facts.type_is(name, t)
     for name, tensor in model.constants().items():
         if facts.same_constant(name, tensor._values):

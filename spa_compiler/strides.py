@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 from spa_compiler import sizes
 from spa_compiler.general import General
 from spa_compiler.index_arithmetic import find_index, find_places
-from spa_compiler.model import Model, constant
+from spa_compiler.model import Model
 from spa_compiler.sizes import Size
 
 
@@ -42,7 +42,7 @@ def identity_gathers(model: Model, general: General) -> int:
         if node.op == "Gather" and len(node.inputs) == 2 and int(node.attrs.get("axis", 0)) == 0:
             target = _target(model, node, general)
             if target is not None:
-                shape = constant(f"{node.outputs[0].name}.shape", np.array(target, np.int64))
+                shape = model.new_constant(f"{node.outputs[0].name}.shape", np.array(target, np.int64))
                 node.op, node.attrs, node.inputs = "Reshape", {}, [node.inputs[0], shape]
                 made += 1
     return made
@@ -63,7 +63,7 @@ def written_pieces(model: Model, general: General) -> int:
     for node in [n for n in model.graph.nodes if n.op == "ScatterND" and n.attrs.get("reduction", "none") == "none"]:
         pieces = _pieces(model, node, general)
         if pieces:
-            fresh = _around(node.inputs[0], node.inputs[2], node.outputs[0], pieces)
+            fresh = _around(model, node.inputs[0], node.inputs[2], node.outputs[0], pieces)
             node.inputs.clear()
             node.outputs.clear()
             at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
@@ -138,33 +138,33 @@ def _leave_out(model: Model, node: gs.Node, gone: set[int], general: General) ->
         return
     operands = list(node.inputs[1:])
     if len(operands) < 3 or not operands[2].name:
-        operands[2:3] = [constant(f"{name}.axes", np.arange(many))]
+        operands[2:3] = [model.new_constant(f"{name}.axes", np.arange(many))]
     for i, t in enumerate(operands):
         if isinstance(t, gs.Constant):
-            operands[i] = constant(f"{name}.operand{i}", model.array(t)[left])
+            operands[i] = model.new_constant(f"{name}.operand{i}", model.array(t)[left])
         elif t.name:
-            part = operands[i] = gs.Variable(f"{name}.operand{i}", t.dtype)
-            picked = constant(f"{part.name}.left", left)
-            model.graph.nodes.insert(at, gs.Node("Gather", part.name, {"axis": 0}, [t, picked], [part]))
+            part = operands[i] = model.new_value(f"{name}.operand{i}", t.dtype)
+            picked = model.new_constant(f"{part.name}.left", left)
+            model.graph.nodes.insert(at, model.new_node("Gather", part.name, {"axis": 0}, [t, picked], [part]))
     node.inputs = [node.inputs[0], *operands]
 
 
-def _around(x: gs.Tensor, updates: gs.Tensor, out: gs.Tensor, pieces: list[Piece]) -> list[gs.Node]:
+def _around(model: Model, x: gs.Tensor, updates: gs.Tensor, out: gs.Tensor, pieces: list[Piece]) -> list[gs.Node]:
     """Nodes that give `out`: x with `updates` in a box. Along the first axis before, inside and after, and so on."""
     piece, *rest = pieces
     nodes: list[gs.Node] = []
 
     def cut(what: str, start: int, end: int) -> gs.Variable:
-        part = gs.Variable(f"{out.name}.{what}{piece.axis}", x.dtype)
+        part = model.new_value(f"{out.name}.{what}{piece.axis}", x.dtype)
         values = zip(("starts", "ends", "axes"), (start, end, piece.axis), strict=True)
-        operands = [constant(f"{part.name}.{name}", np.array([v], np.int64)) for name, v in values]
-        nodes.append(gs.Node("Slice", part.name, {}, [x, *operands], [part]))
+        operands = [model.new_constant(f"{part.name}.{name}", np.array([v], np.int64)) for name, v in values]
+        nodes.append(model.new_node("Slice", part.name, {}, [x, *operands], [part]))
         return part
 
     inside = updates
     if rest:
-        inside = gs.Variable(f"{out.name}.inside{piece.axis}", x.dtype)
-        nodes += _around(cut("between", piece.start, piece.end), updates, inside, rest)
+        inside = model.new_value(f"{out.name}.inside{piece.axis}", x.dtype)
+        nodes += _around(model, cut("between", piece.start, piece.end), updates, inside, rest)
     parts = [cut("before", 0, piece.start)] if piece.start else []
     parts += [inside, *([cut("after", piece.end, piece.size)] if piece.end < piece.size else [])]
-    return [*nodes, gs.Node("Concat", f"{out.name}.pieces{piece.axis}", {"axis": piece.axis}, parts, [out])]
+    return [*nodes, model.new_node("Concat", f"{out.name}.pieces{piece.axis}", {"axis": piece.axis}, parts, [out])]

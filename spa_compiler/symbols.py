@@ -146,9 +146,9 @@ def bindings(found: list[Symbol], given: dict[str, int], ties: Ties | None = Non
     """Pairs of bindings to try, most general first.
 
     Distinct primes, so that axes of equal size are not taken for one another; realistic image sides, and right after
-    them small ones; longer and longer ones (windows and strides of speech and music need hundreds of samples); then
-    sizes that some exporters insist on (batch 1 written into a Reshape of a graph whose input says N; windows of 512 or
-    256 samples).
+    them small ones and primes (what looks like an image may be a cache of attention); longer and longer ones (windows
+    and strides of speech and music need hundreds of samples); then sizes that some exporters insist on (batch 1 written
+    into a Reshape of a graph whose input says N; windows of 512 or 256 samples).
     """
 
     def square(s: Symbol) -> bool:
@@ -170,10 +170,11 @@ def bindings(found: list[Symbol], given: dict[str, int], ties: Ties | None = Non
     same = ((224,) * 4, (224,) * 4)
     tries = [pair((2, 3), IMAGES, None), pair((2, 3), same, None), pair((1, 1), IMAGES, None), pair((1, 1), same, None)]
     if not all(s.batch or square(s) for s in found):
-        tries += [pair(batch, IMAGES, None, times) for times in LONGER for batch in ((2, 3), (1, 1))]
+        sides = (IMAGES, PRIMES) if any(map(square, found)) else (IMAGES,)
+        tries += [pair(b, side, None, times) for times in LONGER for b in ((2, 3), (1, 1)) for side in sides]
     tries += [pair((2, 3), IMAGES, n) for n in WINDOWS] + [pair((1, 1), IMAGES, n) for n in WINDOWS]
     if any(map(square, found)):
-        tries.insert(1, pair((2, 3), SMALL_IMAGES, None))
+        tries[1:1] = [pair((2, 3), SMALL_IMAGES, None), pair((2, 3), PRIMES, None)]
     return [*(map(spread, tries) if given else ()), *tries]
 
 

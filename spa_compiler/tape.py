@@ -18,6 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from spa_compiler.names import Names
+
 Array = NDArray[Any]
 OPSET = 16
 """The oldest whose ScatterElements adds."""
@@ -39,13 +41,15 @@ class Tape:
         shapes: Mapping[str, Sequence[int]],
         source: str,
         opset: int = OPSET,
+        names: Names | None = None,
     ) -> None:
         self.nodes, self.constants, self.shapes, self.source = nodes, constants, shapes, source
         self.opset = opset  # of the forward nodes
         self.made: list[onnx.NodeProto] = []
         self.tables: list[onnx.TensorProto] = []
         self.parts: dict[str, list[str]] = {}
-        self.count = 0
+        self.names = Names(constants) if names is None else names.copy()  # of the model that the nodes are of
+        self.names.add_nodes(nodes)
         self.live = {source}  # what depends on it
         for node in nodes:
             if not self.live.isdisjoint(node.input[: READ.get(node.op_type)]):
@@ -53,15 +57,13 @@ class Tape:
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
         """A new node: the name of its (last) output."""
-        self.count += 1
-        names = [f"spa.grad.{self.count}.{k}" for k in range(outputs)]
+        names = [self.names.value(f"spa.grad.{len(self.made)}.{k}") for k in range(outputs)]
         self.made.append(helper.make_node(kind, inputs, names, **attributes))
         return names[-1]
 
     def number(self, values: Any, dtype: type = np.float32) -> str:
         """A new constant."""
-        self.count += 1
-        name = f"spa.grad.{self.count}.c"
+        name = self.names.value(f"spa.grad.c{len(self.tables)}")
         self.tables.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 

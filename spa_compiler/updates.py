@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from spa_compiler.canonical import drop_dead
 from spa_compiler.linear import Form
 from spa_compiler.model import Model, constant
-from spa_compiler.recurrent import STEPS
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -36,8 +35,8 @@ class Replaced:
 
 
 def key_of(outputs: Iterable[str]) -> str:
-    """What a node is called here: its first output that the model itself has."""
-    return next((n for n in outputs if n and not n.endswith(STEPS)), "")
+    """What a node is called here: its last output that has a name (a first one may be made up: `with_steps`)."""
+    return next((n for n in reversed(list(outputs)) if n), "")
 
 
 def apply(small: Model, updates: Mapping[str, Update | Replaced]) -> Model:
@@ -48,12 +47,13 @@ def apply(small: Model, updates: Mapping[str, Update | Replaced]) -> Model:
         update = updates.get(key_of(t.name for t in node.outputs))
         if isinstance(update, Replaced):
             for slot, values in update.constants.items():
-                _put(node, slot, values)
+                _put(model, node, slot, values)
         if not isinstance(update, Update):
             continue
         tensor = node.inputs[update.form.weight]
-        name = tensor.name if isinstance(tensor, gs.Constant) else f"{node.outputs[0].name}.weight"
-        node.inputs[update.form.weight] = constant(name, update.weights)
+        weight = update.weights
+        own = constant(tensor.name, weight) if isinstance(tensor, gs.Constant) else None
+        node.inputs[update.form.weight] = own or model.new_constant(f"{node.outputs[0].name}.weight", weight)
         if update.form.bias is None:
             _add_behind(model, node, update, outputs)
         else:
@@ -67,19 +67,21 @@ def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
     beta = getattr(update.form, "beta", 1.0)
     old = node.inputs[slot] if slot < len(node.inputs) and node.inputs[slot].name else None
     if beta != 0 and old is not None and not isinstance(old, gs.Constant):
-        change = constant(f"{node.outputs[0].name}.bias", (update.bias / beta).astype(update.weights.dtype))
-        node.inputs[slot] = gs.Variable(f"{change.name}.sum")
+        change = (update.bias / beta).astype(update.weights.dtype)
+        addend = model.new_constant(f"{node.outputs[0].name}.bias", change)
+        total = node.inputs[slot] = model.new_value(f"{addend.name}.sum")
         at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
-        model.graph.nodes.insert(at, gs.Node("Add", node.inputs[slot].name, {}, [old, change], [node.inputs[slot]]))
+        model.graph.nodes.insert(at, model.new_node("Add", total.name, {}, [old, addend], [total]))
         return
     before = 0.0 if old is None or beta == 0 else model.array(old).astype(np.float64)
     if beta == 0:
         node.attrs["beta"] = beta = 1.0
     values = (before + update.bias / beta).astype(update.weights.dtype)
-    name = f"{node.outputs[0].name}.bias" if old is None or len(old.outputs) > 1 else old.name
     while len(node.inputs) <= slot:
         node.inputs.append(gs.Variable.empty())
-    node.inputs[slot] = constant(name, values)
+    wanted = f"{node.outputs[0].name}.bias"
+    own = "" if old is None or len(old.outputs) > 1 or old.name in model.captured else old.name
+    node.inputs[slot] = constant(own, values) if own else model.new_constant(wanted, values)
 
 
 def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) -> None:
@@ -89,23 +91,23 @@ def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) 
     reader = y.outputs[0] if len(y.outputs) == 1 and y.name not in outputs else None
     if reader is not None and reader.op == "Add":
         for k, t in enumerate(reader.inputs):
-            if not isinstance(t, gs.Constant) or len(t.outputs) > 1:
+            if not isinstance(t, gs.Constant) or len(t.outputs) > 1 or t.name in model.captured:
                 continue
             old = model.array(t)
             if old.shape[-bias.ndim :] == bias.shape and old.size == bias.size:
                 added = old.astype(np.float64) + bias.reshape(old.shape)
                 reader.inputs[k] = constant(t.name, added.astype(old.dtype))
                 return
-    raw = gs.Variable(f"{y.name}.unbiased")
+    raw = model.new_value(f"{y.name}.unbiased")
     node.outputs[0] = raw
     at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
-    node = gs.Node("Add", f"{y.name}.bias", {}, [raw, constant(f"{y.name}.bias", bias)], [y])
-    model.graph.nodes.insert(at + 1, node)
+    addend = model.new_constant(f"{y.name}.bias", bias)
+    model.graph.nodes.insert(at + 1, model.new_node("Add", f"{y.name}.bias", {}, [raw, addend], [y]))
 
 
-def _put(node: gs.Node, slot: int, values: Array) -> None:
+def _put(model: Model, node: gs.Node, slot: int, values: Array) -> None:
     """A constant into an input that may not have been there."""
     while len(node.inputs) <= slot:
         node.inputs.append(gs.Variable.empty())
-    old = node.inputs[slot].name
-    node.inputs[slot] = constant(old or f"{key_of(t.name for t in node.outputs)}.{slot}", values)
+    old, wanted = node.inputs[slot].name, f"{key_of(t.name for t in node.outputs)}.{slot}"
+    node.inputs[slot] = constant(old, values) if old else model.new_constant(wanted, values)

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import open_session, random_inputs, run
 
 Masks = dict[Dim, Bools]
-COPY = re.compile(r"\.use\d+$")
 FLOATS = {1, 10, 11, 16}
 
 
@@ -38,11 +36,11 @@ def analyzed(proto: onnx.ModelProto) -> DependencyGraph:
 
 def listing(graph: DependencyGraph) -> dict[str, Group]:
     """The groups under the keys of zoo_base."""
-    constants = graph.model.constants()
+    constants, copies = graph.model.constants(), graph.model.copies
     floats = {n for n, t in constants.items() if element_type(t) in FLOATS}
     found: list[tuple[list[str], Group]] = []
     for g in graph.groups:
-        members = {f"{COPY.sub('', m.value)}:{m.axis}" for m in g.members if m.value in floats}
+        members = {f"{copies.get(m.value, m.value)}:{m.axis}" for m in g.members if m.value in floats}
         if members:
             found.append((sorted(members), g))
     out: dict[str, Group] = {}

@@ -17,9 +17,9 @@ PASSES = sorted((ROOT / "passes").glob("*.py"))
 MODULES = [*LIBRARY, *PASSES]
 ORDER = """
     version errors interrupts collector kernels target plugins
-    sizes subgraphs nesting facts flow expr dims axes spec blocks rules
-    tensors external checks snapshots model symbols shape_reads node_runs size_tables size_formulas general shapes bound
-    digits index_arithmetic canonical sequences strides runtime
+    sizes subgraphs names nesting facts flow expr dims axes spec blocks rules
+    tensors external checks snapshots initializers model symbols shape_reads node_runs size_tables size_formulas general
+    shapes bound digits index_arithmetic canonical sequences strides runtime
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
     images sources data gram linear inside recurrent lockstep adjust routed moments updates merge scales amounts

@@ -17,14 +17,14 @@ PASSES = sorted((ROOT / "passes").glob("*.py"))
 MODULES = [*LIBRARY, *PASSES]
 LONGEST = 360  # about 350
 ORDER = """
-    version errors interrupts collector kernels target plugins
+    version errors finite interrupts collector kernels target plugins
     subgraphs nesting facts flow expr dims axes spec blocks rules
     external checks model symbols shape_reads shapes bound canonical sequences strides runtime
     graph threads rewrite reference folding inlining normalize
-    cost criteria lossless plan allocate
-    images sources data gram linear inside recurrent lockstep adjust routed moments updates merge scales amounts
-    tape derivatives inversion tokens calibration obs doubt compensation forcing decisions verify pipeline options
-    latency report compiler
+    cost criteria ownership lossless plan stairs allocate
+    images sources data gram linear inside recurrent lockstep adjust routed residual moments updates merge scales
+    amounts tape derivatives inversion tokens calibration obs doubt compensation forcing decisions verify pipeline
+    options latency report compiler
     __init__ inspection cli
 """.split()
 """Each module imports only from those before it (docs/architecture.md)."""

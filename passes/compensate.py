@@ -43,7 +43,8 @@ class Compensate:
             few = ", ".join(outcome.unfit[:3]) + (", ..." if len(outcome.unfit) > 3 else "")
             why = "their values in calibration are not finite or too large"
             text = f"{len(outcome.unfit)} contractions keep their old weights ({few}): {why}, see `compensation`"
-            state = state.note(notes=[*state.results.get("notes", []), text])
+            known = state.results.get("notes", [])  # `protect` may run this pass again
+            state = state.note(notes=[*known, *([] if text in known else [text])])
         return replace(state, model=model).note(
             compensation={"method": self.method, "ridge": self.ridge, **asdict(outcome)}
         )

@@ -19,7 +19,7 @@ LONGEST = 360  # about 350
 ORDER = """
     version errors finite interrupts collector kernels target plugins
     subgraphs nesting facts flow expr dims axes spec blocks rules
-    external checks model symbols shape_reads shapes bound canonical sequences strides runtime
+    external checks model symbols shape_reads shapes bound canonical sequences strides input_ranges lookups runtime
     graph threads rewrite reference folding inlining normalize
     cost criteria ownership lossless plan stairs allocate
     images sources data gram linear inside recurrent lockstep adjust routed residual moments updates merge scales

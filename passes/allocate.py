@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from spa_compiler.allocate import Budget, Limits, allocate
+from spa_compiler.allocate import Budget, allocate
 from spa_compiler.cost import CostModel
 from spa_compiler.criteria import Scores
 from spa_compiler.errors import NothingToPrune, UsageError
@@ -15,6 +15,7 @@ from spa_compiler.kernels import convolution_block
 from spa_compiler.latency import fastest, share_of_latency
 from spa_compiler.pipeline import State
 from spa_compiler.plan import Plan, best
+from spa_compiler.stairs import Limits
 from spa_compiler.target import parse_target
 
 BY_ERROR = ("obspa", "flap")

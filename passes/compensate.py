@@ -39,6 +39,12 @@ class Compensate:
         )
         with linear_algebra(graph):
             model, outcome = compensated(graph, state.plan.masks(graph), state.pruned, given.feeds, options)
+        if outcome.unfit:
+            few = ", ".join(outcome.unfit[:3]) + (", ..." if len(outcome.unfit) > 3 else "")
+            why = "their values in calibration are not finite or too large"
+            text = f"{len(outcome.unfit)} contractions keep their old weights ({few}): {why}, see `compensation`"
+            known = state.results.get("notes", [])  # `protect` may run this pass again
+            state = state.note(notes=[*known, *([] if text in known else [text])])
         return replace(state, model=model).note(
             compensation={"method": self.method, "ridge": self.ridge, **asdict(outcome)}
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from spa_compiler.allocate import open_groups
 from spa_compiler.lossless import dead_channels
 from spa_compiler.pipeline import State
 from spa_compiler.plan import Plan
+from spa_compiler.stairs import open_groups
 
 
 @dataclass(frozen=True)

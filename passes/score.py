@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -9,10 +10,11 @@ from typing import ClassVar
 import numpy as np
 
 from spa_compiler.calibration import Calibration
-from spa_compiler.criteria import Scores, criterion
+from spa_compiler.criteria import Noted, Scores, checked, criterion, spoiled_weights
 from spa_compiler.data import load_npz
 from spa_compiler.doubt import doubted
 from spa_compiler.errors import UsageError
+from spa_compiler.finite import quiet
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.pipeline import State
 from spa_compiler.threads import linear_algebra
@@ -40,25 +42,40 @@ class Score:
         inputs = state.calibration if isinstance(state.calibration, Calibration) else None
         guessed, hidden = inputs is not None and inputs.guessed, inputs is not None and inputs.doubted
         name = "l2" if guessed and self.criterion == "obspa" else self.criterion
-        with linear_algebra(graph):
-            scores = criterion(name)(graph, state.moments, np.random.default_rng(self.seed))
+        with linear_algebra(graph), quiet():
+            found = criterion(name)(graph, state.moments, np.random.default_rng(self.seed))
+            scores = checked(graph, found, f"the criterion '{name}'")
             if name == "obspa" and hidden and state.moments is not None:
-                scores = doubted(graph, state.moments, scores)
+                scores = doubted(graph, state.moments, Noted(scores, fallen(found)))
+        notes = [*spoilt(graph), *told(fallen(found))]
         if name != self.criterion:
-            text = "what the inputs are is a guess: magnitude (l2) chooses the channels, not obspa; see --calib"
-            state = state.note(notes=[*state.results.get("notes", []), text])
+            notes.append("what the inputs are is a guess: magnitude (l2) chooses the channels, not obspa; see --calib")
+        if notes:
+            state = state.note(notes=[*state.results.get("notes", []), *notes])
         return replace(state, scores=scores).note(criterion=name)
+
+
+def fallen(scores: Scores) -> dict[str, str]:
+    """Groups that a criterion has scored by their weights for want of anything better, and why."""
+    return scores.notes if isinstance(scores, Noted) else {}
+
+
+def told(notes: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each reason why groups are scored by their weights."""
+    for reason in dict.fromkeys(notes.values()):
+        labels = [n for n, r in notes.items() if r == reason]
+        few = ", ".join(labels[:3]) + (", ..." if len(labels) > 3 else "")
+        groups = "1 group is" if len(labels) == 1 else f"{len(labels)} groups are"
+        yield f"{groups} scored by weights alone ({few}): {reason}; other inputs may do (--calib, --input-range)"
+
+
+def spoilt(graph: DependencyGraph) -> Iterator[str]:
+    """A sentence about weights that hold NaN or infinite values."""
+    if names := spoiled_weights(graph):
+        few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        yield f"{len(names)} weights hold NaN or infinite values ({few}): channels that have some are kept first"
 
 
 def load_scores(graph: DependencyGraph, path: Path) -> Scores:
     """Scores by group label. Raises UsageError for an unknown label, a wrong shape or a file that is no .npz."""
-    try:
-        found = {n: np.asarray(a, np.float64) for n, a in load_npz(path).items()}
-    except ValueError as e:
-        raise UsageError(f"{path}: the scores are not numbers: {e}") from e
-    for label, scores in found.items():
-        if scores.shape != (wanted := graph.group(label).shape):
-            raise UsageError(f"{path}: group '{label}' has shape {list(wanted)}, the scores have {list(scores.shape)}")
-        if not np.isfinite(scores).all():
-            raise UsageError(f"{path}: the scores of '{label}' are not finite")
-    return found
+    return checked(graph, load_npz(path), str(path))

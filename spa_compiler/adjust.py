@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spa_compiler.finite import is_finite
 from spa_compiler.lockstep import Affine, Chunks, Step, Walk, beside
 
 Array = NDArray[Any]
@@ -38,12 +39,15 @@ class Adjust:
             gamma, beta = (np.asarray(c[0], np.float64) for c in step.inputs[1:3] if c is not None)
             epsilon = next((a.f for a in step.node.attribute if a.name == "epsilon"), 1e-5)
             mean, variance = statistics(x)
+            if not is_finite(mean, variance):  # what the file says is better than nothing
+                return None
             scale = gamma / np.sqrt(variance + epsilon)
             return Affine(scale.astype(np.float32), (beta - scale * mean).astype(np.float32))
         if step.node.op_type == "Conv" and self.shrink > 0 and rectified(walk, step.node.output[0]):
             walk.execute(step)
             y = step.outputs[0]
-            return None if y is None else shrunk(*statistics(y), self.shrink)
+            found = None if y is None else statistics(y)
+            return shrunk(*found, self.shrink) if found is not None and is_finite(*found) else None
         return None
 
 

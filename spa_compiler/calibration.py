@@ -26,10 +26,12 @@ from spa_compiler.amounts import LEAST, TABLE_SAMPLES, amounts, of_given, runs
 from spa_compiler.data import data_of, load_data
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
+from spa_compiler.input_ranges import POSITIVE, inputs_told
 from spa_compiler.inversion import matched
 from spa_compiler.lockstep import Late, Walk
+from spa_compiler.lookups import index_limits
 from spa_compiler.model import Model
-from spa_compiler.runtime import WHOLE, index_limits, open_session
+from spa_compiler.runtime import WHOLE, open_session
 from spa_compiler.scales import chunks, probabilities, rescaled
 from spa_compiler.shapes import random_array
 from spa_compiler.sources import Scale, Synthetic
@@ -91,7 +93,8 @@ def synthetic(
     longer = max((sizes[n] / bound[n] for n in sizes), default=1.0)
     rng = np.random.default_rng(seed)
     types, bounds = input_types(model, sizes), ranges or {}
-    found = {n: source_of(graph, n, t, bounds.get(n), kind) for n, t in types.items()}
+    read = inputs_told(model)
+    found = {n: source_of(graph, n, t, bounds.get(n), kind, read[n].positive) for n, t in types.items()}
     if kind:
         _check_kind(kind, {n: s for n, s in found.items() if types[n].tensor_type.shape.dim})
     ids = max((math.prod(s.shape) for s in found.values() if s.kind == "tokens"), default=0)
@@ -99,7 +102,7 @@ def synthetic(
     planned, pool = amounts(graph, samples, memory, longer, most)
     count, pool = (max(n, only_batch(model)) for n in (planned.kept, pool))
     if not _together(model):
-        return _apart(types, found, min(samples or planned.start, APART), rng, adjustment(graph))
+        return _apart(model, types, found, min(samples or planned.start, APART), rng, adjustment(graph))
     batch, named = only_batch(model), accompanying(model, found)
     names = sorted({s.kind for n, s in found.items() if n not in named})
     if not kind and (spoken := _spoken(model, found, count, runs(graph, longer), rng)) is not None:
@@ -184,6 +187,7 @@ def _together(model: Model) -> bool:
 
 
 def _apart(
+    model: Model,
     types: Mapping[str, onnx.TypeProto],
     found: Mapping[str, Synthetic],
     count: int,
@@ -197,15 +201,15 @@ def _apart(
         for name, t in types.items():
             dims = [d.dim_value for d in t.tensor_type.shape.dim]
             feed[name] = found[name].draw(dims[0], rng) if dims else random_array(t, rng)
-        feeds.append(feed)
+        feeds.append(accompanied(model, feed))
     return Calibration(feeds, f"{count} synthetic sets of inputs", adjust, True)
 
 
 def source_of(
     graph: DependencyGraph, name: str, t: onnx.TypeProto,
-    bounds: tuple[float, float] | None, kind: str,
+    bounds: tuple[float, float] | None, kind: str, positive: bool = False,
 ) -> Synthetic:  # fmt: skip
-    """The prior for one input: kind, grid and scale."""
+    """The prior for one input: kind, grid and scale; of a `positive` one the size of what would be drawn."""
     shape = tuple(d.dim_value for d in t.tensor_type.shape.dim)[1:]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type)
     if dtype.kind in "iu" and name in (limits := index_limits(graph.model)):
@@ -213,11 +217,12 @@ def source_of(
     grid = first_grid(graph, name, shape)
     what = kind or kind_of(grid)
     if dtype in (np.int32, np.int64) and what not in PICTURES:
-        bounds = bounds or (0, WHOLE - 1)
+        bounds = bounds or (int(positive), WHOLE - 1)
     scale = Scale(*bounds) if bounds else None
+    least = POSITIVE[0] if positive and dtype.kind == "f" and not bounds else 0.0
     if what == "white" and len(grid) not in (2, 3):  # no image: noise has no shape of its own
-        return Synthetic("fields", shape, scale=scale, dtype=str(dtype), options={"slope": 0.0})
-    source = Synthetic(what, shape, grid=grid if grid != shape else (), scale=scale, dtype=str(dtype))
+        return Synthetic("fields", shape, scale=scale, dtype=str(dtype), options={"slope": 0.0}, least=least)
+    source = Synthetic(what, shape, grid=grid if grid != shape else (), scale=scale, dtype=str(dtype), least=least)
     if scale is None and what in ("photographs", "objects", "strokes", "white"):
         return rescaled(graph, name, source)
     return source

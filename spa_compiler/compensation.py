@@ -22,16 +22,18 @@ from numpy.typing import NDArray
 
 from spa_compiler import recurrent, routed
 from spa_compiler.adjust import Adjust
-from spa_compiler.axes import Bools, Masks, keep, whole
+from spa_compiler.axes import Bools, Masks
+from spa_compiler.finite import is_finite, nature, quiet, unfit
 from spa_compiler.gram import Floats, Gram, gather, repaired, shrinkage, solve
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.linear import Form, Rows
 from spa_compiler.lockstep import Affine, Chunks, Feed, Late, Step, Walk
 from spa_compiler.model import Model
-from spa_compiler.moments import Branch, accumulate, dims_read, follow, form_of
-from spa_compiler.rewrite import sliced
+from spa_compiler.moments import accumulate, dims_read, form_of
+from spa_compiler.residual import follow, lacking
+from spa_compiler.rewrite import sliced, states_kept
 from spa_compiler.spec import Value
-from spa_compiler.updates import Replaced, Update, apply, key_of
+from spa_compiler.updates import Outcome, Replaced, Update, apply, key_of
 
 Array = NDArray[Any]
 
@@ -68,28 +70,13 @@ def compensate(
     return compensated(graph, masks, small, feeds, options or Options())[0]
 
 
-@dataclass
-class Outcome:
-    """How many contractions were solved, which of them are recurrent, and why others that were cut were not."""
-
-    solved: int = 0
-    recurrent: list[str] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
-
-
 def compensated(
     graph: DependencyGraph, masks: Masks, small: Model, feeds: Sequence[Feed], options: Options
 ) -> tuple[Model, Outcome]:
     """`compensate`, with what became of every contraction that was cut."""
     run = _Lockstep(graph, masks, small, options)
-    return apply(small, run.run(feeds)), run.outcome
-
-
-def states_kept(r: Value, masks: Masks, graph: DependencyGraph) -> NDArray[np.int64]:
-    """(directions, kept): the hidden units that stay in each direction of a recurrent operator with this R."""
-    per_axis, full = whole([r.axes[0], r.axes[2]], masks, graph.blocks)
-    mask = per_axis[0][:, None] & per_axis[1][None] & (True if full is None else full)
-    return np.stack([np.flatnonzero(row) for row in mask if row.any()])
+    with quiet():
+        return apply(small, run.run(feeds)), run.outcome
 
 
 class _Lockstep:
@@ -221,6 +208,8 @@ class _Lockstep:
             return None
         target = self._target(form, mine, output, raw)
         update = self._regress(form, theirs, target, (self.options.seed, i))
+        if update is None:
+            return self._unfit(i, theirs, theirs.inputs[form.data] or [], target)
         self.updates[key_of(theirs.node.output)] = update
         self.outcome.solved += 1
         self.compiled.replace(weight, update.weights)
@@ -236,6 +225,9 @@ class _Lockstep:
         reason = self._held_back(found.table) if fits else "its weights are looked up at run time"
         if x is None or reason or self.options.bias_only:
             self._left(i, theirs, reason)
+            return None
+        if not is_finite(*x, *target):
+            self._unfit(i, theirs, x, target)
             return None
         by, table = self.options, self.compiled.constants[found.table]
         agreed = routed.agreed(dense.index(self.dense), index)
@@ -260,6 +252,15 @@ class _Lockstep:
         held = any(v is not None and (v.constant or v.name in self.lookups) for v in site.inputs)
         if held and not dims_read(site).isdisjoint(self.masks):
             self.outcome.left[site.name or step.node.output[0]] = f"{site.op}: {self.compiled.why(step) or reason}"
+        return None
+
+    def _unfit(self, i: int, step: Step, x: Chunks, target: Chunks) -> Update | Replaced | None:
+        """Note a contraction that keeps its old weights because least squares has no finite solution."""
+        site = self.graph.sites[i]
+        name = site.name or step.node.output[0]
+        whose = next((f"what it {does} {nature(c)}" for does, c in (("reads", x), ("gives", target)) if unfit(c)), "")
+        self.outcome.left[name] = f"{site.op}: {whose or 'its least squares have no finite solution'}"
+        self.outcome.unfit.append(name)
         return None
 
     def _cell(self, i: int, mine: Step, theirs: Step, y: Chunks) -> Update | Replaced | None:
@@ -298,6 +299,8 @@ class _Lockstep:
             w = self._better(before, gram)
             new = part.changed(new, w, gram.mean(1) - np.einsum("bmd,bd->bm", w, gram.mean()))
         slots = dict(zip((recurrent.W, recurrent.R, recurrent.B), new.stored(held[0].dtype), strict=True))
+        if not is_finite(*slots.values()):
+            return self._unfit(i, theirs, small, y)
         for slot, values in slots.items():
             self.compiled.replace(self.compiled.slot(theirs.index, slot), values)
         update = self.updates[key_of(node.output)] = Replaced(slots)
@@ -311,41 +314,32 @@ class _Lockstep:
         branch = follow(self.dense, mine, self.options.adjust.batch_norm) if self.options.residual else None
         if branch is None or not branch.fits(raw[0].shape, form.out):
             return out
-        dense, compiled = self.dense.values.get(branch.shortcut), self.compiled.values.get(branch.shortcut)
-        value = self.graph.values.get(branch.shortcut)
-        if dense is None or compiled is None or dense is compiled or value is None or dense[0].shape != raw[0].shape:
-            return out
-        gain = self._gain(branch, output, raw, form.out)
-        lacks = [sliced(self.graph, value, d, self.masks) - c for d, c in zip(dense, compiled, strict=True)]
-        return [t + lack * gain for t, lack in zip(out, lacks, strict=True)]
+        shortcuts = self.dense.values.get(branch.shortcut), self.compiled.values.get(branch.shortcut)
+        lacks = lacking(self.graph, self.masks, branch, output, raw, form.out, *shortcuts)
+        return out if lacks is None else [t + lack for t, lack in zip(out, lacks, strict=True)]
 
-    def _gain(self, branch: Branch, output: Value, raw: Chunks, out: tuple[int, ...]) -> Array:
-        """1 / gain per kept channel, 0 where the branch is all but closed; shaped to broadcast."""
-        if branch.gain.size == 1:
-            return np.asarray(1 / branch.gain[0] if branch.gain[0] else 0.0, raw[0].dtype)
-        (axis,) = out
-        full = np.broadcast_to(branch.gain, (raw[0].shape[axis],))
-        kept = full[keep(output.axes[axis], {d: m for d, m in self.masks.items() if m.ndim == 1})]
-        size = np.abs(kept)
-        inverse = np.divide(1.0, kept, out=np.zeros_like(kept), where=size > 0.05 * np.median(size))
-        return inverse.reshape([-1 if k == axis else 1 for k in range(raw[0].ndim)]).astype(raw[0].dtype)
-
-    def _regress(self, form: Form, step: Step, target: Chunks, seed: tuple[int, ...]) -> Update:
+    def _regress(self, form: Form, step: Step, target: Chunks, seed: tuple[int, ...]) -> Update | None:
+        """New weights and what they change in the bias; None where they would not be finite in the weights' type."""
         x = step.inputs[form.data]
         assert x is not None
         old = self.compiled.constants[step.node.input[form.weight]]
         gram = accumulate(form, x, target, target, seed, self.graph)
         weights = form.restore(self._better(form.weights(old), gram), old)
         bias = gram.mean(1) - np.einsum("bmd,bd->bm", form.weights(weights), gram.mean())
-        return Update(form, weights, bias.ravel() - self._old_bias(form, step, bias.size))
+        change = bias.ravel() - self._old_bias(form, step, bias.size)
+        new = np.stack([bias.ravel(), change]) / (getattr(form, "beta", 1.0) or 1.0)
+        return Update(form, weights, change) if is_finite(weights, new.astype(weights.dtype)) else None
 
     def _better(self, before: Floats, gram: Gram) -> Floats:
-        """The weights (blocks, m, d) that the options ask for."""
+        """The weights (blocks, m, d) that the options ask for; NaN where there is no solution."""
         if self.options.bias_only:
             return before
         covariance = gram.covariance()
         shrink = shrinkage(covariance, gram.rows()) if self.options.shrink else 0.0
-        w = solve(before, covariance, gram.cross(), self.options.ridge, shrink)
+        try:
+            w = solve(before, covariance, gram.cross(), self.options.ridge, shrink)
+        except np.linalg.LinAlgError:
+            return np.full_like(before, np.nan)
         return repaired(w, covariance, gram.variance(), self.options.repair)
 
     def _old_bias(self, form: Form, step: Step, rows: int) -> Floats:
@@ -357,4 +351,4 @@ class _Lockstep:
         return np.broadcast_to(getattr(form, "beta", 1.0) * np.mean(every, 0, np.float64), (rows,))
 
 
-__all__ = ["Bools", "Options", "Outcome", "compensate", "compensated", "repaired", "solve", "states_kept"]
+__all__ = ["Bools", "Options", "Outcome", "compensate", "compensated", "repaired", "solve"]

@@ -4,13 +4,14 @@
 
 Scores are errors: the error curve of a group is the cumulative sum of its sorted scores, so that groups compare. A
 criterion is a function of the graph, the moments (None where none were taken) and a random generator; others are found
-through the entry-point group `spa_compiler.criteria`.
+through the entry-point group `spa_compiler.criteria`. Scores are finite, whatever the weights are: `checked` says so of
+those of a plug-in, and `Noted` tells which groups a criterion could not score as it would have liked.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.axes import NOWHERE, coordinates
 from spa_compiler.errors import UsageError
+from spa_compiler.finite import balanced, exponent, is_finite, quiet
 from spa_compiler.graph import DependencyGraph, Group, Member
 from spa_compiler.plugins import found_in
 
@@ -43,13 +45,48 @@ def criterion(name: str) -> Criterion:
     return found
 
 
+class Noted(Scores):
+    """Scores, and by group label why a group is scored by its weights and not as the criterion does; for the report."""
+
+    def __init__(self, scores: Mapping[str, NDArray[np.float64]], notes: Mapping[str, str]) -> None:
+        super().__init__(scores)
+        self.notes = dict(notes)
+
+
+def checked(graph: DependencyGraph, scores: Mapping[str, Any], source: str) -> Scores:
+    """Scores as float64, in the shapes of their groups and finite; `source` says whose they are.
+
+    Groups may be left out: they are not cut. Raises UsageError that names the group.
+    """
+    out: Scores = {}
+    for label, given in scores.items():
+        wanted = graph.group(label).shape
+        try:
+            out[label] = np.asarray(given, np.float64)
+        except (TypeError, ValueError) as e:
+            raise UsageError(f"{source}: the scores of '{label}' are not numbers: {e}") from e
+        if out[label].shape != wanted:
+            raise UsageError(
+                f"{source}: group '{label}' has shape {list(wanted)}, the scores have {list(out[label].shape)}"
+            )
+        if not is_finite(out[label]):
+            raise UsageError(f"{source}: the scores of '{label}' are not finite; every channel needs a number")
+    return out
+
+
 @dataclass(frozen=True)
 class Slices:
     """A member's weights, and which channel (and block) of the group each element belongs to."""
 
     member: Member
-    values: Array
+    values: Array  # as in the file
     channel: NDArray[np.int64]  # flat index into group.shape or NOWHERE; size 1 along axes that do not matter
+
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """The weights as float64; what is not finite counts as nothing (`spoiled` tells of which channels)."""
+        values = self.values.astype(np.float64)
+        return values if is_finite(values) else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
     def sums(self, values: Array, size: int) -> NDArray[np.float64]:
         """Per-channel sums of `values`, which has the shape of the weights."""
@@ -98,12 +135,35 @@ def learned(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
     return (s for s in slices(graph, group) if s.member.value not in statistics)
 
 
+def spoiled(graph: DependencyGraph, group: Group) -> NDArray[np.bool_]:
+    """Channels of a group (flat) that have a weight which is NaN or infinite."""
+    size = int(np.prod(group.shape))
+    out = np.zeros(size, bool)
+    for s in slices(graph, group):
+        if not is_finite(s.values):
+            out |= s.sums(~np.isfinite(s.values.astype(np.float64)), size) > 0
+    return out
+
+
+def spoiled_weights(graph: DependencyGraph) -> list[str]:
+    """Weights of groups that hold NaN or infinite values."""
+    names = dict.fromkeys(m.value for g in graph.groups for m in g.members)
+    constants = graph.model.constants()
+    return [n for n in names if not is_finite(graph.model.array(constants[n]))]
+
+
 def _scores(graph: DependencyGraph, measure: Callable[[Group], NDArray[np.float64]]) -> Scores:
-    """Scores of every group, divided by their mean so that groups compare."""
+    """Scores of every group, divided by their mean so that groups compare.
+
+    Channels with weights that are not finite count as much as the best: what they are worth is not known.
+    """
     out: Scores = {}
-    for group in graph.groups:
-        raw = np.nan_to_num(measure(group), posinf=float(np.finfo(np.float32).max))
-        out[group.label] = (raw / max(float(raw.mean()), 1e-30)).reshape(group.shape)
+    with quiet():
+        for group in graph.groups:
+            raw = balanced(measure(group))
+            raw = np.where(spoiled(graph, group), raw.max(initial=0.0), raw)
+            mean = float(raw.mean())
+            out[group.label] = (raw / mean if mean else raw).reshape(group.shape)
     return out
 
 
@@ -111,11 +171,19 @@ def _magnitude(graph: DependencyGraph, power: int) -> Scores:
     def measure(group: Group) -> NDArray[np.float64]:
         total = np.zeros(int(np.prod(group.shape)))
         for s in learned(graph, group):
-            part = s.sums(np.abs(s.values.astype(np.float64)) ** power, total.size)
+            part = s.sums(np.abs(balanced(s.numbers)) ** power, total.size)
             total += part / max(float(part.mean()), 1e-30)  # members of different scale count alike
         return total
 
     return _scores(graph, measure)
+
+
+def _alike(parts: Iterable[Slices]) -> Iterator[tuple[Slices, NDArray[np.float64]]]:
+    """Slices and their weights, all times one power of two: sums of their squares do not overflow."""
+    held = [(s, s.numbers) for s in parts]
+    largest = max((float(np.abs(v).max(initial=0.0)) for _, v in held), default=0.0)
+    by = exponent(largest)
+    yield from ((s, np.ldexp(v, -by) if by else v) for s, v in held)
 
 
 def l1(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
@@ -135,9 +203,9 @@ def bn_scale(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> 
 
     def measure(group: Group) -> NDArray[np.float64]:
         total = np.zeros(int(np.prod(group.shape)))
-        hits = [s for s in slices(graph, group) if s.member.value in gains]
-        for s in hits:
-            total += s.sums(np.abs(s.values), total.size)
+        hits = list(_alike(s for s in slices(graph, group) if s.member.value in gains))
+        for s, values in hits:
+            total += s.sums(np.abs(values), total.size)
         return total if hits else fallback[group.label].ravel()
 
     return _scores(graph, measure)
@@ -154,21 +222,20 @@ def fpgm(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scor
     def measure(group: Group) -> NDArray[np.float64]:
         size = int(np.prod(group.shape))
         total = np.zeros(size)
-        for s in learned(graph, group):
-            if s.member.role != "in":
-                each = rows(s, size)
-                square = (each**2).sum(1)
-                total += np.sqrt(np.maximum(square[:, None] + square[None] - 2 * each @ each.T, 0)).sum(1)
+        for s, values in _alike(s for s in learned(graph, group) if s.member.role != "in"):
+            each = rows(s, size, values)
+            square = (each**2).sum(1)
+            total += np.sqrt(np.maximum(square[:, None] + square[None] - 2 * each @ each.T, 0)).sum(1)
         return total
 
     return _scores(graph, measure)
 
 
-def rows(s: Slices, size: int) -> NDArray[np.float64]:
-    """The weights of each channel as one row; shorter ones are filled with zeros."""
+def rows(s: Slices, size: int, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """The weights of each channel (or these in their place) as one row; shorter ones are filled with zeros."""
     where = np.broadcast_to(s.channel, s.values.shape)
     hit = where != NOWHERE
-    channel, values = where[hit], s.values[hit].astype(np.float64)
+    channel, values = where[hit], (s.values.astype(np.float64) if weights is None else weights)[hit]
     order = np.argsort(channel, kind="stable")
     counts = np.bincount(channel, minlength=size)
     rows = np.zeros((size, int(counts.max(initial=1))))

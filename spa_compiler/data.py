@@ -21,8 +21,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from spa_compiler.errors import UsageError
+from spa_compiler.lookups import index_limits
 from spa_compiler.model import Model
-from spa_compiler.runtime import index_limits, run
+from spa_compiler.runtime import run
 
 Array = NDArray[Any]
 LABELS = ("y", "label", "labels")

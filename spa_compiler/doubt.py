@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.criteria import Scores
+from spa_compiler.criteria import Noted, Scores
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.moments import Moment, Moments
-from spa_compiler.obs import columns, owners, reading
+from spa_compiler.obs import columns, reading
+from spa_compiler.ownership import owners
 
 KNOWN = 1 / 8
 """Share of directions from which an error is believed; below, it grows as the share falls. Residual networks on
@@ -28,12 +29,12 @@ CIFAR-10 have more in nearly all groups."""
 
 
 def doubted(graph: DependencyGraph, moments: Moments, scores: Scores) -> Scores:
-    """Scores of groups whose values vary along few directions, raised."""
-    out = dict(scores)
+    """Scores of groups whose values vary along few directions, raised; not of those that weights score."""
+    out, by_weights = dict(scores), scores.notes if isinstance(scores, Noted) else {}
     for group in graph.groups:
         read = ((m, owners(graph, group, m.axis)) for m in reading(moments, group))
         shares = [directions(c) for m, owner in read for c in between(m, owner)]
-        if shares and group.label in scores:
+        if shares and group.label in scores and group.label not in by_weights:
             out[group.label] = scores[group.label] * max(1.0, KNOWN / geometric_mean(shares))
     return out
 
@@ -58,7 +59,8 @@ def directions(covariance: NDArray[Any]) -> float:
     if not largest or not np.isfinite(largest):
         return 1.0
     flat = (covariance / largest).ravel()
-    return float(flat[:: len(covariance) + 1].sum()) ** 2 / (len(covariance) * float(np.dot(flat, flat)))
+    share = float(flat[:: len(covariance) + 1].sum()) ** 2 / (len(covariance) * float(np.dot(flat, flat)))
+    return max(share, 1 / len(covariance))  # rounding can leave less
 
 
 __all__ = ["between", "directions", "doubted"]

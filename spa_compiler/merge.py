@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.axes import NOWHERE
 from spa_compiler.criteria import Slices, rows, slices
+from spa_compiler.finite import is_finite, quiet
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.model import Model, constant
 from spa_compiler.plan import Plan
@@ -27,8 +28,13 @@ Floats = NDArray[np.float64]
 def merge(graph: DependencyGraph, plan: Plan, small: Model) -> Model:
     """A copy of `small`, the rewrite of `graph` by `plan`, whose consumers read merged channels.
 
-    Groups with blocks are left as they are.
+    Groups with blocks are left as they are, and so are weights that would not be finite in their type.
     """
+    with quiet():
+        return _merged(graph, plan, small)
+
+
+def _merged(graph: DependencyGraph, plan: Plan, small: Model) -> Model:
     dense = graph.model.constants()
     weights: dict[str, Floats] = {}
     for group in graph.groups:
@@ -46,7 +52,7 @@ def merge(graph: DependencyGraph, plan: Plan, small: Model) -> Model:
     constants = out.constants()
     for name, array in weights.items():
         kept = sliced(graph, graph.values[name], array, masks).astype(graph.model.array(dense[name]).dtype)
-        if name in constants:
+        if name in constants and is_finite(kept):
             constants[name]._values = constant(name, kept)._values
     return out
 
@@ -58,7 +64,7 @@ def _shares(group: Group, parts: list[Slices], mask: NDArray[np.bool_]) -> Mappi
         return {}
     w = np.concatenate(produced, axis=1)
     norms = np.linalg.norm(w, axis=1) + 1e-30
-    cosine = (w @ w.T) / norms[:, None] / norms[None]
+    cosine = np.nan_to_num(w @ w.T, nan=-1.0, posinf=-1.0, neginf=-1.0) / norms[:, None] / norms[None]
     cosine[:, ~mask] = -np.inf
     best = cosine.argmax(axis=1)
     return {

@@ -9,21 +9,23 @@ are sampled; sums are kept in float64, the products of a chunk are float32 BLAS.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from spa_compiler import recurrent, routed
 from spa_compiler.adjust import Adjust, statistics
 from spa_compiler.dims import Dim, Expr, Prod, Sum, atoms
+from spa_compiler.finite import is_finite, nature, quiet
 from spa_compiler.gram import INDEPENDENT, ON_A_GRID, Gram, gather, shrinkage
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.linear import Form, Rows, find
 from spa_compiler.lockstep import Chunks, Feed, Late, Step, Walk
+from spa_compiler.residual import follow
 from spa_compiler.spec import Site, Value
 
 Array = NDArray[Any]
@@ -45,11 +47,24 @@ class Moment:
     energy: float = 1.0  # total variance of the value where the error is measured
     shrinkage: Floats = field(default_factory=lambda: np.zeros(1))  # (blocks,) see shrinkage()
     others: list[Moment] = field(default_factory=list)  # of the same node: gates that read other values
+    value: str = ""  # the activation's name
+    nature: str = ""  # what about the activation keeps its statistics from being finite, where something does
 
     @property
     def every(self) -> list[Moment]:
         """It and the others of its node."""
         return [self, *self.others]
+
+    @functools.cached_property
+    def flaw(self) -> str:
+        """Why nothing may be concluded from it, or ''; names the value."""
+        if not is_finite(self.mean, self.covariance, self.shrinkage):
+            return f"'{self.value}' {self.nature or 'has statistics that are not finite'}"
+        if not is_finite(self.weights):
+            return f"the weights that meet '{self.value}' are not finite"
+        if not (is_finite(self.energy, self.gain) and self.energy > 0):
+            return f"what becomes of '{self.value}' is not finite"
+        return ""
 
 
 @dataclass(eq=False)
@@ -59,6 +74,13 @@ class Meeting:
     site: int
     contracted: frozenset[Dim]
     sides: list[tuple[list[Expr], Floats]]  # per operand: its axes, and mean squares with size 1 where averaged
+    values: tuple[str, ...] = ()  # their names
+
+    @property
+    def flaw(self) -> str:
+        """Why nothing may be concluded from it, or ''; names the values."""
+        fine = is_finite(*(squares for _, squares in self.sides))
+        return "" if fine else f"the squares of {' or '.join(map(repr, self.values))} are not finite"
 
 
 @dataclass(eq=False)
@@ -84,7 +106,8 @@ def collect(
     run leaves no moments.
     """
     live = frozenset(d for g in (graph.groups if groups is None else groups) for d in g.dims)
-    return _Collector(graph, live, adjust or Adjust(), seed).run(feeds, late)
+    with quiet():
+        return _Collector(graph, live, adjust or Adjust(), seed).run(feeds, late)
 
 
 class _Collector:
@@ -108,6 +131,10 @@ class _Collector:
             for name, chunks in zip(step.node.output, step.outputs, strict=True):
                 for moment in self.measured.pop(name, ()):
                     moment.energy = energy(chunks, moment.energy)
+        for index, first in self.out.of.items():
+            if flaw := next(filter(None, (m.flaw for m in first.every)), ""):
+                site = self.graph.sites[index]
+                self.out.missed[site.name or self.walk.nodes[index].output[0]] = f"{site.op}: {flaw}"
         return self.out
 
     def _contraction(self, step: Step) -> None:
@@ -130,8 +157,10 @@ class _Collector:
         branch = follow(self.walk, step, self.adjust.batch_norm)
         moment = Moment(
             step.index, joined([value.axes[k] for k in found.axes]), contracted, found.channels(w), weights, mean,
-            covariance, np.ones(weights.shape[0] * weights.shape[1]), shrinkage=shrunk,
+            covariance, np.ones(weights.shape[0] * weights.shape[1]), shrinkage=shrunk, value=value.name,
         )  # fmt: skip
+        if not is_finite(mean, covariance):
+            moment.nature = nature(step.inputs[found.data] or ())
         if branch is None or not branch.fits(step.outputs[0][0].shape, found.out):
             moment.energy = energy(step.outputs[0], 1.0)
         else:
@@ -153,7 +182,8 @@ class _Collector:
         gain, columns = np.repeat(np.sqrt(counts / max(counts.sum(), 1)), m), np.tile(np.arange(d), (blocks, 1))
         self.out.of[step.index] = Moment(
             step.index, value.axes[-2 if left else -1], contracted, columns, weights, np.zeros((blocks, d)), squares,
-            gain, energy([c.swapaxes(-1, -2) for c in y] if left else y, 1.0), shrunk,
+            gain, energy([c.swapaxes(-1, -2) for c in y] if left else y, 1.0), shrunk, value=value.name,
+            nature="" if is_finite(squares) else nature(x),
         )  # fmt: skip
 
     def _cell(self, step: Step) -> None:
@@ -187,17 +217,10 @@ class _Collector:
             gain = np.ones(w.shape[0] * w.shape[1])
             found.append(
                 Moment(
-                    step.index,
-                    axis,
-                    contracted,
-                    columns,
-                    w,
-                    gram.mean(),
-                    gram.covariance(),
-                    gain,
-                    shrinkage=shrinkage(gram.covariance(), gram.rows()),
+                    step.index, axis, contracted, columns, w, gram.mean(), gram.covariance(), gain,
+                    shrinkage=shrinkage(gram.covariance(), gram.rows()), value=site.inputs[0].name,
                 )
-            )
+            )  # fmt: skip
         variances = [np.einsum("bmd,bde,bme->", m.weights, m.covariance, m.weights, optimize=True) for m in found]
         for m in found:
             m.energy = max(float(sum(variances)), 1e-30)
@@ -242,7 +265,7 @@ class _Collector:
                 if all(c is not None for c in chunks):
                     pairs = zip(holders, chunks, strict=True)
                     sides = [(v.axes, self._squares(v.axes, c)) for v, c in pairs if c is not None]
-                    self.out.meetings.append(Meeting(step.index, dims, sides))
+                    self.out.meetings.append(Meeting(step.index, dims, sides, tuple(v.name for v in holders)))
 
     @staticmethod
     def _input(step: Step, name: str) -> Chunks | None:
@@ -267,7 +290,7 @@ def energy(chunks: Chunks | None, otherwise: float) -> float:
         return otherwise
     if chunks[0].ndim != 4:
         chunks = [c.reshape(-1, *c.shape[-1:] or (1,)) for c in chunks]
-    return max(float(statistics(chunks)[1].sum()), 1e-30)
+    return max(float(statistics(chunks)[1].sum()), 1e-30)  # NaN stays
 
 
 def form_of(graph: DependencyGraph, walk: Walk, step: Step) -> Form | None:
@@ -310,51 +333,3 @@ def accumulate(
     width = form.design(x[0], y[0], np.zeros(1, np.int64)).shape[-1]
     worth = ON_A_GRID if x[0].ndim >= 4 else INDEPENDENT
     return gather([form.size(b) for b in y], width, read, sum(len(a) for a in x), seed, graph, worth)
-
-
-@dataclass(frozen=True)
-class Branch:
-    """The way of a contraction's output to the residual Add that it feeds, and nothing else reads."""
-
-    sum: str  # output of the Add
-    shortcut: str
-    gain: Floats  # per output row (or one for all): what the nodes between multiply by
-
-    def fits(self, shape: tuple[int, ...], out: tuple[int, ...]) -> bool:
-        """Is the gain one number, or one for each row of an output with these shape and row axes?"""
-        return self.gain.size == 1 or (len(out) == 1 and shape[out[0]] == self.gain.size)
-
-
-def follow(walk: Walk, step: Step, batch_norm: bool = False) -> Branch | None:
-    """Follow the output through normalisation, constants and Identity to an Add with another activation.
-
-    `batch_norm`: a BatchNormalization right behind normalises by the statistics of the batch.
-    """
-    name, gain = step.node.output[0], np.ones(1)
-    if step.index in walk.inside.around:  # what stands in a body is recorded for the runs that reach it only
-        return None
-    raw = step.outputs[0]
-    while len(walk.readers.get(name, ())) == 1 and walk.readers_of[name]:
-        node = walk.nodes[walk.readers_of[name][0]]
-        others = [n for n in node.input if n and n != name]
-        if node.op_type == "Add" and len(others) == 1 and others[0] not in walk.constants:
-            return Branch(node.output[0], others[0], gain)
-        factor = _factor(walk, node, others, raw if batch_norm else None)
-        if factor is None:
-            return None
-        gain, name, raw = gain * factor, node.output[0], None
-    return None
-
-
-def _factor(walk: Walk, node: onnx.NodeProto, others: list[str], x: Chunks | None) -> Floats | None:
-    """What a node multiplies its input by, per channel; None where it is not such a node."""
-    constants = [walk.constants[n].astype(np.float64) for n in others if n in walk.constants]
-    if node.op_type in ("Identity", "Dropout") or (node.op_type == "Add" and len(constants) == 1):
-        return np.ones(1)
-    if node.op_type == "BatchNormalization" and len(constants) == 4:
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        variance = constants[3] if x is None else statistics(x)[1]
-        return np.asarray(constants[0] / np.sqrt(variance + epsilon))
-    if node.op_type == "Mul" and len(constants) == 1 and constants[0].size == max(constants[0].shape, default=1):
-        return constants[0].ravel()
-    return None

@@ -19,11 +19,12 @@ from scipy.linalg import blas, lapack
 
 from spa_compiler import criteria
 from spa_compiler.axes import NOWHERE, coordinates
-from spa_compiler.criteria import Scores
-from spa_compiler.dims import Expr
+from spa_compiler.criteria import Noted, Scores
+from spa_compiler.finite import is_finite, quiet
 from spa_compiler.gram import WIDE
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.moments import Meeting, Moment, Moments
+from spa_compiler.ownership import owners, spread
 from spa_compiler.threads import each
 
 Array = NDArray[Any]
@@ -38,23 +39,6 @@ DENSE, BAND = 0.7, 256
 """Share of columns that are left when the others are dropped; rows that are mirrored at a time."""
 EXACT, SHARE = 64, 32
 """Channels up to which one goes at a time; wider groups drop 1/32 of what is left before all are scored again."""
-
-
-def owners(graph: DependencyGraph, group: Group, axis: Expr) -> NDArray[np.int64]:
-    """For every position of an axis the flat index into group.shape, or NOWHERE."""
-    place = coordinates(axis)
-    out = np.full(axis.size, NOWHERE, np.int64)
-    at = 0
-    for d in group.dims:
-        if d in place:
-            out = np.where(place[d] != NOWHERE, place[d] + at, out)
-        at += d.size
-    if group.block is None:
-        return out
-    block = place.get(group.block)
-    if block is None:
-        return np.full_like(out, NOWHERE)
-    return np.where((out == NOWHERE) | (block == NOWHERE), NOWHERE, block * group.size + out)
 
 
 @dataclass(eq=False)
@@ -240,20 +224,21 @@ def greedy(pieces: list[Part], shape: tuple[int, ...], base: Floats | None = Non
     """Error that each channel adds when it goes, in the order of removal (a running maximum per block).
 
     Every block of (blocks, size) loses a channel in each round. `base` is an error per channel that nothing absorbs.
+    All NaN where an error is not finite on the way: the numbers do not bear what is asked of them.
     """
     blocks = shape[0] if len(shape) == 2 else 1
     size = shape[-1]
     alive = np.ones((blocks, size), bool)
     out = np.zeros((blocks, size))
     peak = np.zeros(blocks)
-    while alive.any():
+    for n in rounds(size):
         error = np.zeros(blocks * size) if base is None else base.ravel().copy()
         for part in pieces:
             part.score(error)
-        left = int(alive[0].sum())
-        n = 1 if size <= EXACT else max(1, left // SHARE)
-        error = np.where(alive, np.maximum(error.reshape(blocks, size), 0), np.inf)
-        chosen = np.argsort(error, axis=1, kind="stable")[:, :n]
+        error = np.maximum(error.reshape(blocks, size), 0)
+        if not is_finite(error[alive]):
+            return np.full(shape, np.nan)
+        chosen = np.argsort(np.where(alive, error, np.inf), axis=1, kind="stable")[:, :n]
         for b in range(blocks):
             for c in chosen[b]:
                 peak[b] = max(peak[b], error[b, c])
@@ -265,6 +250,16 @@ def greedy(pieces: list[Part], shape: tuple[int, ...], base: Floats | None = Non
     return out.reshape(shape)
 
 
+def rounds(size: int) -> list[int]:
+    """How many of `size` channels go in each round: one, or a share of what is left; together they are all."""
+    out: list[int] = []
+    left = size
+    for _ in range(size):
+        out.append(min(left, 1 if size <= EXACT else max(1, left // SHARE)))
+        left -= out[-1]
+    return [n for n in out if n]
+
+
 def meeting_error(graph: DependencyGraph, group: Group, meeting: Meeting) -> Floats:
     """E[q^2] E[k^2] of every channel over the sum of all: its share of the product's energy."""
     size = int(np.prod(group.shape))
@@ -273,32 +268,12 @@ def meeting_error(graph: DependencyGraph, group: Group, meeting: Meeting) -> Flo
         index = np.full((1,) * len(axes), NOWHERE, np.int64)
         for i, a in enumerate(axes):
             if set(group.dims) & set(coordinates(a)):
-                index = _spread(graph, group, axes, i)
+                index = spread(graph, group, axes, i)
         where = np.broadcast_to(index, squares.shape)
         hit = where != NOWHERE
         total = np.bincount(where[hit], squares[hit], size)
         product *= total / np.maximum(np.bincount(where[hit], minlength=size), 1)
     return product / max(float(product.sum()), 1e-30)
-
-
-def _spread(graph: DependencyGraph, group: Group, axes: list[Expr], at: int) -> NDArray[np.int64]:
-    """Flat group index over the axes of a value, with the block on the same or on another axis."""
-    place, rank = coordinates(axes[at]), len(axes)
-    along = np.full(axes[at].size, NOWHERE, np.int64)
-    offset = 0
-    for d in group.dims:
-        if d in place:
-            along = np.where(place[d] != NOWHERE, place[d] + offset, along)
-        offset += d.size
-    index = along.reshape([-1 if i == at else 1 for i in range(rank)])
-    if group.block is None:
-        return index
-    for i, a in enumerate(axes):
-        block = coordinates(a).get(group.block)
-        if block is not None:
-            outer = block.reshape([-1 if j == i else 1 for j in range(rank)])
-            return np.where((index == NOWHERE) | (outer == NOWHERE), NOWHERE, outer * group.size + index)
-    return index * 0 + NOWHERE
 
 
 def obspa(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generator) -> Scores:
@@ -317,14 +292,21 @@ def _score(graph: DependencyGraph, moments: Moments | None, rng: np.random.Gener
     widths = {g.label: max((m.channels.shape[1] for m in reading(taken, g)), default=0) for g in graph.groups}
     ordered = sorted(graph.groups, key=lambda g: -widths[g.label])
     wide = [g for g in ordered if widths[g.label] >= APART]
-    found = list(each(lambda g: _group(graph, taken, g, diagonal), wide, graph))
-    found += [_group(graph, taken, g, diagonal) for g in ordered[len(wide) :]]
+    with quiet():
+        found = list(each(lambda g: _group(graph, taken, g, diagonal), wide, graph))
+        found += [_group(graph, taken, g, diagonal) for g in ordered[len(wide) :]]
     scores = dict(zip([g.label for g in ordered], found, strict=True))
-    fallback = criteria.l2(graph, None, rng) if any(v is None for v in scores.values()) else {}
-    return {
-        g.label: fallback[g.label] / max(float(fallback[g.label].sum()), 1e-30) if (v := scores[g.label]) is None else v
-        for g in graph.groups
-    }
+    by_weights = any(not isinstance(v, np.ndarray) for v in scores.values())
+    fallback = criteria.l2(graph, None, rng) if by_weights else {}
+
+    def settled(label: str) -> Floats:
+        value = scores[label]
+        if isinstance(value, np.ndarray):
+            return value
+        return fallback[label] / max(float(fallback[label].sum()), 1e-30)
+
+    notes = {n: v for n, v in scores.items() if isinstance(v, str) and v}
+    return Noted({g.label: settled(g.label) for g in graph.groups}, notes)
 
 
 def reading(moments: Moments, group: Group) -> list[Moment]:
@@ -332,23 +314,35 @@ def reading(moments: Moments, group: Group) -> list[Moment]:
     return [m for first in moments.of.values() if not first.contracted.isdisjoint(group.dims) for m in first.every]
 
 
-def _group(graph: DependencyGraph, moments: Moments, group: Group, diagonal: bool) -> Floats | None:
-    """Scores of one group; None where nothing that reads it was measured."""
+def _group(graph: DependencyGraph, moments: Moments, group: Group, diagonal: bool) -> Floats | str:
+    """Scores of one group; why there are none where its statistics say nothing, '' where nothing was measured."""
     size = int(np.prod(group.shape))
+    meetings = [m for m in moments.meetings if not m.contracted.isdisjoint(group.dims)]
+    found: list[Moment | Meeting] = [*reading(moments, group), *meetings]
+    if flaw := next(filter(None, (m.flaw for m in found)), ""):
+        return flaw
     base, pieces = np.zeros(size), []
     same: dict[int, list[Moment]] = {}
     for moment in reading(moments, group):
         same.setdefault(id(moment.covariance), []).append(moment)
-    for several in same.values():
-        owner = owners(graph, group, several[0].axis)
-        base += sum(alone(m, owner, diagonal, size) for m in several)
-        pieces += [] if diagonal else list(parts(several, owner))
-    for meeting in moments.meetings:
-        if not meeting.contracted.isdisjoint(group.dims):
+    try:
+        for several in same.values():
+            owner = owners(graph, group, several[0].axis)
+            base += sum(alone(m, owner, diagonal, size) for m in several)
+            pieces += [] if diagonal else list(parts(several, owner))
+        for meeting in meetings:
             base += meeting_error(graph, group, meeting)
-    if not pieces and not base.any():
-        return None
-    return greedy(pieces, group.shape, base) * (1 if diagonal else share(graph, group))
+        if not pieces and not base.any():
+            return ""
+        scores = greedy(pieces, group.shape, base) * (1 if diagonal else share(graph, group))
+    except np.linalg.LinAlgError:
+        return f"the statistics of {read_by(moments, group)} cannot be inverted"
+    return scores if is_finite(scores) else f"errors of {read_by(moments, group)} overflow"
+
+
+def read_by(moments: Moments, group: Group) -> str:
+    """Names of the values whose statistics a group is scored by."""
+    return ", ".join(dict.fromkeys(f"'{m.value}'" for m in reading(moments, group)))
 
 
 def share(graph: DependencyGraph, group: Group) -> float:

@@ -152,21 +152,23 @@ def best(graph: DependencyGraph, scores: Mapping[str, Floats], widths: Mapping[s
     """The plan that keeps the best channels of every group at these widths, and something of every axis.
 
     A part of a group can be an axis of its own (a Slice of some channels): its best channel stays then, in place of the
-    worst that would have stayed.
+    worst that would have stayed. Scores are finite.
     """
     scores = dict(scores)
-    while True:
+    keep: dict[str, Bools] = {}
+    for _ in range(1 + sum(graph.group(n).size for n in widths)):  # every round but the last holds one more channel
         keep = {n: top(scores[n], w) for n, w in widths.items() if w < graph.group(n).size}
         masks: dict[Dim, Bools] = {}
         for n, mask in keep.items():
             masks |= _on_dims(graph.group(n), mask)
         parts = ((n, part) for name, axis in empty_axes(graph, masks) for n, part in _parts(graph, keep, name, axis))
         if (found := next(parts, None)) is None:
-            return Plan(keep)
+            break
         n, part = found
         needed = np.arange(len(scores[n])) == max(part, key=lambda c: float(scores[n][c]))
         scores[n] = np.where(needed, np.inf, scores[n])
         widths = {**widths, n: max(widths[n], int(np.isinf(scores[n]).sum()))}
+    return Plan(keep)
 
 
 def _parts(graph: DependencyGraph, keep: Mapping[str, Bools], name: str, axis: int) -> Iterator[tuple[str, list[int]]]:

@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.axes import Ints, Masks, coordinates, count, keep, order
+from spa_compiler.axes import Ints, Masks, coordinates, count, keep, order, whole
 from spa_compiler.dims import Dim, Expr, atoms
 from spa_compiler.errors import VerificationError
 from spa_compiler.graph import DependencyGraph
@@ -75,6 +75,13 @@ def sliced(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -> 
         if _cut(axis, masks):
             array = np.take(array, order(axis, masks, graph.blocks, {}), axis=i)
     return array
+
+
+def states_kept(r: Value, masks: Masks, graph: DependencyGraph) -> Ints:
+    """(directions, kept): the hidden units that stay in each direction of a recurrent operator with this R."""
+    per_axis, full = whole([r.axes[0], r.axes[2]], masks, graph.blocks)
+    mask = per_axis[0][:, None] & per_axis[1][None] & (True if full is None else full)
+    return np.stack([np.flatnonzero(row) for row in mask if row.any()])
 
 
 def _outer(value: Value, i: int, masks: Masks, blocks: Mapping[Dim, Dim]) -> dict[Dim, int]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spa_compiler.finite import is_finite
 from spa_compiler.gram import shrinkage, solve
 from spa_compiler.linear import attributes
 from spa_compiler.lockstep import Chunks, Step, Walk
@@ -60,7 +61,10 @@ def agreed(dense: Sequence[Array], compiled: Sequence[Array]) -> list[Array]:
 def solved(
     table: Array, left: bool, index: Sequence[Array], x: Chunks, target: Chunks, ridge: float, shrink: bool
 ) -> Array:
-    """The table with every matrix solved from x to the target; `left`: it stands before x, (o, d) times (d, p)."""
+    """The table with every matrix solved from x to the target; `left`: it stands before x, (o, d) times (d, p).
+
+    A matrix stays where there is no finite solution.
+    """
     out = table.copy()
     flat = [(k.ravel(), _rows(a, left), _rows(t, left)) for k, a, t in zip(index, x, target, strict=True)]
     for e, matrix in enumerate(table):
@@ -70,8 +74,12 @@ def solved(
             continue
         square, cross = (rows.T @ rows / len(rows))[None], (wanted.T @ rows / len(rows))[None]
         before = np.asarray(matrix if left else matrix.T, np.float64)[None]
-        w = solve(before, square, cross, ridge, shrinkage(square, len(rows)) if shrink else 0.0)[0]
-        out[e] = w if left else w.T
+        try:
+            w = solve(before, square, cross, ridge, shrinkage(square, len(rows)) if shrink else 0.0)[0]
+        except np.linalg.LinAlgError:
+            continue
+        new = (w if left else w.T).astype(table.dtype)
+        out[e] = new if is_finite(new) else matrix
     return out
 
 

@@ -92,7 +92,7 @@ class Synthetic:
     """A `Source`: one kind of input in one shape. `shape` is that of one sample, without the batch.
 
     `grid` is the shape to draw where the model takes the input flattened; for pictures a square one is guessed.
-    Integers (`dtype` "uint8") are rounded and cut to their range and the scale's.
+    Integers (`dtype` "uint8") are rounded and cut to their range and the scale's. `least`: sizes, from that on.
     """
 
     kind: str
@@ -102,6 +102,7 @@ class Synthetic:
     scale: Scale | None = None
     dtype: str = "float32"
     options: Mapping[str, float] = field(default_factory=dict)
+    least: float = 0.0
 
     def draw(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n inputs [n, *shape]. Errors are those of `draw`."""
@@ -112,7 +113,7 @@ class Synthetic:
             info, scale = np.iinfo(dtype), self.scale
             low, high = (scale.low, scale.high) if scale and not (scale.mean or scale.std) else (info.min, info.max)
             x = np.clip(np.rint(x.astype(np.float64)), max(low, info.min), min(high, info.max))
-        return x.astype(dtype)
+        return (np.maximum(np.abs(x), self.least) if self.least else x).astype(dtype)
 
 
 def draw(

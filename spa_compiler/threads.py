@@ -8,6 +8,7 @@ onnxruntime let go of the interpreter). Only where one matrix is so large that t
 
 from __future__ import annotations
 
+import contextvars
 import math
 import os
 from collections import deque
@@ -42,7 +43,8 @@ def linear_algebra(graph: DependencyGraph) -> Any:
 def each(work: Callable[[T], R], items: Iterable[T], graph: DependencyGraph | None = None) -> Iterator[R]:
     """Results in order, CORES at work at once and no more of them waiting (one after another for huge graphs).
 
-    Raises KeyboardInterrupt between items where the command was told to stop.
+    Work sees the context of the caller (numpy's error state). Raises KeyboardInterrupt between items where the command
+    was told to stop.
     """
     if CORES == 1 or (graph is not None and huge(graph)):
         for item in items:
@@ -55,6 +57,6 @@ def each(work: Callable[[T], R], items: Iterable[T], graph: DependencyGraph | No
             check()
             if len(waiting) > CORES:
                 yield waiting.popleft().result()
-            waiting.append(pool.submit(work, item))
+            waiting.append(pool.submit(contextvars.copy_context().run, work, item))
         while waiting:
             yield waiting.popleft().result()

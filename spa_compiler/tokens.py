@@ -20,8 +20,10 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from spa_compiler.input_ranges import inputs_told
+from spa_compiler.lookups import index_limits
 from spa_compiler.model import Model
-from spa_compiler.runtime import index_limits, open_session, random_inputs, run
+from spa_compiler.runtime import open_session, random_inputs, run
 from spa_compiler.symbols import only_batch
 from spa_compiler.threads import each
 
@@ -130,27 +132,28 @@ def stretched(model: Model, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def accompanying(model: Model, names: Iterable[str]) -> dict[str, str]:
-    """Inputs that come with token ids, told by their names: which are a mask, a position or a type."""
-    limits = index_limits(model)
+    """Inputs that stand beside others: which are a mask, as the graph says, a position or a type of token by name."""
+    limits, told_of = index_limits(model), inputs_told(model)
     types = {vi.name: vi.type.tensor_type for vi in model.header.graph.input}
     texts = [n for n in names if n in limits]
-    found = {}
-    for name in names if texts else ():
-        told = next((t for t in ("mask", POSITION, "type") if t in name.lower()), "")
+    found = {n: "mask" for n in names if n not in limits and told_of[n].mask and types[n].shape.dim}
+    for name in texts:
+        told = next((t for t in (POSITION, "type") if t in name.lower()), "")
         whole = onnx.helper.tensor_dtype_to_np_dtype(types[name].elem_type).kind in "iub"
-        if told and whole and len(types[name].shape.dim) == 2 and (name in limits) == (told != "mask"):
+        if told and whole and len(types[name].shape.dim) == 2:
             found[name] = told
-    return {} if all(n in found for n in texts) else found
+    alone = all(n in found for n in texts)  # ids of which none is a text: names say nothing
+    return {n: told for n, told in found.items() if told == "mask" or not alone}
 
 
 def accompanied(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Inputs beside the ids as they come with a plain text: masks hide nothing, positions count, one type of token."""
-    limits, out = index_limits(model), dict(inputs)
+    """Inputs beside others as they come with whole ones: masks hide nothing, positions count, one type of token."""
+    limits, told_of, out = index_limits(model), inputs_told(model), dict(inputs)
     for name, told in accompanying(model, inputs).items():
         a = inputs[name]
         if told == POSITION:
             counted = np.broadcast_to(np.arange(a.shape[1], dtype=a.dtype), a.shape)
             out[name] = np.array(counted) if a.shape[1] <= limits[name] else a
         else:
-            out[name] = np.full_like(a, told == "mask")
+            out[name] = np.full_like(a, told_of[name].open if told == "mask" else 0)
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,19 @@ class Replaced:
     """New constants of a node whose bias is its own (a recurrent operator), by input slot."""
 
     constants: dict[int, Array]
+
+
+@dataclass
+class Outcome:
+    """How many contractions were solved, which of them are recurrent, and why others that were cut were not.
+
+    `unfit` are those of the others whose values in calibration are not finite, or too large to be squared.
+    """
+
+    solved: int = 0
+    recurrent: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    unfit: list[str] = field(default_factory=list)
 
 
 def key_of(outputs: Iterable[str]) -> str:

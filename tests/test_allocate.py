@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from onnx import load
 
 from laws import analyzed
-from spa_compiler.allocate import Budget, Limits, allocate, curve, matches, step
+from spa_compiler.allocate import Budget, allocate
 from spa_compiler.cost import CostModel, group_widths
 from spa_compiler.criteria import Scores, criterion
 from spa_compiler.dims import Dim
 from spa_compiler.errors import BudgetError, UsageError
 from spa_compiler.graph import DependencyGraph
+from spa_compiler.stairs import Limits, curve, matches, step
 from spa_compiler.target import parse_target
 from zoo import CASES, Case, build
 

@@ -12,8 +12,8 @@ from spa_compiler.amounts import alive, amounts
 from spa_compiler.calibration import chosen, kind_of, real, synthetic
 from spa_compiler.errors import UsageError
 from spa_compiler.gram import Gram
+from spa_compiler.lookups import index_limits
 from spa_compiler.moments import collect
-from spa_compiler.runtime import index_limits
 from spa_compiler.scales import chunks
 from test_obs import CONV, DENSE, feeds, graph_of
 from zoo import CASES, Case

@@ -16,15 +16,15 @@ LIBRARY = sorted((ROOT / "spa_compiler").rglob("*.py"))
 PASSES = sorted((ROOT / "passes").glob("*.py"))
 MODULES = [*LIBRARY, *PASSES]
 ORDER = """
-    version errors interrupts collector kernels target plugins
+    version errors finite interrupts collector kernels target plugins
     sizes subgraphs names nesting facts flow expr dims axes spec blocks rules
     tensors external checks snapshots initializers model symbols shape_reads node_runs size_tables size_formulas general
-    shapes bound digits index_arithmetic canonical sequences strides runtime
+    shapes bound digits index_arithmetic canonical sequences strides input_ranges lookups runtime
     graph threads rewrite reference folding inlining normalize
-    cost criteria lossless plan allocate
-    images sources data gram linear inside recurrent lockstep adjust routed moments updates merge scales amounts
-    tape derivatives inversion tokens calibration obs doubt compensation forcing decisions verify pipeline options
-    latency report output places compiler
+    cost criteria ownership lossless plan stairs allocate
+    images sources data gram linear inside recurrent lockstep adjust routed residual moments updates merge scales
+    amounts tape derivatives inversion tokens calibration obs doubt compensation forcing decisions verify pipeline
+    options latency report output places compiler
     __init__ inspection cli
 """.split()
 """Each module imports only from those before it (docs/architecture.md)."""

@@ -43,11 +43,12 @@ POOLS = {
     "W": (1, 5, 9, 15, 19, 33, 40, 49, 61, 71, 75, 101, 125, 129, 130),
     "T": (1, 1, 3, 7, 15, 17, 33, 49, 63, 75, 99, 101, 113, 125, 129, 150),
     "L": (1, 25, 99, 161, 333, 401, 640, 777, 1001, 1601, 2049, 3001),
+    "S": (400, 721, 1601, 3333, 5001, 8001, 9999, 16001),
     "P": (1, 1, 3, 9, 15, 33, 63, 101, 127, 140),
     "n": (1, 3, 5, 9, 15, 17, 33, 63, 101),
 }
 """What the sizes of a free axis are drawn from, by the first letter of its name: the batch, a picture's sides, tokens,
-a wave, a past, the nodes of a graph. 1 and odd numbers are among them, and few that an analysis would choose."""
+a wave (`S`: of many samples a frame), a past, the nodes of a graph. 1 and odd numbers are among them, and few that an analysis would choose."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
     python tools/exports_sizes.py --out FOLDER          every network by every exporter that takes it
     python tools/exports_sizes.py --committed           the sample in tests/sizes
     python tools/exports_sizes.py --out FOLDER --only pad
+    python tools/exports_sizes.py --out FOLDER --real   networks as they are published (sizes_real)
 
 Needs torch, onnxscript, timm and transformers. Beside the files lies `inputs.json`: the shape of every input, with the
 names of its free axes as expressions ("P + 1"), so that a test can draw inputs of any size without reading the file's
@@ -13,6 +14,7 @@ message.
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import warnings
@@ -34,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "tests" / "sizes"
 LARGEST, ALL = 60_000, 900_000  # bytes of one file, and of all committed ones
 BOTH = legacy(17), dynamo(18)
-EXAMPLE = {"N": 2, "H": 50, "W": 71, "T": 37, "L": 643, "P": 7, "n": 11}
+EXAMPLE = {"N": 2, "H": 50, "W": 71, "T": 37, "L": 643, "S": 7777, "P": 7, "n": 11}
 """Sizes at the export: of the batch, a picture's sides, tokens, a wave, a past, the nodes of a graph."""
 
 
@@ -244,9 +246,8 @@ def write(model: nn.Module, inputs: Mapping[str, Tensor], way: Way, free: Any) -
         return torch.onnx.export(model, given, dynamo=True, dynamic_shapes=free, **options).model_proto
 
 
-def export(name: str, way: Way) -> onnx.ModelProto:
+def export(name: str, sample: Sample, way: Way) -> onnx.ModelProto:
     """One file, compared with PyTorch at the size of the export."""
-    sample = SAMPLES[name]
     torch.manual_seed(zlib.crc32(name.encode()))
     with torch.no_grad():
         model = randomise(sample.build())
@@ -260,9 +261,9 @@ def export(name: str, way: Way) -> onnx.ModelProto:
     return proto
 
 
-def inputs_of(name: str) -> dict[str, Any]:
+def inputs_of(sample: Sample) -> dict[str, Any]:
     """What `inputs.json` says about a network."""
-    return {k: {"axes": list(v.axes), "below": v.below} for k, v in SAMPLES[name].inputs.items()}
+    return {k: {"axes": list(v.axes), "below": v.below} for k, v in sample.inputs.items()}
 
 
 def first_line(error: Exception) -> str:
@@ -278,17 +279,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=COMMITTED)
     parser.add_argument("--only", default="", help="file names that contain this")
     parser.add_argument("--committed", action="store_true", help="only what is in the repository")
+    parser.add_argument("--real", action="store_true", help="networks as they are published")
     a = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     a.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, sample in SAMPLES.items():
+    samples: dict[str, Sample] = importlib.import_module("sizes_real").SAMPLES if a.real else SAMPLES
+    for name, sample in samples.items():
         for way in sample.ways:
             if a.only not in f"{name}.{way.name}" or (a.committed and way.name not in sample.committed):
                 continue
             try:
-                data = clean(export(name, way))
+                data = clean(export(name, sample, way))
                 if way.name in sample.committed and len(data) > LARGEST:
                     raise ValueError(f"{len(data)} bytes: choose narrower widths")
                 (a.out / f"{name}.{way.name}.onnx").write_bytes(data)
@@ -297,7 +300,7 @@ def main() -> None:
                 rows.append((name, way.name, first_line(error)))
             print(f"| {' | '.join(rows[-1])} |", flush=True)
     made = {p.name.partition(".")[0] for p in a.out.glob("*.onnx")}
-    told = {n: inputs_of(n) for n in SAMPLES if n in made}
+    told = {n: inputs_of(s) for n, s in samples.items() if n in made}
     (a.out / "inputs.json").write_text(json.dumps(told, indent=1) + "\n")
 
 

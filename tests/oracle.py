@@ -48,7 +48,8 @@ POOLS = {
     "n": (1, 3, 5, 9, 15, 17, 33, 63, 101),
 }
 """What the sizes of a free axis are drawn from, by the first letter of its name: the batch, a picture's sides, tokens,
-a wave (`S`: of many samples a frame), a past, the nodes of a graph. 1 and odd numbers are among them, and few that an analysis would choose."""
+a wave (`S`: one of many samples a frame), a past, the nodes of a graph. 1 and odd numbers are among them, and few that
+an analysis would choose."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import argparse
 import importlib
 import io
 import json
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
@@ -33,6 +34,8 @@ from torch import Tensor, nn
 from zoo_models import Call, randomise
 
 ROOT = Path(__file__).parent.parent
+CODES = re.compile(r"\x1b\[\d+m")
+"""Colours of a terminal."""
 COMMITTED = ROOT / "tests" / "sizes"
 LARGEST, ALL = 60_000, 900_000  # bytes of one file, and of all committed ones
 BOTH = legacy(17), dynamo(18)
@@ -266,11 +269,12 @@ def inputs_of(sample: Sample) -> dict[str, Any]:
     return {k: {"axes": list(v.axes), "below": v.below} for k, v in sample.inputs.items()}
 
 
-def first_line(error: Exception) -> str:
-    """The message of an exporter, short enough for a table."""
-    lines = [s.strip() for s in str(error).splitlines() if s.strip() and "===" not in s]
-    told = next((s for s in reversed(lines) if s.startswith(("torch.", "RuntimeError", "Could not"))), None)
-    return f"{type(error).__name__}: {told or (lines[0] if lines else '')}"[:220]
+def first_line(error: BaseException) -> str:
+    """The message of an exporter and of what made it fail, short enough for a table."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [CODES.sub("", s).strip() for s in str(error).splitlines() if s.strip() and "===" not in s]
+    return f"{type(error).__name__}: {' '.join(lines[:2])}"[:220].replace("|", "\\|")
 
 
 def main() -> None:

@@ -82,6 +82,7 @@ SMALL = {"vocab_size": 20, "hidden_size": 256, "num_attention_heads": 4, "interm
 GPT2 = {"vocab_size": 20, "n_embd": 256, "n_layer": 1, "n_head": 4}
 LLAMA = SMALL | {"num_key_value_heads": 4, "num_hidden_layers": 1}
 T5 = {"vocab_size": 20, "num_layers": 2}
+ROTARY = {"position_embeddings_type": "rotary", "num_attention_heads": 8}
 BERT = SMALL | PLAIN
 SR = {"depths": [2, 2], "num_heads": [6, 6], "embed_dim": 60, "upscale": 2}
 
@@ -90,7 +91,7 @@ SAMPLES = {
     "hubert_base": Sample(speech("Hubert"), WAVE),
     "sew_tiny": Sample(speech("SEW"), WAVE),
     "data2vec_base": Sample(speech("Data2VecAudio"), WAVE),
-    "conformer_rotary": Sample(speech("Wav2Vec2Conformer", position_embeddings_type="rotary", num_attention_heads=8), WAVE),
+    "conformer_rotary": Sample(speech("Wav2Vec2Conformer", **ROTARY), WAVE),
     "encodec_24khz": Sample(transformer("EncodecModel", "EncodecConfig", both_ways), WAVE),
     "dac_16khz": Sample(transformer("DacModel", "DacConfig", both_ways, encoder_hidden_size=32), WAVE),
     "swin_tiny": Sample(transformer("SwinModel", "SwinConfig", plain, **SWIN), PICTURE),

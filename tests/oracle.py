@@ -50,6 +50,8 @@ POOLS = {
 """What the sizes of a free axis are drawn from, by the first letter of its name: the batch, a picture's sides, tokens,
 a wave (`S`: one of many samples a frame), a past, the nodes of a graph. 1 and odd numbers are among them, and few that
 an analysis would choose."""
+MORE = (11, 19, 21, 23, 35, 39, 57, 71, 85)
+"""For a model with one free size only."""
 
 
 @dataclass(frozen=True)
@@ -186,9 +188,10 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 def choices(names: Sequence[str], seed: int) -> Iterator[Sizes]:
     """Sizes of the free axes: all of them at their smallest, then drawn from their pools, none of them twice."""
     rng = np.random.default_rng(seed)
+    pools = {n: POOLS[n[0]] + (MORE if len(names) == 1 else ()) for n in names}
     seen = set()
     for k in range(10 * TRIED):
-        one = {n: int(POOLS[n[0]][0] if k == 0 else rng.choice(POOLS[n[0]])) for n in names}
+        one = {n: int(rng.choice(pools[n]) if k else pools[n][0]) for n in names}
         if tuple(one.values()) not in seen:
             seen.add(tuple(one.values()))
             yield one
@@ -198,7 +201,7 @@ def choices(names: Sequence[str], seed: int) -> Iterator[Sizes]:
 
 def run(model: onnxruntime.InferenceSession, feed: Mapping[str, Array]) -> list[Array]:
     """The outputs; an input that the model does not have is left out."""
-    taken = {v.name for v in model.get_inputs()}
+    taken = {v.name for v in (*model.get_inputs(), *model.get_overridable_initializers())}
     return [np.asarray(a) for a in model.run(None, {k: v for k, v in feed.items() if k in taken})]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,12 +37,14 @@ LARGEST, ALL = 60_000, 900_000  # bytes
 TOLERANCE, VISIBLE = 1e-4, 1e-3
 
 
-def check_every_size(path: Path, inputs: dict[str, Input], output: Path, statistics: bool = True) -> None:
+def check_every_size(
+    path: Path, inputs: dict[str, Input], output: Path, statistics: bool = True, **options: Any
+) -> None:
     """Compile a file and compare it at sizes that the compiler did not choose; `statistics`: groups may have some."""
     dense = onnx.load(path)
     feeds = accepted(dense, inputs)
     assert len(feeds) >= ENOUGH, f"the dense model takes {len(feeds)} of the sizes that were tried"
-    compiled, result = (compile_without_statistics if statistics else compile_plainly)(path, output)
+    compiled, result = (compile_without_statistics if statistics else compile_plainly)(path, output, **options)
     plan = result.state.plan.document()
     assert plan["groups"], "nothing was removed"
     check_plan(plan, dense, zeroed(dense, compiled))
@@ -247,6 +250,35 @@ def test_a_kind_of_shape_arithmetic_is_right_at_every_size(kind: str, tmp_path: 
     text, inputs = GRAPHS[kind]
     onnx.save(make_model(text), tmp_path / "in.onnx")
     check_every_size(tmp_path / "in.onnx", inputs, tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize("fault", ["exchange", "shift", "plan"])
+def test_the_reference_sees_a_wrong_file(fault: str, tmp_path: Path) -> None:
+    text, inputs = GRAPHS["an adjacency"]
+    dense = make_model(text)
+    onnx.save(dense, tmp_path / "in.onnx")
+    compiled, result = compile_plainly(tmp_path / "in.onnx", tmp_path / "out.onnx")
+    feeds, plan = accepted(dense, inputs), result.state.plan.document()
+    assert max(f.error for f in differences(dense, compiled, feeds)) < TOLERANCE
+    assert check_plan(plan, dense, zeroed(dense, compiled)) == 1
+    if fault == "plan":
+        group = next(iter(plan["groups"].values()))
+        group["keep"][0] = next(k for k in range(16) if k not in group["keep"])
+        with pytest.raises(AssertionError, match="keeps other channels"):
+            check_plan(plan, dense, zeroed(dense, compiled))
+        return
+    weight = next(t for t in compiled.graph.initializer if t.name == "w2")
+    rows = numpy_helper.to_array(weight)
+    order = [1, 0, *range(2, len(rows))] if fault == "exchange" else np.roll(np.arange(len(rows)), 1)
+    weight.CopyFrom(numpy_helper.from_array(rows[order], "w2"))
+    assert min(f.error for f in differences(dense, compiled, feeds)) > VISIBLE
+
+
+@pytest.mark.parametrize("shape", ["x:2,8,400", "x:1,8,24"])
+def test_sizes_that_a_user_gives_prove_nothing_about_others(shape: str, tmp_path: Path) -> None:
+    text, inputs = GRAPHS["a multiple of 8 of a wave"]
+    onnx.save(make_model(text), tmp_path / "in.onnx")
+    check_every_size(tmp_path / "in.onnx", inputs, tmp_path / "out.onnx", statistics=False, input_shape=(shape,))
 
 
 # graphs that are drawn ----------------------------------------------------------------------------------------------

@@ -84,7 +84,6 @@ LLAMA = SMALL | {"num_key_value_heads": 4, "num_hidden_layers": 1}
 T5 = {"vocab_size": 20, "num_layers": 2}
 ROTARY = {"position_embeddings_type": "rotary", "num_attention_heads": 8}
 BERT = SMALL | PLAIN
-SR = {"depths": [2, 2], "num_heads": [6, 6], "embed_dim": 60, "upscale": 2}
 
 SAMPLES = {
     "wav2vec2_base": Sample(speech("Wav2Vec2"), WAVE),
@@ -95,7 +94,6 @@ SAMPLES = {
     "encodec_24khz": Sample(transformer("EncodecModel", "EncodecConfig", both_ways), WAVE),
     "dac_16khz": Sample(transformer("DacModel", "DacConfig", both_ways, encoder_hidden_size=32), WAVE),
     "swin_tiny": Sample(transformer("SwinModel", "SwinConfig", plain, **SWIN), PICTURE),
-    "swin2sr": Sample(transformer("Swin2SRForImageSuperResolution", "Swin2SRConfig", plain, **SR), PICTURE),
     "segformer_b0": Sample(transformer("SegformerForSemanticSegmentation", "SegformerConfig", plain), PICTURE),
     "lraspp": Sample(segmentation("lraspp_mobilenet_v3_large"), PICTURE),
     "deeplab": Sample(segmentation("deeplabv3_mobilenet_v3_large"), PICTURE),

@@ -25,11 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import isolation
 import onnx
 import sizes_nets as nets
 import torch
 from exports_clean import agree, clean
 from exports_torch import Way, dynamo, legacy
+from isolation import Row
 from torch import Tensor, nn
 from zoo_models import Call, randomise
 
@@ -37,7 +39,9 @@ ROOT = Path(__file__).parent.parent
 CODES = re.compile(r"\x1b\[\d+m")
 """Colours of a terminal."""
 COMMITTED = ROOT / "tests" / "sizes"
-LARGEST, ALL = 60_000, 900_000  # bytes of one file, and of all committed ones
+LARGEST = 60_000  # bytes of a committed file
+SECONDS, MEMORY = 300.0, 16 << 30
+"""Limits of one export."""
 BOTH = legacy(17), dynamo(18)
 EXAMPLE = {"N": 2, "H": 50, "W": 71, "T": 37, "L": 643, "S": 7777, "P": 7, "n": 11}
 """Sizes at the export: of the batch, a picture's sides, tokens, a wave, a past, the nodes of a graph."""
@@ -277,6 +281,25 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(lines[:2])}"[:220].replace("|", "\\|")
 
 
+def samples_of(real: bool) -> Mapping[str, Sample]:
+    """The table of small networks, or of published ones."""
+    return importlib.import_module("sizes_real").SAMPLES if real else SAMPLES
+
+
+def make(name: str, real: bool, way: Way) -> Row:
+    """The bytes of one file, or what the exporter said."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    sample = samples_of(real)[name]
+    try:
+        data = clean(export(name, sample, way))
+    except Exception as error:  # an exporter may fail in any way: say so, go on with the others
+        return {"error": first_line(error)}
+    if way.name in sample.committed and len(data) > LARGEST:
+        return {"error": f"{len(data)} bytes: choose narrower widths"}
+    return {"data": data}
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -285,24 +308,18 @@ def main() -> None:
     parser.add_argument("--committed", action="store_true", help="only what is in the repository")
     parser.add_argument("--real", action="store_true", help="networks as they are published")
     a = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
+    isolation.preload("torch", "onnx", "onnxruntime")
     a.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    samples: dict[str, Sample] = importlib.import_module("sizes_real").SAMPLES if a.real else SAMPLES
+    samples = samples_of(a.real)
     for name, sample in samples.items():
         for way in sample.ways:
             if a.only not in f"{name}.{way.name}" or (a.committed and way.name not in sample.committed):
                 continue
-            try:
-                data = clean(export(name, sample, way))
-                if way.name in sample.committed and len(data) > LARGEST:
-                    raise ValueError(f"{len(data)} bytes: choose narrower widths")
-                (a.out / f"{name}.{way.name}.onnx").write_bytes(data)
-                rows.append((name, way.name, f"{len(data)} bytes"))
-            except Exception as error:  # an exporter may fail in any way: say so, go on with the others
-                rows.append((name, way.name, first_line(error)))
-            print(f"| {' | '.join(rows[-1])} |", flush=True)
+            row = isolation.run(make, (name, a.real, way), SECONDS, MEMORY)
+            if "data" in row:
+                (a.out / f"{name}.{way.name}.onnx").write_bytes(row["data"])
+            told = row.get("error") or f"{len(row['data'])} bytes"
+            print(f"| {name} | {way.name} | {told} |", flush=True)
     made = {p.name.partition(".")[0] for p in a.out.glob("*.onnx")}
     told = {n: inputs_of(s) for n, s in samples.items() if n in made}
     (a.out / "inputs.json").write_text(json.dumps(told, indent=1) + "\n")

@@ -121,7 +121,8 @@ def _windows(operands: Operands, size: Size, kernel: Size, k: int, rank: int) ->
     room = sizes.add(size, int(before) + int(after) - ((kernel - 1) * int(dilation) + 1))
     if operands.attribute("ceil_mode", 0) and stride != 1:
         return None  # the last window may not begin in the padding: no simple expression
-    return sizes.add(sizes.floor_divide(room, stride), 1)
+    # onnxruntime rounds toward 0: a window that is larger than what it slides over has one position
+    return sizes.add(sizes.truncate_divide(room, stride) if stride != 1 else room, 1)
 
 
 def transposed_convolution(operands: Operands) -> Found:

@@ -108,9 +108,8 @@ def tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
 def zeroed(dense: onnx.ModelProto, compiled: onnx.ModelProto) -> onnx.ModelProto:
     """The dense model with zeros in place of every entry that the compiled one holds nowhere.
 
-    A constant of which nothing is left was folded into others, not cut, and stays. Bits are compared, not numbers: two
-    entries of random weights are hardly ever the same, and where a constant repeats a number it is kept whole, which is
-    right, as what reads its channels is zero.
+    A constant of which nothing is left was folded into others, not cut, and stays. So does one that repeats a number
+    that is left somewhere; that is right, as what reads its channels is zero.
     """
     out = onnx.ModelProto()
     out.CopyFrom(dense)
@@ -118,15 +117,29 @@ def zeroed(dense: onnx.ModelProto, compiled: onnx.ModelProto) -> onnx.ModelProto
     for _, tensor in tensors(compiled.graph):
         if tensor.data_type in kept:
             kept[tensor.data_type].append(numpy_helper.to_array(tensor).ravel())
+    pools = {k: np.unique(np.concatenate(v)) for k, v in kept.items() if v}
     for _, tensor in tensors(out.graph):
         if not kept.get(tensor.data_type):
             continue
         array = numpy_helper.to_array(tensor)
-        stays = np.isin(array, np.concatenate(kept[tensor.data_type]))
+        stays = without_chance(np.isin(array, pools[tensor.data_type]))
         if stays.any() and not stays.all():
             name = tensor.name
             tensor.CopyFrom(numpy_helper.from_array(np.where(stays, array, np.zeros((), array.dtype)), name))
     return out
+
+
+def without_chance(stays: Array) -> Array:
+    """What stays of a constant, where whole slices went: without single entries whose number is left somewhere else.
+
+    Of a million random numbers of 24 bits many are equal. Where other entries went than slices (the inputs of each
+    group of a convolution) nothing is changed.
+    """
+    whole = np.ones(stays.shape, bool)
+    for axis in range(stays.ndim):
+        share = np.moveaxis(stays, axis, 0).reshape(stays.shape[axis], -1).mean(1)
+        whole &= (share > share.max() / 2).reshape([-1 if k == axis else 1 for k in range(stays.ndim)])
+    return whole if stays[whole].all() and whole.sum() > 0.8 * stays.sum() else stays
 
 
 def removed(masked: onnx.ModelProto, dense: onnx.ModelProto) -> dict[str, tuple[Array, Array]]:

@@ -1,7 +1,7 @@
 """A reference for a compiled file that knows nothing of how it was made: the dense file with zeros written into it.
 
-What a plan removes is read off the two files: an entry of a weight of the dense file that the compiled file holds
-nowhere is gone. Those entries become zero in the dense file, in what makes a channel and in what reads it. The dense
+What a plan removes is read off the two files: an entry of a weight of the dense file that the compiled file does not
+hold is gone. Those entries become zero in the dense file, in what makes a channel and in what reads it. The dense
 file then computes what the compiled one has to, at any size, unless a statistic over the channels is taken (LayerNorm):
 groups with one are left alone (`compile_without_statistics`). Where an entry went is not asked: a compiled file that
 puts a row in another's place gives other outputs.
@@ -35,8 +35,9 @@ Sizes = dict[str, int]
 WANTED, ENOUGH = 12, 6
 """Sizes at which a model runs, and how few are enough where the dense model itself refuses more."""
 TRIED = 60
-FLOATS = {1: np.float32, 10: np.float16, 11: np.float64}
+FLOATS = {1, 10, 11}  # float, float16, double
 NAME = re.compile(r"[A-Za-z_]\w*")
+COPY = re.compile(r"\.use\d+$")
 POOLS = {
     "N": (1, 2, 3, 5, 7, 9, 13),
     "H": (1, 3, 7, 17, 31, 33, 45, 50, 63, 65, 77, 97, 100, 129, 131),
@@ -106,27 +107,41 @@ def tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
 
 
 def zeroed(dense: onnx.ModelProto, compiled: onnx.ModelProto) -> onnx.ModelProto:
-    """The dense model with zeros in place of every entry that the compiled one holds nowhere.
+    """The dense model with zeros in place of every entry that the compiled one does not hold.
 
-    A constant of which nothing is left was folded into others, not cut, and stays. Bits are compared, not numbers: two
-    entries of random weights are hardly ever the same, and where a constant repeats a number it is kept whole, which is
-    right, as what reads its channels is zero.
+    An entry is looked for in the constant of that name and its copies (`NAME.use1`), or in all where there is none. A
+    constant of which nothing is left was folded into others, not cut, and stays. So does one that repeats a number that
+    is left; that is right, as what reads its channels is zero.
     """
     out = onnx.ModelProto()
     out.CopyFrom(dense)
-    kept: dict[int, list[Array]] = {k: [] for k in FLOATS}
-    for _, tensor in tensors(compiled.graph):
-        if tensor.data_type in kept:
-            kept[tensor.data_type].append(numpy_helper.to_array(tensor).ravel())
-    for _, tensor in tensors(out.graph):
-        if not kept.get(tensor.data_type):
+    pools: dict[str, list[Array]] = {}
+    for name, tensor in tensors(compiled.graph):
+        if tensor.data_type in FLOATS:
+            pools.setdefault(COPY.sub("", name), []).append(numpy_helper.to_array(tensor).ravel())
+    every = np.unique(np.concatenate([np.zeros(0), *(a for p in pools.values() for a in p)]))
+    for name, tensor in tensors(out.graph):
+        if tensor.data_type not in FLOATS:
             continue
         array = numpy_helper.to_array(tensor)
-        stays = np.isin(array, np.concatenate(kept[tensor.data_type]))
+        stays = without_chance(np.isin(array, np.concatenate(pools[name]) if name in pools else every))
         if stays.any() and not stays.all():
-            name = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(np.where(stays, array, np.zeros((), array.dtype)), name))
+            written = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(np.where(stays, array, np.zeros((), array.dtype)), written))
     return out
+
+
+def without_chance(stays: Array) -> Array:
+    """What stays of a constant, where whole slices went: without single entries whose number is left somewhere else.
+
+    Of a million random numbers of 24 bits many are equal. Where other entries went than slices (the inputs of each
+    group of a convolution) nothing is changed.
+    """
+    whole = np.ones(stays.shape, bool)
+    for axis in range(stays.ndim):
+        share = np.moveaxis(stays, axis, 0).reshape(stays.shape[axis], -1).mean(1)
+        whole &= (share > share.max() / 2).reshape([-1 if k == axis else 1 for k in range(stays.ndim)])
+    return whole if stays[whole].all() and whole.sum() > 0.8 * stays.sum() else stays
 
 
 def removed(masked: onnx.ModelProto, dense: onnx.ModelProto) -> dict[str, tuple[Array, Array]]:

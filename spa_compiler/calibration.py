@@ -34,8 +34,9 @@ from spa_compiler.model import Model
 from spa_compiler.runtime import WHOLE, open_session
 from spa_compiler.scales import chunks, probabilities, rescaled
 from spa_compiler.shapes import random_array
+from spa_compiler.sizes import symbols_of
 from spa_compiler.sources import Scale, Synthetic
-from spa_compiler.symbols import input_types, only_batch
+from spa_compiler.symbols import input_axes, input_types, only_batch
 from spa_compiler.tokens import ENOUGH, accompanied, accompanying, language, stretched
 
 Array = NDArray[Any]
@@ -178,12 +179,14 @@ def adjustment(graph: DependencyGraph) -> Adjust:
 
 
 def _together(model: Model) -> bool:
-    """Do all inputs have the same first axis, so that one row of each makes a sample?"""
-    first = []
-    for vi in model.header.graph.input:
-        dims = vi.type.tensor_type.shape.dim
-        first.append((dims[0].dim_value, dims[0].dim_param) if len(dims) else None)
-    return len(set(first)) <= 1 and None not in first
+    """Do all inputs have the same first axis, so that one row of each makes a sample?
+
+    A size that other axes have too is none of samples: the nodes of a graph, whose adjacency has as many columns.
+    """
+    axes = list(input_axes(model).values())
+    first = {a[0] if a else None for a in axes}
+    others = {s for a in axes for size in a[1:] for s in symbols_of(size)}
+    return len(first) <= 1 and None not in first and others.isdisjoint(f for f in first if isinstance(f, str))
 
 
 def _apart(

@@ -24,7 +24,9 @@ class Normalize:
     def run(self, state: State) -> State:
         """A model whose axes the rules can read, and its dependency graph."""
         model, changes = normalize(state.model, input_sizes(state.model, parse_shapes(self.input_shape, state.model)))
-        return replace(state, model=model, graph=analyze(model)).note(normalize=changes)
+        fresh = [n for n in model.notes if n not in state.model.notes]
+        state = state.note(normalize=changes, notes=[*state.results.get("notes", []), *fresh])
+        return replace(state, model=model, graph=analyze(model))
 
 
 def parse_shapes(entries: tuple[str, ...], model: Model) -> dict[str, list[int]]:

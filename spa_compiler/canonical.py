@@ -15,6 +15,7 @@ Every function changes the graph it is given and returns how much it changed.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +27,12 @@ from spa_compiler.general import General
 from spa_compiler.model import Model, element_type
 from spa_compiler.nesting import is_control, is_marker
 from spa_compiler.rules.core import UNARY
+from spa_compiler.sizes import Size, product
 
 ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 CHAIN_LIMIT = 6
 POINTWISE = frozenset([*UNARY, "QuantizeLinear", "DequantizeLinear", "Add", "Div", "Mul", "Sub"])
-Shape = tuple[int, ...]
+Axes = tuple[Size, ...]
 
 
 def drop_dead(model: Model) -> int:
@@ -188,34 +190,41 @@ class Pick:
     drop: bool
 
 
-def _pick(model: Model, node: gs.Node, shapes: dict[str, Shape]) -> Pick | None:
+def _pick(model: Model, node: gs.Node, axes: Mapping[str, Axes]) -> Pick | None:
+    """What a node picks of an axis of fixed size; None for anything else."""
     small = {i: t for i, t in enumerate(node.inputs) if isinstance(t, gs.Constant) and math.prod(t.shape) < 64}
     known = {i: model.array(t).ravel() for i, t in small.items()}
-    x = shapes.get(node.inputs[0].name) if node.inputs else None
-    if x is None or any(t.name not in shapes for t in node.outputs):
+    x = axes.get(node.inputs[0].name) if node.inputs else None
+    if x is None or any(t.name not in axes for t in node.outputs):
+        return None
+    given = [i for i in range(1, len(node.inputs)) if node.inputs[i].name]
+    single = node.op == "Slice" and len(node.inputs) > 3 and all(i in known for i in given) and known[1].size == 1
+    if not single and node.op == "Slice":
+        return None
+    axis = int(known[3][0] if node.op == "Slice" else node.attrs.get("axis", 0)) % len(x)
+    size = x[axis]
+    if not isinstance(size, int):
         return None
     if node.op == "Gather" and 1 in known and known[1].size == 1:
-        axis = int(node.attrs.get("axis", 0)) % len(x)
-        return Pick(axis, [(int(known[1][0]) % x[axis], 1)], len(node.inputs[1].shape) == 0)
-    if node.op == "Split":
-        axis = int(node.attrs.get("axis", 0)) % len(x)
-        sizes = [shapes[t.name][axis] for t in node.outputs]
-        starts = np.cumsum([0, *sizes[:-1]]).tolist()
-        return Pick(axis, list(zip(starts, sizes, strict=True)), False)
-    given = [i for i in range(1, len(node.inputs)) if node.inputs[i].name]
-    single = node.op == "Slice" and len(node.inputs) > 3 and all(i in known for i in given)
-    if single and known[1].size == 1 and (4 not in known or known[4][0] == 1):
-        axis = int(known[3][0]) % len(x)
-        start = min(max(int(known[1][0]) + (x[axis] if known[1][0] < 0 else 0), 0), x[axis])
-        return Pick(axis, [(start, shapes[node.outputs[0].name][axis])], False)
+        return Pick(axis, [(int(known[1][0]) % size, 1)], len(node.inputs[1].shape) == 0)
+    lengths = [s for s in (axes[t.name][axis] for t in node.outputs) if isinstance(s, int)]
+    if node.op == "Split" and len(lengths) == len(node.outputs):
+        starts = np.cumsum([0, *lengths[:-1]]).tolist()
+        return Pick(axis, list(zip(starts, lengths, strict=True)), False)
+    if node.op == "Slice" and lengths and (4 not in known or known[4][0] == 1):
+        start = min(max(int(known[1][0]) + (size if known[1][0] < 0 else 0), 0), size)
+        return Pick(axis, [(start, lengths[0])], False)
     return None
 
 
-def selection_first(model: Model, shapes: dict[str, Shape], dynamic: dict[str, tuple[bool, ...]]) -> int:
-    """Pick from the linear output instead of from a digit of its reshaped and transposed form."""
+def selection_first(model: Model, axes: Mapping[str, Axes]) -> int:
+    """Pick from the linear output instead of from a digit of its reshaped and transposed form.
+
+    `axes`: the sizes of values' axes that hold for every binding.
+    """
     made = 0
     for node in list(model.graph.nodes):
-        pick = _pick(model, node, shapes) if node.op in ("Gather", "Split", "Slice") else None
+        pick = _pick(model, node, axes) if node.op in ("Gather", "Split", "Slice") else None
         if pick is None or not node.inputs[0].inputs:
             continue
         turned, after = _pointwise(node.inputs[0])
@@ -223,15 +232,16 @@ def selection_first(model: Model, shapes: dict[str, Shape], dynamic: dict[str, t
             continue
         before = turned.inputs[0]
         turn = before if before.op == "Transpose" else None
-        perm = (turn.attrs.get("perm") if turn is not None else None) or list(range(len(shapes[node.inputs[0].name])))
+        perm = (turn.attrs.get("perm") if turn is not None else None) or list(range(len(axes[node.inputs[0].name])))
         if turn is not None and "perm" not in turn.attrs:
             perm = perm[::-1]
         shaped, between = _pointwise(turn.inputs[0]) if turn is not None else (turned, [])
         grid = shaped.inputs[0] if shaped.inputs else before
-        if grid.op != "Reshape" or grid.inputs[0].name not in shapes or not isinstance(grid.inputs[0], gs.Variable):
+        known = grid.op == "Reshape" and {grid.inputs[0].name, grid.outputs[0].name} <= axes.keys()
+        if not known or not isinstance(grid.inputs[0], gs.Variable):
             continue
         order = [int(p) for p in perm]
-        made += _select(model, node, pick, grid, order, turn is not None, [*between, *after], shapes, dynamic)
+        made += _select(model, node, pick, grid, order, turn is not None, [*between, *after], axes)
     if made:
         drop_dead(model)
     return made
@@ -266,29 +276,31 @@ def _again(model: Model, nodes: list[gs.Node], x: gs.Variable, out: gs.Variable)
 
 def _select(
     model: Model, node: gs.Node, pick: Pick, grid: gs.Node, perm: list[int], turned: bool, late: list[gs.Node],
-    shapes: dict[str, Shape], dynamic: dict[str, tuple[bool, ...]],
+    axes: Mapping[str, Axes],
 ) -> bool:  # fmt: skip
     """Rewrite one pick; False where the digit is not the major digit of one axis of the linear output."""
-    x, xs, gs_ = grid.inputs[0], shapes[grid.inputs[0].name], shapes[grid.outputs[0].name]
+    x, xs, parts = grid.inputs[0], axes[grid.inputs[0].name], axes[grid.outputs[0].name]
     digit = perm[pick.axis]
-    axis = next((k for k in range(len(xs)) if math.prod(xs[:k]) == math.prod(gs_[:digit]) and xs[k] > gs_[digit]), None)
-    if axis is None or xs[axis] % gs_[digit]:
+    many, before = parts[digit], product(parts[:digit])
+    lengths = [(k, s) for k, s in enumerate(xs) if isinstance(s, int) and product(xs[:k]) == before]
+    axis, length = next(((k, s) for k, s in lengths if isinstance(many, int) and s > many), (0, 0))
+    if not length or not isinstance(many, int) or length % many:
         return False
-    moving = dynamic.get(grid.outputs[0].name, (False,) * len(gs_))
+    moving = [not isinstance(s, int) for s in parts]
     if sum(moving) > 1:  # Reshape has one -1 only
         return False
-    unit = xs[axis] // gs_[digit]
+    unit = length // many
     at = index_of(model.graph, node)
     fresh: list[gs.Node] = []
-    for out, (start, length) in zip(list(node.outputs), pick.runs, strict=True):
-        target = [length if i == digit else (-1 if m else s) for i, (s, m) in enumerate(zip(gs_, moving, strict=True))]
+    for out, (start, taken) in zip(list(node.outputs), pick.runs, strict=True):
+        target = [taken if i == digit else s if isinstance(s, int) else -1 for i, s in enumerate(parts)]
         order = list(perm)
         if pick.drop:
             target.pop(digit)
             order = [p - (p > digit) for p in perm if p != digit]
         end = model.new_value(f"{out.name}.moved", x.dtype) if late else out
         out.inputs.clear()
-        run = start * unit, (start + length) * unit
+        run = start * unit, (start + taken) * unit
         fresh += _chain_of(model, end, x, axis, run, target, order if turned else None)
         fresh += _again(model, late, end, out)
     node.inputs.clear()

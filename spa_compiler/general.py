@@ -12,7 +12,7 @@ data flow, or because exact arithmetic of sizes (`sizes`) leaves no symbol in it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,16 +123,21 @@ class _Pass:
                 self.visit(node)
         return general
 
-    def declarations(self, known: Container[str]) -> Iterator[tuple[str, onnx.TypeProto]]:
-        """The types that the file records for inner values; names of dims that the inputs do not have say nothing."""
+    def declarations(self, known: Collection[str]) -> Iterator[tuple[str, onnx.TypeProto]]:
+        """The types that the file records for inner values; names of dims that the inputs do not have say nothing.
+
+        Where inputs have symbols numbers say nothing either: exporters leave the sizes of their example there.
+        """
         graph = self.model.header.graph
         for vi in (*graph.value_info, *graph.output):
             if vi.type.tensor_type.elem_type and vi.type.tensor_type.HasField("shape"):
                 t = onnx.TypeProto.FromString(vi.type.SerializeToString())
-                for d in (d for d in t.tensor_type.shape.dim if d.dim_param):
-                    size = sizes.parse_size(d.dim_param)
-                    told = all(s in known for s in sizes.symbols_of(size))
-                    d.dim_param = self.general.key(size) if told else ""
+                for d in t.tensor_type.shape.dim:
+                    size = sizes.parse_size(d.dim_param) if d.dim_param else d.dim_value
+                    if d.dim_param and all(s in known for s in sizes.symbols_of(size)):
+                        d.dim_param = self.general.key(size)
+                    elif d.dim_param or known:
+                        d.Clear()
                 yield vi.name, t
 
     def visit(self, node: gs.Node) -> None:
@@ -176,11 +181,8 @@ class _Pass:
         table = np.empty(len(entries), object)
         table[:] = entries
         if node.op == "Size":
-            total: Size = 1
-            for s in axes:
-                total = sizes.multiply(total, s)
             table = np.empty((), object)
-            table[()] = total
+            table[()] = sizes.product(axes)
         self.know(output, size_tables.simplified(table, np.dtype(np.int64)), np.dtype(np.int64))
         return True
 

@@ -127,9 +127,7 @@ def _regroup(model: Model, node: gs.Node, general: General, axes: tuple[Size, ..
             out.append(step)
             step = sizes.multiply(step, n)
         return Index(axes, x.start, tuple(out[::-1]))
-    total: Size = 1
-    for n, _ in left:
-        total = sizes.multiply(total, n)
+    total = sizes.product(n for n, _ in left)
     if [n for n in axes if n != 1] == [total] and Index(x.axes, 0, x.steps).counts_to(total):
         return Index(axes, x.start, tuple(0 if n == 1 else 1 for n in axes))
     return None

@@ -87,7 +87,7 @@ def _normalize(model: Model, binding: Binding) -> tuple[Model, dict[str, int]]:
     found = shapes.record_shapes(model, first, second, general, bound)
     changes["strides"] = sum(step(model, general) for step in (identity_gathers, written_pieces, whole_axes))
     changes["permutations"] = canonical.permutations(model, general)
-    changes["selections"] = canonical.selection_first(model, found.shape, found.dynamic)
+    changes["selections"] = canonical.selection_first(model, found.axes)
     if changes["strides"] or changes["permutations"] or changes["selections"]:
         changes["dead"] += canonical.drop_dead(model)
         first, second = shapes.evaluate(model, one, first), shapes.evaluate(model, two, second)

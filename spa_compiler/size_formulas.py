@@ -232,34 +232,27 @@ def reshape(operands: Operands) -> Found:
     if target is None:
         raise LookupError("no target")
     copied = not operands.attribute("allowzero", 0)
-    out: list[Size | None] = [x[k] if e == 0 and copied and k < len(x) else _size(e) for k, e in enumerate(target)]
+    out: list[Size | None] = []
+    for k, e in enumerate(target):
+        size = x[k] if e == 0 and copied and k < len(x) else _size(e)
+        computed = size is not None and not isinstance(size, int)
+        out.append(None if computed and sizes.bounds(size)[0] < 1 else size)  # a 0 or a -1 would mean something else
     if -1 in out:
         others = [s for s in out if s != -1]
         known = [s for s in others if s is not None]
         left = None
         if len(known) == len(others):
-            total, taken = product(x), product(known)
+            total, taken = sizes.product(x), sizes.product(known)
             left = None if taken == 0 else sizes.floor_divide(total, taken)
         out[out.index(-1)] = left
-    for k, size in enumerate(out):
-        if size is not None and sizes.bounds(size)[0] < 0 and k < len(x):
-            out[k] = None  # a 0 or a -1 that is computed means something else
     return out
-
-
-def product(axes: Sequence[Size]) -> Size:
-    """How many entries axes have together."""
-    total: Size = 1
-    for size in axes:
-        total = sizes.multiply(total, size)
-    return total
 
 
 def flatten(operands: Operands) -> Found:
     """Two products."""
     x, axis = operands.x(), operands.attribute("axis", 1)
     axis += len(x) if axis < 0 else 0
-    return [product(x[:axis]), product(x[axis:])]
+    return [sizes.product(x[:axis]), sizes.product(x[axis:])]
 
 
 def expand(operands: Operands) -> Found:

@@ -34,8 +34,8 @@ MOVES: dict[str, tuple[int, ...] | None] = dict.fromkeys(
 """Operators that move data, and the inputs that hold it (None: all); the others have to be numbers."""
 SIZE_LIMIT = 1 << 12
 """Entries up to which a table is followed: shapes and positions, not images."""
-EXACT = 1 << 24
-"""Integers up to which float32 holds all: sizes of axes are not larger where floats compute with them."""
+EXACT = 1 << 8
+"""Numerators and denominators up to which products with sizes are exact in float32, which holds integers of 24 bits."""
 
 
 def is_table(value: NDArray[Any]) -> bool:

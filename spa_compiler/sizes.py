@@ -18,7 +18,7 @@ import ast
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 else:
     Size: TypeAlias = Any
 Interval = tuple[float, float]
-INFINITY = 1 << 31
+INFINITY = (1 << 31) - 1
 """A bound of a Slice from here on means "to the end": no axis is as long."""
 ANY: Interval = (-math.inf, math.inf)
 
@@ -360,6 +360,14 @@ def symbols_of(size: Size) -> frozenset[str]:
     return frozenset(found)
 
 
+def product(axes: Iterable[Size]) -> Size:
+    """How many entries axes have together."""
+    total: Size = 1
+    for size in axes:
+        total = multiply(total, size)
+    return total
+
+
 def linear_part(size: Size, symbol: str) -> tuple[int, Size] | None:
     """(c, rest) where the size is c * symbol + rest and the rest does not hold the symbol; None for anything else."""
     if size == symbol:
@@ -431,5 +439,5 @@ def _parsed(node: ast.expr) -> Size:
 
 
 __all__ = ["ANY", "INFINITY", "Size", "add", "atom", "bounds", "floor_divide", "is_atom", "is_equal", "is_less"]
-__all__ += ["is_size", "linear_part", "maximum", "minimum", "modulo", "multiply", "negate", "parse_size", "subtract"]
-__all__ += ["symbols_of", "text_of", "truncate_divide", "unknown_size", "value_at"]
+__all__ += ["is_size", "linear_part", "maximum", "minimum", "modulo", "multiply", "negate", "parse_size", "product"]
+__all__ += ["subtract", "symbols_of", "text_of", "truncate_divide", "unknown_size", "value_at"]

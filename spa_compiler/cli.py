@@ -22,7 +22,7 @@ from rich.console import Console
 
 from spa_compiler import report as reports
 from spa_compiler.compiler import Result, check_place, compile_file
-from spa_compiler.errors import ModelError, NothingToPrune, SpaError, UsageError
+from spa_compiler.errors import ModelError, NothingToPrune, SpaError, UnprovenError, UsageError
 from spa_compiler.inspection import axis_of, comparison, explanation, inspection, pass_table, sweep_table, verification
 from spa_compiler.interrupts import stoppable
 from spa_compiler.options import Options
@@ -135,10 +135,14 @@ RUNNING = [
     click.option("--report", "report_file", type=FILE, help="Write the report: a page for .html, else JSON."),
     click.option("--fail-under", multiple=True, metavar="METRIC=VALUE", help="Exit 6 when it is lower: cosine=0.95."),
     click.option("--allow-noop", is_flag=True, help="Exit 0 instead of 5 when nothing can be pruned."),
+    click.option(
+        "--allow-unproven", is_flag=True,
+        help="Write the model although nothing that the proof sees depends on some groups.",
+    ),
     click.option("--no-latency", is_flag=True, help="Do not measure latency."),
     click.option("-q", "--quiet", is_flag=True, help="Only the last line."),
     click.option("-v", "--verbose", is_flag=True, help="Groups, frozen parameters by reason, tracebacks."),
-]
+]  # fmt: skip
 TRACES = [click.option("-v", "--verbose", is_flag=True, help="Say where an error comes from.")]
 SETTINGS: dict[str, Any] = {"show_default": True, "max_content_width": 120}
 
@@ -182,6 +186,9 @@ def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
     try:
         with _progress(given["quiet"]) as tell:
             result = compile_file(source, target, options, tell)
+    except UnprovenError as e:
+        click.echo(f"{reports.unproven_status(len(e.silent), e.groups)} | nothing was written")
+        raise
     except NothingToPrune as e:
         if not given["allow_noop"]:
             raise
@@ -206,9 +213,9 @@ def _say(result: Result, given: dict[str, Any]) -> None:
 def _compile(source: Path, output: Path | None, **given: Any) -> None:
     """Make an ONNX model smaller and faster: remove channels, heads and hidden units, without data or training.
 
-    The result is checked against onnxruntime before it is written. Exit codes: 0 done; 1 verification failed, nothing
-    written; 2 usage; 3 the model cannot be read or run; 4 the budget cannot be reached; 5 nothing could be pruned;
-    6 a --fail-under gate was missed; 70 out of memory, or a defect of spa-compile.
+    The result is checked against onnxruntime before it is written. Exit codes: 0 done; 1 verification failed, or the
+    proof cannot see some groups, nothing written; 2 usage; 3 the model cannot be read or run; 4 the budget cannot be
+    reached; 5 nothing could be pruned; 6 a --fail-under gate was missed; 70 out of memory, or a defect of spa-compile.
     """
     _run(source, output, given)
 

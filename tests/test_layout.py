@@ -23,7 +23,7 @@ ORDER = """
     graph threads rewrite reference folding inlining normalize
     cost criteria lossless plan allocate
     images sources data gram linear inside recurrent lockstep adjust routed moments updates merge scales amounts
-    tape derivatives inversion tokens calibration obs doubt compensation forcing decisions verify pipeline options
+    tape derivatives inversion tokens calibration obs doubt compensation verification pipeline options
     latency report compiler
     __init__ inspection cli
 """.split()

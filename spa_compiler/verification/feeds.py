@@ -21,16 +21,28 @@ Ranges = Mapping[str, tuple[float, float]]
 def draw_inputs(model: Model, sizes: Mapping[str, int], seed: int, ranges: Ranges | None = None) -> Feed:
     """Inputs of the model at these sizes of its symbols.
 
-    Ids are drawn so that few repeat: a row of a table that no id names is not compared.
+    Ids are drawn so that few repeat, from one seed to the next neither: a row of a table that no id names is not
+    compared.
     """
-    rng = np.random.default_rng(seed)
-    feed = random_inputs(model, dict(sizes), rng, ranges)
-    for name, limit in index_limits(model, sizes, fixed=True).items():
-        array = feed.get(name)
-        if array is not None and name not in (ranges or {}) and array.dtype.kind in "iu" and array.size and limit > 0:
-            every = np.resize(rng.permutation(limit), array.size)
-            feed[name] = every.reshape(array.shape).astype(array.dtype)
+    feed = random_inputs(model, dict(sizes), np.random.default_rng(seed), ranges)
+    for name, limit in _find_ids(model, sizes, feed, ranges).items():
+        array = feed[name]
+        every = np.roll(np.random.default_rng(limit).permutation(limit), -seed * array.size % limit)
+        feed[name] = np.resize(every, array.size).reshape(array.shape).astype(array.dtype)
     return feed
+
+
+def count_draws(model: Model, sizes: Mapping[str, int], feed: Feed, ranges: Ranges | None = None) -> int:
+    """How many feeds of consecutive seeds it takes to name every row of every table."""
+    limits = _find_ids(model, sizes, feed, ranges)
+    return max((-(-limit // feed[n].size) for n, limit in limits.items()), default=1)
+
+
+def _find_ids(model: Model, sizes: Mapping[str, int], feed: Feed, ranges: Ranges | None) -> dict[str, int]:
+    """Inputs that hold ids, and how many there are."""
+    limits = index_limits(model, sizes, fixed=True)
+    whole = {n for n, a in feed.items() if a.dtype.kind in "iu" and a.size and n not in (ranges or {})}
+    return {n: limit for n, limit in limits.items() if n in whole and limit > 0}
 
 
 def vary_inputs(feed: Feed, kind: int, seed: int, ranges: Ranges | None = None) -> Feed:

@@ -25,21 +25,19 @@ from spa_compiler.rewrite import rewrite
 from spa_compiler.verification.branches import Choice, choices, forced, reached, repeated
 from spa_compiler.verification.comparison import choose_tolerance, difference
 from spa_compiler.verification.culprit import describe, find_culprits
-from spa_compiler.verification.feeds import VARIATIONS, Ranges, draw_inputs, vary_inputs
-from spa_compiler.verification.inside import (
-    find_inside,
-    find_pushed,
-    sample_evenly,
-)
+from spa_compiler.verification.feeds import VARIATIONS, Ranges, count_draws, draw_inputs, vary_inputs
+from spa_compiler.verification.inside import find_inside, find_pushed, sample_evenly
 from spa_compiler.verification.masked import Comparison, Outcome, Round
 from spa_compiler.verification.power import FAR, Power, find_body_outputs, find_cut
 from spa_compiler.verification.replay import compared
 from spa_compiler.verification.runs import Side
-from spa_compiler.verification.sizes import Sizes, analysis_sizes, count_macs, proof_sizes
+from spa_compiler.verification.sizes import CHEAP, Sizes, analysis_sizes, count_macs, proof_sizes
 from spa_compiler.verification.source import SourcePair
 
 HEAVY = 3e8
 """Multiply-accumulates of a sample from which fewer runs are made, and several at once."""
+MOST_DRAWS = 8
+"""Feeds of one size that are drawn until every row of every table is named."""
 MOST_SIZES = 5
 """Sizes beside those of the analysis that are run, of those that the source can run."""
 
@@ -94,9 +92,14 @@ class Proof:
         self.bodies = bodies
 
     def _first_rounds(self, seed: int, ranges: Ranges | None) -> list[Round]:
-        """Both bindings of the analysis, or one twice; in the second, values inside are pushed."""
+        """Both bindings of the analysis, or one twice; in the second, values inside are pushed.
+
+        One size is run more often where that is cheap and rows of a table would be left out.
+        """
         sizes = analysis_sizes(self.graph.model)
-        pairs = enumerate(sizes if len(sizes) > 1 else sizes * 2)
+        first = draw_inputs(self.graph.model, sizes[0], seed, ranges)
+        every = count_draws(self.graph.model, sizes[0], first, ranges) if len(sizes) == 1 and self.macs < CHEAP else 2
+        pairs = enumerate(sizes if len(sizes) > 1 else sizes * max(2, min(every, MOST_DRAWS)))
         return [Round(s, draw_inputs(self.graph.model, s, seed + k, ranges), True, k == 1) for k, s in pairs]
 
     def _open_dense(self, bodies: list[str], compare: bool) -> Side:
@@ -172,14 +175,14 @@ class Proof:
 
     def check(self, small: Model) -> Structural:
         """The figures of a candidate. Raises VerificationError when prune does not equal mask."""
-        found = self.compare(small)
+        found, checks = self.compare(small), len(self.rounds)
         if found.wrong:
             raise VerificationError(f"prune does not equal mask: {found.wrong}; {self._explain(small)}")
-        silent, more = self._find_silent(small)
+        silent, tried = self._find_silent(small)
         sizes = [r.sizes for r in self.rounds]
         unique = [s for k, s in enumerate(sizes) if s not in sizes[:k]]
         return Structural(
-            found.error, self.limit, len(self.rounds) + more, unique, self.refused, self.source_error, len(self.inside),
+            found.error, self.limit, checks + tried, unique, self.refused, self.source_error, len(self.inside),
             len(self.every), len(find_cut(self.graph, self.masks)), tuple(silent), len(self.choices), self.unproven,
             found.replayed,
         )  # fmt: skip
@@ -197,13 +200,15 @@ class Proof:
             first = self.rounds[kind % 2]
             feed = vary_inputs(draw_inputs(self.graph.model, first.sizes, self.seed + 100 + kind, self.ranges), kind,
                                self.seed, self.ranges)  # fmt: skip
+            round_, before = Round(first.sizes, feed, True, False), len(silent)
             try:
-                found = self.parts[0].compare(small, [Round(first.sizes, feed, True, False)])
+                found = self.parts[0].compare(small, [round_])
             except ModelError as e:
                 found = Outcome(float("inf"), str(e))
             if found.wrong:
                 raise VerificationError(f"prune does not equal mask: {found.wrong}; {self._explain(small)}")
             silent = self.power.find_silent(moved)
+            self.rounds += [round_] if len(silent) < before else []  # every other candidate is asked, too
             kind += 1
         return silent, kind
 

@@ -131,18 +131,20 @@ INPUTS = [
     click.option("--seed", type=click.IntRange(0), default=0, help="Every random choice follows it."),
     click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime; 0: one per core."),
 ]
+UNPROVEN = [
+    click.option(
+        "--allow-unproven", is_flag=True,
+        help="Exit 0 although nothing that the proof sees depends on some groups.",
+    ),
+]  # fmt: skip
 RUNNING = [
     click.option("--report", "report_file", type=FILE, help="Write the report: a page for .html, else JSON."),
     click.option("--fail-under", multiple=True, metavar="METRIC=VALUE", help="Exit 6 when it is lower: cosine=0.95."),
     click.option("--allow-noop", is_flag=True, help="Exit 0 instead of 5 when nothing can be pruned."),
-    click.option(
-        "--allow-unproven", is_flag=True,
-        help="Write the model although nothing that the proof sees depends on some groups.",
-    ),
     click.option("--no-latency", is_flag=True, help="Do not measure latency."),
     click.option("-q", "--quiet", is_flag=True, help="Only the last line."),
     click.option("-v", "--verbose", is_flag=True, help="Groups, frozen parameters by reason, tracebacks."),
-]  # fmt: skip
+]
 TRACES = [click.option("-v", "--verbose", is_flag=True, help="Say where an error comes from.")]
 SETTINGS: dict[str, Any] = {"show_default": True, "max_content_width": 120}
 
@@ -184,17 +186,24 @@ def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
     if len({*extra, source.resolve(), target.resolve()}) < len(extra) + len({source.resolve(), target.resolve()}):
         raise UsageError("the report and the plan must be files of their own, not the model or the output")
     try:
-        with _progress(given["quiet"]) as tell:
+        with _unproven(" | nothing was written"), _progress(given["quiet"]) as tell:
             result = compile_file(source, target, options, tell)
-    except UnprovenError as e:
-        click.echo(f"{reports.unproven_status(len(e.silent), e.groups)} | nothing was written")
-        raise
     except NothingToPrune as e:
         if not given["allow_noop"]:
             raise
         click.echo(f"UNCHANGED | {e}; nothing was written")
         return
     _say(result, given)
+
+
+@contextmanager
+def _unproven(rest: str) -> Iterator[None]:
+    """The last line where the proof cannot see some groups."""
+    try:
+        yield
+    except UnprovenError as e:
+        click.echo(f"{reports.unproven_status(len(e.silent), e.groups)}{rest}")
+        raise
 
 
 def _say(result: Result, given: dict[str, Any]) -> None:
@@ -222,7 +231,7 @@ def _compile(source: Path, output: Path | None, **given: Any) -> None:
 
 def _command(name: str) -> click.Command:
     body = _guard(_compile)
-    body = _with(BUDGET, SCORING, CALIBRATION, INPUTS, RUNNING)(body)
+    body = _with(BUDGET, SCORING, CALIBRATION, INPUTS, UNPROVEN, RUNNING)(body)
     body = click.option("--dry-run", is_flag=True, help="Do everything but write the model.")(body)
     body = click.option("--save-plan", type=FILE, help="Write which channels stay, as JSON.")(body)
     body = click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")(body)
@@ -272,12 +281,13 @@ def explain_command(source: Path, axis_a: str, axis_b: str | None, input_shape: 
 @click.argument("dense", metavar="DENSE.onnx", type=FILE)
 @click.argument("compiled", metavar="COMPILED.onnx", type=FILE)
 @click.option("--plan", type=FILE, help="The plan that was applied: checks prune equals mask, too.")
-@_with(INPUTS, TRACES)
+@_with(UNPROVEN, INPUTS, TRACES)
 @_guard
 def verify_command(dense: Path, compiled: Path, plan: Path | None, **given: Any) -> None:
     """Check a compiled model against the dense one: signature, fidelity, and prune equals mask with a plan."""
-    for line in verification(dense, compiled, Plan.load(plan) if plan else None, _options(given)):
-        click.echo(line)
+    with _unproven(""):
+        for line in verification(dense, compiled, Plan.load(plan) if plan else None, _options(given)):
+            click.echo(line)
 
 
 @spa.command("compare")
@@ -293,7 +303,7 @@ def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None
 @spa.command("sweep")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.option("--ratios", default="0.1,0.3,0.5,0.7", help="Ratios to try.")
-@_with(BUDGET[1:2], BUDGET[3:], SCORING[:2], CALIBRATION, INPUTS, TRACES)
+@_with(BUDGET[1:2], BUDGET[3:], SCORING[:2], CALIBRATION, INPUTS, UNPROVEN, TRACES)
 @_guard
 def sweep_command(source: Path, ratios: str, **given: Any) -> None:
     """What each ratio would cost; nothing is written."""
@@ -304,7 +314,7 @@ def sweep_command(source: Path, ratios: str, **given: Any) -> None:
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.argument("plan", metavar="PLAN.json", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")
-@_with(CALIBRATION, INPUTS, RUNNING)
+@_with(CALIBRATION, INPUTS, UNPROVEN, RUNNING)
 @_guard
 def apply_command(source: Path, plan: Path, output: Path | None, **given: Any) -> None:
     """Apply a saved plan to another checkpoint of the same graph."""

@@ -28,7 +28,7 @@ from spa_compiler.model import Model, load
 from spa_compiler.options import Options, given, heeded
 from spa_compiler.pipeline import Pipeline, State, make
 from spa_compiler.plan import Plan
-from spa_compiler.report import describe_fidelity, si
+from spa_compiler.report import describe_fidelity, si, unproven_status
 from spa_compiler.runtime import parse_ranges
 from spa_compiler.shapes import quiet_session
 from spa_compiler.symbols import only_sizes
@@ -164,8 +164,10 @@ def verification(dense: Path, compiled: Path, plan: Plan | None, options: Option
         notes = heeded(sorted(DRAWN & set(given(options))), "only the inputs of --data are run")
     else:
         notes = []
+    if options.allow_unproven and (plan is None or compensated):
+        heeded(["allow_unproven"], "prune equals mask is not proven")
     _signature(dense, sessions[0], sessions[1], options)
-    lines = ["the signature is the same"]
+    lines, unproven = ["the signature is the same"], []
     if compensated:
         lines.append("its weights were compensated after removal: prune equals mask was proven when it was compiled")
     elif plan is not None:
@@ -174,6 +176,7 @@ def verification(dense: Path, compiled: Path, plan: Plan | None, options: Option
         found = structural(graph, plan.masks(graph), small, options.seed, ranges, load(dense))
         if found.silent and not options.allow_unproven:
             raise UnprovenError(found.silent, found.groups)
+        unproven = [unproven_status(len(found.silent), found.groups)] if found.silent else []
         lines.append(
             f"prune equals mask: error {found.error:.1e}, tolerance {found.tolerance:.0e}, {found.checks} checks"
             + (f", after decisions taken once ({', '.join(found.replayed[:4])})" if found.replayed else "")
@@ -184,7 +187,7 @@ def verification(dense: Path, compiled: Path, plan: Plan | None, options: Option
     if data is not None and data.labels is not None:
         before, after = accuracy(outputs[0], data), accuracy(outputs[1], data)
         lines.append("accuracy: not one label per row" if before is None else f"accuracy {before:.2%} -> {after:.2%}")
-    return [*lines, *(f"note: {n}" for n in notes)]
+    return [*lines, *(f"note: {n}" for n in notes), *unproven]
 
 
 def _pipeline_of(model: Model) -> str:

@@ -71,7 +71,7 @@ class Comparison:
     ) -> None:  # fmt: skip
         self.graph, self.masks, self.choice, self.limit, self.power = graph, masks, choice, limit, power
         self.names, self.inside, self.remember = compared(graph), inside, remember
-        pushed = find_pushed(graph, masks)
+        pushed = power.pushed if power is not None else find_pushed(graph, masks)
         self.pushes = draw_pushes(graph, pushed, masks, np.random.default_rng(0))
         self.none = zero_pushes(graph, pushed)
         self.titles = name_pushes(pushed, set(graph.model.graph.tensors()))

@@ -80,7 +80,7 @@ class Power:
     """What was seen to move: extremes of every unit's values and of what readers give, over all runs."""
 
     def __init__(self, graph: DependencyGraph, masks: Masks, limit: float, pushed: Iterable[str] = ()) -> None:
-        self.graph, self.masks, self.limit, self.pushed = graph, masks, limit, set(pushed)
+        self.graph, self.masks, self.limit, self.pushed = graph, masks, limit, list(pushed)
         self.readers = find_readers(graph, masks)
         self.open = find_cut(graph, masks)
         every = [r for readers in self.readers.values() for r in readers]

@@ -18,7 +18,7 @@ from spa_compiler.model import Model, label
 from spa_compiler.verification.comparison import difference
 from spa_compiler.verification.inside import BOUND
 from spa_compiler.verification.replay import compared, decided, replayed, taps
-from spa_compiler.verification.runs import Feed, Side, outer_values, source_proto
+from spa_compiler.verification.runs import Feed, Side, outer_values
 
 NO_WAY_OUT = "no --exclude avoids it, because it does not come from what is removed"
 
@@ -30,7 +30,8 @@ class SourcePair:
         self.graph, self.source, self.dense, self.limit = graph, source, dense, limit
         outputs = [t.name for t in graph.model.graph.outputs]
         self.names = list(dict.fromkeys([*outputs, *taps(graph.model)]))
-        self.file = Side(source_proto(source), source.folder, self.names, str(source.path))
+        self.given: dict[str, Any] = {}  # what the file gave last
+        self.file = Side.of_file(source, self.names)
 
     def compare(self, feed: Feed, where: str) -> float | None:
         """The largest difference on a feed; None where the file refuses it. Raises VerificationError with a value.
@@ -38,7 +39,7 @@ class SourcePair:
         A file that gives other results each time (random numbers in the graph) tells nothing: 0.
         """
         try:
-            given = self.file.run(feed, self.names)
+            self.given = given = self.file.run(feed, self.names)
         except ModelError:
             return None
         try:
@@ -70,8 +71,7 @@ class SourcePair:
         made, names = decided(self.graph), compared(self.graph, later=True)
         if not {*made, *names} <= {*outer_values(self.source), *(t.name for t in self.source.graph.outputs)}:
             return math.inf
-        first = Side(source_proto(self.source), self.source.folder, [*names, *made], str(self.source.path))
-        given = first.run(feed, [*names, *made])
+        given = Side.of_file(self.source, [*names, *made]).run(feed, [*names, *made])
         model = self.graph.model
         proto = replayed(model.proto(), {n: given[n] for n in made})
         follower = Side(proto, model.folder, names, "the normalised model")
@@ -106,7 +106,7 @@ class SourcePair:
     def _differing(self, feed: Feed, names: list[str]) -> str | None:
         try:
             model = self.graph.model
-            a = Side(source_proto(self.source), self.source.folder, names, str(self.source.path)).run(feed, names)
+            a = Side.of_file(self.source, names).run(feed, names)
             b = Side(model.proto(), model.folder, names, "the normalised model").run(feed, names)
         except ModelError:
             return None

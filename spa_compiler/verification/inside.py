@@ -25,7 +25,7 @@ from spa_compiler.cost import MACS
 from spa_compiler.dims import Dim, Expr, trivial
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.nesting import is_control, is_marker
-from spa_compiler.rewrite import sliced, touched
+from spa_compiler.rewrite import sliced
 from spa_compiler.spec import Site, Value
 
 Array = NDArray[Any]
@@ -92,7 +92,7 @@ class Cuts:
             return array
         if len(value.axes) != array.ndim:
             return None
-        fixed, kept = self._find(value)
+        fixed, kept = self.find(value)
         if any(f and n != a.size for f, n, a in zip(fixed, array.shape, value.axes, strict=True)):
             return None
         if kept is None:
@@ -101,7 +101,7 @@ class Cuts:
             array = array.take(positions, axis)
         return array
 
-    def _find(self, value: Value) -> tuple[list[bool], list[tuple[int, Ints]] | None]:
+    def find(self, value: Value) -> tuple[list[bool], list[tuple[int, Ints]] | None]:
         """Which axes are cut by position, and the positions; None where they follow an index of another axis."""
         if value.name not in self.known:
             fixed = fixes_size(self.graph, value, self.masks)
@@ -150,7 +150,7 @@ def _is_pushable(graph: DependencyGraph, value: Value, masks: Masks) -> bool:
 
 
 def draw_pushes(
-    graph: DependencyGraph, names: Iterable[str], masks: Masks, rng: np.random.Generator
+    graph: DependencyGraph, names: Iterable[str], cuts: Cuts, rng: np.random.Generator
 ) -> tuple[Push, Push]:
     """Pushes for the masked model, and the entries of them that the pruned one has; all positive, about 1.
 
@@ -161,7 +161,7 @@ def draw_pushes(
     for name in names:
         value = graph.values[name]
         rank = len(value.shape)
-        fixed = [f or _has_units(graph, value, i) for i, f in enumerate(fixes_size(graph, value, masks))]
+        fixed = [f or _has_units(graph, value, i) for i, f in enumerate(cuts.find(value)[0])]
         free = [i in (1, rank - 1) or rank < 3 for i in range(rank)]
         still = [not d for d in value.dynamic]
         shape = [n if s and (f or r) else 1 for n, f, r, s in zip(value.shape, fixed, free, still, strict=True)]
@@ -170,7 +170,7 @@ def draw_pushes(
         assert graph.model.shapes is not None
         dtype = helper.tensor_dtype_to_np_dtype(graph.model.shapes.kind[name])
         whole[name] = rng.uniform(0.25, 1.75, shape).astype(dtype)
-        small[name] = sliced(graph, value, whole[name], masks) if touched(value, masks) else whole[name]
+        small[name] = cuts.cut(name, whole[name])
     return whole, small
 
 

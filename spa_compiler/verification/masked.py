@@ -42,11 +42,15 @@ SLACK, ABOVE = 100.0, 16.0
 
 @dataclass(frozen=True)
 class Round:
-    """One run of every model: what is fed, and what is looked at."""
+    """One run of every model: what is fed, and what is looked at.
+
+    `inside`: every value inside of the graph; `power`: what tells whether groups are seen; `pushed`: with pushes.
+    """
 
     sizes: Sizes
     feed: Feed
     inside: bool
+    power: bool
     pushed: bool
 
     def __str__(self) -> str:
@@ -72,10 +76,10 @@ class Comparison:
         self.graph, self.masks, self.choice, self.limit, self.power = graph, masks, choice, limit, power
         self.names, self.inside, self.remember = compared(graph), inside, remember
         pushed = power.pushed if power is not None else find_pushed(graph, masks)
-        self.pushes = draw_pushes(graph, pushed, masks, np.random.default_rng(0))
+        self.cuts = Cuts(graph, masks)
+        self.pushes = draw_pushes(graph, pushed, self.cuts, np.random.default_rng(0))
         self.none = zero_pushes(graph, pushed)
         self.titles = name_pushes(pushed, set(graph.model.graph.tensors()))
-        self.cuts = Cuts(graph, masks)
         self.pushed_by = {push: n for n, (push, _) in self.titles.items()}
         self.model = reference(graph, masks)
         if choice:
@@ -97,7 +101,7 @@ class Comparison:
         return round_.feed | {self.titles[n][0]: a for n, a in push.items()}
 
     def _asked(self, round_: Round) -> list[str]:
-        given = self.power.gives if self.power is not None and self.power.open and round_.inside else []
+        given = self.power.gives if self.power is not None and self.power.open and round_.power else []
         return list(dict.fromkeys([*self.names, *(self.inside if round_.inside else ()), *given]))
 
     def _open_masked(self) -> Side:
@@ -113,9 +117,9 @@ class Comparison:
         if id(round_) in self.known:
             return self.known[id(round_)]
         side, asked = self._open_masked(), self._asked(round_)
-        raw = self.raw if round_.inside and self.power is not None and self.power.open else {}
+        raw = self.raw if round_.power and self.power is not None and self.power.open else {}
         got = side.run(self._feed(round_, False), [*asked, *raw.values()])
-        if self.power is not None and round_.inside:
+        if self.power is not None and round_.power:
             self.power.see({n: got.get(title) for n, title in raw.items()}, got)
         out = {n: self.cuts.cut(n, got[n]) for n in asked if n in got}
         if self.remember:

@@ -105,7 +105,8 @@ class Proof:
         first = draw_inputs(self.graph.model, sizes[0], seed, ranges)
         every = count_draws(self.graph.model, sizes[0], first, ranges) if len(sizes) == 1 and self.macs < CHEAP else 2
         pairs = enumerate(sizes if len(sizes) > 1 else sizes * max(2, min(every, MOST_DRAWS)))
-        return [Round(s, draw_inputs(self.graph.model, s, seed + k, ranges), True, k == 1) for k, s in pairs]
+        feeds = [(k, s, draw_inputs(self.graph.model, s, seed + k, ranges)) for k, s in pairs]
+        return [Round(s, feed, k == 1 or not self.heavy, True, k == 1) for k, s, feed in feeds]
 
     def _open_dense(self, bodies: list[str], compare: bool) -> Side:
         model = self.graph.model
@@ -124,7 +125,7 @@ class Proof:
             if len(more) == MOST_SIZES:
                 break
             check()
-            round_ = Round(sizes, draw_inputs(self.graph.model, sizes, seed + 2 + k, ranges), hidden, False)
+            round_ = Round(sizes, draw_inputs(self.graph.model, sizes, seed + 2 + k, ranges), hidden, hidden, False)
             found = pair.compare(round_.feed, str(round_)) if pair is not None else self._run_dense(round_)
             if found is None:
                 self.refused.append(sizes)
@@ -201,7 +202,7 @@ class Proof:
             first = self.rounds[kind % 2]
             feed = vary_inputs(draw_inputs(self.graph.model, first.sizes, self.seed + 100 + kind, self.ranges), kind,
                                self.seed, self.ranges)  # fmt: skip
-            round_, before = Round(first.sizes, feed, True, False), len(silent)
+            round_, before = Round(first.sizes, feed, True, True, False), len(silent)
             try:
                 found = self.parts[0].compare(small, [round_])
             except ModelError as e:

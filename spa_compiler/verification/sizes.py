@@ -56,7 +56,8 @@ def _tries(found: list[Symbol], first: Sizes) -> Iterator[Sizes]:
     others = [s.name for s in found if not s.batch]
     yield dict.fromkeys([*batches, *others], 1)
     yield dict.fromkeys(batches, 1) | dict(zip(others, itertools.cycle(ODD), strict=False))
-    yield dict.fromkeys(batches, 5) | dict.fromkeys(others, EQUAL)
+    if others:
+        yield dict.fromkeys(batches, 5) | dict.fromkeys(others, EQUAL)
     yield dict.fromkeys(batches, 1) | dict(zip(others, itertools.cycle(LONG), strict=False))
     yield dict.fromkeys(batches, LONG[0]) | {n: min(first[n], 7) for n in others}
     if others:

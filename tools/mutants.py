@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -220,7 +221,8 @@ def main() -> None:
     print("# What the proof sees\n")
     print(f"Made by `python tools/mutants.py {' '.join(sys.argv[1:])}`.".replace(" `.", "`."), end="\n\n")
     print("\n".join(line.rstrip() for line in (__doc__ or "").split("\n\n", 2)[2].strip().splitlines()), end="\n\n")
-    print(f"{len(subjects)} models: {', '.join(s.name for s in subjects)}.\n")
+    names = ", ".join(s.name.removesuffix(".onnx") for s in subjects)
+    print(textwrap.fill(f"{len(subjects)} models: {names}.", 118, break_on_hyphens=False), end="\n\n")
     print("| kind | mutants | refused by the compile | refused by `spa verify --plan` |\n|---|---|---|---|")
     for kind in KINDS:
         print(f"| {kind} | {made[kind]} | {first[kind]} | {second[kind]} |")

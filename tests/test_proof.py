@@ -26,6 +26,7 @@ from spa_compiler.plan import Plan
 from spa_compiler.rewrite import rewrite
 from spa_compiler.verification import comparison, inside, proof
 from spa_compiler.verification.comparison import FLOOR, TOLERANCE, difference
+from spa_compiler.verification.feeds import draw_inputs
 from spa_compiler.verification.fidelity import explain_variance, measure_fidelity
 from spa_compiler.verification.proof import structural
 from spa_compiler.verification.runs import Side
@@ -321,6 +322,35 @@ def test_a_length_that_was_never_analysed_is_compared_with_the_file(
     result = run(tmp_path / "m.onnx", "--ratio", 0.5, *QUICK, "-v")
     assert result.exit_code == 1, result.output
     assert " at L=" in result.stderr and "value 'a' of MatMul 'a' is the first that differs" in result.stderr
+
+
+def test_a_default_that_a_run_may_replace_is_no_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that takes it for one is not what the file computes."""
+    model = mlp("float[N,4] y", "z = Mul(t, half)  y = Mul(c, z)", t=1.0, half=0.5)
+    assert analyzed(model).groups
+    model.graph.input.append(onnx.helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, []))
+    onnx.save(model, tmp_path / "m.onnx")
+
+    def take_for_constant(found: Model) -> Model:
+        tensors = found.graph.tensors()
+        if "z" in tensors and tensors["z"].inputs:
+            product = tensors["z"].inputs[0]
+            product.inputs = [constant("one", np.array(1, np.float32)), product.inputs[1]]
+        return found
+
+    normalize_wrongly(monkeypatch, take_for_constant)
+    result = run(tmp_path / "m.onnx", "--ratio", 0.5, *QUICK)
+    assert result.exit_code == 1
+    assert "with other values for t" in result.stderr
+
+
+def test_a_size_that_follows_the_value_of_an_input_is_tried_with_several() -> None:
+    text = "(float[N,2,8] x, int64[1] n) => (float[N,4] y) { s = Slice(x, from, n, axis)"
+    text += "  p = ReduceSum<keepdims=0>(s, axis)"
+    text += f"  {MLP.replace('Gemm(x', 'Gemm(p')}  y = Identity(c) }}"
+    model = build(Case(text, {**WEIGHTS, "from": [0], "axis": [1]}, None))
+    drawn = [int(draw_inputs(from_proto(model, Path("m.onnx")), {"N": 2}, seed)["n"][0]) for seed in range(3)]
+    assert 1 in drawn[:2] and len(set(drawn)) == 3
 
 
 def test_sizes_that_the_file_refuses_do_not_count(tmp_path: Path) -> None:

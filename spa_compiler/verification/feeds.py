@@ -13,6 +13,8 @@ from spa_compiler.runtime import index_limits, random_inputs
 
 VARIATIONS = 6
 """Kinds of inputs that `vary_inputs` knows."""
+FEW, COUNTS = 2, (2, 1, 3, 5, 4, 7, 6, 0)
+"""Up to how many whole numbers stand alone, and what they are in turn."""
 Array = NDArray[Any]
 Feed = dict[str, Array]
 Ranges = Mapping[str, tuple[float, float]]
@@ -22,13 +24,17 @@ def draw_inputs(model: Model, sizes: Mapping[str, int], seed: int, ranges: Range
     """Inputs of the model at these sizes of its symbols.
 
     Ids are drawn so that few repeat, from one seed to the next neither: a row of a table that no id names is not
-    compared.
+    compared. Whole numbers that stand alone (a length, how many to keep) differ from seed to seed, with 1 among them.
     """
     feed = random_inputs(model, dict(sizes), np.random.default_rng(seed), ranges)
     for name, limit in _find_ids(model, sizes, feed, ranges).items():
         array = feed[name]
         every = np.roll(np.random.default_rng(limit).permutation(limit), -seed * array.size % limit)
         feed[name] = np.resize(every, array.size).reshape(array.shape).astype(array.dtype)
+    fixed = {*index_limits(model, sizes), *(ranges or {})}
+    for name, array in feed.items():
+        if name not in fixed and array.dtype.kind in "iu" and array.ndim < 2 and 0 < array.size <= FEW:
+            feed[name] = np.full_like(array, COUNTS[seed % len(COUNTS)])
     return feed
 
 
@@ -58,4 +64,4 @@ def vary_inputs(feed: Feed, kind: int, seed: int, ranges: Ranges | None = None) 
         ][kind % VARIATIONS]  # fmt: skip
 
     free = [n for n, a in feed.items() if a.dtype.kind == "f" and n not in (ranges or {})]
-    return feed | {n: vary(feed[n]).astype(feed[n].dtype) for n in free}
+    return feed | {n: np.asarray(vary(feed[n]), feed[n].dtype) for n in free}

@@ -167,7 +167,7 @@ class Comparison:
             wide = self.pushes[0].get(self.pushed_by.get(name, ""), a)
             if a.dtype.kind == "f":
                 off = np.finfo(a.dtype).eps * rng.uniform(-2, 2, wide.shape)
-                noisy[name] = (a + off * np.maximum(np.abs(a), name in self.pushed_by)).astype(a.dtype)
+                noisy[name] = np.asarray(a + off * np.maximum(np.abs(a), name in self.pushed_by), a.dtype)
         return feed, feed | noisy
 
     def _judge(self, errors: list[dict[str, float]], rounds: list[Round], made: Iterable[str] = ()) -> Outcome:

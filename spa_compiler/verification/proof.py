@@ -119,6 +119,8 @@ class Proof:
         more: list[Round] = []
         asked = self.rounds[:1] if self.heavy else self.rounds
         errors = [e for r in asked if pair is not None and (e := pair.compare(r.feed, str(r))) is not None]
+        if pair is not None:
+            errors.append(pair.compare_defaults(self.rounds[0].feed, str(self.rounds[0])))
         given = pair.given if errors and pair is not None else self.dense.run(self.rounds[0].feed, compared(self.graph))
         hidden = not all(map(shows_all, given.values()))
         for k, sizes in enumerate(proof_sizes(self.graph.model, self.macs)):

@@ -9,9 +9,10 @@ import numpy as np
 
 from spa_compiler.calibration import Calibration
 from spa_compiler.criteria import Scores
-from spa_compiler.decisions import taps
 from spa_compiler.pipeline import Pipeline, State
-from spa_compiler.verify import explained, outputs
+from spa_compiler.verification.fidelity import explain_variance
+from spa_compiler.verification.replay import taps
+from spa_compiler.verification.runs import outputs
 
 SAMPLES = 64
 
@@ -45,7 +46,7 @@ class Protect:
 
     def kept(self, state: State, dense: list[list[Any]], feeds: list[dict[str, Any]]) -> float:
         """Share of the variance of the dense outputs that the compiled model explains on the calibration inputs."""
-        return explained(dense, outputs(state.model, taps(state.model), feeds, "the compiled model", level=3))
+        return explain_variance(dense, outputs(state.model, taps(state.model), feeds, "the compiled model", level=3))
 
 
 def _some(feeds: list[dict[str, Any]]) -> list[dict[str, Any]]:

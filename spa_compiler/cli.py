@@ -22,7 +22,7 @@ from rich.console import Console
 
 from spa_compiler import report as reports
 from spa_compiler.compiler import Result, compile_file
-from spa_compiler.errors import ModelError, NothingToPrune, ReportError, SpaError, UsageError
+from spa_compiler.errors import ModelError, NothingToPrune, ReportError, SpaError, UnprovenError, UsageError
 from spa_compiler.inspection import axis_of, comparison, explanation, inspection, pass_table, sweep_table, verification
 from spa_compiler.interrupts import stoppable
 from spa_compiler.options import Options
@@ -132,6 +132,12 @@ INPUTS = [
     click.option("--seed", type=click.IntRange(0), default=0, help="Every random choice follows it."),
     click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime; 0: one per core."),
 ]
+UNPROVEN = [
+    click.option(
+        "--allow-unproven", is_flag=True,
+        help="Exit 0 although nothing that the proof sees depends on some groups.",
+    ),
+]  # fmt: skip
 RUNNING = [
     click.option("--report", "report_file", type=FILE, help="Write the report: a page for .html, else JSON."),
     click.option("--fail-under", multiple=True, metavar="METRIC=VALUE", help="Exit 6 when it is lower: cosine=0.95."),
@@ -178,7 +184,7 @@ def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
         raise ModelError(f"{source}: no such file" if not source.exists() else f"{source}: not a file")
     target = output or source.with_name(f"{source.stem}.pruned.onnx")
     try:
-        with _progress(given["quiet"]) as tell:
+        with _unproven(" | nothing was written"), _progress(given["quiet"]) as tell:
             result = compile_file(source, target, options, tell, None, beside)
     except NothingToPrune as e:
         if not given["allow_noop"]:
@@ -214,6 +220,16 @@ def _save(result: Result, beside: dict[str, Path]) -> Iterator[str]:
             yield f"the {'report' if option == '--report' else 'plan'} {file} was not: {e.strerror or e}"
 
 
+@contextmanager
+def _unproven(rest: str) -> Iterator[None]:
+    """The last line where the proof cannot see some groups."""
+    try:
+        yield
+    except UnprovenError as e:
+        click.echo(f"{reports.unproven_status(len(e.silent), e.groups)}{rest}")
+        raise
+
+
 def _say(result: Result, given: dict[str, Any]) -> None:
     if not given["quiet"]:
         reports.show(result.report, Console(), given["verbose"])
@@ -227,17 +243,17 @@ def _say(result: Result, given: dict[str, Any]) -> None:
 def _compile(source: Path, output: Path | None, **given: Any) -> None:
     """Make an ONNX model smaller and faster: remove channels, heads and hidden units, without data or training.
 
-    The result is checked against onnxruntime before it is written. Exit codes: 0 done; 1 verification failed, nothing
-    written; 2 usage; 3 the model cannot be read or run; 4 the budget cannot be reached; 5 nothing could be pruned;
-    6 a --fail-under gate was missed; 7 the model was written, its report or plan could not be; 70 out of memory, or a
-    defect of spa-compile.
+    The result is checked against onnxruntime before it is written. Exit codes: 0 done; 1 verification failed, or the
+    proof cannot see some groups, nothing written; 2 usage; 3 the model cannot be read or run; 4 the budget cannot be
+    reached; 5 nothing could be pruned; 6 a --fail-under gate was missed; 7 the model was written, its report or plan
+    could not be; 70 out of memory, or a defect of spa-compile.
     """
     _run(source, output, given)
 
 
 def _command(name: str) -> click.Command:
     body = _guard(_compile)
-    body = _with(BUDGET, SCORING, CALIBRATION, INPUTS, RUNNING)(body)
+    body = _with(BUDGET, SCORING, CALIBRATION, INPUTS, UNPROVEN, RUNNING)(body)
     body = click.option("--dry-run", is_flag=True, help="Do everything but write the model.")(body)
     body = click.option("--save-plan", type=FILE, help="Write which channels stay, as JSON.")(body)
     body = click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")(body)
@@ -287,12 +303,13 @@ def explain_command(source: Path, axis_a: str, axis_b: str | None, input_shape: 
 @click.argument("dense", metavar="DENSE.onnx", type=FILE)
 @click.argument("compiled", metavar="COMPILED.onnx", type=FILE)
 @click.option("--plan", type=FILE, help="The plan that was applied: checks prune equals mask, too.")
-@_with(INPUTS, TRACES)
+@_with(UNPROVEN, INPUTS, TRACES)
 @_guard
 def verify_command(dense: Path, compiled: Path, plan: Path | None, **given: Any) -> None:
     """Check a compiled model against the dense one: signature, fidelity, and prune equals mask with a plan."""
-    for line in verification(dense, compiled, Plan.load(plan) if plan else None, _options(given)):
-        click.echo(line)
+    with _unproven(""):
+        for line in verification(dense, compiled, Plan.load(plan) if plan else None, _options(given)):
+            click.echo(line)
 
 
 @spa.command("compare")
@@ -308,7 +325,7 @@ def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None
 @spa.command("sweep")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.option("--ratios", default="0.1,0.3,0.5,0.7", help="Ratios to try.")
-@_with(BUDGET[1:2], BUDGET[3:], SCORING[:2], CALIBRATION, INPUTS, TRACES)
+@_with(BUDGET[1:2], BUDGET[3:], SCORING[:2], CALIBRATION, INPUTS, UNPROVEN, TRACES)
 @_guard
 def sweep_command(source: Path, ratios: str, **given: Any) -> None:
     """What each ratio would cost; nothing is written."""
@@ -319,7 +336,7 @@ def sweep_command(source: Path, ratios: str, **given: Any) -> None:
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.argument("plan", metavar="PLAN.json", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")
-@_with(CALIBRATION, INPUTS, RUNNING)
+@_with(CALIBRATION, INPUTS, UNPROVEN, RUNNING)
 @_guard
 def apply_command(source: Path, plan: Path, output: Path | None, **given: Any) -> None:
     """Apply a saved plan to another checkpoint of the same graph."""

@@ -19,7 +19,6 @@ from typing import Any
 
 import onnx
 
-from spa_compiler import verify
 from spa_compiler.canonical import retie
 from spa_compiler.data import accuracy, load_data, predict
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
@@ -33,6 +32,9 @@ from spa_compiler.runtime import parse_ranges
 from spa_compiler.shapes import quiet_session
 from spa_compiler.snapshots import Snapshot
 from spa_compiler.symbols import only_sizes
+from spa_compiler.verification.fidelity import draw_feeds, measure_fidelity
+from spa_compiler.verification.latency import draw_sample, latency
+from spa_compiler.verification.signature import signature
 from spa_compiler.version import VERSION
 
 Progress = Callable[[str], None]
@@ -188,20 +190,20 @@ def _report(state: State, text: str, file: Path, options: Options) -> dict[str, 
     except Exception as e:
         raise ModelError(f"onnxruntime cannot load the model: {' '.join(str(e).split())[:400]}") from e
     only = only_sizes(state.analyzed().model) if state.graph is not None else {}
-    verify.signature(sessions[0], sessions[1], only)
+    signature(sessions[0], sessions[1], only)
     found = _fidelity(state, sessions, options)
     checked = time.perf_counter()
     if options.latency and not state.plan.empty:
         ranges = parse_ranges(options.input_range, state.source)
-        feed = verify.sample(state.analyzed().model, sessions, ranges, options.seed)
+        feed = draw_sample(state.analyzed().model, sessions, ranges, options.seed)
         threads = options.threads or os.cpu_count() or 1
-        found["latency"] = verify.latency(sessions[0], sessions[1], feed, threads).document()
+        found["latency"] = latency(sessions[0], sessions[1], feed, threads).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
     summary = summary_of(state, text, file)
     if only:
         sizes = ", ".join(f"{n}={size}" for n, size in only.items())
         summary["notes"].append(f"the model fits these sizes of its symbolic axes only, as far as was tried: {sizes}")
-    if found["fidelity"]["snr_db"] < 0:
+    if (found["fidelity"]["snr_db"] or 0) < 0:
         lost = f"the outputs are farther from the dense model's than zeros would be ({found['fidelity']['inputs']})"
         summary["notes"].append(lost)
     return {**summary, **found, "seconds": seconds, "peak_memory_bytes": peak_memory()}
@@ -214,12 +216,12 @@ def _fidelity(state: State, sessions: list[Any], options: Options) -> dict[str, 
         name = Path(options.data).name
         before, after = accuracy(dense, data), accuracy(compiled, data)
         measured = None if before is None else {"dense": before, "compiled": after, "samples": data.rows, "data": name}
-        return {"fidelity": verify.fidelity(dense, compiled, name).document(), "accuracy": measured}
+        return {"fidelity": measure_fidelity(dense, compiled, name).document(), "accuracy": measured}
     ranges = parse_ranges(options.input_range, state.source)
-    feeds = verify.drawn(state.analyzed().model, options.seed, ranges)
+    feeds = draw_feeds(state.analyzed().model, options.seed, ranges)
     source = "random normal inputs" if not ranges else "random inputs in their ranges"
     dense, compiled = ([list(s.run(None, f)) for f in feeds] for s in sessions)
-    return {"fidelity": verify.fidelity(dense, compiled, source).document(), "accuracy": None}
+    return {"fidelity": measure_fidelity(dense, compiled, source).document(), "accuracy": None}
 
 
 def peak_memory() -> int:

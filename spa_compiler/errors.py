@@ -2,6 +2,7 @@
 
     SpaError (1)
     |-- VerificationError (1)   the rewrite does not do what the plan says; nothing was written
+    |   `-- UnprovenError (1)   nothing that the proof sees depends on some groups (--allow-unproven)
     |-- UsageError (2)          an option, a plan or a file of scores does not fit
     |-- ModelError (3)          the model cannot be read, is invalid or cannot be run
     |-- BudgetError (4)         the budget cannot be reached
@@ -13,6 +14,10 @@
 >>> raise ModelError("model.onnx: node 'conv1' reads 'w', which nothing produces")  # doctest: +SKIP
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class SpaError(Exception):
     """Base of all; `exit_code` is what the process ends with."""
@@ -22,6 +27,23 @@ class SpaError(Exception):
 
 class VerificationError(SpaError):
     """The compiled model is not what the plan asks for; no output was written."""
+
+
+class UnprovenError(VerificationError):
+    """The proof cannot see some groups that lose a unit: `silent` are their labels, of `groups` in all."""
+
+    def __init__(self, silent: Iterable[str], groups: int) -> None:
+        self.silent, self.groups = tuple(silent), groups
+        names = ", ".join(f"'{n}'" for n in self.silent[:4]) + ", ..." * (len(self.silent) > 4)
+        super().__init__(
+            f"the proof cannot see {describe_unproven(len(self.silent), groups)}: on the inputs that were drawn, "
+            f"nothing moves with {names}; give --input-range, --exclude them, or --allow-unproven; nothing was written"
+        )
+
+
+def describe_unproven(silent: int, groups: int) -> str:
+    """How many of the groups that lose a unit nothing depends on."""
+    return f"{silent} of {groups} groups"
 
 
 class UsageError(SpaError):

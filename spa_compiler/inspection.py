@@ -10,21 +10,33 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from spa_compiler import criteria, pipeline, verify
+from spa_compiler import criteria, pipeline
 from spa_compiler.compiler import compile_file
 from spa_compiler.cost import CostModel, group_widths
 from spa_compiler.data import accuracy, load_data, predict
-from spa_compiler.errors import BudgetError, ModelError, NothingToPrune, SpaError, UsageError, VerificationError
+from spa_compiler.errors import (
+    BudgetError,
+    ModelError,
+    NothingToPrune,
+    SpaError,
+    UnprovenError,
+    UsageError,
+    VerificationError,
+)
 from spa_compiler.graph import Axis, DependencyGraph
 from spa_compiler.model import Model, load
 from spa_compiler.options import Options, given, heeded
 from spa_compiler.pipeline import Pipeline, State, make
 from spa_compiler.plan import Plan
-from spa_compiler.report import si
+from spa_compiler.report import describe_fidelity, si, unproven_status
 from spa_compiler.runtime import parse_ranges
 from spa_compiler.shapes import quiet_session
 from spa_compiler.snapshots import Snapshot
 from spa_compiler.symbols import only_sizes
+from spa_compiler.verification.fidelity import draw_feeds, measure_fidelity
+from spa_compiler.verification.latency import draw_sample, latency
+from spa_compiler.verification.proof import structural
+from spa_compiler.verification.signature import signature
 
 DRAWN = {"input_shape", "input_range", "seed"}
 """Options that say how inputs are drawn."""
@@ -128,11 +140,11 @@ def _sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snapshot]
 
 
 def _signature(path: Path, dense: Any, compiled: Any, options: Options) -> None:
-    """`verify.signature`; what sizes the dense model takes is only looked at where it matters."""
+    """`signature`; what sizes the dense model takes is only looked at where it matters."""
     try:
-        verify.signature(dense, compiled)
+        signature(dense, compiled)
     except VerificationError:
-        verify.signature(dense, compiled, only_sizes(graph_of(path, options.input_shape).model))
+        signature(dense, compiled, only_sizes(graph_of(path, options.input_shape).model))
 
 
 def _outputs(path: Path, sessions: list[Any], options: Options) -> tuple[list[list[list[Any]]], str, Any]:
@@ -141,7 +153,7 @@ def _outputs(path: Path, sessions: list[Any], options: Options) -> tuple[list[li
         data = load_data(Path(options.data), load(path))
         return [predict(s, data) for s in sessions], Path(options.data).name, data
     model = graph_of(path, options.input_shape).model
-    feeds = verify.drawn(model, options.seed, parse_ranges(options.input_range, model))
+    feeds = draw_feeds(model, options.seed, parse_ranges(options.input_range, model))
     return [[list(s.run(None, f)) for f in feeds] for s in sessions], "random inputs", None
 
 
@@ -157,26 +169,31 @@ def verification(dense: Path, compiled: Path, plan: Plan | None, options: Option
         notes = heeded(sorted(DRAWN & set(given(options))), "only the inputs of --data are run")
     else:
         notes = []
+    if options.allow_unproven and (plan is None or compensated):
+        heeded(["allow_unproven"], "prune equals mask is not proven")
     _signature(dense, sessions[0], sessions[1], options)
-    lines = ["the signature is the same"]
+    lines, unproven = ["the signature is the same"], []
     if compensated:
         lines.append("its weights were compensated after removal: prune equals mask was proven when it was compiled")
     elif plan is not None:
         graph = graph_of(dense, options.input_shape)
         ranges = parse_ranges(options.input_range, graph.model)
-        found = verify.structural(graph, plan.masks(graph), small, options.seed, ranges)
+        found = structural(graph, plan.masks(graph), small, options.seed, ranges, load(dense))
+        if found.silent and not options.allow_unproven:
+            raise UnprovenError(found.silent, found.groups)
+        unproven = [unproven_status(len(found.silent), found.groups)] if found.silent else []
         lines.append(
             f"prune equals mask: error {found.error:.1e}, tolerance {found.tolerance:.0e}, {found.checks} checks"
             + (f", after decisions taken once ({', '.join(found.replayed[:4])})" if found.replayed else "")
         )
     outputs, name, data = _outputs(dense, sessions, options)
-    close = verify.fidelity(outputs[0], outputs[1], name)
-    lines.append(f"fidelity on {name}: cosine {close.cosine:.4f}, {close.snr_db:.1f} dB")
+    close = measure_fidelity(outputs[0], outputs[1], name)
+    lines.append(f"fidelity on {name}: {describe_fidelity(close.document())}")
     if data is not None and data.labels is not None:
         before, after = accuracy(outputs[0], data), accuracy(outputs[1], data)
         lines.append("accuracy: not one label per row" if before is None else f"accuracy {before:.2%} -> {after:.2%}")
     files.check()
-    return [*lines, *(f"note: {n}" for n in notes)]
+    return [*lines, *(f"note: {n}" for n in notes), *unproven]
 
 
 def _pipeline_of(model: Model) -> str:
@@ -192,16 +209,17 @@ def comparison(dense: Path, others: list[Path], options: Options) -> Table:
         _signature(dense, sessions[0], s, options)
     outputs, name, data = _outputs(dense, sessions, options)
     model = graph_of(dense, options.input_shape).model
-    feed = verify.sample(model, sessions, parse_ranges(options.input_range, model), options.seed)
+    feed = draw_sample(model, sessions, parse_ranges(options.input_range, model), options.seed)
     first, rest = Column("model", overflow="fold"), ("MACs", "parameters", "median ms", f"cosine ({name})", "accuracy")
     table = Table(first, *rest, box=None)
     for path, session, got in zip(paths, sessions, outputs, strict=True):
         totals = CostModel(graph_of(path, options.input_shape)).totals({})
-        ms = verify.latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms
+        ms = latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms
         right = accuracy(got, data) if data is not None else None
-        cosine = verify.fidelity(outputs[0], got, name).cosine
+        close = measure_fidelity(outputs[0], got, name)
+        cosine = "" if close.cosine is None else f"{close.cosine:.4f}"
         shown = "" if right is None else f"{right:.2%}"
-        table.add_row(path.name, si(totals["macs"]), si(totals["params"]), f"{ms:.3g}", f"{cosine:.4f}", shown)
+        table.add_row(path.name, si(totals["macs"]), si(totals["params"]), f"{ms:.3g}", cosine, shown)
     files.check()
     return table
 
@@ -222,11 +240,11 @@ def sweep_table(source: Path, ratios: str, options: Options) -> Table:
         except (BudgetError, NothingToPrune) as e:
             table.add_row(f"{ratio:g}", str(e).split(";")[0])
             continue
-        latency, right = report["latency"], report["accuracy"]
+        speed, right, cosine = report["latency"], report["accuracy"], report["fidelity"]["cosine"]
         table.add_row(
             f"{ratio:g}", si(report["compiled"]["macs"]), si(report["compiled"]["params"]),
-            f"{latency['dense_ms'] / latency['compiled_ms']:.2f}" if latency else "",
-            f"{report['fidelity']['cosine']:.4f}", f"{right['compiled']:.2%}" if right else "",
+            f"{speed['dense_ms'] / speed['compiled_ms']:.2f}" if speed else "",
+            "" if cosine is None else f"{cosine:.4f}", f"{right['compiled']:.2%}" if right else "",
         )  # fmt: skip
     return table
 

@@ -9,7 +9,7 @@ from spa_compiler.pipeline import State
 from spa_compiler.plan import Plan
 from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import open_session
-from spa_compiler.verify import Latency, latency, sample
+from spa_compiler.verification.latency import Latency, draw_sample, latency
 
 STEPS = 6
 MOST = 0.95
@@ -20,7 +20,7 @@ def measured(state: State, plan: Plan, threads: int) -> Latency:
     graph = state.analyzed()
     small = rewrite(graph, plan.masks(graph))
     sessions = [open_session(m.proto(), m.folder, 3, threads) for m in (graph.model, small)]
-    feed = sample(graph.model, sessions)
+    feed = draw_sample(graph.model, sessions)
     return latency(sessions[0], sessions[1], feed, threads, seconds=0.6)
 
 

@@ -134,9 +134,11 @@ class _Forward:
         return self.movement(site, holding, d) if inside else None
 
     def pad(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
-        """Padding with zeros, or with what is there."""
-        constant = site.attrs.get("mode", "constant") == "constant"
-        return None if constant and self.number(site, 2, "value", 0.0) != 0 else self.movement(site, holding, d)
+        """Padding with zeros, which may be channels of their own, or with what is there."""
+        constant = site.attrs.get("mode", "constant") in ("constant", b"constant")
+        if constant and self.number(site, 2, "value", 0.0) != 0:
+            return None
+        return self.movement(site, holding, d) if holding or not constant else np.ones(d.size, bool)
 
     def resize(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
         """Interpolation; only tf_crop_and_resize brings in another value."""

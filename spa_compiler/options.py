@@ -52,6 +52,7 @@ class Options:
     fail_under: tuple[str, ...] = ()
     dry_run: bool = False
     latency: bool = True
+    allow_unproven: bool = False
 
     def scored(self) -> bool:
         """Are channels scored here, and by moments?"""
@@ -98,7 +99,7 @@ def pipeline_of(o: Options) -> Pipeline:
         steps += [*(both[::-1] if o.scores else both), make("allocate", **budget)]
     else:
         steps += calibrate
-    steps += [make("remove"), make("verify", **_given(o, "seed", "input_range"))]
+    steps += [make("remove"), make("verify", **_given(o, "seed", "input_range", "allow_unproven"))]
     return Pipeline((*steps, *([make("compensate"), make("protect")] if compensates else [])))
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from spa_compiler.cost import CostModel, group_widths
 from spa_compiler.dims import Dim
+from spa_compiler.errors import describe_unproven
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.pipeline import State
 from spa_compiler.plan import Plan
@@ -46,7 +47,8 @@ def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
     dense, small = cost.totals({}), cost.totals(widths_of(graph, plan))
     frozen = graph.frozen_parameters()
     return {
-        "format": "spa-compile report", "version": FORMAT, "tool": f"spa-compile {VERSION}", "status": "PASSED",
+        "format": "spa-compile report", "version": FORMAT, "tool": f"spa-compile {VERSION}",
+        "status": _status(state.results.get("prune_equals_mask")),
         "input": {"path": str(source), "bytes": source.stat().st_size, "sha256": state.source.files.digest(source)},
         "output": {"path": None, "data": None, "bytes": _bytes(file.parent), "sha256": sha256(file)},
         "pipeline": text,
@@ -71,6 +73,16 @@ def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
         "latency": None,
         "notes": [*state.source.notes, *state.results.get("notes", [])],
     }  # fmt: skip
+
+
+def _status(proof: dict[str, Any] | None) -> str:
+    """PASSED, or how many groups the proof cannot see."""
+    return unproven_status(len(proof["silent"]), proof["groups"]) if proof and proof["silent"] else "PASSED"
+
+
+def unproven_status(silent: int, groups: int) -> str:
+    """How the last line begins where nothing depends on some of the groups that lose a unit."""
+    return f"UNPROVEN ({describe_unproven(silent, groups)})"
 
 
 def _group_entry(graph: DependencyGraph, plan: Plan, label: str) -> dict[str, Any]:
@@ -106,9 +118,7 @@ def metrics(report: dict[str, Any]) -> dict[str, float]:
     """What a --fail-under gate can name: larger is better for all of them."""
     out = {f"{k}_reduction": v for k, v in report["reached"].items()}
     fidelity, latency, accuracy = report["fidelity"], report["latency"], report["accuracy"]
-    out |= {k: fidelity[k] for k in ("cosine", "snr_db")}
-    if fidelity["top1"] is not None:
-        out["top1"] = fidelity["top1"]
+    out |= {k: fidelity[k] for k in ("cosine", "snr_db", "top1") if fidelity[k] is not None}
     if latency:
         out["speedup"] = latency["dense_ms"] / max(latency["compiled_ms"], 1e-9)
     if accuracy:
@@ -146,12 +156,11 @@ def last_line(report: dict[str, Any]) -> str:
         parts.append(f"latency {latency['dense_ms']:.3g} -> {latency['compiled_ms']:.3g} ms")
     if accuracy := report["accuracy"]:
         parts.append(f"accuracy {accuracy['dense']:.2%} -> {accuracy['compiled']:.2%}")
-    parts.append(f"cosine {report['fidelity']['cosine']:.3f}")
+    if report["fidelity"]["cosine"] is not None:
+        parts.append(f"cosine {report['fidelity']['cosine']:.3f}")
     check = report["verification"]["prune_equals_mask"]
     if check:
-        parts.append(
-            f"prune==mask {check['error']:.0e}" + (" (no effect on the outputs)" if check["powerless"] else "")
-        )
+        parts.append(f"prune==mask {check['error']:.0e}")
     return " | ".join([*parts, f"{report['seconds']['total']:.1f} s"])
 
 
@@ -190,13 +199,13 @@ def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
     check = report["verification"]["prune_equals_mask"]
     if check and check["unproven"]:
         lines.append(f"not proven, because they do not run at these sizes: {', '.join(check['unproven'])}")
+    if check:
+        lines += _proof_lines(check)
     if check and check["replayed"]:
         names = ", ".join(check["replayed"][:4]) + ", ..." * (len(check["replayed"]) > 4)
         lines.append(f"rounding turns one of the decisions ({names}): proven up to them, and behind for the same ones")
     top1 = "" if fidelity["top1"] is None else f", top-1 agreement {fidelity['top1']:.1%}"
-    lines.append(
-        f"fidelity on {fidelity['inputs']}: cosine {fidelity['cosine']:.4f}, {fidelity['snr_db']:.1f} dB{top1}"
-    )
+    lines.append(f"fidelity on {fidelity['inputs']}: {describe_fidelity(fidelity)}{top1}")
     frozen = sum(analysis["frozen_parameters"].values())
     lines.append(f"{analysis['groups']} groups; {frozen:,} parameters are frozen" + (":" if frozen and verbose else ""))
     if verbose:
@@ -208,6 +217,24 @@ def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
             for g in cut
         ]
     return lines + [f"note: {n}" for n in report["notes"]]
+
+
+def _proof_lines(check: dict[str, Any]) -> list[str]:
+    """What the proof did not look at."""
+    lines = []
+    if check["inside"] < check["inside_of"]:
+        lines.append(f"{check['inside']} of {check['inside_of']} values inside of the graph were compared")
+    if check["silent"]:
+        names = ", ".join(check["silent"][:4]) + ", ..." * (len(check["silent"]) > 4)
+        lines.append(f"nothing that the proof sees depends on these groups: {names}")
+    return lines
+
+
+def describe_fidelity(fidelity: dict[str, Any]) -> str:
+    """Cosine and noise, or that there was nothing to compare."""
+    if fidelity["cosine"] is None:
+        return "the dense outputs hold no finite number"
+    return f"cosine {fidelity['cosine']:.4f}, {fidelity['snr_db']:.1f} dB"
 
 
 def _reasons(what: str, found: dict[str, str], verbose: bool) -> list[str]:

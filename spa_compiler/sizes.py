@@ -408,6 +408,7 @@ LONGEST_NAME = 200
 """Characters up to which the name of a dim is read as an expression."""
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def parse_size(name: str) -> Size:
     """The size that the name of a dim states: `past + 1` of PyTorch and optimum, `9`, `2*s0`, or a symbol of its own.
 

@@ -15,9 +15,9 @@ from spa_compiler.cli import compile_command, spa
 
 NUMBER = r"[-+]?\d[\d.]*(e[-+]\d+)?"
 LAST_LINE = re.compile(
-    rf"PASSED \| MACs {NUMBER}% \(\S+ -> \S+\) \| params {NUMBER}%( \| latency {NUMBER} -> {NUMBER} ms)?"
-    rf"( \| accuracy {NUMBER}% -> {NUMBER}%)? \| cosine {NUMBER} \| prune==mask {NUMBER}"
-    rf"( \(no effect on the outputs\))? \| {NUMBER} s"
+    r"(PASSED|UNPROVEN \(\d+ of \d+ groups\))"
+    rf" \| MACs {NUMBER}% \(\S+ -> \S+\) \| params {NUMBER}%( \| latency {NUMBER} -> {NUMBER} ms)?"
+    rf"( \| accuracy {NUMBER}% -> {NUMBER}%)? \| cosine {NUMBER} \| prune==mask {NUMBER} \| {NUMBER} s"
 )
 QUICK = ["--criterion", "l2", "--no-latency"]
 

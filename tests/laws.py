@@ -14,13 +14,13 @@ import onnx
 
 from spa_compiler.axes import Bools, count
 from spa_compiler.dims import Dim, atoms, trivial
-from spa_compiler.forcing import choices, forced
 from spa_compiler.graph import DependencyGraph, Group, analyze
 from spa_compiler.model import Model, element_type, from_proto
 from spa_compiler.normalize import normalize
 from spa_compiler.reference import reference
 from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import open_session, random_inputs, run
+from spa_compiler.verification.branches import choices, forced
 
 Masks = dict[Dim, Bools]
 FLOATS = {1, 10, 11, 16}

@@ -23,7 +23,7 @@ ORDER = """
     graph threads rewrite reference folding inlining normalize
     cost criteria ownership lossless plan stairs allocate
     images sources data gram linear inside recurrent lockstep adjust routed residual moments updates merge scales
-    amounts tape derivatives inversion tokens calibration obs doubt compensation forcing decisions verify pipeline
+    amounts tape derivatives inversion tokens calibration obs doubt compensation verification pipeline
     options latency report output places compiler
     __init__ inspection cli
 """.split()

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from commands import QUICK, run, run_spa
-from spa_compiler import verify
 from spa_compiler.cli import compile_command, spa
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import UsageError
 from spa_compiler.model import load
 from spa_compiler.normalize import normalize
 from spa_compiler.options import Options, idle, pipeline_of
+from spa_compiler.verification.fidelity import draw_feeds
 
 TEXT = "normalize,score{criterion=l1},allocate{ratio=0.5},remove,verify"
 IDLE: list[tuple[dict[str, Any], set[str]]] = [
@@ -109,7 +109,7 @@ def test_a_file_of_scores_leaves_no_criterion(source: Path) -> None:
 
 def test_the_seed_draws_the_inputs_that_fidelity_is_measured_on(source: Path) -> None:
     model, _ = normalize(load(source))
-    first, again, other = (verify.drawn(model, seed)[0]["x"] for seed in (1, 1, 2))
+    first, again, other = (draw_feeds(model, seed)[0]["x"] for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     small = source.with_name("small.onnx")

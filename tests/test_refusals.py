@@ -17,15 +17,16 @@ import onnx
 import pytest
 
 from commands import QUICK, folder, last, run
-from spa_compiler import cli, compiler, verify
+from spa_compiler import cli, compiler
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import UsageError
 from spa_compiler.options import Options
+from spa_compiler.verification import proof
 
 
 def test_exit_1_when_verification_fails_and_nothing_is_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = folder(source.parent)
-    monkeypatch.setattr(verify, "tolerance", lambda graph: -1.0)
+    monkeypatch.setattr(proof, "choose_tolerance", lambda graph: -1.0)
     result = run(source, "--ratio", 0.4, *QUICK)
     assert result.exit_code == 1
     assert "prune does not equal mask" in result.stderr

@@ -14,8 +14,6 @@ from rich.console import Console
 import spa_compiler
 from commands import check_report
 from laws import Masks, analyzed, compare, random_masks
-from spa_compiler import verify
-from spa_compiler.decisions import compared, decided, taps
 from spa_compiler.errors import VerificationError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, constant
@@ -24,6 +22,13 @@ from spa_compiler.report import show
 from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import open_session
 from spa_compiler.shapes import quiet_session
+from spa_compiler.verification import proof
+from spa_compiler.verification.comparison import HALF_TOLERANCE, TOLERANCE, choose_tolerance
+from spa_compiler.verification.fidelity import measure_fidelity
+from spa_compiler.verification.latency import latency
+from spa_compiler.verification.proof import structural
+from spa_compiler.verification.replay import compared, decided, taps
+from spa_compiler.verification.signature import signature
 from zoo import CASES, Case, build
 from zoo_base import Init, value
 
@@ -47,20 +52,20 @@ def broken(name: str) -> Model:
     return small
 
 
-def test_a_right_rewrite_passes_with_a_small_error_and_a_visible_effect() -> None:
+def test_a_right_rewrite_passes_with_a_small_error_and_sees_every_group() -> None:
     graph, masks = chain()
-    found = verify.structural(graph, masks, rewrite(graph, masks))
+    found = structural(graph, masks, rewrite(graph, masks))
     assert found.error <= 1e-5
-    assert found.effect > 1e-2
-    assert not found.powerless
     assert found.checks == 2
+    assert (found.groups, found.silent) == (3, ())
+    assert found.inside == found.inside_of == 4
 
 
 @pytest.mark.parametrize("name", ["w2", "w3", "w4"])
 def test_channels_in_the_wrong_order_are_caught(name: str) -> None:
     graph, masks = chain()
     with pytest.raises(VerificationError, match="prune does not equal mask"):
-        verify.structural(graph, masks, broken(name))
+        structural(graph, masks, broken(name))
 
 
 @pytest.mark.parametrize("culprit", ["w1:0", "w2:0", "w3:0"])
@@ -74,9 +79,9 @@ def test_the_group_that_breaks_is_found_by_bisection(culprit: str, monkeypatch: 
         return small
 
     graph, masks = chain()
-    monkeypatch.setattr(verify, "rewrite", wrong)
+    monkeypatch.setattr(proof, "rewrite", wrong)
     with pytest.raises(VerificationError, match=f"the culprit is the group '{culprit}'"):
-        verify.structural(graph, masks, wrong(graph, masks))
+        structural(graph, masks, wrong(graph, masks))
 
 
 def test_a_rewrite_that_does_not_run_names_its_group_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,37 +93,32 @@ def test_a_rewrite_that_does_not_run_names_its_group_too(monkeypatch: pytest.Mon
         return small
 
     graph, masks = chain()
-    monkeypatch.setattr(verify, "rewrite", wrong)
+    monkeypatch.setattr(proof, "rewrite", wrong)
     with pytest.raises(VerificationError, match="the culprit is the group 'w2:0'"):
-        verify.structural(graph, masks, wrong(graph, masks))
+        structural(graph, masks, wrong(graph, masks))
 
 
 def test_nothing_is_written_when_the_check_fails(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "tolerance", lambda graph: -1.0)
+    monkeypatch.setattr(proof, "choose_tolerance", lambda graph: -1.0)
     with pytest.raises(VerificationError) as e:
         spa_compiler.compile(models / "digits_gru.onnx", 0.3, tmp_path / "out.onnx", criterion="l2")
     assert any("in pass verify" in note for note in e.value.__notes__)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_plan_without_effect_is_called_powerless() -> None:
-    model = build(Case(TEXT, dict(WEIGHTS), None))
-    for t in model.graph.initializer:
-        if t.name == "w4":
-            t.CopyFrom(numpy_helper.from_array(np.zeros(WEIGHTS["w4"], np.float32), "w4"))
-    graph = analyzed(model)
-    masks = Plan({"w1:0": np.arange(8) > 2}).masks(graph)
-    assert verify.structural(graph, masks, rewrite(graph, masks)).powerless
-
-
-def test_models_with_symbols_are_checked_at_two_sizes() -> None:
+def test_models_with_symbols_are_checked_at_sizes_of_the_analysis_and_at_others() -> None:
     text = "(float[n,s,6] x) => (float[n,s,4] y) { a = MatMul(x, w1)  b = Relu(a)  y = MatMul(b, w2) }"
     graph = analyzed(build(Case(text, {"w1": (6, 8), "w2": (8, 4)}, None)))
     masks = Plan({graph.groups[0].label: np.arange(8) > 2}).masks(graph)
-    found = verify.structural(graph, masks, rewrite(graph, masks))
-    assert len(found.sizes) == 2
-    assert found.sizes[0].keys() == {"n", "s"}
-    assert found.sizes[0] != found.sizes[1]
+    found = structural(graph, masks, rewrite(graph, masks))
+    assert all(sizes.keys() == {"n", "s"} for sizes in found.sizes)
+    assert {tuple(pair) for pair in graph.model.shapes.sizes.values()} == {
+        tuple(sizes[n] for sizes in found.sizes[:2]) for n in ("n", "s")
+    }
+    others = found.sizes[2:]
+    assert {"n": 1, "s": 1} in others
+    assert max(sizes["s"] for sizes in others) > 128 and max(sizes["n"] for sizes in others) > 128
+    assert any(sizes["s"] % 2 and sizes["s"] > 30 for sizes in others)
 
 
 def test_outputs_behind_a_sigmoid_or_softmax_are_compared_before_it() -> None:
@@ -144,9 +144,9 @@ def test_a_changed_signature_is_caught(what: str) -> None:
         for value in (after.graph.input[0], after.graph.output[0]):
             for d in value.type.tensor_type.shape.dim[2:]:
                 d.dim_value = 5
-    verify.signature(session(before), session(before))  # type: ignore[arg-type]
+    signature(session(before), session(before))  # type: ignore[arg-type]
     with pytest.raises(VerificationError, match="the signature changed"):
-        verify.signature(session(before), session(after))  # type: ignore[arg-type]
+        signature(session(before), session(after))  # type: ignore[arg-type]
 
 
 def test_an_output_size_that_the_file_leaves_open_may_become_known() -> None:
@@ -154,23 +154,23 @@ def test_an_output_size_that_the_file_leaves_open_may_become_known() -> None:
     inits = {"w": (4, 3, 1, 1), "to": [0, 4, -1]}
     known, left, wrong = (build(Case(text.format(size), inits, None)) for size in (16, "m", 16))
     wrong.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
-    verify.signature(session(left), session(known))  # type: ignore[arg-type]
+    signature(session(left), session(known))  # type: ignore[arg-type]
     with pytest.raises(VerificationError, match="the signature changed"):  # a number stays, and so does an input's size
-        verify.signature(session(left), session(wrong))  # type: ignore[arg-type]
+        signature(session(left), session(wrong))  # type: ignore[arg-type]
 
 
 def test_an_output_may_get_the_only_size_that_its_symbol_has() -> None:
     text = "(float[n,2,3] x) => (float[{},6] y) {{ y = Reshape(x, to) }}"
     open_, known = (build(Case(text.format(size), {"to": [0, 6]}, None)) for size in ("n", 2))
-    verify.signature(session(open_), session(known), {"n": 2})  # type: ignore[arg-type]
+    signature(session(open_), session(known), {"n": 2})  # type: ignore[arg-type]
     with pytest.raises(VerificationError, match="the signature changed"):
-        verify.signature(session(open_), session(known), {"n": 3})  # type: ignore[arg-type]
+        signature(session(open_), session(known), {"n": 3})  # type: ignore[arg-type]
 
 
 def test_fidelity_is_cosine_noise_and_agreement_counted_by_hand() -> None:
     dense = [[np.array([[3.0, 4.0], [1.0, 0.0]])]]
     compiled = [[np.array([[4.0, 3.0], [1.0, 0.0]])]]
-    found = verify.fidelity(dense, compiled, "by hand")
+    found = measure_fidelity(dense, compiled, "by hand")
     assert found.cosine == pytest.approx((12 + 12 + 1) / 26)
     assert found.snr_db == pytest.approx(10 * np.log10(26 / 2))
     assert found.top1 == 0.5
@@ -178,21 +178,21 @@ def test_fidelity_is_cosine_noise_and_agreement_counted_by_hand() -> None:
 
 
 def test_equal_outputs_have_cosine_1_and_the_largest_ratio() -> None:
-    found = verify.fidelity([[np.ones((2, 3))]], [[np.ones((2, 3))]], "")
+    found = measure_fidelity([[np.ones((2, 3))]], [[np.ones((2, 3))]], "")
     assert (found.cosine, found.snr_db, found.top1) == (pytest.approx(1), 200, 1)
-    zeros = verify.fidelity([[np.zeros((2, 3))]], [[np.zeros((2, 3))]], "")
+    zeros = measure_fidelity([[np.zeros((2, 3))]], [[np.zeros((2, 3))]], "")
     assert zeros.cosine == 1
 
 
 def test_agreement_is_told_of_matrices_only() -> None:
-    assert verify.fidelity([[np.ones((2, 3, 4))]], [[np.ones((2, 3, 4))]], "").top1 is None
+    assert measure_fidelity([[np.ones((2, 3, 4))]], [[np.ones((2, 3, 4))]], "").top1 is None
 
 
 def test_latency_measures_both_in_turns() -> None:
     graph, masks = chain()
     sessions = [open_session(m.proto(), m.folder) for m in (graph.model, rewrite(graph, masks))]
     feed = {"x": np.zeros((1, 3, 4, 4), np.float32)}
-    found = verify.latency(sessions[0], sessions[1], feed, 1, seconds=0.02)
+    found = latency(sessions[0], sessions[1], feed, 1, seconds=0.02)
     assert found.runs >= 5
     assert 0 < found.dense_ms <= found.dense_p90_ms
     assert 0 < found.compiled_ms <= found.compiled_p90_ms
@@ -201,10 +201,10 @@ def test_latency_measures_both_in_turns() -> None:
 
 def test_half_precision_weights_have_a_wider_tolerance() -> None:
     graph, _ = chain()
-    assert verify.tolerance(graph) == 1e-4
+    assert choose_tolerance(graph) == TOLERANCE
     half = next((n for n in CASES if "fp16" in n or "float16" in n), None)
     if half:
-        assert verify.tolerance(analyzed(build(CASES[half]))) == 1e-3
+        assert choose_tolerance(analyzed(build(CASES[half]))) == HALF_TOLERANCE
 
 
 CHOOSING = """(float[4,8] x) => (float[4,1,3] y) {
@@ -236,10 +236,10 @@ def test_a_tie_that_rounding_turns_does_not_break_the_proof() -> None:
     assert decided(graph) == ["v", "i"]
     assert compared(graph) == ["y", "s"] == compared(graph, later=True)
     small = changed(rewrite(graph, masks), "w2", np.array([0, 0, 0, 0, 1e-6]))  # now the last one wins
-    found = verify.structural(graph, masks, small)
-    assert found.error < verify.TOLERANCE
+    found = structural(graph, masks, small)
+    assert found.error < TOLERANCE
     assert found.replayed == ("v", "i")
-    assert verify.structural(graph, masks, rewrite(graph, masks)).replayed == ()
+    assert structural(graph, masks, rewrite(graph, masks)).replayed == ()
 
 
 def test_the_report_says_when_decisions_were_replayed(
@@ -263,7 +263,7 @@ def test_the_report_says_when_decisions_were_replayed(
 def test_what_decides_and_what_follows_is_still_proven(name: str, by: list[float]) -> None:
     graph, masks = choosing()
     with pytest.raises(VerificationError, match="prune does not equal mask"):
-        verify.structural(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))
+        structural(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))
 
 
 QUANTISED = """(float[4,5] x) => (float[4,3] y) {
@@ -281,15 +281,15 @@ def quantised() -> tuple[DependencyGraph, Masks]:
 def test_a_step_of_a_quantisation_that_rounding_turns_does_not_break_the_proof() -> None:
     graph, masks = quantised()
     assert decided(graph) == ["q"] and compared(graph) == ["y"] and compared(graph, later=True) == ["y", "h"]
-    found = verify.structural(graph, masks, changed(rewrite(graph, masks), "c", np.array(1e-6)))
-    assert found.error < verify.TOLERANCE and found.replayed == ("q",)
+    found = structural(graph, masks, changed(rewrite(graph, masks), "c", np.array(1e-6)))
+    assert found.error < TOLERANCE and found.replayed == ("q",)
 
 
 @pytest.mark.parametrize(("name", "by"), [("c", 1e-2), ("w2", 1e-2)])
 def test_what_is_quantised_and_what_follows_is_still_proven(name: str, by: float) -> None:
     graph, masks = quantised()
     with pytest.raises(VerificationError, match="prune does not equal mask"):
-        verify.structural(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))
+        structural(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))
 
 
 def test_products_of_integers_do_not_overflow_in_the_proof() -> None:
@@ -298,7 +298,7 @@ def test_products_of_integers_do_not_overflow_in_the_proof() -> None:
     large = np.random.default_rng(0).integers(100, 128, (24, 6)).astype(np.int8)
     graph = analyzed(build(Case(text, {"w1": (16, 24), "w2": large}, None)))
     masks = Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
-    assert verify.structural(graph, masks, rewrite(graph, masks)).error < verify.TOLERANCE
+    assert structural(graph, masks, rewrite(graph, masks)).error < TOLERANCE
 
 
 @pytest.mark.parametrize("fill", [-1e4, -1e9, -np.inf])
@@ -309,9 +309,9 @@ def test_scores_in_place_of_invalid_ones_hide_no_wrong_score(fill: float, invali
     valid = np.arange(5) >= invalid
     graph, masks = choosing(text, valid=valid, fill=np.array(fill, np.float32))
     small = rewrite(graph, masks)
-    assert verify.structural(graph, masks, small).error < verify.TOLERANCE
+    assert structural(graph, masks, small).error < TOLERANCE
     with pytest.raises(VerificationError, match="prune does not equal mask"):
-        verify.structural(graph, masks, changed(small, "w2", np.array([0, 0, 0, 0, 0.2])))
+        structural(graph, masks, changed(small, "w2", np.array([0, 0, 0, 0, 0.2])))
 
 
 def test_what_a_body_decides_is_compared_by_what_the_model_gives() -> None:
@@ -327,7 +327,7 @@ def test_what_a_body_decides_is_compared_by_what_the_model_gives() -> None:
     assert graph.groups
     assert not set(compared(graph)) & {"q", "t/q"}
     masks = Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
-    assert verify.structural(graph, masks, rewrite(graph, masks)).error < verify.TOLERANCE
+    assert structural(graph, masks, rewrite(graph, masks)).error < TOLERANCE
 
 
 FUSED = [n for n, c in CASES.items() if c.stats and c.runs and "Normalization" in c.text]

@@ -10,9 +10,9 @@ import pytest
 
 from spa_compiler.compiler import Options, compile_file
 from spa_compiler.cost import CostModel
-from spa_compiler.forcing import choices, repeated
 from spa_compiler.lockstep import Walk
-from spa_compiler.verify import structural
+from spa_compiler.verification.branches import choices, repeated
+from spa_compiler.verification.proof import structural
 from test_obs import graph_of
 from zoo_base import Case, build
 

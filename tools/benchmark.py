@@ -50,13 +50,13 @@ def model_rows(folder: Path, criterion: str) -> Iterator[list[str]]:
             reached = [f"{r['reached'][unit]:.1%}" for unit in ("macs", "params")]
             yield [
                 path.stem, ratio, str(r["exit"]), *reached, f"{share:.1%}", f"{check['error']:.0e}",
-                f"{check['effect']:.0e}", f"{speed:.2f}", f"{r['wall']:.1f}",
+                f"{check['groups'] - len(check['silent'])} of {check['groups']}", f"{speed:.2f}", f"{r['wall']:.1f}",
                 f"{r['peak_memory_bytes'] / 1e6:.0f}",
             ]  # fmt: skip
 
 
 MODEL_HEAD = ["model", "asked (MACs)", "exit", "MACs removed", "parameters removed", "frozen", "prune==mask",
-              "effect of the plan", "speed-up", "s in all", "peak MB"]  # fmt: skip
+              "groups seen", "speed-up", "s in all", "peak MB"]  # fmt: skip
 
 
 def markdown(head: list[str], rows: Iterator[list[str]], echo: bool = True) -> str:

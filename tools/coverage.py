@@ -132,7 +132,7 @@ def half_of_macs(state: Any) -> Row:
     dense, small = cost.totals({}), cost.totals(widths_of(graph, done.plan))
     return {
         "macs_left": small["macs"] / max(dense["macs"], 1), "params_left": small["params"] / max(dense["params"], 1),
-        "error_of_scale": check["error"], "effect": check["effect"], "powerless": check["powerless"],
+        "error_of_scale": check["error"], "silent": len(check["silent"]), "cut": check["groups"],
     }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def half_of_channels(path: str) -> Row:
     check = report["verification"]["prune_equals_mask"]
     return {
         "macs_left": 1 - report["reached"]["macs"], "params_left": 1 - report["reached"]["params"],
-        "error_of_scale": check["error"], "effect": check["effect"], "powerless": check["powerless"],
+        "error_of_scale": check["error"], "silent": len(check["silent"]), "cut": check["groups"],
         "seconds": time.perf_counter() - start, "peak_bytes": report["peak_memory_bytes"],
     }  # fmt: skip
 

@@ -70,10 +70,10 @@ def brief(row: Row) -> str:
         return f"prunable {prunable(row)}, MACs left {share(macs_left(row))} {'; '.join(wrong)}"
     macs, channels = row["macs"], row["channels"]
     wrong = [r["error"][:200] for r in (macs, channels) if "error" in r]
-    powerless = " POWERLESS" if channels.get("powerless") else ""
+    silent = f" UNPROVEN ({channels['silent']} of {channels['cut']} groups)" if channels.get("silent") else ""
     return (
         f"prunable {prunable(row)}, MACs left {share(macs_left(row))}, error {channels.get('error_of_scale', -1):.0e}"
-        f"{powerless}, {row['nodes']} nodes, normalize {row['normalize_seconds']:.2f} analyze"
+        f"{silent}, {row['nodes']} nodes, normalize {row['normalize_seconds']:.2f} analyze"
         f" {row['analyze_seconds']:.2f} s {'; '.join(wrong)}"
     )
 
@@ -158,7 +158,7 @@ def cells(rows: Rows, name: str, exporter: str) -> list[str]:
     channels = spa["channels"]
     failed = "refused" if refused(spa) else "failed"
     proof = failed if "error" in channels else f"{channels['error_of_scale']:.0e}"
-    proof += " (no effect)" if channels.get("powerless") else ""
+    proof += f" ({channels['silent']} of {channels['cut']} groups unproven)" if channels.get("silent") else ""
     return [
         name, exporter, str(spa["nodes"]), prunable(spa), peers[0], share(macs_left(spa)), *peers[1:], proof,
         *(f"{spa[k]:.2f}" if k in spa else "-" for k in ("normalize_seconds", "analyze_seconds")),
@@ -281,7 +281,7 @@ two cores shared with other work. Images are as small as the network allows, and
 takes 16 of 224 x 224). Models have their full width and depth;
 NARROW
 have their own depth and blocks at a fraction of the width (a half to a sixteenth; two do not fit into one file).
-"(no effect)": the plan did not change the outputs, so the proof has no power there.
+"(n of m groups unproven)": nothing that the proof sees depends on n of the m groups that lose a unit.
 
 ## What cannot be pruned, and why that is so
 

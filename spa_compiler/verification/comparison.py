@@ -1,0 +1,140 @@
+"""How two values are compared: index by index, so that no large number hides a wrong small one.
+
+    difference(pruned, masked)      # Difference(error=3e-07, compared=4096)
+
+The error of an array is the largest difference at an index of its second or last axis (a class, a coordinate, a token,
+a channel) over the largest magnitude of the reference at that index. Three bounds belong to rounding and not to the
+model: an entry is never measured by less than itself; an index by no more than PEAK times what is typical of it
+(-1e9 in place of invalid scores hides nothing), and by no less than FLOOR times that (an index of zeros is no division
+by zero). Where both sides have the same NaN or infinity nothing is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.model import element_type
+
+Array = NDArray[Any]
+TOLERANCE, HALF_TOLERANCE, COARSE_TOLERANCE = 1e-5, 1e-2, 5e-2
+"""Largest error that is rounding: for float32 and wider, float16 and bfloat16."""
+FLOOR, PEAK = 0.5, 100.0
+SAMPLE = 4096
+"""Entries from which the typical magnitude of an array is taken."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`error`: the largest one, infinite where shapes, NaN or infinities disagree; `compared`: entries that count."""
+
+    error: float
+    compared: int
+
+    def __or__(self, other: Difference) -> Difference:
+        """Both at once."""
+        return Difference(max(self.error, other.error), self.compared + other.compared)
+
+
+NOTHING = Difference(0.0, 0)
+WRONG = Difference(float("inf"), 1)
+
+
+def choose_tolerance(graph: DependencyGraph) -> float:
+    """What rounding may come to: by the coarsest type of the weights and of the values."""
+    constants = graph.model.constants()
+    kinds = {element_type(constants[n]) for n in graph.weights}
+    kinds |= set(graph.model.shapes.kind.values()) if graph.model.shapes is not None else set()
+    if onnx.TensorProto.BFLOAT16 in kinds:
+        return COARSE_TOLERANCE
+    return HALF_TOLERANCE if onnx.TensorProto.FLOAT16 in kinds else TOLERANCE
+
+
+def difference(x: Any, reference: Any) -> Difference:
+    """How far a value is from its reference: arrays of numbers and text, sequences, maps and None."""
+    if isinstance(x, dict) and isinstance(reference, dict):
+        return _join((x[k], reference[k]) for k in reference) if x.keys() == reference.keys() else WRONG
+    if isinstance(x, list | tuple) and isinstance(reference, list | tuple):
+        return _join(zip(x, reference, strict=True)) if len(x) == len(reference) else WRONG
+    if x is None or reference is None:
+        return NOTHING if x is reference else WRONG
+    a, b = np.asarray(x), np.asarray(reference)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return WRONG
+    if b.dtype.kind == "V":  # float8 and bfloat16 where numpy has no name for them
+        return NOTHING if a.tobytes() == b.tobytes() else _measure(a.astype(np.float32), b.astype(np.float32))
+    if b.dtype.kind not in "fiub":
+        return Difference(0.0 if np.array_equal(a, b) else float("inf"), b.size)
+    return _measure(a, b)
+
+
+def _join(pairs: Iterable[tuple[Any, Any]]) -> Difference:
+    out = NOTHING
+    for a, b in pairs:
+        out |= difference(a, b)
+    return out
+
+
+def _measure(x: Array, reference: Array) -> Difference:
+    if not reference.size:
+        return NOTHING
+    kind = np.float64 if reference.dtype.kind in "iu" or reference.dtype.itemsize > 4 else np.float32
+    a: Array = x.astype(kind, copy=False)
+    b: Array = reference.astype(kind, copy=False)
+    with np.errstate(all="ignore"):
+        gap: Array = np.asarray(a - b)
+        np.abs(gap, out=gap)
+        worst = float(gap.max())
+    if worst == 0:
+        return Difference(0.0, b.size)
+    size = np.abs(b)
+    compared = b.size
+    if not np.isfinite(worst):
+        finite = np.isfinite(b)
+        if not (np.array_equal(np.isfinite(a), finite) and np.array_equal(a[~finite], b[~finite], equal_nan=True)):
+            return WRONG
+        gap, size, compared = np.where(finite, gap, 0), np.where(finite, size, 0), int(finite.sum())
+    return Difference(_relative(gap, size), compared)
+
+
+def _relative(gap: Array, size: Array) -> float:
+    """The largest gap by the scale of its index, over both axes of indices."""
+    usual = find_typical(size)
+    tiny = float(np.finfo(size.dtype).tiny)
+    low, high = max(FLOOR * usual, tiny), PEAK * usual
+    error = 0.0
+    for axis in sorted({min(1, size.ndim - 1), size.ndim - 1}):
+        peak = peaks(size, axis)
+        worst = peaks(gap, axis)
+        error = max(error, float((worst / np.maximum(peak, low)).max()))
+        for k in np.flatnonzero((peak > high) & (worst > 0)) if size.ndim > 1 else ():
+            own = size.take(k, axis)
+            most = max(high, PEAK * find_typical(own), tiny)
+            error = max(error, float((gap.take(k, axis) / np.maximum(min(float(peak[k]), most), own)).max()))
+    return error
+
+
+def find_typical(size: Array) -> float:
+    """The median of the magnitudes that are not zero, over an even sample; 0 where all are."""
+    flat = size.reshape(-1)[:: max(1, size.size // SAMPLE)]
+    flat = flat[(flat > 0) & np.isfinite(flat)]
+    if not flat.size:
+        return float(size.max(initial=0.0, where=np.isfinite(size)))
+    return float(np.median(flat))
+
+
+def peaks(a: Array, axis: int) -> Array:
+    """The largest entry at every index of an axis; the entry itself of a number."""
+    if a.ndim < 2:
+        return a
+    axis %= a.ndim
+    if axis == a.ndim - 1:
+        return np.asarray(a.reshape(-1, a.shape[-1]).max(0))
+    rows = a.reshape(-1, a.shape[axis], int(np.prod(a.shape[axis + 1 :])))
+    return np.asarray(rows.max(2).max(0))

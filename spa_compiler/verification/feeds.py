@@ -1,0 +1,68 @@
+"""What is fed to models that are compared: every check draws its inputs here, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.lookups import index_limits
+from spa_compiler.model import Model
+from spa_compiler.runtime import random_inputs
+
+VARIATIONS = 6
+"""Kinds of inputs that `vary_inputs` knows."""
+FEW, COUNTS = 2, (2, 1, 3, 5, 4, 7, 6, 0)
+"""Up to how many whole numbers stand alone, and what they are in turn."""
+Array = NDArray[Any]
+Feed = dict[str, Array]
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def draw_inputs(model: Model, sizes: Mapping[str, int], seed: int, ranges: Ranges | None = None) -> Feed:
+    """Inputs of the model at these sizes of its symbols.
+
+    Ids are drawn so that few repeat, from one seed to the next neither: a row of a table that no id names is not
+    compared. Whole numbers that stand alone (a length, how many to keep) differ from seed to seed, with 1 among them.
+    """
+    feed = random_inputs(model, dict(sizes), np.random.default_rng(seed), ranges)
+    for name, limit in _find_ids(model, sizes, feed, ranges).items():
+        array = feed[name]
+        every = np.roll(np.random.default_rng(limit).permutation(limit), -seed * array.size % limit)
+        feed[name] = np.resize(every, array.size).reshape(array.shape).astype(array.dtype)
+    fixed = {*index_limits(model, sizes), *(ranges or {})}
+    for name, array in feed.items():
+        if name not in fixed and array.dtype.kind in "iu" and array.ndim < 2 and 0 < array.size <= FEW:
+            feed[name] = np.full_like(array, COUNTS[seed % len(COUNTS)])
+    return feed
+
+
+def count_draws(model: Model, sizes: Mapping[str, int], feed: Feed, ranges: Ranges | None = None) -> int:
+    """How many feeds of consecutive seeds it takes to name every row of every table."""
+    limits = _find_ids(model, sizes, feed, ranges)
+    return max((-(-limit // feed[n].size) for n, limit in limits.items()), default=1)
+
+
+def _find_ids(model: Model, sizes: Mapping[str, int], feed: Feed, ranges: Ranges | None) -> dict[str, int]:
+    """Inputs that hold ids, and how many there are."""
+    limits = index_limits(model, sizes, fixed=True)
+    whole = {n for n, a in feed.items() if a.dtype.kind in "iu" and a.size and n not in (ranges or {})}
+    return {n: limit for n, limit in limits.items() if n in whole and limit > 0}
+
+
+def vary_inputs(feed: Feed, kind: int, seed: int, ranges: Ranges | None = None) -> Feed:
+    """Other inputs of the same shapes, for models that the first ones leave silent: positive, large, small, sparse.
+
+    Inputs whose range was given stay as they are.
+    """
+    rng = np.random.default_rng([seed, kind])
+
+    def vary(a: Array) -> Array:
+        return [
+            np.abs(a), 10 * a, rng.uniform(0, 1, a.shape), 0.1 * a, 1 + 0.1 * a, a * (rng.random(a.shape) < 0.5)
+        ][kind % VARIATIONS]  # fmt: skip
+
+    free = [n for n, a in feed.items() if a.dtype.kind == "f" and n not in (ranges or {})]
+    return feed | {n: np.asarray(vary(feed[n]), feed[n].dtype) for n in free}

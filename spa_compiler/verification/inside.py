@@ -1,0 +1,222 @@
+"""Values inside of the graph that a proof compares, and how weights are driven that the inputs do not reach.
+
+    names = find_inside(graph)                   # what contractions, and nodes that read a weight, give
+    pushed = find_pushed(graph, names)           # what they read
+    proto, raw = add_pushes(proto, pushed)       # every such value x becomes x + push, and push is an input
+
+A unit that no drawn input turns on hides every weight that reads it. A push is added to what is read, the same for the
+units that stay in the masked and in the pruned model; prune equals mask holds for whatever these values are. With
+pushes of zero the model is the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from spa_compiler.axes import Ints, Masks, count, order
+from spa_compiler.cost import MACS
+from spa_compiler.dims import Dim, Expr, trivial
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.nesting import is_control, is_marker
+from spa_compiler.rewrite import sliced
+from spa_compiler.spec import Site, Value
+
+Array = NDArray[Any]
+Push = dict[str, Array]
+BOUND = 256 << 20
+"""Bytes of values inside of the graph that one run may keep."""
+BROADCASTS_SINCE = 7
+"""From this opset on, Add broadcasts by itself."""
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+NUMBERS = (*FLOATS, onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32)
+SUMS = ("Add", "Sub", "Sum", "Mean", "Where", "Concat")
+"""Nodes that show what they read from a weight whatever else they read."""
+LARGEST = 1 << 16
+"""Elements of a push."""
+
+
+def find_inside(graph: DependencyGraph) -> list[str]:
+    """What contractions and nodes that read a weight give, outside of bodies, in the order of the graph."""
+    found = []
+    outputs = {t.name for t in graph.model.graph.outputs}
+    for node, site in zip(graph.model.graph.nodes, graph.sites, strict=True):
+        if site.path or is_marker(node):
+            continue
+        if site.op in MACS or is_control(node) or reads_weight(graph, site) or sums_over(site):
+            read = {t.name for t in node.outputs if t.outputs or t.name in outputs}
+            given = [v for v in site.outputs if v is not None and v.name in read and not v.constant]
+            found += [v.name for v in given if _is_kind(graph, v, NUMBERS)]
+    return list(dict.fromkeys(found))
+
+
+def reads_weight(graph: DependencyGraph, site: Site) -> bool:
+    """Is a constant of rank 1 or more, of numbers with a fraction, among what a node reads?"""
+    return any(v is not None and v.constant and v.shape and _is_kind(graph, v, FLOATS) for v in site.inputs)
+
+
+def sums_over(site: Site) -> bool:
+    """Does its rule say that the node sums over an axis, or takes a statistic?"""
+    return any(scope.stats or scope.contracted() for scope in site.scopes)
+
+
+def _is_kind(graph: DependencyGraph, value: Value, kinds: tuple[int, ...]) -> bool:
+    shapes = graph.model.shapes
+    return shapes is not None and shapes.kind.get(value.name, onnx.TensorProto.FLOAT) in kinds
+
+
+def sample_evenly(graph: DependencyGraph, names: list[str], samples: float) -> list[str]:
+    """As many of these values, evenly spread, as fit into BOUND; `samples`: how much larger than analysed they are."""
+    sizes = [samples * 4 * math.prod(graph.values[n].shape) for n in names]
+    step = max(1, math.ceil(sum(sizes) / BOUND))
+    return [n for n, size in zip(names[::-1][::step][::-1], sizes[::-1][::step][::-1], strict=True) if size <= BOUND]
+
+
+class Cuts:
+    """Of values of the masked model what the pruned one has; where the positions lie is found once for each value."""
+
+    def __init__(self, graph: DependencyGraph, masks: Masks) -> None:
+        self.graph, self.masks = graph, masks
+        self.known: dict[str, tuple[list[bool], list[tuple[int, Ints]] | None]] = {}
+
+    def cut(self, name: str, array: Any) -> Any:
+        """The entries that stay; None where the size of this array does not tell which they are."""
+        value = self.graph.values.get(name)
+        if value is None or not isinstance(array, np.ndarray):
+            return array
+        if len(value.axes) != array.ndim:
+            return None
+        fixed, kept = self.find(value)
+        if any(f and n != a.size for f, n, a in zip(fixed, array.shape, value.axes, strict=True)):
+            return None
+        if kept is None:
+            return sliced(self.graph, value, array, self.masks)
+        for axis, positions in kept:
+            array = array.take(positions, axis)
+        return array
+
+    def find(self, value: Value) -> tuple[list[bool], list[tuple[int, Ints]] | None]:
+        """Which axes are cut by position, and the positions; None where they follow an index of another axis."""
+        if value.name not in self.known:
+            fixed = fixes_size(self.graph, value, self.masks)
+            several = any(d in self.masks and self.masks[d].ndim == 2 for a in value.axes for d in self.graph.held(a))
+            takes = [(i, order(value.axes[i], self.masks, self.graph.blocks, {})) for i, f in enumerate(fixed) if f]
+            self.known[value.name] = fixed, None if several else takes
+        return self.known[value.name]
+
+
+def fixes_size(graph: DependencyGraph, value: Value, masks: Masks) -> list[bool]:
+    """Which axes of a value a plan cuts by positions that hold for one size only: those that lose some, and blocks."""
+    held = [graph.held(a) for a in value.axes]
+    blocks = {graph.blocks[d] for dims in held for d in dims if d in masks and masks[d].ndim == 2}
+
+    def loses(axis: Expr, dims: frozenset[Dim]) -> bool:
+        return not dims.isdisjoint(masks) and count(axis, masks) != axis.size
+
+    axes = zip(value.axes, held, strict=True)
+    return [loses(a, dims) or not blocks.isdisjoint(dims) for a, dims in axes]
+
+
+def find_pushed(graph: DependencyGraph, masks: Masks) -> list[str]:
+    """Values, made by nodes outside of bodies, that meet a weight or are summed over: a push may be added to them."""
+    model = graph.model
+    if model.opset.get("", 1) < BROADCASTS_SINCE:
+        return []
+    made = {
+        t.name
+        for n, s in zip(model.graph.nodes, graph.sites, strict=True)
+        for t in n.outputs
+        if not s.path and not is_marker(n) and t.name
+    }
+    found = []
+    for site in graph.sites:
+        if not site.path and site.op not in SUMS and reads_weight(graph, site):
+            read = [v for v in site.inputs if v is not None and not v.constant and v.name in made]
+            found += [v.name for v in read if _is_pushable(graph, v, masks)]
+    return list(dict.fromkeys(found))
+
+
+def _is_pushable(graph: DependencyGraph, value: Value, masks: Masks) -> bool:
+    shapes = graph.model.shapes
+    if shapes is None or shapes.kind.get(value.name) not in FLOATS or not value.shape:
+        return False
+    return not any(d and f for f, d in zip(fixes_size(graph, value, masks), value.dynamic, strict=True))
+
+
+def draw_pushes(
+    graph: DependencyGraph, names: Iterable[str], cuts: Cuts, rng: np.random.Generator
+) -> tuple[Push, Push]:
+    """Pushes for the masked model, and the entries of them that the pruned one has; all positive, about 1.
+
+    They differ along the second and the last axis and wherever units lie, and are the same along the others.
+    """
+    whole: Push = {}
+    small: Push = {}
+    for name in names:
+        value = graph.values[name]
+        rank = len(value.shape)
+        fixed = [f or _has_units(graph, value, i) for i, f in enumerate(cuts.find(value)[0])]
+        free = [i in (1, rank - 1) or rank < 3 for i in range(rank)]
+        still = [not d for d in value.dynamic]
+        shape = [n if s and (f or r) else 1 for n, f, r, s in zip(value.shape, fixed, free, still, strict=True)]
+        if math.prod(shape) > LARGEST:
+            shape = [n if f else 1 for n, f in zip(shape, fixed, strict=True)]
+        assert graph.model.shapes is not None
+        dtype = helper.tensor_dtype_to_np_dtype(graph.model.shapes.kind[name])
+        whole[name] = rng.uniform(0.25, 1.75, shape).astype(dtype)
+        small[name] = cuts.cut(name, whole[name])
+    return whole, small
+
+
+def _has_units(graph: DependencyGraph, value: Value, axis: int) -> bool:
+    blocks = set(graph.blocks.values())
+    return any(not trivial(d) and (d in blocks or not d.frozen) for d in graph.held(value.axes[axis]))
+
+
+def zero_pushes(graph: DependencyGraph, names: Iterable[str]) -> Push:
+    """Pushes that change nothing."""
+    assert graph.model.shapes is not None
+    kinds = graph.model.shapes.kind
+    return {n: np.zeros([1] * len(graph.values[n].shape), helper.tensor_dtype_to_np_dtype(kinds[n])) for n in names}
+
+
+def name_pushes(names: Iterable[str], taken: set[str]) -> dict[str, tuple[str, str]]:
+    """For every value the names of its push and of what it was before; none of them is taken."""
+    stem = "push"
+    while any(t.startswith(f"{stem}/") for t in taken):
+        stem += "_"
+    return {n: (f"{stem}/{n}", f"{stem}/raw/{n}") for n in names}
+
+
+def add_pushes(
+    proto: onnx.ModelProto, pushed: Mapping[str, tuple[str, str]], kinds: Mapping[str, int]
+) -> onnx.ModelProto:
+    """The model that adds an input to each of these values where it is made. The proto is changed in place."""
+    nodes: list[onnx.NodeProto] = []
+    for node in proto.graph.node:
+        nodes.append(node)
+        for k, name in enumerate(node.output):
+            if name in pushed:
+                push, raw = pushed[name]
+                node.output[k] = raw
+                nodes.append(helper.make_node("Add", [raw, push], [name], push))
+    made = {n.name for n in nodes}
+    del proto.graph.node[:], proto.graph.value_info[:]  # exporters record wrong shapes that only now would be looked at
+    proto.graph.node.extend(nodes)
+    for name, (push, _) in pushed.items():
+        if push in made:
+            proto.graph.input.append(onnx.ValueInfoProto(name=push, type=_open_type(kinds[name])))
+    return proto
+
+
+def _open_type(kind: int) -> onnx.TypeProto:
+    """A tensor of this kind whose rank is not told."""
+    out = onnx.TypeProto()
+    out.tensor_type.elem_type = kind
+    return out

@@ -1,0 +1,203 @@
+"""Prune against mask: the rewritten model beside the one in which removed units do not count, on the same inputs.
+
+    comparison = Comparison(graph, masks, {}, 1e-5, find_inside(graph))
+    comparison.compare(small, rounds).wrong        # "" where it holds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spa_compiler.axes import Bools
+from spa_compiler.dims import Dim
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.interrupts import check
+from spa_compiler.model import Model, label
+from spa_compiler.reference import reference
+from spa_compiler.threads import each
+from spa_compiler.verification.branches import Choice, forced
+from spa_compiler.verification.comparison import difference
+from spa_compiler.verification.feeds import Feed
+from spa_compiler.verification.inside import (
+    Cuts,
+    Push,
+    add_pushes,
+    draw_pushes,
+    find_pushed,
+    name_pushes,
+    zero_pushes,
+)
+from spa_compiler.verification.power import Power
+from spa_compiler.verification.replay import compared, decided, replayed
+from spa_compiler.verification.runs import Side, outer_values
+from spa_compiler.verification.sizes import Sizes
+
+SLACK, ABOVE = 100.0, 16.0
+"""Up to how many times the tolerance an error may be rounding, and how far above that of the masked model itself."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One run of every model: what is fed, and what is looked at.
+
+    `inside`: every value inside of the graph; `power`: what tells whether groups are seen; `pushed`: with pushes.
+    """
+
+    sizes: Sizes
+    feed: Feed
+    inside: bool
+    power: bool
+    pushed: bool
+
+    def __str__(self) -> str:
+        return " at " + ", ".join(f"{n}={size}" for n, size in self.sizes.items()) if self.sizes else ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The largest error of a candidate, where it is over the tolerance first, and which decisions were taken once."""
+
+    error: float
+    wrong: str = ""
+    replayed: tuple[str, ...] = ()
+
+
+class Comparison:
+    """Prune against mask for one plan and one choice of branches; the masked side is made once."""
+
+    def __init__(
+        self, graph: DependencyGraph, masks: Mapping[Dim, Bools], choice: Choice, limit: float, inside: list[str],
+        power: Power | None = None, remember: bool = False,
+    ) -> None:  # fmt: skip
+        self.graph, self.masks, self.choice, self.limit, self.power = graph, masks, choice, limit, power
+        self.names, self.inside, self.remember = compared(graph), inside, remember
+        pushed = power.pushed if power is not None else find_pushed(graph, masks)
+        self.cuts = Cuts(graph, masks)
+        self.pushes = draw_pushes(graph, pushed, self.cuts, np.random.default_rng(0))
+        self.none = zero_pushes(graph, pushed)
+        self.titles = name_pushes(pushed, set(graph.model.graph.tensors()))
+        self.pushed_by = {push: n for n, (push, _) in self.titles.items()}
+        self.model = reference(graph, masks)
+        if choice:
+            self.model = forced(self.model, choice)
+        self.raw = {n: self.titles[n][1] if n in self.titles else n for n in (power.reads if power else ())}
+        self.side: Side | None = None
+        self.known: dict[int, dict[str, Any]] = {}
+
+    def _open(self, model: Model, names: Iterable[str], what: str, given: Feed | None = None) -> Side:
+        proto = model.proto()
+        if given:
+            proto = replayed(proto, given)
+        assert self.graph.model.shapes is not None
+        proto = add_pushes(proto, self.titles, self.graph.model.shapes.kind)
+        return Side(proto, model.folder, names, what)
+
+    def _feed(self, round_: Round, small: bool) -> Feed:
+        push: Push = self.pushes[small] if round_.pushed else self.none
+        return round_.feed | {self.titles[n][0]: a for n, a in push.items()}
+
+    def _asked(self, round_: Round) -> list[str]:
+        given = self.power.gives if self.power is not None and self.power.open and round_.power else []
+        return list(dict.fromkeys([*self.names, *(self.inside if round_.inside else ()), *given]))
+
+    def _open_masked(self) -> Side:
+        """The masked model; it stays open."""
+        if self.side is None:
+            more = self.power.gives if self.power is not None else []
+            names = [*self.names, *self.inside, *more, *self.raw.values()]
+            self.side = self._open(self.model, names, "the masked model")
+        return self.side
+
+    def masked(self, round_: Round) -> dict[str, Any]:
+        """Values of the masked model, as the pruned one should have them."""
+        if id(round_) in self.known:
+            return self.known[id(round_)]
+        side, asked = self._open_masked(), self._asked(round_)
+        raw = self.raw if round_.power and self.power is not None and self.power.open else {}
+        got = side.run(self._feed(round_, False), [*asked, *raw.values()])
+        if self.power is not None and round_.power:
+            self.power.see({n: got.get(title) for n, title in raw.items()}, got)
+        out = {n: self.cuts.cut(n, got[n]) for n in asked if n in got}
+        if self.remember:
+            self.known[id(round_)] = out
+        return out
+
+    def compare(self, small: Model, rounds: list[Round], heavy: bool = False) -> Outcome:
+        """Where decisions differ that rounding may turn, the pruned model is given those of the masked one.
+
+        Raises ModelError when a model does not load or run.
+        """
+        candidate = forced(small, self.choice) if self.choice else small
+        pruned = self._open(candidate, [*self.names, *self.inside], "the pruned model")
+
+        def one(round_: Round) -> dict[str, float]:
+            expected = self.masked(round_)
+            found = pruned.run(self._feed(round_, True), expected)
+            return {n: difference(found[n], expected[n]).error for n in found if expected[n] is not None}
+
+        self._open_masked()
+        errors = list(each(one, rounds) if heavy else map(one, rounds))
+        outcome = self._judge(self._discount(errors, rounds), rounds)
+        made = decided(self.graph) if outcome.wrong else []
+        return self._replay(candidate, rounds, made) if made else outcome
+
+    def _discount(self, errors: list[dict[str, float]], rounds: list[Round]) -> list[dict[str, float]]:
+        """Errors in units of what rounding does to a value: where a change of the inputs by an ulp or so moves the
+        masked model's value by nearly the tolerance, so may the pruned model's.
+        """  # fmt: skip
+        out = []
+        for round_, found in zip(rounds, errors, strict=True):
+            worst = max(found.values(), default=0.0)
+            if self.limit < worst <= SLACK * self.limit:
+                exact, noisy = (self._open_masked().run(f, found) for f in self._noisy_feeds(round_))
+                noise = {n: difference(noisy[n], exact[n]).error for n in noisy}
+                found = {n: e * self.limit / max(self.limit, ABOVE * noise.get(n, 0.0)) for n, e in found.items()}
+            out.append(found)
+        return out
+
+    def _noisy_feeds(self, round_: Round) -> tuple[Feed, Feed]:
+        """What the masked model is fed, and the same with every number off by an ulp or two."""
+        rng = np.random.default_rng(1)
+        feed, noisy = self._feed(round_, False), {}
+        for name, a in feed.items():
+            wide = self.pushes[0].get(self.pushed_by.get(name, ""), a)
+            if a.dtype.kind == "f":
+                off = np.finfo(a.dtype).eps * rng.uniform(-2, 2, wide.shape)
+                noisy[name] = np.asarray(a + off * np.maximum(np.abs(a), name in self.pushed_by), a.dtype)
+        return feed, feed | noisy
+
+    def _judge(self, errors: list[dict[str, float]], rounds: list[Round], made: Iterable[str] = ()) -> Outcome:
+        worst = max((e for found in errors for e in found.values()), default=0.0)
+        if worst <= self.limit:
+            return Outcome(worst, "", tuple(made))
+        order = {n: k for k, n in enumerate(outer_values(self.graph.model))}
+        for round_, found in zip(rounds, errors, strict=True):
+            wrong = sorted((n for n, e in found.items() if not e <= self.limit), key=lambda n: order.get(n, len(order)))
+            if wrong:
+                node = next((n for n in self.graph.model.graph.nodes for t in n.outputs if t.name == wrong[0]), None)
+                of = f" of {node.op} '{label(node)}'" if node is not None else ""
+                what = f"error {found[wrong[0]]:.1e} in value '{wrong[0]}'{of}{round_}, tolerance {self.limit:.0e}"
+                return Outcome(worst, what, tuple(made))
+        return Outcome(worst, f"error {worst:.1e}, tolerance {self.limit:.0e}", tuple(made))
+
+    def _replay(self, candidate: Model, rounds: list[Round], made: list[str]) -> Outcome:
+        """The proof link by link: what decides is compared, and what follows after the same decisions."""
+        names = [*compared(self.graph, later=True), *self.inside]
+        every = list(dict.fromkeys([*names, *made]))
+        masked = self._open(self.model, every, "the masked model")
+        errors: list[dict[str, float]] = []
+        pruned: Side | None = None
+        for round_ in rounds:
+            check()
+            asked = every if round_.inside else [n for n in every if n not in set(self.inside)]
+            got = masked.run(self._feed(round_, False), asked)
+            expected = {n: self.cuts.cut(n, a) for n, a in got.items()}
+            given = {n: expected.pop(n) for n in made}
+            pruned = pruned or self._open(candidate, names, "the pruned model", given)
+            found = pruned.run(self._feed(round_, True) | given, expected)
+            errors.append({n: difference(found[n], expected[n]).error for n in found if expected[n] is not None})
+        return self._judge(self._discount(errors, rounds), rounds, made)

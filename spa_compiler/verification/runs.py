@@ -1,0 +1,85 @@
+"""A model that is opened once and run for many feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from spa_compiler.errors import ModelError
+from spa_compiler.model import Model, read
+from spa_compiler.nesting import chains, is_marker
+from spa_compiler.runtime import INTEGER, exact_session, with_outputs
+from spa_compiler.shapes import quiet_session
+from spa_compiler.threads import each
+
+Array = NDArray[Any]
+Feed = dict[str, Array]
+
+
+class Side:
+    """One of the models that are compared. Raises ModelError where onnxruntime cannot open or run it."""
+
+    def __init__(self, proto: onnx.ModelProto, folder: Path, names: Iterable[str], what: str, level: int = 1) -> None:
+        self.what = what
+        known = {o for n in proto.graph.node for o in n.output} | {i.name for i in proto.graph.input}
+        known |= {t.name for t in proto.graph.initializer}
+        self.names = [n for n in dict.fromkeys(names) if n in known]
+        self._take(exact_session(with_outputs(proto, self.names), folder, level, 1, what))
+
+    def _take(self, session: ort.InferenceSession) -> None:
+        self.session = session
+        self.inputs = {i.name for i in session.get_inputs()}
+
+    @classmethod
+    def of_file(cls, source: Model, names: Iterable[str]) -> Side:
+        """The file that was given, with its external data from its folder; what it was made from where there is none.
+
+        Where its outputs are all that is asked for, onnxruntime reads it on its own.
+        """
+        names, what = list(names), str(source.path)
+        outputs = {t.name for t in source.graph.outputs}
+        if not source.path.is_file():
+            return cls(source.proto(), source.folder, names, what)
+        if not outputs.issuperset(names) or any(n.op in INTEGER for n in source.graph.nodes):
+            return cls(read(source.path), source.folder, names, what)
+        out = cls.__new__(cls)
+        out.what, out.names = what, names
+        try:
+            out._take(quiet_session(str(source.path), 1, 1))
+        except Exception as e:
+            raise ModelError(f"onnxruntime cannot load {what}: {' '.join(str(e).split())[:400]}") from e
+        return out
+
+    def run(self, feed: Mapping[str, Array], names: Iterable[str]) -> dict[str, Any]:
+        """These of its values, as far as it has them; inputs that it does not have are left out."""
+        asked = [n for n in dict.fromkeys(names) if n in set(self.names)]
+        given = {n: a for n, a in feed.items() if n in self.inputs}
+        try:
+            return dict(zip(asked, self.session.run(asked, given), strict=True)) if asked else {}
+        except Exception as e:
+            raise ModelError(f"onnxruntime cannot run {self.what}: {' '.join(str(e).split())[:400]}") from e
+
+
+def outer_values(model: Model) -> list[str]:
+    """What nodes outside of bodies give, in the order of the graph."""
+    nodes = model.graph.nodes
+    outside = [n for n, chain in zip(nodes, chains(nodes), strict=True) if not chain and not is_marker(n)]
+    return [t.name for n in outside for t in n.outputs if t.name]
+
+
+def outputs(model: Model, names: list[str], feeds: list[Feed], what: str, level: int = 1) -> list[list[Any]]:
+    """These values of a model for every feed, several feeds at once. Raises ModelError."""
+    side = Side(model.proto(), model.folder, names, what, level)
+
+    def one(feed: Feed) -> list[Any]:
+        got = side.run(feed, names)
+        return [got[n] for n in names]
+
+    return list(each(one, feeds))
+
+

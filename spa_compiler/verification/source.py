@@ -1,0 +1,131 @@
+"""The file that was given against the normalised graph: whatever normalising gets wrong shows here.
+
+    pair = SourcePair(graph, source, dense, limit)
+    pair.compare(feed, " at N=2")     # 3e-07; None where the file itself does not run
+
+Both are run on the same inputs, at the sizes of the analysis and at others. What the file itself refuses to run is not
+asked of the normalised graph.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from spa_compiler.errors import ModelError, VerificationError
+from spa_compiler.graph import DependencyGraph
+from spa_compiler.model import Model, label
+from spa_compiler.verification.comparison import difference
+from spa_compiler.verification.inside import BOUND
+from spa_compiler.verification.replay import compared, decided, replayed, taps
+from spa_compiler.verification.runs import Feed, Side, outer_values
+
+NO_WAY_OUT = "no --exclude avoids it, because it does not come from what is removed"
+
+
+class SourcePair:
+    """The file and the normalised graph, opened once."""
+
+    def __init__(self, graph: DependencyGraph, source: Model, dense: Side, limit: float) -> None:
+        self.graph, self.source, self.dense, self.limit = graph, source, dense, limit
+        outputs = [t.name for t in graph.model.graph.outputs]
+        self.names = list(dict.fromkeys([*outputs, *taps(graph.model)]))
+        self.given: dict[str, Any] = {}  # what the file gave last
+        self.file = Side.of_file(source, self.names)
+        self.defaults = self._find_defaults()
+
+    def _find_defaults(self) -> Feed:
+        """Initializers that a run may replace, with other numbers in them."""
+        names = {i.name for i in self.file.session.get_overridable_initializers()}
+        found = {n: self.source.array(t) for n, t in self.source.constants().items() if n in names}
+        return {n: np.asarray(1.25 * a + 0.5, a.dtype) for n, a in found.items() if a.dtype.kind == "f"}
+
+    def compare_defaults(self, feed: Feed, where: str) -> float:
+        """The same where a run replaces the initializers that are inputs, too. Raises VerificationError."""
+        if not self.defaults:
+            return 0.0
+        self.file.inputs |= self.defaults.keys()
+        self.dense.inputs |= {i.name for i in self.dense.session.get_overridable_initializers()}
+        return self.compare(feed | self.defaults, f"{where} with other values for {', '.join(self.defaults)}") or 0.0
+
+    def compare(self, feed: Feed, where: str) -> float | None:
+        """The largest difference on a feed; None where the file refuses it. Raises VerificationError with a value.
+
+        A file that gives other results each time (random numbers in the graph) tells nothing: 0.
+        """
+        try:
+            self.given = given = self.file.run(feed, self.names)
+        except ModelError:
+            return None
+        try:
+            found = self.dense.run(feed, self.names)
+        except ModelError as e:
+            raise VerificationError(self._message(where, f"it does not run: {e}")) from e
+        errors = self._errors(found, given)
+        worst = max(errors.values(), default=0.0)
+        if worst <= self.limit:
+            return worst
+        if max(self._errors(self.file.run(feed, self.names), given).values()) > self.limit:
+            return 0.0
+        if decided(self.graph) and (error := self._replay(feed)) <= self.limit:
+            return error
+        raise VerificationError(self._message(where, self._first(feed, errors)))
+
+    @staticmethod
+    def _errors(found: dict[str, Any], given: dict[str, Any]) -> dict[str, float]:
+        return {n: difference(found[n], given[n]).error for n in given if n in found}
+
+    def _message(self, where: str, what: str) -> str:
+        return (
+            f"{self.source.path}: the graph as spa-compile reads it is not what the file computes{where}: {what}; "
+            f"nothing was written. {NO_WAY_OUT[0].upper()}{NO_WAY_OUT[1:]}"
+        )
+
+    def _replay(self, feed: Feed) -> float:
+        """The difference where both take the decisions of the file; infinite where it has not all of them."""
+        made, names = decided(self.graph), compared(self.graph, later=True)
+        if not {*made, *names} <= {*outer_values(self.source), *(t.name for t in self.source.graph.outputs)}:
+            return math.inf
+        given = Side.of_file(self.source, [*names, *made]).run(feed, [*names, *made])
+        model = self.graph.model
+        proto = replayed(model.proto(), {n: given[n] for n in made})
+        follower = Side(proto, model.folder, names, "the normalised model")
+        found = follower.run(feed | {n: given[n] for n in made}, names)
+        return max(difference(found[n], given[n]).error for n in names)
+
+    def _first(self, feed: Feed, errors: dict[str, float]) -> str:
+        """The first value in the order of the graph that differs, among those that both have."""
+        model = self.graph.model
+        here = set(outer_values(self.source))
+        names = [n for n in outer_values(model) if n in here]
+        while names:
+            step = max(1, math.ceil(self._bytes(names) / BOUND))
+            tried = names[step - 1 :: step]
+            bad = self._differing(feed, tried)
+            if bad is None or step == 1:
+                first = bad
+                break
+            at = names.index(bad)
+            names = names[max(0, at - step + 1) : at + 1]
+        else:
+            first = None
+        first = first or max(errors, key=lambda n: errors[n])
+        node = next((n for n in model.graph.nodes if any(t.name == first for t in n.outputs)), None)
+        of = f" of {node.op} '{label(node)}'" if node is not None else ""
+        return f"value '{first}'{of} is the first that differs (tolerance {self.limit:.0e})"
+
+    def _bytes(self, names: list[str]) -> int:
+        values = self.graph.values
+        return sum(4 * math.prod(values[n].shape) for n in names if n in values)
+
+    def _differing(self, feed: Feed, names: list[str]) -> str | None:
+        try:
+            model = self.graph.model
+            a = Side.of_file(self.source, names).run(feed, names)
+            b = Side(model.proto(), model.folder, names, "the normalised model").run(feed, names)
+        except ModelError:
+            return None
+        both = [n for n in names if n in a and n in b]
+        return next((n for n in both if difference(b[n], a[n]).error > self.limit), None)

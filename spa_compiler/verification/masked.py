@@ -86,7 +86,7 @@ class Comparison:
             self.model = forced(self.model, choice)
         self.raw = {n: self.titles[n][1] if n in self.titles else n for n in (power.reads if power else ())}
         self.side: Side | None = None
-        self.known: dict[int, dict[str, Any]] = {}
+        self.known: list[tuple[Round, dict[str, Any]]] = []
 
     def _open(self, model: Model, names: Iterable[str], what: str, given: Feed | None = None) -> Side:
         proto = model.proto()
@@ -114,8 +114,8 @@ class Comparison:
 
     def masked(self, round_: Round) -> dict[str, Any]:
         """Values of the masked model, as the pruned one should have them."""
-        if id(round_) in self.known:
-            return self.known[id(round_)]
+        if (found := next((values for r, values in self.known if r is round_), None)) is not None:
+            return found
         side, asked = self._open_masked(), self._asked(round_)
         raw = self.raw if round_.power and self.power is not None and self.power.open else {}
         got = side.run(self._feed(round_, False), [*asked, *raw.values()])
@@ -123,7 +123,7 @@ class Comparison:
             self.power.see({n: got.get(title) for n, title in raw.items()}, got)
         out = {n: self.cuts.cut(n, got[n]) for n in asked if n in got}
         if self.remember:
-            self.known[id(round_)] = out
+            self.known.append((round_, out))
         return out
 
     def compare(self, small: Model, rounds: list[Round], heavy: bool = False) -> Outcome:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,7 @@ class Drawn:
     how: str
     unfit: tuple[str, ...] = ()  # outputs that hold NaN or infinite numbers
     still: tuple[str, ...] = ()  # outputs no finite number of which follows from the inputs
+    recipe: Recipe = field(default_factory=Recipe)
 
     @property
     def powerful(self) -> bool:
@@ -292,7 +293,7 @@ def _judged(
     floats = {n: a for n, a in numbers.items() if a.dtype.kind == "f"}
     unfit = tuple(n for n, a in floats.items() if not is_finite(a))
     still = tuple(n for n, a in (floats or numbers).items() if n in reached and not _differs(a, second[n]))
-    return Drawn(feeds[0], first, str(recipe), unfit, still)
+    return Drawn(feeds[0], first, str(recipe), unfit, still, recipe)
 
 
 def _differs(a: Array, b: Array) -> bool:

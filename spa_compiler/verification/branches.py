@@ -3,17 +3,21 @@
     for choice in choices(model):           # {path of the first branch: is it taken?}
         forced(model, choice)               # the same model with these conditions
 
-An If inside a Loop is left alone. A condition that is left is decided by data; here it becomes a constant, in the
-dense, the masked and the pruned model alike.
+An If inside a Loop is left alone. A condition that data decides becomes a constant here, in the dense, the masked and
+the pruned model alike. What sizes alone decide is not forced: `taken_at` says which branches run at some.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from spa_compiler.flow import known
 from spa_compiler.model import Model
 from spa_compiler.nesting import Chain, chains, is_control, is_marker
+from spa_compiler.shapes import evaluate
 
 Choice = dict[str, bool]
 
@@ -38,21 +42,53 @@ def reached(model: Model, choice: Choice) -> set[str]:
 
 
 def _conditions(model: Model) -> list[tuple[list[str], Chain]]:
-    """The branches of every If outside of Loops, and what it lies in."""
-    return [(paths, chain) for paths, chain, repeated in _ifs(model) if not repeated]
+    """The branches of every If outside of Loops that data decides, and what it lies in."""
+    return [(f.paths, f.chain) for f in _ifs(model) if not f.repeated and not f.by_size]
 
 
 def repeated(model: Model) -> set[str]:
     """Branches of every If inside a Loop: it may decide when the Loop ends, so that forcing it might never end."""
-    return {p for paths, _, inside in _ifs(model) if inside for p in paths}
+    return {p for f in _ifs(model) if f.repeated and not f.by_size for p in f.paths}
 
 
-def _ifs(model: Model) -> list[tuple[list[str], Chain, bool]]:
-    """The branches of every If, what it lies in, and whether a Loop is among that."""
+def sized(model: Model) -> set[str]:
+    """Branches of every If that sizes of the inputs decide alone: forcing one at another size proves nothing."""
+    return {p for f in _ifs(model) if f.by_size for p in f.paths}
+
+
+def taken_at(model: Model, sizes: dict[str, int]) -> set[str]:
+    """Of the branches that sizes decide, those that run at these."""
+    facts, taken, refused = evaluate(model, sizes), set[str](), set[str]()
+    for f in (f for f in _ifs(model) if f.by_size):
+        found = known(facts.values, f.condition)
+        if found is not None:
+            refused.add(f.paths[found])
+            taken.add(f.paths[not found])
+    chains_of = {p: f.chain for f in _ifs(model) for p in f.paths}
+    return {p for p in taken if refused.isdisjoint(chains_of[p])}
+
+
+@dataclass(frozen=True)
+class _If:
+    """The branches of an If, what it lies in, what decides it, and whether a Loop repeats it."""
+
+    paths: list[str]
+    chain: Chain
+    condition: str
+    by_size: bool
+    repeated: bool
+
+
+def _ifs(model: Model) -> list[_If]:
     nodes = model.graph.nodes
     loops = {p for n in nodes if is_control(n) and n.op == "Loop" for p in n.attrs["paths"]}
-    lies = zip(nodes, chains(nodes), strict=True)
-    return [(n.attrs["paths"], c, bool(loops & set(c))) for n, c in lies if is_control(n) and n.op == "If"]
+    by_size = model.shapes.entries if model.shapes is not None else {}
+    conditions = {n.attrs["path"]: n.inputs[0].name for n in nodes if is_marker(n) and n.attrs["kind"] == "If"}
+    lies = [(n, c) for n, c in zip(nodes, chains(nodes), strict=True) if is_control(n) and n.op == "If"]
+    return [
+        _If(n.attrs["paths"], c, name := conditions[n.attrs["paths"][0]], name in by_size, bool(loops & set(c)))
+        for n, c in lies
+    ]
 
 
 def forced(model: Model, choice: Choice) -> Model:
@@ -68,5 +104,5 @@ def forced(model: Model, choice: Choice) -> Model:
 
 
 def _shape(model: Model, cond: gs.Tensor) -> tuple[int, ...]:
-    known = model.shapes.shape if model.shapes is not None else {}
-    return known.get(cond.name, ())
+    shapes = model.shapes.shape if model.shapes is not None else {}
+    return shapes.get(cond.name, ())

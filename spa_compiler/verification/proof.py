@@ -18,14 +18,16 @@ import numpy as np
 from spa_compiler.axes import Bools
 from spa_compiler.dims import Dim
 from spa_compiler.errors import ModelError, VerificationError
+from spa_compiler.finite import is_finite
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.interrupts import check
 from spa_compiler.model import Model
 from spa_compiler.rewrite import rewrite
-from spa_compiler.verification.branches import Choice, choices, forced, reached, repeated
+from spa_compiler.runtime import Recipe, finite_inputs
+from spa_compiler.verification.branches import Choice, choices, forced, reached, repeated, sized, taken_at
 from spa_compiler.verification.comparison import choose_tolerance, difference
 from spa_compiler.verification.culprit import describe, find_culprits
-from spa_compiler.verification.feeds import VARIATIONS, Ranges, count_draws, draw_inputs, vary_inputs
+from spa_compiler.verification.feeds import VARIATIONS, Feed, Ranges, count_draws, draw_inputs, vary_inputs
 from spa_compiler.verification.inside import find_inside, find_pushed, sample_evenly
 from spa_compiler.verification.masked import Comparison, Outcome, Round
 from spa_compiler.verification.power import FAR, Power, find_body_outputs, find_cut
@@ -59,6 +61,7 @@ class Structural:
     branches: int = 0  # choices of branches under which it was checked as well
     unproven: tuple[str, ...] = ()  # branches that the dense model cannot run on these inputs
     replayed: tuple[str, ...] = ()  # all decisions, where rounding turned one: what follows took the masked model's
+    drawn: str = str(Recipe())  # how inputs were drawn
 
     def document(self) -> dict[str, Any]:
         lists = {"silent": list(self.silent), "unproven": list(self.unproven), "replayed": list(self.replayed)}
@@ -78,10 +81,10 @@ class Proof:
         source: Model | None = None, remember: bool = False,
     ) -> None:  # fmt: skip
         self.graph, self.masks, self.limit = graph, masks, choose_tolerance(graph)
-        self.seed, self.ranges = seed, ranges
+        self.seed, self.ranges, self.recipe = seed, ranges, Recipe()
         self.macs = count_macs(graph)
         self.heavy = self.macs >= HEAVY
-        self.rounds = self._first_rounds(seed, ranges)
+        self.rounds = self._first_rounds()
         self.every = find_inside(graph)
         self.inside = sample_evenly(graph, self.every, 2.0)
         self.power = Power(graph, masks, self.limit, find_pushed(graph, masks))
@@ -89,23 +92,31 @@ class Proof:
         self.dense = self._open_dense(bodies, source is not None)
         self.refused: list[Sizes] = []
         self.source_error: float | None = None
-        self._add_sizes(seed, ranges, source)
+        self._add_sizes(source)
         self.choices, self.unproven = self._find_choices(bodies)
         whole = Comparison(graph, masks, {}, self.limit, self.inside, self.power, remember)
         others = (Comparison(graph, masks, c, self.limit, self.inside, None, remember) for c, _ in self.choices)
         self.parts = [whole, *others]
         self.bodies = bodies
 
-    def _first_rounds(self, seed: int, ranges: Ranges | None) -> list[Round]:
+    def _draw(self, sizes: Sizes, seed: int) -> Feed:
+        """Inputs at these sizes: every run of this proof draws its own here."""
+        return draw_inputs(self.graph.model, sizes, self.seed + seed, self.ranges, self.recipe)
+
+    def _first_rounds(self) -> list[Round]:
         """Both bindings of the analysis, or one twice; in the second, values inside are pushed.
 
+        The first leaves out the inputs that have a default; others give them another value.
         One size is run more often where that is cheap and rows of a table would be left out.
         """
         sizes = analysis_sizes(self.graph.model)
-        first = draw_inputs(self.graph.model, sizes[0], seed, ranges)
-        every = count_draws(self.graph.model, sizes[0], first, ranges) if len(sizes) == 1 and self.macs < CHEAP else 2
+        every, once = 2, len(sizes) == 1 and self.macs < CHEAP
+        if once:
+            every = count_draws(self.graph.model, sizes[0], self._draw(sizes[0], 0), self.ranges)
         pairs = enumerate(sizes if len(sizes) > 1 else sizes * max(2, min(every, MOST_DRAWS)))
-        feeds = [(k, s, draw_inputs(self.graph.model, s, seed + k, ranges)) for k, s in pairs]
+        feeds = [(k, s, self._draw(s, k)) for k, s in pairs]
+        own = self.graph.model.defaults
+        feeds = [(k, s, {n: a for n, a in feed.items() if k or n not in own}) for k, s, feed in feeds]
         return [Round(s, feed, k == 1 or not self.heavy, True, k == 1) for k, s, feed in feeds]
 
     def _open_dense(self, bodies: list[str], compare: bool) -> Side:
@@ -113,21 +124,37 @@ class Proof:
         names = [*compared(self.graph), *(t.name for t in model.graph.outputs if compare), *bodies]
         return Side(model.proto(), model.folder, names, "the dense model")
 
-    def _add_sizes(self, seed: int, ranges: Ranges | None, source: Model | None) -> None:
+    def _find_finite(self) -> None:
+        """Draw in other ways where what the graph says gives numbers that are not finite."""
+        names = compared(self.graph)
+        found = finite_inputs(
+            lambda feed: self.dense.run(feed, names), self.graph.model, self.rounds[0].sizes,
+            np.random.default_rng(self.seed), self.ranges,
+        )  # fmt: skip
+        if found.recipe != self.recipe:
+            self.recipe = found.recipe
+            self.rounds = self._first_rounds()
+
+    def _add_sizes(self, source: Model | None) -> None:
         """Rounds at other sizes that the source runs at, and the comparison with it. Raises VerificationError."""
         pair = SourcePair(self.graph, source, self.dense, self.limit) if source is not None else None
         more: list[Round] = []
         asked = self.rounds[:1] if self.heavy else self.rounds
         errors = [e for r in asked if pair is not None and (e := pair.compare(r.feed, str(r))) is not None]
-        if pair is not None:
-            errors.append(pair.compare_defaults(self.rounds[0].feed, str(self.rounds[0])))
         given = pair.given if errors and pair is not None else self.dense.run(self.rounds[0].feed, compared(self.graph))
         hidden = not all(map(shows_all, given.values()))
+        if hidden and any(isinstance(a, np.ndarray) and not is_finite(a) for a in given.values()):
+            self._find_finite()
         for k, sizes in enumerate(proof_sizes(self.graph.model, self.macs)):
             if len(more) == MOST_SIZES:
                 break
             check()
-            round_ = Round(sizes, draw_inputs(self.graph.model, sizes, seed + 2 + k, ranges), hidden, hidden, False)
+            try:
+                feed = self._draw(sizes, 2 + k)
+            except ModelError:  # a name of a dim comes to less than 1
+                self.refused.append(sizes)
+                continue
+            round_ = Round(sizes, feed, hidden, hidden, False)
             found = pair.compare(round_.feed, str(round_)) if pair is not None else self._run_dense(round_)
             if found is None:
                 self.refused.append(sizes)
@@ -159,7 +186,9 @@ class Proof:
                 out.append((choice, side))
             except ModelError:  # a branch for other sizes than these
                 left |= reached(model, choice)
-        unproven = left.difference(*(reached(model, choice) for choice, _ in out)) | repeated(model)
+        by_size = sized(model)
+        by_size = by_size.difference(*(taken_at(model, r.sizes) for r in self.rounds)) if by_size else by_size
+        unproven = left.difference(*(reached(model, choice) for choice, _ in out)) | repeated(model) | by_size
         return out, tuple(sorted(unproven))
 
     def compare(self, small: Model) -> Outcome:
@@ -188,7 +217,7 @@ class Proof:
         return Structural(
             found.error, self.limit, checks + tried, unique, self.refused, self.source_error, len(self.inside),
             len(self.every), len(find_cut(self.graph, self.masks)), tuple(silent), len(self.choices), self.unproven,
-            found.replayed,
+            found.replayed, str(self.recipe),
         )  # fmt: skip
 
     def _find_silent(self, small: Model) -> tuple[list[str], int]:
@@ -202,8 +231,7 @@ class Proof:
         while silent and kind < VARIATIONS:
             check()
             first = self.rounds[kind % 2]
-            feed = vary_inputs(draw_inputs(self.graph.model, first.sizes, self.seed + 100 + kind, self.ranges), kind,
-                               self.seed, self.ranges)  # fmt: skip
+            feed = vary_inputs(self._draw(first.sizes, 100 + kind), kind, self.seed, self.ranges)
             round_, before = Round(first.sizes, feed, True, True, False), len(silent)
             try:
                 found = self.parts[0].compare(small, [round_])

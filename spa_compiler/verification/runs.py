@@ -33,7 +33,7 @@ class Side:
 
     def _take(self, session: ort.InferenceSession) -> None:
         self.session = session
-        self.inputs = {i.name for i in session.get_inputs()}
+        self.inputs = {i.name for i in (*session.get_inputs(), *session.get_overridable_initializers())}
 
     @classmethod
     def of_file(cls, source: Model, names: Iterable[str]) -> Side:

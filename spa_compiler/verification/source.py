@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from spa_compiler.errors import ModelError, VerificationError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, label
@@ -34,21 +32,6 @@ class SourcePair:
         self.names = list(dict.fromkeys([*outputs, *taps(graph.model)]))
         self.given: dict[str, Any] = {}  # what the file gave last
         self.file = Side.of_file(source, self.names)
-        self.defaults = self._find_defaults()
-
-    def _find_defaults(self) -> Feed:
-        """Initializers that a run may replace, with other numbers in them."""
-        names = {i.name for i in self.file.session.get_overridable_initializers()}
-        found = {n: self.source.array(t) for n, t in self.source.constants().items() if n in names}
-        return {n: np.asarray(1.25 * a + 0.5, a.dtype) for n, a in found.items() if a.dtype.kind == "f"}
-
-    def compare_defaults(self, feed: Feed, where: str) -> float:
-        """The same where a run replaces the initializers that are inputs, too. Raises VerificationError."""
-        if not self.defaults:
-            return 0.0
-        self.file.inputs |= self.defaults.keys()
-        self.dense.inputs |= {i.name for i in self.dense.session.get_overridable_initializers()}
-        return self.compare(feed | self.defaults, f"{where} with other values for {', '.join(self.defaults)}") or 0.0
 
     def compare(self, feed: Feed, where: str) -> float | None:
         """The largest difference on a feed; None where the file refuses it. Raises VerificationError with a value.

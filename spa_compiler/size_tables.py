@@ -79,10 +79,10 @@ def _unfollowed(function: str, key: tuple[Any, ...], kind: str) -> Any:
 def _opaque(node: onnx.NodeProto, operands: Sequence[Table | None], output: int, like: NDArray[Any]) -> Table:
     """Entries of which nothing is known but what they are a function of."""
     key = tuple(None if o is None else (o.shape, tuple(o.ravel().tolist())) for o in operands)
-    attributes = tuple(a.SerializeToString() for a in node.attribute)
+    applied = sizes.intern((node.domain, tuple(a.SerializeToString() for a in node.attribute), *key))
     table = np.empty(like.size, object)
     for k in range(like.size):
-        table[k] = _unfollowed(node.op_type, (node.domain, attributes, output, k, *key), like.dtype.kind)
+        table[k] = _unfollowed(node.op_type, (applied, output, k), like.dtype.kind)
     return table.reshape(like.shape)
 
 

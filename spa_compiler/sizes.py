@@ -57,6 +57,14 @@ def atom(function: str, operands: tuple[Any, ...], bounds: Interval = ANY) -> Si
     return _names[key]
 
 
+def intern(key: tuple[Any, ...]) -> int:
+    """A number for a long key, the same one for the same key: many atoms have it in common."""
+    return _interned.setdefault(key, len(_interned))
+
+
+_interned: dict[tuple[Any, ...], int] = {}
+
+
 def is_atom(size: Size) -> bool:
     """Is this size a function that no polynomial states?"""
     return isinstance(size, str) and size in _atoms
@@ -439,6 +447,6 @@ def _parsed(node: ast.expr) -> Size:
     raise ValueError("no expression of sizes")
 
 
-__all__ = ["ANY", "INFINITY", "Size", "add", "atom", "bounds", "floor_divide", "is_atom", "is_equal", "is_less"]
-__all__ += ["is_size", "linear_part", "maximum", "minimum", "modulo", "multiply", "negate", "parse_size", "product"]
-__all__ += ["subtract", "symbols_of", "text_of", "truncate_divide", "unknown_size", "value_at"]
+__all__ = ["ANY", "INFINITY", "Size", "add", "atom", "bounds", "floor_divide", "intern", "is_atom", "is_equal"]
+__all__ += ["is_less", "is_size", "linear_part", "maximum", "minimum", "modulo", "multiply", "negate", "parse_size"]
+__all__ += ["product", "subtract", "symbols_of", "text_of", "truncate_divide", "unknown_size", "value_at"]

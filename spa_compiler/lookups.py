@@ -47,6 +47,19 @@ def index_limits(model: Model, sizes: Mapping[str, int] | None = None, fixed: bo
     return limits
 
 
+def count_limits(model: Model) -> dict[str, int]:
+    """For integer inputs that say how many entries of an axis are taken (TopK): how many it has."""
+    shapes = model.shapes.shape if model.shapes is not None else {}
+    out: dict[str, int] = {}
+    for tensor in model.graph.inputs:
+        for node in (n for n in tensor.outputs if n.op == "TopK" and len(n.inputs) > 1 and n.inputs[1] is tensor):
+            shape = shapes.get(node.inputs[0].name) or node.inputs[0].shape or ()
+            axis = int(node.attrs.get("axis", -1))
+            if -len(shape) <= axis < len(shape) and isinstance(shape[axis], int):
+                out[tensor.name] = min(shape[axis], out.get(tensor.name, shape[axis]))
+    return out
+
+
 def _shrunk(model: Model, sizes: Mapping[str, int]) -> bool:
     bound = model.shapes.sizes if model.shapes is not None else {}
     return any(size < bound[name][0] for name, size in sizes.items() if name in bound)

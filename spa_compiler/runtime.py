@@ -24,7 +24,7 @@ from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.external import PROTOBUF_LIMIT
 from spa_compiler.finite import is_finite
 from spa_compiler.input_ranges import POSITIVE, Told, inputs_told, sources
-from spa_compiler.lookups import index_limits
+from spa_compiler.lookups import count_limits, index_limits
 from spa_compiler.model import Model, write
 from spa_compiler.shapes import input_types, quiet_session, random_array
 
@@ -150,9 +150,11 @@ def random_inputs(
     valid, so that these are left out.
     """
     out: dict[str, Array] = {}
-    limits, told = index_limits(model, sizes), inputs_told(model)
+    limits, told, counts = index_limits(model, sizes), inputs_told(model), count_limits(model)
     for name, t in input_types(model, sizes).items():
         bounds, limit = (ranges or {}).get(name), limits.get(name, 0)
+        if bounds is None and name in counts:
+            bounds = (1, counts[name])
         out[name] = _drawn(t, rng, told.get(name, Told()), limit, bounds, recipe or Recipe())
     for name in model.defaults:
         value = model.default_array(name)

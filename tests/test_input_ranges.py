@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -287,3 +288,10 @@ def test_calibration_opens_masks_beside_floats_and_keeps_positive_inputs_positiv
     )
     found = synthetic(analyze(log), samples=64)
     assert all((f["x"] > 0).all() for f in found.feeds)
+
+
+def test_no_more_is_asked_of_an_axis_than_it_has() -> None:
+    graph = "(float[1,2,8] x, int64[1] k) => (float[1,n,8] y) { y, i = TopK<axis=1>(x, k) }"
+    model = from_proto(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 18]> m {graph}'), Path("m.onnx"))
+    drawn = [random_inputs(model, {}, np.random.default_rng(seed))["k"].item() for seed in range(20)]
+    assert set(drawn) == {1, 2}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.lookups import index_limits
+from spa_compiler.lookups import count_limits, index_limits
 from spa_compiler.model import Model
 from spa_compiler.runtime import Recipe, random_inputs
 
@@ -34,10 +34,11 @@ def draw_inputs(
         array = feed[name]
         every = np.roll(np.random.default_rng(limit).permutation(limit), -seed * array.size % limit)
         feed[name] = np.resize(every, array.size).reshape(array.shape).astype(array.dtype)
-    fixed = {*index_limits(model, sizes), *(ranges or {})}
+    fixed, most = {*index_limits(model, sizes), *(ranges or {})}, count_limits(model)
     for name, array in feed.items():
         if name not in fixed and array.dtype.kind in "iu" and array.ndim < 2 and 0 < array.size <= FEW:
-            feed[name] = np.full_like(array, COUNTS[seed % len(COUNTS)])
+            count = COUNTS[seed % len(COUNTS)]
+            feed[name] = np.full_like(array, min(max(count, 1), most[name]) if name in most else count)
     return feed
 
 

@@ -125,21 +125,27 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--criterion", default="l2")
     parser.add_argument("--of", default="channels")
+    parser.add_argument("--differences", action="store_true", help="leave out rows that are the same")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     options = {"ratio": given.ratio, "criterion": given.criterion, "of": given.of}
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    lines, same = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)], 0
     totals: dict[str, list[float]] = {k: [0.0, 0.0] for k in ("analysis", "seconds", "ms", "macs", "units")}
     with tempfile.TemporaryDirectory() as scratch:
         for path in given.files:
             cells, *both = row_of(path, given.before, options, Path(scratch))
-            lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
-            print(lines[-1], flush=True)
+            line = "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+            print(line, flush=True)
+            is_same = both[0].get("error") == both[1].get("error") and not any("**" in c for c in cells)
+            same += is_same
+            lines += [] if is_same and given.differences else [line]
             for name, sums in totals.items():
                 if all(r.get(name) is not None for r in both):
                     sums[0], sums[1] = sums[0] + both[0][name], sums[1] + both[1][name]
-    lines += ["", *(f"{name}: {a:.2f} before, {b:.2f} now ({b / a:.3f})" for name, (a, b) in totals.items() if a)]
-    print("\n".join(lines[-len(totals) - 1 :]))
+    told = f"{same} of {len(given.files)} files have the same groups, units, frozen parameters, MACs and nodes."
+    lines += ["", told, ""]
+    lines += [*(f"{name}: {a:.2f} before, {b:.2f} now ({b / a:.3f})" for name, (a, b) in totals.items() if a)]
+    print("\n".join(lines[-len(totals) - 3 :]))
     if given.out:
         given.out.write_text("\n".join(lines) + "\n")
 

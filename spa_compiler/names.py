@@ -20,7 +20,7 @@ class Names:
     """Names of values (initializers among them) and of nodes that are taken; grows with every new one."""
 
     def __init__(self, values: Iterable[str] = (), nodes: Iterable[str] = ()) -> None:
-        self._values, self._nodes = set(values), set(nodes)
+        self._values, self._nodes, self._is_shared = set(values), set(nodes), False
 
     @classmethod
     def of(cls, proto: onnx.ModelProto) -> Names:
@@ -35,6 +35,7 @@ class Names:
 
     def add_graph(self, graph: onnx.GraphProto) -> None:
         """Every name of a graph and of the bodies in it, those of recorded types included: they would be believed."""
+        self._own()
         self._values |= set(defined_names(graph))
         self._values |= {v.name for v in (*graph.output, *graph.value_info)}
         for a in graph.quantization_annotation:
@@ -43,6 +44,7 @@ class Names:
 
     def add_nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
         """Every name of nodes and of the bodies in them."""
+        self._own()
         for node in nodes:
             self._nodes.add(node.name)
             self._values |= {*node.input, *node.output}
@@ -50,16 +52,26 @@ class Names:
                 self.add_graph(body)
 
     def copy(self) -> Names:
-        """The same names; what is made here is not taken there."""
-        return Names(self._values, self._nodes)
+        """The same names; what is made here is not taken there. The sets are shared until one makes a name."""
+        out = Names()
+        out._values, out._nodes = self._values, self._nodes
+        out._is_shared = self._is_shared = True
+        return out
 
     def value(self, wanted: str) -> str:
         """A name for a new value or initializer: `wanted`, with a number behind it where that is taken."""
+        self._own()
         return _take(wanted, self._values)
 
     def node(self, wanted: str) -> str:
         """A name for a new node."""
+        self._own()
         return _take(wanted, self._nodes)
+
+    def _own(self) -> None:
+        """Make the sets this object's own before they change."""
+        if self._is_shared:
+            self._values, self._nodes, self._is_shared = set(self._values), set(self._nodes), False
 
 
 def _take(wanted: str, taken: set[str]) -> str:

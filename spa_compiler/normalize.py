@@ -31,8 +31,10 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
     `sizes` gives symbols a size. Returns the new model and how much each step changed. Raises ModelError when no
     sizes of the symbols fit.
     """
-    source, model = model, model.copy()
-    copies = canonical.untie_zeros(model)
+    source, copies = model, 0
+    if any(n.op == "ConstantOfShape" and len(n.outputs[0].outputs) > 1 for n in model.graph.nodes):
+        model = model.copy()
+        copies = canonical.untie_zeros(model)
     settling = Settling(model, sizes or {})
     trial = Trial(source) if any(not s.batch for s in settling.found) else None
     for binding in settling.settle():

@@ -184,6 +184,23 @@ GRAPHS: dict[str, tuple[str, dict[str, Input]]] = {
         "all = Concat<axis=1>(old, x) m = Unsqueeze(mask, one1) h = MatMul(m, all) " + MLP + " y = Identity(c) }",
         {"x": Input((1, 1, 8)), "mask": Input((1, "P + 1")), "old": Input((1, "P", 8))},
     ),
+    "a scale for an empty past": (
+        "(float[1,1,8] x, float[1,E,8] old) => (float[1,F,4] y) { all = Concat<axis=1>(old, x) s = Shape(old) "
+        f"n = Gather(s, one) some = Greater(n, nought) f = Where(some, far, near) h = Mul(all, f) {MLP} "
+        "y = Identity(c) }",
+        {"x": Input((1, 1, 8)), "old": Input((1, "E", 8))},
+    ),
+    "a branch for an empty past": (
+        "(float[1,1,8] x, float[1,E,8] old) => (float[1,F,4] y) { all = Concat<axis=1>(old, x) s = Shape(old) "
+        f"n = Gather(s, one) big = Equal(n, nought) {branch('keep').replace('(x', '(all')} {MLP} y = Identity(c) }}",
+        {"x": Input((1, 1, 8)), "old": Input((1, "E", 8))},
+    ),
+    "at least one of a past": (
+        "(float[1,1,8] x, float[1,E,8] old) => (float[1,F,4] y) { all = Concat<axis=1>(old, x) s = Shape(old) "
+        f"n = Gather(s, one) k = Min(n, one) kf = Cast<to=1>(k) f = Add(kf, near) h = Mul(all, f) {MLP} "
+        "y = Identity(c) }",
+        {"x": Input((1, 1, 8)), "old": Input((1, "E", 8))},
+    ),
     "an adjacency": (
         "(float[n,8] x, float[n,n] d) => (float[n,4] y) { h = MatMul(d, x) a = MatMul(h, w1) b = Relu(a) "
         "e = MatMul(d, b) y = MatMul(e, w2) }",

@@ -64,6 +64,22 @@ def test_what_is_said_of_two_sizes_holds_at_every_binding(one: Evaluated, other:
             assert all(holds(fa(s), fb(s)) is said for s in BINDINGS)
 
 
+@given(st.integers(-3, 3), st.integers(-3, 3), st.integers(-2, 2), st.sampled_from([sizes.minimum, sizes.maximum]))
+def test_what_is_said_of_axes_that_may_be_empty_holds_for_0(
+    times: int, more: int, other: int, choose: Callable[[Size, Size, int], Size]
+) -> None:
+    size = choose(sizes.add(sizes.multiply("H", times), more), "N", 0)
+    bindings = [{"H": h, "N": n} for h in (0, 1, 5) for n in (0, 1, 7)]
+    numbers = [value_at(size, s) for s in bindings]
+    known = [n for n in numbers if n is not None]
+    assert len(known) == len(numbers)
+    assert known == [(min if choose is sizes.minimum else max)(s["H"] * times + more, s["N"]) for s in bindings]
+    low, high = sizes.bounds(size, 0)
+    assert low <= min(known) and max(known) <= high
+    for said, holds in ((sizes.is_less(size, other, 0), int.__lt__), (sizes.is_equal(size, other, 0), int.__eq__)):
+        assert said is None or all(holds(n, other) is said for n in known)
+
+
 @given(evaluated())
 @settings(max_examples=200, deadline=None)
 def test_sums_and_differences_undo_each_other(case: Evaluated) -> None:

@@ -38,6 +38,8 @@ EXACT = 1 << 8
 """Numerators and denominators up to which products with sizes are exact in float32, which holds integers of 24 bits."""
 
 
+WIDE = frozenset(map(np.dtype, (bool, np.int32, np.int64, np.float32, np.float64)))
+"""Types that hold sizes as they are. Others wrap around at 256, or round above 2048."""
 EMPTY = 0
 """The fewest entries that an axis may have where something is decided: a branch for an empty cache is one."""
 
@@ -170,6 +172,8 @@ def _computed(
 ) -> list[Table] | None:
     """Arithmetic entry by entry, and reductions; None where it is not followed."""
     given, kind = [o for o in operands if o is not None], like[0].dtype.kind
+    if like[0].dtype not in WIDE:
+        return None
     if node.op_type in REDUCED:
         return _reduced(node, operands, like[0])
     if node.op_type == "Cast":

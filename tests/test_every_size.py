@@ -201,6 +201,11 @@ GRAPHS: dict[str, tuple[str, dict[str, Input]]] = {
         "y = Identity(c) }",
         {"x": Input((1, 1, 8)), "old": Input((1, "E", 8))},
     ),
+    "a length in 8 bits": (
+        f"{X} {{ {LENGTH} few = Cast<to=2>(n) back = Cast<to=7>(few) big = Equal(back, n) "
+        f"f = Where(big, far, near) h = Mul(x, f) {MLP} y = Identity(c) }}",
+        {"x": Input((1, "3 * T", 8))},
+    ),
     "an adjacency": (
         "(float[n,8] x, float[n,n] d) => (float[n,4] y) { h = MatMul(d, x) a = MatMul(h, w1) b = Relu(a) "
         "e = MatMul(d, b) y = MatMul(e, w2) }",

@@ -19,6 +19,7 @@ import ast
 import functools
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -419,6 +420,8 @@ _OPERATORS: dict[type[ast.operator], Callable[[Size, Size], Size]] = {
 _FUNCTIONS: dict[str, Callable[[Size, Size], Size]] = {"max": maximum, "min": minimum, "Max": maximum, "Min": minimum}
 LONGEST_NAME = 200
 """Characters up to which the name of a dim is read as an expression."""
+EXPRESSION = re.compile(r"[A-Za-z0-9_ +\-*/%(),]+")
+"""What such a name is made of: to Python's own parser, `T#1` would be `T` with a comment."""
 
 
 @functools.lru_cache(maxsize=1 << 12)
@@ -428,7 +431,7 @@ def parse_size(name: str) -> Size:
     Anything that is no such expression is a symbol as a whole: names may hold any text.
     """
     try:
-        if len(name) > LONGEST_NAME:
+        if len(name) > LONGEST_NAME or not EXPRESSION.fullmatch(name):
             return name
         return _parsed(ast.parse(name.strip(), mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):

@@ -274,6 +274,18 @@ def test_a_kind_of_shape_arithmetic_is_right_at_every_size(kind: str, tmp_path: 
     check_every_size(tmp_path / "in.onnx", inputs, tmp_path / "out.onnx")
 
 
+@pytest.mark.parametrize("names", [("?", "?"), ("-1", "-1"), ("None", "None"), ("T#1", "T#2")])
+def test_axes_of_which_names_tell_nothing_need_not_be_equal(names: tuple[str, str], tmp_path: Path) -> None:
+    model = make_model(
+        "(float[1,A,8] x, float[1,B,1] u) => (float[1,S,4] y) { s = Shape(x) n = Gather(s, one) o = Shape(u) "
+        f"m = Gather(o, one) big = Equal(n, m) f = Where(big, far, near) h = Mul(x, f) {MLP} y = Identity(c) }}"
+    )
+    for value, name in zip(model.graph.input, names, strict=True):
+        value.type.tensor_type.shape.dim[1].dim_param = name
+    onnx.save(model, tmp_path / "in.onnx")
+    check_every_size(tmp_path / "in.onnx", {"x": Input((1, "T", 8)), "u": Input((1, "P", 1))}, tmp_path / "out.onnx")
+
+
 @pytest.mark.parametrize("fault", ["exchange", "shift", "plan"])
 def test_the_reference_sees_a_wrong_file(fault: str, tmp_path: Path) -> None:
     text, inputs = GRAPHS["an adjacency"]

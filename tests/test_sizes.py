@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from spa_compiler import sizes
 from spa_compiler.sizes import Size, parse_size, text_of, value_at
+from spa_compiler.symbols import is_telling
 
 Evaluated = tuple[Size, Callable[[dict[str, int]], int]]
 BINDINGS = [{"H": h, "N": n} for h, n in ((1, 1), (2, 31), (7, 3), (31, 7), (97, 64), (1000, 2))]
@@ -125,11 +126,18 @@ def test_names_of_dims_are_read_as_expressions(name: str, at: dict[str, int], nu
 
 
 NAMES = ["x.0", "a b", "", "1.5", "__import__('os')", "f(a)", "N[0]", "a if b else c", "9" * 400]
+NAMES += ["T#1", "T\\\n", "ﬁ", "T\t"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_other_names_are_symbols_as_a_whole(name: str) -> None:
     assert parse_size(name) == name
+
+
+@pytest.mark.parametrize("name", ["?", "-1", "None", "0", "*"])
+def test_names_that_exporters_write_on_any_axis_tell_nothing(name: str) -> None:
+    assert not is_telling(name)
+    assert all(map(is_telling, ("N", "past + 1", "9", "None_0", "unk__12", "T#1", "1.5")))
 
 
 def test_a_size_is_told_as_a_user_would_write_it() -> None:

@@ -221,6 +221,11 @@ GRAPHS: dict[str, tuple[str, dict[str, Input]]] = {
         f"n = Gather(s, one) kf = Cast<to=1>(n) h = Mul(p, kf) {MLP} y = Identity(c) }}",
         {"x": Input((1, 9, 8)), "k": Input((1,), value="1 + P % 9")},
     ),
+    "a channel that an input picks": (
+        f"(float[1,T,8] x, int64 k) => (float[1,T,4] y) {{ p = Gather<axis=2>(x, k) q = Unsqueeze(p, two1) "
+        f"h = Mul(x, q) {MLP} y = Identity(c) }}",
+        {"x": Input((1, "T", 8)), "k": Input((), value="P % 8")},
+    ),
     "rounds that an input counts": (
         "(float[1,T,8] x, int64 k) => (float[1,T,4] y) { on = Cast<to=9>(one) h = Loop(k, on, x) <body = r (int64 i, "
         f"bool ci, float[1,A,8] v) => (bool co, float[1,B,8] u) {{ co = Identity(ci) u = Mul(v, near) }} > {MLP} "

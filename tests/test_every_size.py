@@ -105,6 +105,7 @@ CONSTANTS = {
 }  # fmt: skip
 """What graphs read; a graph gets those that it names."""
 SHAPES = {"w1": (8, 16), "w2": (16, 4), "k1": (16, 3, 3, 3), "k2": (4, 16, 3, 3), "p1": (160, 8), "q1": (16, 8, 8)}
+SHAPES |= {"r1": (1, 24, 8), "r2": (1, 24, 6), "w3": (6, 4)}
 """Weights."""
 
 GRAPHS: dict[str, tuple[str, dict[str, Input]]] = {
@@ -220,6 +221,16 @@ GRAPHS: dict[str, tuple[str, dict[str, Input]]] = {
         "(float[1,9,8] x, int64[1] k) => (float[1,S,4] y) { p, i = TopK<axis=1>(x, k) s = Shape(p) "
         f"n = Gather(s, one) kf = Cast<to=1>(n) h = Mul(p, kf) {MLP} y = Identity(c) }}",
         {"x": Input((1, 9, 8)), "k": Input((1,), value="1 + P % 9")},
+    ),
+    "sequences of lengths that an input says": (
+        "(float[T,N,8] x, int64[N] k) => (float[N,4] y) { k32 = Cast<to=6>(k) "
+        "a, b, c = LSTM<hidden_size=6>(x, r1, r2, , k32) h = Squeeze(b, nought1) y = MatMul(h, w3) }",
+        {"x": Input(("T", "N", 8)), "k": Input(("N",), value="1 + T // 2")},
+    ),
+    "a sequence in reverse, as far as an input says": (
+        f"(float[T,N,8] x, int64[N] k) => (float[T,N,4] y) {{ h = ReverseSequence<time_axis=0, batch_axis=1>(x, k) "
+        f"{MLP} y = Identity(c) }}",
+        {"x": Input(("T", "N", 8)), "k": Input(("N",), value="1 + T // 2")},
     ),
     "a channel that an input picks": (
         f"(float[1,T,8] x, int64 k) => (float[1,T,4] y) {{ p = Gather<axis=2>(x, k) q = Unsqueeze(p, two1) "

@@ -205,8 +205,9 @@ def _pick(model: Model, node: gs.Node, axes: Mapping[str, Axes]) -> Pick | None:
     size = x[axis]
     if not isinstance(size, int):
         return None
-    if node.op == "Gather" and 1 in known and known[1].size == 1:
-        return Pick(axis, [(int(known[1][0]) % size, 1)], len(node.inputs[1].shape) == 0)
+    if node.op == "Gather":
+        one = 1 in known and known[1].size == 1
+        return Pick(axis, [(int(known[1][0]) % size, 1)], len(node.inputs[1].shape) == 0) if one else None
     lengths = [s for s in (axes[t.name][axis] for t in node.outputs) if isinstance(s, int)]
     if node.op == "Split" and len(lengths) == len(node.outputs):
         starts = np.cumsum([0, *lengths[:-1]]).tolist()

@@ -28,6 +28,7 @@ from spa_compiler.flow import Flow
 from spa_compiler.model import Model
 from spa_compiler.size_formulas import FORMULAS, Found, Operands, split_parts
 from spa_compiler.sizes import Size
+from spa_compiler.symbols import is_telling
 
 Array = NDArray[Any]
 
@@ -142,7 +143,7 @@ class _Pass:
                 t = onnx.TypeProto.FromString(vi.type.SerializeToString())
                 for d in t.tensor_type.shape.dim:
                     size = sizes.parse_size(d.dim_param) if d.dim_param else d.dim_value
-                    if d.dim_param and all(s in known for s in sizes.symbols_of(size)):
+                    if is_telling(d.dim_param) and all(s in known for s in sizes.symbols_of(size)):
                         d.dim_param = self.general.key(size)
                     elif d.dim_param or known:
                         d.Clear()

@@ -1,6 +1,8 @@
 """Which inputs hold ids, and how many entries what they point into has (a vocabulary, positions, the nodes of a graph).
 
     index_limits(model)                         # {"input_ids": 30522}
+
+Lengths of sequences are limited likewise: they are 0 up to the length of the axis.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ LOOKUPS = dict.fromkeys(
     "Gather GatherElements GatherND Scatter ScatterElements ScatterND".split(), ((1, 0),)
 ) | {"EmbedLayerNormalization": ((0, 2), (1, 4))}
 """Operators that look something up: pairs of the input that holds ids and the input that they point into."""
+LENGTHS = dict.fromkeys(("GRU", "LSTM", "RNN"), (4, "layout")) | {"ReverseSequence": (1, "time_axis")}
+"""Operators that are told how much of each sequence counts: that input, and the attribute that names the axis."""
 
 
 def index_limits(model: Model, sizes: Mapping[str, int] | None = None, fixed: bool = False) -> dict[str, int]:
@@ -73,16 +77,23 @@ def _moves(node: gs.Node, t: gs.Tensor) -> bool:
 
 def _indexed(model: Model, node: gs.Node, index: gs.Tensor) -> Iterator[tuple[int, bool]]:
     """How long the axes are that `index` points into, where this node looks something up; do they follow a symbol?"""
-    known = model.shapes
     for slot, table in LOOKUPS.get(node.op, ()):
-        if max(slot, table) >= len(node.inputs) or node.inputs[slot] is not index:
-            continue
-        name = node.inputs[table].name
-        shape = (known.shape if known is not None else {}).get(name) or node.inputs[table].shape or ()
-        dynamic = (known.dynamic if known is not None else {}).get(name) or (False,) * len(shape)
-        for axis in _pointed(model, node, index):
-            if axis < len(shape) and isinstance(shape[axis], int):
-                yield shape[axis], dynamic[axis]
+        if max(slot, table) < len(node.inputs) and node.inputs[slot] is index:
+            for axis in _pointed(model, node, index):
+                yield from _length(model, node.inputs[table], axis)
+    slot, attribute = LENGTHS.get(node.op, (0, ""))
+    if attribute and slot < len(node.inputs) and node.inputs[slot] is index:
+        for size, dynamic in _length(model, node.inputs[0], int(node.attrs.get(attribute, 0))):
+            yield size + 1, dynamic  # all of a sequence may count
+
+
+def _length(model: Model, tensor: gs.Tensor, axis: int) -> Iterator[tuple[int, bool]]:
+    """How long an axis is, and whether that follows a symbol; nothing where it is not known."""
+    known = model.shapes
+    shape = (known.shape if known is not None else {}).get(tensor.name) or tensor.shape or ()
+    dynamic = (known.dynamic if known is not None else {}).get(tensor.name) or (False,) * len(shape)
+    if axis < len(shape) and isinstance(shape[axis], int):
+        yield shape[axis], dynamic[axis]
 
 
 def _pointed(model: Model, node: gs.Node, index: gs.Tensor) -> range:

@@ -28,7 +28,7 @@ from spa_compiler.nesting import chains, is_marker
 from spa_compiler.node_runs import compute, infer_types, quiet_session, versions_of
 from spa_compiler.sizes import Size, parse_size, unknown_size, value_at
 from spa_compiler.subgraphs import subgraphs
-from spa_compiler.symbols import input_axes, input_sizes, input_types, symbols
+from spa_compiler.symbols import input_axes, input_sizes, input_types, is_telling, symbols
 
 SMALL = 1 << 16
 """Elements up to which a value is evaluated: shape arithmetic, tables and masks, not weights."""
@@ -88,7 +88,7 @@ def _declared(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
         if vi.type.HasField("tensor_type"):
             out[vi.name] = onnx.TypeProto.FromString(vi.type.SerializeToString())
             for d in out[vi.name].tensor_type.shape.dim:
-                number = value_at(parse_size(d.dim_param), sizes) if d.dim_param else None
+                number = value_at(parse_size(d.dim_param), sizes) if is_telling(d.dim_param) else None
                 if number is not None:
                     d.dim_value = number
     return out

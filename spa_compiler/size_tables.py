@@ -38,6 +38,12 @@ EXACT = 1 << 8
 """Numerators and denominators up to which products with sizes are exact in float32, which holds integers of 24 bits."""
 
 
+WIDE = frozenset(map(np.dtype, (bool, np.int32, np.int64, np.float32, np.float64)))
+"""Types that hold sizes as they are. Others wrap around at 256, or round above 2048."""
+EMPTY = 0
+"""The fewest entries that an axis may have where something is decided: a branch for an empty cache is one."""
+
+
 def is_table(value: NDArray[Any]) -> bool:
     """Does this hold sizes that are no numbers?"""
     return value.dtype == object
@@ -131,7 +137,7 @@ def _either(condition: Any, a: Any, b: Any) -> Any:
         return a
     if not all(isinstance(x, int) or sizes.is_size(x) for x in (a, b)):
         raise NotFollowedError
-    ends = sizes.bounds(a), sizes.bounds(b)
+    ends = sizes.bounds(a, EMPTY), sizes.bounds(b, EMPTY)
     return sizes.atom("Where", (condition, a, b), (min(e[0] for e in ends), max(e[1] for e in ends)))
 
 
@@ -166,6 +172,8 @@ def _computed(
 ) -> list[Table] | None:
     """Arithmetic entry by entry, and reductions; None where it is not followed."""
     given, kind = [o for o in operands if o is not None], like[0].dtype.kind
+    if like[0].dtype not in WIDE:
+        return None
     if node.op_type in REDUCED:
         return _reduced(node, operands, like[0])
     if node.op_type == "Cast":
@@ -186,13 +194,29 @@ def _computed(
     return [out]
 
 
+def _minimum(a: Size, b: Size) -> Size:
+    return sizes.minimum(a, b, EMPTY)
+
+
+def _maximum(a: Size, b: Size) -> Size:
+    return sizes.maximum(a, b, EMPTY)
+
+
+def _is_equal(a: Size, b: Size) -> bool | None:
+    return sizes.is_equal(a, b, EMPTY)
+
+
+def _is_less(a: Size, b: Size) -> bool | None:
+    return sizes.is_less(a, b, EMPTY)
+
+
 def _clipped(operands: Sequence[Table | None], kind: str) -> list[Table] | None:
     table, low, high = [*operands, None, None][:3]
     if table is None or kind not in "iu":
         return None
     if low is not None:
-        table = _entrywise("Max", sizes.maximum, kind, table, low)
-    return [table if high is None else _entrywise("Min", sizes.minimum, kind, table, high)]
+        table = _entrywise("Max", _maximum, kind, table, low)
+    return [table if high is None else _entrywise("Min", _minimum, kind, table, high)]
 
 
 class Scaled(tuple[Any, int]):
@@ -267,7 +291,7 @@ def _to_bool(entry: Any) -> Any:
     if isinstance(entry, int | Fraction):
         return entry != 0
     numerator = _scaled(entry)[0]
-    found = sizes.is_equal(numerator, 0)
+    found = _is_equal(numerator, 0)
     return not found if found is not None else sizes.atom("bool", (numerator,), (0, 1))
 
 
@@ -298,7 +322,7 @@ def _compared(name: str, decide: Callable[[Size, Size], bool | None]) -> Callabl
 
 
 def _is_greater_or_equal(a: Size, b: Size) -> bool | None:
-    less = sizes.is_less(a, b)
+    less = _is_less(a, b)
     return None if less is None else not less
 
 
@@ -324,6 +348,8 @@ def _not(a: Any) -> Any:
 
 
 def _by_nonzero(function: Callable[[Size, Size], Size]) -> Callable[[Size, Size], Size]:
+    """Where a divisor is the size of an empty axis the node does not run."""
+
     def divide(a: Size, b: Size) -> Size:
         if sizes.is_equal(b, 0) is not False:
             raise NotFollowedError
@@ -333,13 +359,13 @@ def _by_nonzero(function: Callable[[Size, Size], Size]) -> Callable[[Size, Size]
 
 
 def _absolute(a: Size) -> Size:
-    return sizes.maximum(a, sizes.negate(a))
+    return _maximum(a, sizes.negate(a))
 
 
 COMPARISONS: dict[str, Callable[..., Any]] = {
-    "Equal": _compared("Equal", sizes.is_equal),
-    "Less": _compared("Less", sizes.is_less),
-    "Greater": _compared("Greater", lambda a, b: sizes.is_less(b, a)),
+    "Equal": _compared("Equal", _is_equal),
+    "Less": _compared("Less", _is_less),
+    "Greater": _compared("Greater", lambda a, b: _is_less(b, a)),
     "GreaterOrEqual": _compared("GreaterOrEqual", _is_greater_or_equal),
     "LessOrEqual": _compared("LessOrEqual", lambda a, b: _is_greater_or_equal(b, a)),
     "And": _logical("And", _and),
@@ -348,16 +374,16 @@ COMPARISONS: dict[str, Callable[..., Any]] = {
 }
 INTEGERS: dict[str, Callable[..., Any]] = {
     **COMPARISONS, "Add": sizes.add, "Sub": sizes.subtract, "Mul": sizes.multiply, "Sum": sizes.add,
-    "Div": _by_nonzero(sizes.truncate_divide), "Mod": _by_nonzero(sizes.modulo), "Min": sizes.minimum,
-    "Max": sizes.maximum, "Neg": sizes.negate, "Abs": _absolute,
+    "Div": _by_nonzero(sizes.truncate_divide), "Mod": _by_nonzero(sizes.modulo), "Min": _minimum,
+    "Max": _maximum, "Neg": sizes.negate, "Abs": _absolute,
 }  # fmt: skip
 FLOATS: dict[str, Callable[..., Any]] = {
     **COMPARISONS, "Add": _add_floats, "Sub": lambda a, b: _add_floats(a, _negate_float(b)), "Mul": _multiply_floats,
     "Div": _divide_floats, "Floor": _floor, "Ceil": _ceil, "Neg": _negate_float,
-    "Min": _choose_float(sizes.minimum), "Max": _choose_float(sizes.maximum),
+    "Min": _choose_float(_minimum), "Max": _choose_float(_maximum),
 }  # fmt: skip
 REDUCED: dict[str, Callable[[Size, Size], Size]] = {
-    "ReduceProd": sizes.multiply, "ReduceSum": sizes.add, "ReduceMax": sizes.maximum, "ReduceMin": sizes.minimum,
+    "ReduceProd": sizes.multiply, "ReduceSum": sizes.add, "ReduceMax": _maximum, "ReduceMin": _minimum,
 }  # fmt: skip
 
 

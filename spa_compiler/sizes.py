@@ -3,6 +3,7 @@
     n = add(mul("H", 2), -1)             # 2*H - 1, where H is a symbol
     floor_divide(mul("H", 4), 2)         # 2*H: exact, so simplified
     is_less("H", 1)                      # False: a symbol is the size of an axis, 1 or more
+    is_less("H", 1, least=0)             # None: an axis may be empty, a cache before the first step
     value_at(n, {"H": 5})                # 9
 
 A size is an int, the name of a symbol, or a SymPy expression of both. Arithmetic of ints and passing a name on never
@@ -18,6 +19,7 @@ import ast
 import functools
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -36,7 +38,10 @@ ANY: Interval = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Atom:
-    """What an atom stands for: a function by name, what it is applied to, and between which numbers it lies."""
+    """What an atom stands for: a function by name, what it is applied to, and between which numbers it lies.
+
+    Of a function in `_BOUNDS` the bounds follow from its operands.
+    """
 
     function: str
     operands: tuple[Any, ...]
@@ -164,14 +169,14 @@ def floor_divide(a: Size, b: Size) -> Size:
     if not isinstance(b, int):
         low, high = bounds(rest)
         inside = low >= 0 and bounds(subtract(b, rest))[0] > 0
-        return quotient if inside else add(quotient, atom("floor_divide", (rest, b), _quotient_bounds(rest, b)))
+        return quotient if inside else add(quotient, atom("floor_divide", (rest, b)))
     if b < 0:
         return add(quotient, floor_divide(negate(rest), -b))
-    low, high = bounds(rest)
+    low, high = bounds(rest, 0)
     if math.isfinite(low) and math.isfinite(high) and low // b == high // b:
         return add(quotient, int(low // b))
     inner = _inner_division(rest, b)
-    return add(quotient, inner if inner is not None else atom("floor_divide", (rest, b), _quotient_bounds(rest, b)))
+    return add(quotient, inner if inner is not None else atom("floor_divide", (rest, b)))
 
 
 def _divided(a: Size, b: Size) -> tuple[Size, Size]:
@@ -212,11 +217,10 @@ def _inner_division(a: Size, b: int) -> Size | None:
     return floor_divide(add(x, constant * c), b * c)
 
 
-def _quotient_bounds(a: Size, b: Size) -> Interval:
-    (low, high), (least, most) = bounds(a), bounds(b)
-    if least <= 0:
+def _quotient_bounds(a: Interval, b: Interval) -> Interval:
+    if b[0] <= 0:
         return ANY
-    ends = [_limit(x, y) for x in (low, high) for y in (least, most)]
+    ends = [_limit(x, y) for x in a for y in b]
     return min(ends), max(ends)
 
 
@@ -244,26 +248,24 @@ def truncate_divide(a: Size, b: Size) -> Size:
     return quotient if rest == 0 else atom("truncate_divide", (a, b))
 
 
-def minimum(a: Size, b: Size) -> Size:
-    """The smaller one."""
-    less = is_less(a, b)
+def minimum(a: Size, b: Size, least: int = 1) -> Size:
+    """The smaller one, for every binding of symbols to `least` or more."""
+    less = is_less(a, b, least)
     if less is not None:
         return a if less else b
-    if is_less(b, a) is False:
+    if is_less(b, a, least) is False:
         return a
-    ends = bounds(a), bounds(b)
-    return atom("minimum", _sorted(a, b), (min(e[0] for e in ends), min(e[1] for e in ends)))
+    return atom("minimum", _sorted(a, b))
 
 
-def maximum(a: Size, b: Size) -> Size:
-    """The larger one."""
-    less = is_less(a, b)
+def maximum(a: Size, b: Size, least: int = 1) -> Size:
+    """The larger one, for every binding of symbols to `least` or more."""
+    less = is_less(a, b, least)
     if less is not None:
         return b if less else a
-    if is_less(b, a) is False:
+    if is_less(b, a, least) is False:
         return b
-    ends = bounds(a), bounds(b)
-    return atom("maximum", _sorted(a, b), (max(e[0] for e in ends), max(e[1] for e in ends)))
+    return atom("maximum", _sorted(a, b))
 
 
 def _sorted(a: Size, b: Size) -> tuple[Size, Size]:
@@ -271,47 +273,59 @@ def _sorted(a: Size, b: Size) -> tuple[Size, Size]:
     return first, second
 
 
-def is_less(a: Size, b: Size) -> bool | None:
-    """Is a < b for every binding (True), for none (False), or is it not known (None)?"""
+def is_less(a: Size, b: Size, least: int = 1) -> bool | None:
+    """Is a < b for every binding of symbols to `least` or more (True), for none (False), or is it not known (None)?"""
     if isinstance(a, int) and isinstance(b, int):
         return a < b
-    low, high = bounds(subtract(a, b))
+    low, high = bounds(subtract(a, b), least)
     return True if high < 0 else False if low >= 0 else None
 
 
-def is_equal(a: Size, b: Size) -> bool | None:
-    """Are they the same for every binding (True), for none (False), or is it not known (None)?"""
+def is_equal(a: Size, b: Size, least: int = 1) -> bool | None:
+    """Are they the same for every binding of symbols to `least` or more (True), for none (False), or either (None)?"""
     if a == b:
         return True
     if isinstance(a, int) and isinstance(b, int):
         return False
-    low, high = bounds(subtract(a, b))
+    low, high = bounds(subtract(a, b), least)
     return False if high < 0 or low > 0 else None
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def bounds(size: Size) -> Interval:
-    """Numbers between which a size lies for every binding: symbols are 1 or more."""
+def bounds(size: Size, least: int = 1) -> Interval:
+    """Numbers between which a size lies for every binding of symbols to `least` or more."""
     if isinstance(size, int):
         return size, size
     if isinstance(size, str):
-        return _atoms[size].bounds if size in _atoms else (1, math.inf)
+        return _atom_bounds(_atoms[size], least) if size in _atoms else (least, math.inf)
     import sympy
 
     low = high = 0.0
     for term in sympy.Add.make_args(size):
         coefficient, monomial = term.as_coeff_Mul()
-        least, most = (1.0, 1.0)
+        below, above = (1.0, 1.0)
         for factor in sympy.Mul.make_args(monomial):
             base, power = factor.as_base_exp()
             if base.is_Integer:
                 continue
-            ends = bounds(str(base.name)) if base.is_Symbol and power.is_Integer and power > 0 else ANY
+            ends = bounds(str(base.name), least) if base.is_Symbol and power.is_Integer and power > 0 else ANY
             for _ in range(int(power) if power.is_Integer else 1):
-                least, most = _product(least, most, *ends)
-        ends = _product(float(int(coefficient)), float(int(coefficient)), least, most)
+                below, above = _product(below, above, *ends)
+        ends = _product(float(int(coefficient)), float(int(coefficient)), below, above)
         low, high = low + ends[0], high + ends[1]
     return low, high
+
+
+def _atom_bounds(made: Atom, least: int) -> Interval:
+    found = _BOUNDS.get(made.function)
+    return made.bounds if found is None else found(*(bounds(o, least) for o in made.operands))
+
+
+_BOUNDS: dict[str, Callable[[Interval, Interval], Interval]] = {
+    "floor_divide": _quotient_bounds,
+    "minimum": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
+    "maximum": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
+}
 
 
 def _times(x: float, y: float) -> float:
@@ -414,6 +428,8 @@ _OPERATORS: dict[type[ast.operator], Callable[[Size, Size], Size]] = {
 _FUNCTIONS: dict[str, Callable[[Size, Size], Size]] = {"max": maximum, "min": minimum, "Max": maximum, "Min": minimum}
 LONGEST_NAME = 200
 """Characters up to which the name of a dim is read as an expression."""
+EXPRESSION = re.compile(r"[A-Za-z0-9_ +\-*/%(),]+")
+"""What such a name is made of: to Python's own parser, `T#1` would be `T` with a comment."""
 
 
 @functools.lru_cache(maxsize=1 << 12)
@@ -423,7 +439,7 @@ def parse_size(name: str) -> Size:
     Anything that is no such expression is a symbol as a whole: names may hold any text.
     """
     try:
-        if len(name) > LONGEST_NAME:
+        if len(name) > LONGEST_NAME or not EXPRESSION.fullmatch(name):
             return name
         return _parsed(ast.parse(name.strip(), mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):

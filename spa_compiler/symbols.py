@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 
@@ -83,9 +84,10 @@ def _is_fixed(d: onnx.TensorShapeProto.Dimension) -> bool:
 def _read_names(names: frozenset[str]) -> dict[str, Size]:
     """What the names of dims state: a number, an expression of other names or of one symbol, or a symbol as a whole.
 
-    `batch-size` is no difference, unless there is a `batch` and a `size`.
+    `batch-size` is no difference, unless there is a `batch` and a `size`. `?`, `-1` and `None` name nothing: exporters
+    write them on any axis that they do not know, and two of these need not be equal.
     """
-    parsed = {n: parse_size(n) for n in names}
+    parsed = {n: parse_size(n) for n in names if is_telling(n)}
     alone = {n for n, size in parsed.items() if size == n}
     out: dict[str, Size] = {}
     for name, size in parsed.items():
@@ -94,6 +96,15 @@ def _read_names(names: frozenset[str]) -> dict[str, Size]:
         sensible = not isinstance(size, int) or size > 0
         out[name] = size if stated and sensible else name
     return out
+
+
+def is_telling(name: str) -> bool:
+    """Does the name of a dim tell it from others, or say how large it is?"""
+    return any(c.isalnum() for c in name) and name.strip() != "None" and not NOTHING.fullmatch(name)
+
+
+NOTHING = re.compile(r"\s*(-\s*\d+|0+)\s*")
+"""Numbers that no size is."""
 
 
 def input_types(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:

@@ -46,6 +46,7 @@ POOLS = {
     "L": (1, 25, 99, 161, 333, 401, 640, 777, 1001, 1601, 2049, 3001),
     "S": (400, 721, 1601, 3333, 5001, 8001, 9999, 16001),
     "P": (1, 1, 3, 9, 15, 33, 63, 101, 127, 140),
+    "E": (0, 1, 3, 9, 15, 33, 63, 101, 127, 140),
     "n": (1, 3, 5, 9, 15, 17, 33, 63, 101),
 }
 """What the sizes of a free axis are drawn from, by the first letter of its name: the batch, a picture's sides, tokens,

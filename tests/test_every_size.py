@@ -105,6 +105,7 @@ CONSTANTS = {
 }  # fmt: skip
 """What graphs read; a graph gets those that it names."""
 SHAPES = {"w1": (8, 16), "w2": (16, 4), "k1": (16, 3, 3, 3), "k2": (4, 16, 3, 3), "p1": (160, 8), "q1": (16, 8, 8)}
+SHAPES |= {"r1": (1, 24, 8), "r2": (1, 24, 6), "w3": (6, 4)}
 """Weights."""
 
 GRAPHS: dict[str, tuple[str, dict[str, Input]]] = {
@@ -184,6 +185,28 @@ GRAPHS: dict[str, tuple[str, dict[str, Input]]] = {
         "all = Concat<axis=1>(old, x) m = Unsqueeze(mask, one1) h = MatMul(m, all) " + MLP + " y = Identity(c) }",
         {"x": Input((1, 1, 8)), "mask": Input((1, "P + 1")), "old": Input((1, "P", 8))},
     ),
+    "a scale for an empty past": (
+        "(float[1,1,8] x, float[1,E,8] old) => (float[1,F,4] y) { all = Concat<axis=1>(old, x) s = Shape(old) "
+        f"n = Gather(s, one) some = Greater(n, nought) f = Where(some, far, near) h = Mul(all, f) {MLP} "
+        "y = Identity(c) }",
+        {"x": Input((1, 1, 8)), "old": Input((1, "E", 8))},
+    ),
+    "a branch for an empty past": (
+        "(float[1,1,8] x, float[1,E,8] old) => (float[1,F,4] y) { all = Concat<axis=1>(old, x) s = Shape(old) "
+        f"n = Gather(s, one) big = Equal(n, nought) {branch('keep').replace('(x', '(all')} {MLP} y = Identity(c) }}",
+        {"x": Input((1, 1, 8)), "old": Input((1, "E", 8))},
+    ),
+    "at least one of a past": (
+        "(float[1,1,8] x, float[1,E,8] old) => (float[1,F,4] y) { all = Concat<axis=1>(old, x) s = Shape(old) "
+        f"n = Gather(s, one) k = Min(n, one) kf = Cast<to=1>(k) f = Add(kf, near) h = Mul(all, f) {MLP} "
+        "y = Identity(c) }",
+        {"x": Input((1, 1, 8)), "old": Input((1, "E", 8))},
+    ),
+    "a length in 8 bits": (
+        f"{X} {{ {LENGTH} few = Cast<to=2>(n) back = Cast<to=7>(few) big = Equal(back, n) "
+        f"f = Where(big, far, near) h = Mul(x, f) {MLP} y = Identity(c) }}",
+        {"x": Input((1, "3 * T", 8))},
+    ),
     "an adjacency": (
         "(float[n,8] x, float[n,n] d) => (float[n,4] y) { h = MatMul(d, x) a = MatMul(h, w1) b = Relu(a) "
         "e = MatMul(d, b) y = MatMul(e, w2) }",
@@ -198,6 +221,21 @@ GRAPHS: dict[str, tuple[str, dict[str, Input]]] = {
         "(float[1,9,8] x, int64[1] k) => (float[1,S,4] y) { p, i = TopK<axis=1>(x, k) s = Shape(p) "
         f"n = Gather(s, one) kf = Cast<to=1>(n) h = Mul(p, kf) {MLP} y = Identity(c) }}",
         {"x": Input((1, 9, 8)), "k": Input((1,), value="1 + P % 9")},
+    ),
+    "sequences of lengths that an input says": (
+        "(float[T,N,8] x, int64[N] k) => (float[N,4] y) { k32 = Cast<to=6>(k) "
+        "a, b, c = LSTM<hidden_size=6>(x, r1, r2, , k32) h = Squeeze(b, nought1) y = MatMul(h, w3) }",
+        {"x": Input(("T", "N", 8)), "k": Input(("N",), value="1 + T // 2")},
+    ),
+    "a sequence in reverse, as far as an input says": (
+        f"(float[T,N,8] x, int64[N] k) => (float[T,N,4] y) {{ h = ReverseSequence<time_axis=0, batch_axis=1>(x, k) "
+        f"{MLP} y = Identity(c) }}",
+        {"x": Input(("T", "N", 8)), "k": Input(("N",), value="1 + T // 2")},
+    ),
+    "a channel that an input picks": (
+        f"(float[1,T,8] x, int64 k) => (float[1,T,4] y) {{ p = Gather<axis=2>(x, k) q = Unsqueeze(p, two1) "
+        f"h = Mul(x, q) {MLP} y = Identity(c) }}",
+        {"x": Input((1, "T", 8)), "k": Input((), value="P % 8")},
     ),
     "rounds that an input counts": (
         "(float[1,T,8] x, int64 k) => (float[1,T,4] y) { on = Cast<to=9>(one) h = Loop(k, on, x) <body = r (int64 i, "
@@ -250,6 +288,18 @@ def test_a_kind_of_shape_arithmetic_is_right_at_every_size(kind: str, tmp_path: 
     text, inputs = GRAPHS[kind]
     onnx.save(make_model(text), tmp_path / "in.onnx")
     check_every_size(tmp_path / "in.onnx", inputs, tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize("names", [("?", "?"), ("-1", "-1"), ("None", "None"), ("T#1", "T#2")])
+def test_axes_of_which_names_tell_nothing_need_not_be_equal(names: tuple[str, str], tmp_path: Path) -> None:
+    model = make_model(
+        "(float[1,A,8] x, float[1,B,1] u) => (float[1,S,4] y) { s = Shape(x) n = Gather(s, one) o = Shape(u) "
+        f"m = Gather(o, one) big = Equal(n, m) f = Where(big, far, near) h = Mul(x, f) {MLP} y = Identity(c) }}"
+    )
+    for value, name in zip(model.graph.input, names, strict=True):
+        value.type.tensor_type.shape.dim[1].dim_param = name
+    onnx.save(model, tmp_path / "in.onnx")
+    check_every_size(tmp_path / "in.onnx", {"x": Input((1, "T", 8)), "u": Input((1, "P", 1))}, tmp_path / "out.onnx")
 
 
 @pytest.mark.parametrize("fault", ["exchange", "shift", "plan"])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from spa_compiler import sizes
 from spa_compiler.sizes import Size, parse_size, text_of, value_at
+from spa_compiler.symbols import is_telling
 
 Evaluated = tuple[Size, Callable[[dict[str, int]], int]]
 BINDINGS = [{"H": h, "N": n} for h, n in ((1, 1), (2, 31), (7, 3), (31, 7), (97, 64), (1000, 2))]
@@ -64,6 +65,22 @@ def test_what_is_said_of_two_sizes_holds_at_every_binding(one: Evaluated, other:
             assert all(holds(fa(s), fb(s)) is said for s in BINDINGS)
 
 
+@given(st.integers(-3, 3), st.integers(-3, 3), st.integers(-2, 2), st.sampled_from([sizes.minimum, sizes.maximum]))
+def test_what_is_said_of_axes_that_may_be_empty_holds_for_0(
+    times: int, more: int, other: int, choose: Callable[[Size, Size, int], Size]
+) -> None:
+    size = choose(sizes.add(sizes.multiply("H", times), more), "N", 0)
+    bindings = [{"H": h, "N": n} for h in (0, 1, 5) for n in (0, 1, 7)]
+    numbers = [value_at(size, s) for s in bindings]
+    known = [n for n in numbers if n is not None]
+    assert len(known) == len(numbers)
+    assert known == [(min if choose is sizes.minimum else max)(s["H"] * times + more, s["N"]) for s in bindings]
+    low, high = sizes.bounds(size, 0)
+    assert low <= min(known) and max(known) <= high
+    for said, holds in ((sizes.is_less(size, other, 0), int.__lt__), (sizes.is_equal(size, other, 0), int.__eq__)):
+        assert said is None or all(holds(n, other) is said for n in known)
+
+
 @given(evaluated())
 @settings(max_examples=200, deadline=None)
 def test_sums_and_differences_undo_each_other(case: Evaluated) -> None:
@@ -109,11 +126,18 @@ def test_names_of_dims_are_read_as_expressions(name: str, at: dict[str, int], nu
 
 
 NAMES = ["x.0", "a b", "", "1.5", "__import__('os')", "f(a)", "N[0]", "a if b else c", "9" * 400]
+NAMES += ["T#1", "T\\\n", "ﬁ", "T\t"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_other_names_are_symbols_as_a_whole(name: str) -> None:
     assert parse_size(name) == name
+
+
+@pytest.mark.parametrize("name", ["?", "-1", "None", "0", "*"])
+def test_names_that_exporters_write_on_any_axis_tell_nothing(name: str) -> None:
+    assert not is_telling(name)
+    assert all(map(is_telling, ("N", "past + 1", "9", "None_0", "unk__12", "T#1", "1.5")))
 
 
 def test_a_size_is_told_as_a_user_would_write_it() -> None:

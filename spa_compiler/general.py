@@ -236,7 +236,7 @@ class _Pass:
             if sizes.is_size(entry) and not isinstance(entry, bool):
                 found = self.number(entry)
                 if found is not None and found != number:
-                    out.ravel()[k] = sizes.atom("entry", (name, k))
+                    out.ravel()[k] = sizes.atom("entry", ((name,), k))
         return out
 
     def number(self, size: Size) -> int | None:
@@ -318,7 +318,7 @@ class _Pass:
 def value_of_its_own(name: str, value: Array) -> Array:
     """A table of entries of which nothing is known."""
     table = np.empty(value.size, object)
-    table[:] = [sizes.atom("entry", (name, k)) for k in range(value.size)]
+    table[:] = [sizes.atom("entry", ((name,), k)) for k in range(value.size)]
     return table.reshape(value.shape)
 
 

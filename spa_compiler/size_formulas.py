@@ -114,6 +114,8 @@ def _windows(operands: Operands, size: Size, kernel: Size, k: int, rank: int) ->
     pads = operands.attribute("pads", None) or [0] * (2 * rank)
     auto = operands.attribute("auto_pad", b"NOTSET")
     if auto in (b"SAME_UPPER", b"SAME_LOWER"):
+        if dilation != 1 and operands.node.op_type in POOLS:
+            return None  # onnxruntime pads as if the window were not dilated
         return sizes.floor_divide(sizes.add(size, stride - 1), stride)
     before, after = (0, 0) if auto == b"VALID" else (pads[k], pads[k + rank])
     if not isinstance(kernel, int):

@@ -80,9 +80,10 @@ def _opaque(node: onnx.NodeProto, operands: Sequence[Table | None], output: int,
     """Entries of which nothing is known but what they are a function of."""
     key = tuple(None if o is None else (o.shape, tuple(o.ravel().tolist())) for o in operands)
     attributes = tuple(a.SerializeToString() for a in node.attribute)
+    whole = sizes.atom(node.op_type, ((node.domain, attributes, *key),))  # long keys are looked up once, not per entry
     table = np.empty(like.size, object)
     for k in range(like.size):
-        table[k] = _unfollowed(node.op_type, (node.domain, attributes, output, k, *key), like.dtype.kind)
+        table[k] = _unfollowed(node.op_type, (whole, output, k), like.dtype.kind)
     return table.reshape(like.shape)
 
 
@@ -111,7 +112,7 @@ def _moved(
         return None
     table = np.empty(len(entries), object)
     table[:] = entries
-    return [np.asarray(table[m.astype(np.int64)], object).reshape(m.shape) for m in moved]
+    return [table[m.astype(np.int64).ravel()].reshape(m.shape) for m in moved]  # of rank 0 an entry would come back
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

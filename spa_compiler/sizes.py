@@ -36,7 +36,10 @@ ANY: Interval = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Atom:
-    """What an atom stands for: a function by name, what it is applied to, and between which numbers it lies."""
+    """What an atom stands for: a function by name, what it is applied to, and between which numbers it lies.
+
+    Operands are sizes; what else the function depends on (the name of a value, tables) stands in tuples.
+    """
 
     function: str
     operands: tuple[Any, ...]
@@ -69,7 +72,7 @@ def is_size(value: object) -> bool:
 
 def unknown_size(value: str, axis: int) -> Size:
     """The size of an axis of which nothing is known but that it is no constant."""
-    return atom("size", (value, axis), (0, math.inf))
+    return atom("size", ((value,), axis), (0, math.inf))
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -352,10 +355,11 @@ def symbols_of(size: Size) -> frozenset[str]:
     names = [size] if isinstance(size, str) else [str(s) for s in size.free_symbols]
     found: set[str] = set()
     for name in names:
-        made, operands = (_atoms[name].function, _atoms[name].operands) if name in _atoms else ("", ())
-        found |= {name} if name not in _atoms else set()
-        for o in operands:
-            if is_size(o) and made != "size":
+        if name not in _atoms:
+            found.add(name)
+            continue
+        for o in _atoms[name].operands:
+            if is_size(o):
                 found |= symbols_of(o)
     return frozenset(found)
 
@@ -392,7 +396,7 @@ def text_of(size: Size) -> str:
 
 def _function_text(made: Atom) -> str:
     signs = {"floor_divide": " // ", "truncate_divide": " / "}
-    parts = [text_of(o) if not isinstance(o, tuple) else "..." for o in made.operands]
+    parts = [text_of(o) if is_size(o) else "..." for o in made.operands]
     if made.function in signs:
         return signs[made.function].join(f"({p})" if " " in p else p for p in parts)
     names = {"minimum": "min", "maximum": "max"}

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from laws import analyzed
 from spa_compiler import sizes
 from spa_compiler.errors import UsageError
+from spa_compiler.index_arithmetic import find_index
 from spa_compiler.model import Model, from_proto
 from spa_compiler.normalize import normalize
 from spa_compiler.shapes import General, evaluate, generalize, input_sizes, symbols
@@ -81,7 +82,7 @@ def windows(draw: st.DrawFn) -> str:
     low, high = (draw(st.integers(0, min(1, k - 1))) for _ in range(2))
     pads = draw(st.sampled_from([f"pads=[{low},{high},{high},{low}]", 'auto_pad="SAME_UPPER"', 'auto_pad="VALID"']))
     op = draw(st.sampled_from(["Conv", "MaxPool", "AveragePool", "ConvTranspose"]))
-    dilated = f", dilations=[{d},{d}]" if op == "Conv" and "SAME" not in pads else ""
+    dilated = f", dilations=[{d},{d}]" if op == "MaxPool" or (op == "Conv" and "SAME" not in pads) else ""
     pads = f"pads=[{low},{high},{high},{low}]" if op == "ConvTranspose" else pads
     ceil = ", ceil_mode=1" if op.endswith("Pool") and draw(st.booleans()) else ""
     operands = {"Conv": "(x, w)", "ConvTranspose": "(x, v)"}.get(op, "(x)")
@@ -127,6 +128,8 @@ MOVES = {
     "arithmetic": "s = Shape(x) a = Mul(s, s) b = Div(a, five1) c = Mod(s, two1) d = Sub(b, c) e = Max(d, one1)"
     " f = Equal(s, one1) g = Where(f, a, e) h = ReduceProd<keepdims=0>(g) i = Cast<to=1>(e) j = Div(i, fours)"
     " k = Floor(j) l = Ceil(j) m = Add(k, l) y = Cast<to=7>(m)",
+    "a share of a size on its own": "s = Shape(x) n = Gather(s, two) f = Cast<to=1>(n) g = Div(f, fours)"
+    " h = Identity(g) k = Floor(h) i = Cast<to=7>(k) j = Unsqueeze(i, zero1) y = ConstantOfShape(j)",
 }
 NUMBERS = {
     "s0": [1], "e0": [-1], "a0": [2], "t0": [2], "zero1": [0], "one1": [1], "two1": [2], "three1": [3], "five1": [5],
@@ -202,10 +205,12 @@ def test_channels_are_free_where_only_sides_are_padded_at_run_time() -> None:
      ("q = Cast<to=1>(p)  s = Hardmax<axis=1>(q)", 11, [[1, 2], [3, 5]]),
      ("q = Cast<to=1>(p)  r = Div(q, three)  s = Exp(r)", 18, [[1, 2], [3, 5]]),
      ("q = Div(p, minus)  s = Cast<to=1>(q)", 18, [[1, 2], [3, 5]]),
-     ("q = Mod(p, minus)  s = Cast<to=1>(q)", 18, [[1, 2], [3, 5]])],
+     ("q = Mod(p, minus)  s = Cast<to=1>(q)", 18, [[1, 2], [3, 5]]),
+     ("q = Slice(p, before, end, , back)  s = Cast<to=1>(q)", 18, [[1, 2], [3, 5]])],
 )  # fmt: skip
 def test_what_is_folded_is_what_onnxruntime_computes(text: str, opset: int, values: list[list[int]]) -> None:
-    used = {"three": np.array(3, np.float32), "minus": np.array(-2)}
+    used = {"three": np.array(3, np.float32), "minus": np.array(-2), "before": np.array([-9]), "end": np.array([-99]),
+            "back": np.array([-1])}  # fmt: skip
     model = parsed(
         f"(float[2,2,2] x) => (float[2,2,2] y) {{ {text}  y = Mul(x, s) }}", opset,
         p=np.array([values, values[::-1]]), **{n: v for n, v in used.items() if n in text})  # fmt: skip
@@ -214,6 +219,32 @@ def test_what_is_folded_is_what_onnxruntime_computes(text: str, opset: int, valu
     done, changes = normalize(model)
     assert changes["folded"] > 0
     assert np.array_equal(run(done.proto(), feed, ["y"])[0], wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [("y = Range(zero, n, one)", True), ("r = Range(zero, n, one)  y = Add(r, zero)", True),
+     ("r = Range(zero, n, one)  y = Expand(r, five1)", False), ("r = Range(zero, n, one)  y = Add(r, five)", False),
+     ("r = Range(zero, n, one)  b = Cast<to=9>(r)  y = Cast<to=7>(b)", False),
+     ("r = Range(zero, n, one)  b = Cast<to=2>(r)  y = Cast<to=7>(b)", False),
+     ("r = Range(zero, n, one)  b = Cast<to=6>(r)  y = Cast<to=7>(b)", True)],
+)  # fmt: skip
+def test_positions_count_only_where_they_do_for_every_size(text: str, counts: bool) -> None:
+    """A row that is as long as H is one entry at H = 1, and is repeated where it meets more."""
+    values = {"zero": np.array(0), "one": np.array(1), "two": np.array(2), "five1": np.array([5]), "five": np.arange(5)}
+    text = f"s = Shape(x)  n = Gather(s, two)  {text}"
+    used = {n: v for n, v in values.items() if f" {n})" in text or f"({n}," in text}
+    model = parsed(f"(float[N,3,H,W] x) => (int64[a] y) {{ {text} }}", **used)
+    index = find_index(model, model.graph.tensors()["y"], general_of(model))
+    assert (index is not None and index.start == 0 and index.steps == (1,)) == counts
+
+
+def test_what_is_not_followed_holds_no_symbol() -> None:
+    model = parsed("(float[N,3,H,W] x) => (float[a] y) { s = Shape(x)  y = CumSum(s, zero) }", zero=np.array(0))
+    table = general_of(model).table("y")
+    assert table is not None and len(set(table.ravel())) == 4
+    assert not any(sizes.symbols_of(e) for e in [*table.ravel(), sizes.unknown_size("x", 0)])
+    assert all(sizes.text_of(e) for e in table.ravel())
 
 
 # names and sizes of inputs -------------------------------------------------------------------------------------------

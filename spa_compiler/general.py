@@ -40,6 +40,7 @@ class General(Facts):
     sizes: dict[str, Size] = field(default_factory=dict)
     keys: dict[Size, str] = field(default_factory=dict)
     demands: list[tuple[Size, Size]] = field(default_factory=list)  # sizes that are equal where the model runs
+    positions: dict[str, Any] = field(default_factory=dict)  # value -> its `index_arithmetic.Index`, once asked for
 
     def axes(self, name: str) -> tuple[Size, ...] | None:
         """Sizes of a value's axes, or None where its rank is not known."""

@@ -72,7 +72,14 @@ def find_places(
 
 
 def find_index(model: Model, tensor: gs.Tensor, general: General) -> Index | None:
-    """The table that a value is, or None."""
+    """The table that a value is, or None. Found once for each value: sums of sums read the same ones again."""
+    if tensor.name not in general.positions:
+        general.positions[tensor.name] = _find_index(model, tensor, general)
+    found: Index | None = general.positions[tensor.name]
+    return found
+
+
+def _find_index(model: Model, tensor: gs.Tensor, general: General) -> Index | None:
     known = _numbers(model, tensor, general)
     if known is not None:
         return _counted(known)

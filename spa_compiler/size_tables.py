@@ -170,13 +170,13 @@ def _computed(
     if node.op_type in REDUCED:
         return _reduced(node, operands, like[0])
     if node.op_type == "Cast":
-        return [_entrywise("Cast", CASTS[kind], kind, given[0])] if kind in CASTS else None
+        wide = kind == "b" or like[0].dtype.itemsize >= 4  # shorter types do not hold every size
+        return [_entrywise("Cast", CASTS[kind], kind, given[0])] if kind in CASTS and wide else None
     if node.op_type == "Clip":
         return _clipped(operands, kind)
     if node.op_type == "Mod" and _attribute(node, "fmod", 0):
         return None
-    floats = any(isinstance(_entry(e), Fraction | Scaled | Real) for o in given for e in o.ravel()[:1])
-    function = (FLOATS if floats else INTEGERS).get(node.op_type)
+    function = (FLOATS if any(map(_has_floats, given)) else INTEGERS).get(node.op_type)
     if function is None:
         return None
     if len(given) == 1:
@@ -185,6 +185,11 @@ def _computed(
     for other in given[1:]:
         out = _entrywise(node.op_type, function, kind, out, other)
     return [out]
+
+
+def _has_floats(table: Table) -> bool:
+    """Is an entry a float? Those that Pad puts in are not."""
+    return any(isinstance(e, float | Fraction | Scaled | Real | np.floating) for e in table.ravel())
 
 
 def _clipped(operands: Sequence[Table | None], kind: str) -> list[Table] | None:
@@ -217,6 +222,8 @@ def _reduce(numerator: Size, denominator: int) -> Any:
         return Fraction(numerator, denominator)
     while denominator > 1 and sizes.modulo(numerator, 2) == 0:
         numerator, denominator = sizes.floor_divide(numerator, 2), denominator // 2
+    if denominator > EXACT:
+        raise NotFollowedError
     return Scaled((numerator, denominator))
 
 
@@ -283,7 +290,8 @@ def _to_float(entry: Any) -> Any:
     return Fraction(entry) if isinstance(entry, int | Fraction) else _scaled(entry)
 
 
-CASTS: dict[str, Callable[[Any], Any]] = {"b": _to_bool, "i": _to_integer, "u": _to_integer, "f": _to_float}
+CASTS: dict[str, Callable[[Any], Any]] = {"b": _to_bool, "i": _to_integer, "f": _to_float}
+"""By the kind of the type. Those without a sign are left out: what is below 0 becomes another number."""
 
 
 def _compared(name: str, decide: Callable[[Size, Size], bool | None]) -> Callable[[Any, Any], Any]:

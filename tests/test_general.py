@@ -221,13 +221,38 @@ def test_what_is_folded_is_what_onnxruntime_computes(text: str, opset: int, valu
     assert np.array_equal(run(done.proto(), feed, ["y"])[0], wanted)
 
 
+@pytest.mark.parametrize("kind", [onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16])
+def test_a_size_is_not_followed_through_a_type_that_does_not_hold_it(kind: int) -> None:
+    text = f"s = Shape(x)  n = Gather(s, two)  u = Cast<to={kind}>(n)  v = Cast<to=7>(u)  y = Equal(v, n)"
+    model = parsed(f"(float[N,3,H,W] x) => (bool y) {{ {text} }}", two=np.array(2))
+    table = general_of(model).table("y")
+    assert table is not None and sizes.is_atom(table.item())
+
+
+def test_zeros_beside_shares_of_sizes_are_floats() -> None:
+    text = "s = Shape(x)  f = Cast<to=1>(s)  d = Div(f, two)  p = Pad(d, front)  a = Add(p, p)  y = Cast<to=7>(a)"
+    model = parsed(f"(float[N,3,H,W] x) => (int64[5] y) {{ {text} }}", two=np.array(2, np.float32),
+                   front=np.array([1, 0]))  # fmt: skip
+    table = general_of(model).table("y")
+    assert table is not None and table.tolist() == [0, "N", 3, "H", "W"]
+
+
+def test_shares_that_floats_round_are_not_followed() -> None:
+    text = "s = Shape(x)  f = Cast<to=1>(s)  a = Mul(f, c)  b = Mul(a, c)  d = Floor(b)  y = Cast<to=7>(d)"
+    model = parsed(f"(float[N,3,H,W] x) => (int64[4] y) {{ {text} }}", c=np.array(255 / 256, np.float32))
+    table = general_of(model).table("y")
+    assert table is not None and sizes.value_at(table[2], {"H": 64}) is None
+
+
 @pytest.mark.parametrize(
     ("text", "counts"),
     [("y = Range(zero, n, one)", True), ("r = Range(zero, n, one)  y = Add(r, zero)", True),
      ("r = Range(zero, n, one)  y = Expand(r, five1)", False), ("r = Range(zero, n, one)  y = Add(r, five)", False),
      ("r = Range(zero, n, one)  b = Cast<to=9>(r)  y = Cast<to=7>(b)", False),
      ("r = Range(zero, n, one)  b = Cast<to=2>(r)  y = Cast<to=7>(b)", False),
-     ("r = Range(zero, n, one)  b = Cast<to=6>(r)  y = Cast<to=7>(b)", True)],
+     ("r = Range(zero, n, one)  b = Cast<to=6>(r)  y = Cast<to=7>(b)", True),
+     ("z = Sub(n, n)  " + "  ".join(f"z{k} = Add(z{k - 1}, z{k - 1})" for k in range(1, 41)).replace("z0", "z")
+      + "  r = Range(zero, n, one)  y = Add(r, z40)", True)],
 )  # fmt: skip
 def test_positions_count_only_where_they_do_for_every_size(text: str, counts: bool) -> None:
     """A row that is as long as H is one entry at H = 1, and is repeated where it meets more."""

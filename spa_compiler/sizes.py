@@ -1,7 +1,7 @@
 """Sizes that hold for every binding of the symbols: exact integer expressions.
 
-    n = add(mul("H", 2), -1)             # 2*H - 1, where H is a symbol
-    floor_divide(mul("H", 4), 2)         # 2*H: exact, so simplified
+    n = add(multiply("H", 2), -1)        # 2*H - 1, where H is a symbol
+    floor_divide(multiply("H", 4), 2)    # 2*H: exact, so simplified
     is_less("H", 1)                      # False: a symbol is the size of an axis, 1 or more
     value_at(n, {"H": 5})                # 9
 

@@ -184,7 +184,7 @@ class _Pass:
         if node.op == "Size":
             table = np.empty((), object)
             table[()] = sizes.product(axes)
-        self.know(output, size_tables.simplified(table, np.dtype(np.int64)), np.dtype(np.int64))
+        self.know(output, size_tables.simplify(table, np.dtype(np.int64)), np.dtype(np.int64))
         return True
 
     def know(self, name: str, table: Array, dtype: np.dtype[Any]) -> None:
@@ -213,7 +213,7 @@ class _Pass:
             return
         known = [v for v in like if v is not None]
         for o, table, v in zip(outputs, size_tables.apply(proto, tables, known, self.evaluate), known, strict=True):
-            self.know(o, self.checked(o, table, v) if o in self.at.values else table, v.dtype)
+            self.know(o, self.refute(o, table, v) if o in self.at.values else table, v.dtype)
 
     def example(self, name: str) -> Array | None:
         """An array of the shape and type of a value whose shape is fixed: what it is at this binding, where known."""
@@ -228,7 +228,7 @@ class _Pass:
             return None
         return np.zeros(fixed, helper.tensor_dtype_to_np_dtype(element))
 
-    def checked(self, name: str, table: Array, value: Array) -> Array:
+    def refute(self, name: str, table: Array, value: Array) -> Array:
         """Entries that are another number at this binding than was computed are not followed."""
         if not size_tables.is_table(table):
             return table if np.array_equal(table, value) else value_of_its_own(name, value)

@@ -43,7 +43,7 @@ def is_table(value: NDArray[Any]) -> bool:
     return value.dtype == object
 
 
-def simplified(table: Table, like: np.dtype[Any]) -> Table:
+def simplify(table: Table, like: np.dtype[Any]) -> Table:
     """Numbers of a dtype where every entry is one, the table otherwise."""
     if not all(isinstance(e, int | Fraction | np.generic) for e in table.ravel()):
         return table
@@ -59,7 +59,7 @@ def apply(
         found = _moved(node, operands, like, run) if node.op_type in MOVES else _computed(node, operands, like)
     if found is None or any(f.shape != v.shape for f, v in zip(found, like, strict=True)):
         found = [_opaque(node, operands, k, v) for k, v in enumerate(like)]
-    return [simplified(f, v.dtype) for f, v in zip(found, like, strict=True)]
+    return [simplify(f, v.dtype) for f, v in zip(found, like, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -383,4 +383,4 @@ def _reduced(node: onnx.NodeProto, operands: Sequence[Table | None], like: NDArr
     return [out.reshape(like.shape)]
 
 
-__all__ = ["SIZE_LIMIT", "Table", "apply", "is_table", "simplified"]
+__all__ = ["SIZE_LIMIT", "Table", "apply", "is_table", "simplify"]

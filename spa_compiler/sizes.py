@@ -32,6 +32,8 @@ Interval = tuple[float, float]
 INFINITY = (1 << 31) - 1
 """A bound of a Slice from here on means "to the end": no axis is as long."""
 ANY: Interval = (-math.inf, math.inf)
+MARK = "\0"
+"""What the name of every atom begins with, and that of no symbol: a file may call its dims as it likes."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def atom(function: str, operands: tuple[Any, ...], bounds: Interval = ANY) -> Si
     """The size that a function gives of these operands: the same one for the same operands."""
     key = function, operands
     if key not in _names:
-        name = _names[key] = f"{function}#{next(_count)}"
+        name = _names[key] = f"{MARK}{function}#{next(_count)}"
         _atoms[name] = Atom(function, operands, bounds)
     return _names[key]
 
@@ -418,6 +420,7 @@ def parse_size(name: str) -> Size:
 
     Anything that is no such expression is a symbol as a whole: names may hold any text.
     """
+    name = name.replace(MARK, "?")
     try:
         if len(name) > LONGEST_NAME:
             return name

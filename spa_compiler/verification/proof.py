@@ -24,7 +24,7 @@ from spa_compiler.interrupts import check
 from spa_compiler.model import Model
 from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import Recipe, finite_inputs
-from spa_compiler.verification.branches import Choice, choices, forced, reached, repeated, sized, taken_at
+from spa_compiler.verification.branches import Choice, choices, find_sized, forced, reached, repeated, taken_at
 from spa_compiler.verification.comparison import choose_tolerance, difference
 from spa_compiler.verification.culprit import describe, find_culprits
 from spa_compiler.verification.feeds import VARIATIONS, Feed, Ranges, count_draws, draw_inputs, vary_inputs
@@ -186,7 +186,7 @@ class Proof:
                 out.append((choice, side))
             except ModelError:  # a branch for other sizes than these
                 left |= reached(model, choice)
-        by_size = sized(model)
+        by_size = find_sized(model)
         by_size = by_size.difference(*(taken_at(model, r.sizes) for r in self.rounds)) if by_size else by_size
         unproven = left.difference(*(reached(model, choice) for choice, _ in out)) | repeated(model) | by_size
         return out, tuple(sorted(unproven))

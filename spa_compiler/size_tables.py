@@ -95,9 +95,9 @@ def _moved(
     moving = {k for k, o in enumerate(operands) if o is not None and (slots is None or k in slots)}
     if any(o is not None and is_table(o) for k, o in enumerate(operands) if k not in moving):
         return _chosen(operands, like) if node.op_type == "Where" else None
-    if node.op_type in ("ScatterND", "ScatterElements") and _attribute(node, "reduction", b"none") != b"none":
+    if node.op_type in ("ScatterND", "ScatterElements") and find_attribute(node, "reduction", b"none") != b"none":
         return None
-    if node.op_type == "Pad" and _attribute(node, "mode", b"constant") != b"constant":
+    if node.op_type == "Pad" and find_attribute(node, "mode", b"constant") != b"constant":
         slots = (0,)
     entries: list[Any] = [0]  # what stands where nothing was put: Pad without a value
     numbers: list[NDArray[Any] | None] = []
@@ -115,7 +115,8 @@ def _moved(
     return [table[m.astype(np.int64).ravel()].reshape(m.shape) for m in moved]  # of rank 0 an entry would come back
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+def find_attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """The value of an attribute; text is bytes."""
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
@@ -174,7 +175,7 @@ def _computed(
         return [_entrywise("Cast", CASTS[kind], kind, given[0])] if kind in CASTS and wide else None
     if node.op_type == "Clip":
         return _clipped(operands, kind)
-    if node.op_type == "Mod" and _attribute(node, "fmod", 0):
+    if node.op_type == "Mod" and find_attribute(node, "fmod", 0):
         return None
     function = (FLOATS if any(map(_has_floats, given)) else INTEGERS).get(node.op_type)
     if function is None:
@@ -383,4 +384,4 @@ def _reduced(node: onnx.NodeProto, operands: Sequence[Table | None], like: NDArr
     return [out.reshape(like.shape)]
 
 
-__all__ = ["SIZE_LIMIT", "Table", "apply", "is_table", "simplify"]
+__all__ = ["SIZE_LIMIT", "Table", "apply", "find_attribute", "is_table", "simplify"]

@@ -210,7 +210,7 @@ class Proof:
         """The figures of a candidate. Raises VerificationError when prune does not equal mask."""
         found, checks = self.compare(small), len(self.rounds)
         if found.wrong:
-            raise VerificationError(f"prune does not equal mask: {found.wrong}; {self._explain(small)}")
+            raise VerificationError(f"prune does not equal mask: {found.wrong}; {self._explain()}")
         silent, tried = self._find_silent(small)
         sizes = [r.sizes for r in self.rounds]
         unique = [s for k, s in enumerate(sizes) if s not in sizes[:k]]
@@ -238,7 +238,7 @@ class Proof:
             except ModelError as e:
                 found = Outcome(float("inf"), str(e))
             if found.wrong:
-                raise VerificationError(f"prune does not equal mask: {found.wrong}; {self._explain(small)}")
+                raise VerificationError(f"prune does not equal mask: {found.wrong}; {self._explain()}")
             silent = self.power.find_silent(moved)
             self.rounds += [round_] if len(silent) < before else []  # every other candidate is asked, too
             kind += 1
@@ -256,7 +256,7 @@ class Proof:
                 return True
         return False
 
-    def _explain(self, small: Model) -> str:
+    def _explain(self) -> str:
         """The groups to blame, and the options that compile the rest."""
         groups = find_cut(self.graph, self.masks)
         own = self._rewritten(groups)

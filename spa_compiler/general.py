@@ -241,9 +241,7 @@ class _Pass:
         return out
 
     def number(self, size: Size) -> int | None:
-        if size not in self.numbers:
-            self.numbers[size] = sizes.value_at(size, self.binding)
-        return self.numbers[size]
+        return sizes.value_at(size, self.binding, self.numbers)
 
     def infer(self, proto: onnx.NodeProto, names: Sequence[str]) -> None:
         """Types with sizes: by onnx, by a formula where that says nothing, and a size of its own for the rest."""

@@ -320,36 +320,46 @@ def _product(a: float, b: float, c: float, d: float) -> Interval:
     return min(ends), max(ends)
 
 
-def value_at(size: Size, sizes: Mapping[str, int]) -> int | None:
-    """The number that a size is where symbols have these sizes; None where it holds what is not followed."""
+def value_at(size: Size, sizes: Mapping[str, int], known: dict[Size, int | None] | None = None) -> int | None:
+    """The number that a size is where symbols have these sizes; None where it holds what is not followed.
+
+    `known` is what was found before for the same sizes, and grows: functions of functions share their operands.
+    """
     if isinstance(size, int):
         return size
+    if known is None:
+        known = {}
+    if size not in known:
+        known[size] = _compute(size, sizes, known)
+    return known[size]
+
+
+def _compute(size: Any, sizes: Mapping[str, int], known: dict[Size, int | None]) -> int | None:
     if isinstance(size, str):
-        if size not in _atoms:
-            return sizes.get(size)
-        return _function_at(_atoms[size], sizes)
+        return _function_at(_atoms[size], sizes, known) if size in _atoms else sizes.get(size)
     found: dict[Any, int] = {}
     for symbol in size.free_symbols:
-        number = value_at(str(symbol), sizes)
+        number = value_at(str(symbol), sizes, known)
         if number is None:
             return None
         found[symbol] = number
     return int(size.xreplace(found))
 
 
-def _function_at(made: Atom, sizes: Mapping[str, int]) -> int | None:
+def _function_at(made: Atom, sizes: Mapping[str, int], known: dict[Size, int | None]) -> int | None:
     functions: dict[str, Callable[[int, int], int]] = {
         "floor_divide": lambda a, b: a // b, "minimum": min, "maximum": max,
         "truncate_divide": lambda a, b: int(truncate_divide(a, b)),
     }  # fmt: skip
     if made.function not in functions:
         return None
-    operands = [value_at(o, sizes) for o in made.operands]
-    if None in operands or (operands[1] == 0 and "divide" in made.function):
+    a, b = (value_at(o, sizes, known) for o in made.operands)
+    if a is None or b is None or (b == 0 and "divide" in made.function):
         return None
-    return functions[made.function](*operands)  # type: ignore[arg-type]
+    return functions[made.function](a, b)
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def symbols_of(size: Size) -> frozenset[str]:
     """The symbols that a size follows, those inside of atoms too."""
     if isinstance(size, int):

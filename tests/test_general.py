@@ -221,6 +221,19 @@ def test_what_is_folded_is_what_onnxruntime_computes(text: str, opset: int, valu
     assert np.array_equal(run(done.proto(), feed, ["y"])[0], wanted)
 
 
+def test_functions_of_functions_are_computed_once_each() -> None:
+    """Every step reads the one before it several times: 2 to the 40 paths lead back to the first."""
+    steps = "  ".join(f"a{k} = Mod(m{k}, seven)  b{k} = Max(a{k}, w)  m{k + 1} = Add(b{k}, a{k})" for k in range(40))
+    text = f"s = Shape(x)  m0 = Gather(s, two)  w = Gather(s, three)  {steps}  y = Identity(m40)"
+    model = parsed(f"(float[N,3,H,W] x) => (int64 y) {{ {text} }}", two=np.array(2), three=np.array(3),
+                   seven=np.array(7))  # fmt: skip
+    table, wanted = general_of(model).table("y"), 100
+    for _ in range(40):
+        wanted = max(wanted % 7, 5) + wanted % 7
+    assert table is not None and sizes.value_at(table.item(), {"H": 100, "W": 5}) == wanted
+    assert sizes.symbols_of(table.item()) == {"H", "W"}
+
+
 @pytest.mark.parametrize("kind", [onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16])
 def test_a_size_is_not_followed_through_a_type_that_does_not_hold_it(kind: int) -> None:
     text = f"s = Shape(x)  n = Gather(s, two)  u = Cast<to={kind}>(n)  v = Cast<to=7>(u)  y = Equal(v, n)"

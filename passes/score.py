@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from spa_compiler.calibration import Calibration
-from spa_compiler.criteria import Noted, Scores, checked, criterion, spoiled_weights
+from spa_compiler.criteria import Noted, Scores, check_scores, criterion, spoiled_weights
 from spa_compiler.data import load_npz
 from spa_compiler.doubt import doubted
 from spa_compiler.errors import UsageError
@@ -44,10 +44,10 @@ class Score:
         name = "l2" if guessed and self.criterion == "obspa" else self.criterion
         with linear_algebra(graph), quiet():
             found = criterion(name)(graph, state.moments, np.random.default_rng(self.seed))
-            scores = checked(graph, found, f"the criterion '{name}'")
+            scores = check_scores(graph, found, f"the criterion '{name}'")
             if name == "obspa" and hidden and state.moments is not None:
-                scores = doubted(graph, state.moments, Noted(scores, fallen(found)))
-        notes = [*spoilt(graph), *told(fallen(found))]
+                scores = doubted(graph, state.moments, Noted(scores, find_fallbacks(found)))
+        notes = [*describe_spoiled(graph), *describe_fallbacks(find_fallbacks(found))]
         if name != self.criterion:
             notes.append("what the inputs are is a guess: magnitude (l2) chooses the channels, not obspa; see --calib")
         if notes:
@@ -55,12 +55,12 @@ class Score:
         return replace(state, scores=scores).note(criterion=name)
 
 
-def fallen(scores: Scores) -> dict[str, str]:
+def find_fallbacks(scores: Scores) -> dict[str, str]:
     """Groups that a criterion has scored by their weights for want of anything better, and why."""
     return scores.notes if isinstance(scores, Noted) else {}
 
 
-def told(notes: Mapping[str, str]) -> Iterator[str]:
+def describe_fallbacks(notes: Mapping[str, str]) -> Iterator[str]:
     """A sentence for each reason why groups are scored by their weights."""
     for reason in dict.fromkeys(notes.values()):
         labels = [n for n, r in notes.items() if r == reason]
@@ -69,7 +69,7 @@ def told(notes: Mapping[str, str]) -> Iterator[str]:
         yield f"{groups} scored by weights alone ({few}): {reason}; other inputs may do (--calib, --input-range)"
 
 
-def spoilt(graph: DependencyGraph) -> Iterator[str]:
+def describe_spoiled(graph: DependencyGraph) -> Iterator[str]:
     """A sentence about weights that hold NaN or infinite values."""
     if names := spoiled_weights(graph):
         few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
@@ -78,4 +78,4 @@ def spoilt(graph: DependencyGraph) -> Iterator[str]:
 
 def load_scores(graph: DependencyGraph, path: Path) -> Scores:
     """Scores by group label. Raises UsageError for an unknown label, a wrong shape or a file that is no .npz."""
-    return checked(graph, load_npz(path), str(path))
+    return check_scores(graph, load_npz(path), str(path))

@@ -79,7 +79,7 @@ class Settling:
         """Pairs without errors and doubts; what is wrong with the others is kept."""
         self.solve()
         for a, b in bindings(self.found, self.given, self.ties):
-            pair = self.evaluated((a, b))
+            pair = self.evaluate_pair((a, b))
             if pair is None:
                 continue
             if pair.first.doubts or pair.second.doubts:
@@ -87,7 +87,7 @@ class Settling:
             else:
                 yield pair
 
-    def evaluated(self, pair: Pair) -> Binding | None:
+    def evaluate_pair(self, pair: Pair) -> Binding | None:
         a, b = pair
         try:
             first = self.facts(a)

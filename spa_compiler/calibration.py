@@ -26,7 +26,7 @@ from spa_compiler.amounts import LEAST, TABLE_SAMPLES, amounts, of_given, runs
 from spa_compiler.data import data_of, load_data
 from spa_compiler.errors import UsageError
 from spa_compiler.graph import DependencyGraph
-from spa_compiler.input_ranges import POSITIVE, inputs_told
+from spa_compiler.input_ranges import POSITIVE, inspect_inputs
 from spa_compiler.inversion import matched
 from spa_compiler.lockstep import Late, Walk
 from spa_compiler.lookups import index_limits
@@ -94,7 +94,7 @@ def synthetic(
     longer = max((sizes[n] / bound[n] for n in sizes), default=1.0)
     rng = np.random.default_rng(seed)
     types, bounds = input_types(model, sizes), ranges or {}
-    read = inputs_told(model)
+    read = inspect_inputs(model)
     found = {n: source_of(graph, n, t, bounds.get(n), kind, read[n].positive) for n, t in types.items()}
     if kind:
         _check_kind(kind, {n: s for n, s in found.items() if types[n].tensor_type.shape.dim})

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from spa_compiler import recurrent, routed
 from spa_compiler.adjust import Adjust
 from spa_compiler.axes import Bools, Masks
-from spa_compiler.finite import is_finite, nature, quiet, unfit
+from spa_compiler.finite import describe_flaw, has_overflow, is_finite, quiet
 from spa_compiler.gram import Floats, Gram, gather, repaired, shrinkage, solve
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.linear import Form, Rows
@@ -258,7 +258,8 @@ class _Lockstep:
         """Note a contraction that keeps its old weights because least squares has no finite solution."""
         site = self.graph.sites[i]
         name = site.name or step.node.output[0]
-        whose = next((f"what it {does} {nature(c)}" for does, c in (("reads", x), ("gives", target)) if unfit(c)), "")
+        sides = (("reads", x), ("gives", target))
+        whose = next((f"what it {does} {describe_flaw(c)}" for does, c in sides if has_overflow(c)), "")
         self.outcome.left[name] = f"{site.op}: {whose or 'its least squares have no finite solution'}"
         self.outcome.unfit.append(name)
         return None

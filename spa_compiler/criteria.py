@@ -4,8 +4,8 @@
 
 Scores are errors: the error curve of a group is the cumulative sum of its sorted scores, so that groups compare. A
 criterion is a function of the graph, the moments (None where none were taken) and a random generator; others are found
-through the entry-point group `spa_compiler.criteria`. Scores are finite, whatever the weights are: `checked` says so of
-those of a plug-in, and `Noted` tells which groups a criterion could not score as it would have liked.
+through the entry-point group `spa_compiler.criteria`. Scores are finite, whatever the weights are: `check_scores` says
+so of those of a plug-in, and `Noted` tells which groups a criterion could not score as it would have liked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.axes import NOWHERE, coordinates
 from spa_compiler.errors import UsageError
-from spa_compiler.finite import balanced, exponent, is_finite, quiet
+from spa_compiler.finite import balance, exponent, is_finite, quiet
 from spa_compiler.graph import DependencyGraph, Group, Member
 from spa_compiler.plugins import found_in
 
@@ -53,7 +53,7 @@ class Noted(Scores):
         self.notes = dict(notes)
 
 
-def checked(graph: DependencyGraph, scores: Mapping[str, Any], source: str) -> Scores:
+def check_scores(graph: DependencyGraph, scores: Mapping[str, Any], source: str) -> Scores:
     """Scores as float64, in the shapes of their groups and finite; `source` says whose they are.
 
     Groups may be left out: they are not cut. Raises UsageError that names the group.
@@ -84,7 +84,7 @@ class Slices:
 
     @property
     def numbers(self) -> NDArray[np.float64]:
-        """The weights as float64; what is not finite counts as nothing (`spoiled` tells of which channels)."""
+        """The weights as float64; what is not finite counts as nothing (`find_spoiled` tells of which channels)."""
         values = self.values.astype(np.float64)
         return values if is_finite(values) else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -135,7 +135,7 @@ def learned(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
     return (s for s in slices(graph, group) if s.member.value not in statistics)
 
 
-def spoiled(graph: DependencyGraph, group: Group) -> NDArray[np.bool_]:
+def find_spoiled(graph: DependencyGraph, group: Group) -> NDArray[np.bool_]:
     """Channels of a group (flat) that have a weight which is NaN or infinite."""
     size = int(np.prod(group.shape))
     out = np.zeros(size, bool)
@@ -160,8 +160,8 @@ def _scores(graph: DependencyGraph, measure: Callable[[Group], NDArray[np.float6
     out: Scores = {}
     with quiet():
         for group in graph.groups:
-            raw = balanced(measure(group))
-            raw = np.where(spoiled(graph, group), raw.max(initial=0.0), raw)
+            raw = balance(measure(group))
+            raw = np.where(find_spoiled(graph, group), raw.max(initial=0.0), raw)
             mean = float(raw.mean())
             out[group.label] = (raw / mean if mean else raw).reshape(group.shape)
     return out
@@ -171,7 +171,7 @@ def _magnitude(graph: DependencyGraph, power: int) -> Scores:
     def measure(group: Group) -> NDArray[np.float64]:
         total = np.zeros(int(np.prod(group.shape)))
         for s in learned(graph, group):
-            part = s.sums(np.abs(balanced(s.numbers)) ** power, total.size)
+            part = s.sums(np.abs(balance(s.numbers)) ** power, total.size)
             total += part / max(float(part.mean()), 1e-30)  # members of different scale count alike
         return total
 

@@ -32,7 +32,7 @@ def doubted(graph: DependencyGraph, moments: Moments, scores: Scores) -> Scores:
     """Scores of groups whose values vary along few directions, raised; not of those that weights score."""
     out, by_weights = dict(scores), scores.notes if isinstance(scores, Noted) else {}
     for group in graph.groups:
-        read = ((m, owners(graph, group, m.axis)) for m in reading(moments, group))
+        read = ((m, owners(group, m.axis)) for m in reading(moments, group))
         shares = [directions(c) for m, owner in read for c in between(m, owner)]
         if shares and group.label in scores and group.label not in by_weights:
             out[group.label] = scores[group.label] * max(1.0, KNOWN / geometric_mean(shares))

@@ -3,7 +3,7 @@
     with quiet():
         covariance = x.T @ x                      # may overflow: no warning, the result is checked
     if not is_finite(covariance):
-        reason = f"'{name}' {nature(chunks)}"      # 'exp_3' is NaN or infinite on 12 of 64 inputs
+        reason = f"'{name}' {describe_flaw(chunks)}"      # 'exp_3' is NaN or infinite on 12 of 64 inputs
 
 Values of a model overflow where its inputs are not what it was trained on, or where it was trained badly. Statistics of
 such values say nothing: whoever reads them has to ask first.
@@ -38,7 +38,7 @@ def _plain(a: Any) -> Array:
     return array if array.dtype.kind in "fiub" else array.astype(np.float32)
 
 
-def nature(chunks: Iterable[Array]) -> str:
+def describe_flaw(chunks: Iterable[Array]) -> str:
     """What about values (chunks of inputs first) keeps statistics of them from being finite."""
     every = [np.asarray(c, np.float64) for c in chunks]
     bad = [not is_finite(row) for c in every for row in (c if c.ndim else c[None])]
@@ -48,7 +48,7 @@ def nature(chunks: Iterable[Array]) -> str:
     return f"is up to {largest:.0e}, which overflows when it is squared"
 
 
-def unfit(chunks: Iterable[Array]) -> bool:
+def has_overflow(chunks: Iterable[Array]) -> bool:
     """Are some of these values not finite, or do their squares overflow single precision?"""
     return any(not is_finite(c) or bool(np.square(c, dtype=np.float32).max(initial=0.0) == np.inf) for c in chunks)
 
@@ -61,7 +61,7 @@ def exponent(largest: float) -> int:
     return int(np.frexp(largest)[1]) if largest and not USUAL[0] <= largest <= USUAL[1] else 0
 
 
-def balanced(values: Array) -> Array:
+def balance(values: Array) -> Array:
     """Finite float64 values divided by that power of two for the largest of them: nothing is rounded.
 
     What becomes smaller than the smallest float is zero.

@@ -41,6 +41,7 @@ class General(Facts):
     sizes: dict[str, Size] = field(default_factory=dict)
     keys: dict[Size, str] = field(default_factory=dict)
     demands: list[tuple[Size, Size]] = field(default_factory=list)  # sizes that are equal where the model runs
+    positions: dict[str, Any] = field(default_factory=dict)  # value -> its `index_arithmetic.Index`, once asked for
 
     def axes(self, name: str) -> tuple[Size, ...] | None:
         """Sizes of a value's axes, or None where its rank is not known."""
@@ -192,7 +193,7 @@ class _Pass:
         if node.op == "Size":
             table = np.empty((), object)
             table[()] = sizes.product(axes)
-        self.know(output, size_tables.simplified(table, np.dtype(np.int64)), np.dtype(np.int64))
+        self.know(output, size_tables.simplify(table, np.dtype(np.int64)), np.dtype(np.int64))
         return True
 
     def know(self, name: str, table: Array, dtype: np.dtype[Any]) -> None:
@@ -221,7 +222,7 @@ class _Pass:
             return
         known = [v for v in like if v is not None]
         for o, table, v in zip(outputs, size_tables.apply(proto, tables, known, self.evaluate), known, strict=True):
-            self.know(o, self.checked(o, table, v) if o in self.at.values else table, v.dtype)
+            self.know(o, self.refute(o, table, v) if o in self.at.values else table, v.dtype)
 
     def example(self, name: str) -> Array | None:
         """An array of the shape and type of a value whose shape is fixed: what it is at this binding, where known."""
@@ -236,7 +237,7 @@ class _Pass:
             return None
         return np.zeros(fixed, helper.tensor_dtype_to_np_dtype(element))
 
-    def checked(self, name: str, table: Array, value: Array) -> Array:
+    def refute(self, name: str, table: Array, value: Array) -> Array:
         """Entries that are another number at this binding than was computed are not followed."""
         if not size_tables.is_table(table):
             return table if np.array_equal(table, value) else value_of_its_own(name, value)
@@ -245,13 +246,11 @@ class _Pass:
             if sizes.is_size(entry) and not isinstance(entry, bool):
                 found = self.number(entry)
                 if found is not None and found != number:
-                    out.ravel()[k] = sizes.atom("entry", (name, k))
+                    out.ravel()[k] = sizes.atom("entry", ((name,), k))
         return out
 
     def number(self, size: Size) -> int | None:
-        if size not in self.numbers:
-            self.numbers[size] = sizes.value_at(size, self.binding)
-        return self.numbers[size]
+        return sizes.value_at(size, self.binding, self.numbers)
 
     def infer(self, proto: onnx.NodeProto, names: Sequence[str]) -> None:
         """Types with sizes: by onnx, by a formula where that says nothing, and a size of its own for the rest."""
@@ -327,7 +326,7 @@ class _Pass:
 def value_of_its_own(name: str, value: Array) -> Array:
     """A table of entries of which nothing is known."""
     table = np.empty(value.size, object)
-    table[:] = [sizes.atom("entry", (name, k)) for k in range(value.size)]
+    table[:] = [sizes.atom("entry", ((name,), k)) for k in range(value.size)]
     return table.reshape(value.shape)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
@@ -23,6 +24,7 @@ from spa_compiler.sizes import Size
 
 LARGEST = 1 << 24
 """Entries of a constant up to which it is looked at."""
+WIDE = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,14 @@ def find_places(
 
 
 def find_index(model: Model, tensor: gs.Tensor, general: General) -> Index | None:
-    """The table that a value is, or None."""
+    """The table that a value is, or None. Found once for each value: sums of sums read the same ones again."""
+    if tensor.name not in general.positions:
+        general.positions[tensor.name] = _find_index(model, tensor, general)
+    found: Index | None = general.positions[tensor.name]
+    return found
+
+
+def _find_index(model: Model, tensor: gs.Tensor, general: General) -> Index | None:
     known = _numbers(model, tensor, general)
     if known is not None:
         return _counted(known)
@@ -138,9 +147,11 @@ def _expand(model: Model, node: gs.Node, general: General, axes: tuple[Size, ...
     return None if x is None else _spread(x, axes)
 
 
-def _spread(x: Index, axes: tuple[Size, ...]) -> Index:
-    """An index broadcast to more axes."""
+def _spread(x: Index, axes: tuple[Size, ...]) -> Index | None:
+    """An index broadcast to more axes; None where an axis that follows a symbol may be 1, and then is repeated."""
     front = len(axes) - len(x.axes)
+    if any(n != 1 and n != a for n, a in zip(x.axes, axes[front:], strict=True)):
+        return None
     steps = [0] * front + [0 if n == 1 else s for n, s in zip(x.axes, x.steps, strict=True)]
     return Index(axes, x.start, tuple(steps))
 
@@ -152,7 +163,9 @@ def _transpose(model: Model, node: gs.Node, general: General, axes: tuple[Size, 
 
 
 def _pass(model: Model, node: gs.Node, general: General, axes: tuple[Size, ...]) -> Index | None:
-    return find_index(model, node.inputs[0], general)
+    """Identity, and Cast to a type that holds every position: truth values and short integers do not."""
+    wide = node.op != "Cast" or general.types[node.outputs[0].name].tensor_type.elem_type in WIDE
+    return find_index(model, node.inputs[0], general) if wide else None
 
 
 def _add(model: Model, node: gs.Node, general: General, axes: tuple[Size, ...]) -> Index | None:
@@ -160,6 +173,8 @@ def _add(model: Model, node: gs.Node, general: General, axes: tuple[Size, ...]) 
     if a is None or b is None:
         return None
     x, y = _spread(a, axes), _spread(b, axes)
+    if x is None or y is None:
+        return None
     combine = sizes.add if node.op == "Add" else sizes.subtract
     return Index(axes, combine(x.start, y.start), tuple(map(combine, x.steps, y.steps)))
 
@@ -169,10 +184,10 @@ def _multiply(model: Model, node: gs.Node, general: General, axes: tuple[Size, .
     if a is None or b is None:
         return None
     x, by = (a, b) if all(n == 1 for n in b.axes) else (b, a)
-    if any(n != 1 for n in by.axes):
+    many = _spread(x, axes)
+    if many is None or any(n != 1 for n in by.axes):
         return None
-    x = _spread(x, axes)
-    return Index(axes, sizes.multiply(x.start, by.start), tuple(sizes.multiply(s, by.start) for s in x.steps))
+    return Index(axes, sizes.multiply(many.start, by.start), tuple(sizes.multiply(s, by.start) for s in many.steps))
 
 
 _STEPS = {

@@ -1,6 +1,6 @@
 """Which values an input can take, read off the graph: masks of 0 and 1, and numbers that must be positive.
 
-    told = inputs_told(model)
+    told = inspect_inputs(model)
     told["attention_mask"].mask, told["attention_mask"].open      # True, 1: the value that hides nothing
     told["spectrum"].positive                                     # it reaches a Log, a Sqrt, a divisor
     sources(model)["logits"]                                      # inputs whose numbers decide this value
@@ -54,7 +54,7 @@ MASKS = {"Attention": (3, 5), "MultiHeadAttention": (4,), "EmbedLayerNormalizati
 
 
 @dataclass(frozen=True)
-class Told:
+class InputFacts:
     """What the graph tells of an input. `open`: the value of a mask that hides nothing."""
 
     mask: bool = False
@@ -62,7 +62,7 @@ class Told:
     positive: bool = False
 
 
-def inputs_told(model: Model) -> dict[str, Told]:
+def inspect_inputs(model: Model) -> dict[str, InputFacts]:
     """What the graph tells of each of its inputs."""
     kinds = _kinds(model)
     with quiet():
@@ -100,7 +100,7 @@ def number(model: Model, t: gs.Tensor) -> float | None:
 # --- masks: what becomes of 0 and of 1
 
 
-def _mask(model: Model, tensor: gs.Tensor, kind: str) -> Told:
+def _mask(model: Model, tensor: gs.Tensor, kind: str) -> InputFacts:
     """What the graph does with an input that could be a mask: a number that is 0 or 1 everywhere."""
     whole = kind in ("i", "u", "b")
     values: dict[str, Pair] = {tensor.name: (0.0, 1.0)}
@@ -116,9 +116,9 @@ def _mask(model: Model, tensor: gs.Tensor, kind: str) -> Told:
                     values[out.name] = pair
                     todo.append(out)
     if not hints and not (kind in ("i", "u") and "mask" in tensor.name.lower()):
-        return Told()
+        return InputFacts()
     sure = [h for h in hints if h >= 0]
-    return Told(True, sure[0] if sure else 1)
+    return InputFacts(True, sure[0] if sure else 1)
 
 
 def _image(model: Model, node: gs.Node, values: Mapping[str, Pair]) -> Pair | None:
@@ -219,7 +219,7 @@ def _positive(model: Model, kinds: Mapping[str, str]) -> set[str]:
         weights = changes and _signless(model, node)
         spans = [_interval(node, [p[k] for p in pairs], weights) for k in (0, 1)]
         for t in node.outputs:
-            both[t.name] = (_told(spans[0]), _told(spans[1]))
+            both[t.name] = (_defined(spans[0]), _defined(spans[1]))
     return out
 
 
@@ -256,7 +256,7 @@ def _signless(model: Model, node: gs.Node) -> bool:
     return any(isinstance(t, gs.Constant) for t in node.inputs)
 
 
-def _told(span: Pair) -> Pair:
+def _defined(span: Pair) -> Pair:
     return ANYTHING if np.isnan(span).any() else span
 
 

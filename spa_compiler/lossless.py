@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from spa_compiler.axes import NOWHERE, Bools, coordinates
-from spa_compiler.criteria import spoiled
+from spa_compiler.criteria import find_spoiled
 from spa_compiler.dims import Dim, Sum, atoms
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.model import element_type
@@ -49,7 +49,7 @@ def dead_channels(graph: DependencyGraph, least: int = 1) -> dict[str, Bools]:
         if not group.stat:
             dead = np.concatenate([_dead(d, consumed.get(d, [])) for d in group.dims])
             if dead.any():  # zero times infinity is no zero
-                dead &= ~spoiled(graph, group).reshape(-1, group.size).any(axis=0)
+                dead &= ~find_spoiled(graph, group).reshape(-1, group.size).any(axis=0)
             if dead.any():
                 out[group.label] = _leave(group, dead, least)
     return {label: dead for label, dead in out.items() if dead.any()}

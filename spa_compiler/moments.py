@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from spa_compiler import recurrent, routed
 from spa_compiler.adjust import Adjust, statistics
 from spa_compiler.dims import Dim, Expr, Prod, Sum, atoms
-from spa_compiler.finite import is_finite, nature, quiet
+from spa_compiler.finite import describe_flaw, is_finite, quiet
 from spa_compiler.gram import INDEPENDENT, ON_A_GRID, Gram, gather, shrinkage
 from spa_compiler.graph import DependencyGraph, Group
 from spa_compiler.linear import Form, Rows, find
@@ -160,7 +160,7 @@ class _Collector:
             covariance, np.ones(weights.shape[0] * weights.shape[1]), shrinkage=shrunk, value=value.name,
         )  # fmt: skip
         if not is_finite(mean, covariance):
-            moment.nature = nature(step.inputs[found.data] or ())
+            moment.nature = describe_flaw(step.inputs[found.data] or ())
         if branch is None or not branch.fits(step.outputs[0][0].shape, found.out):
             moment.energy = energy(step.outputs[0], 1.0)
         else:
@@ -183,7 +183,7 @@ class _Collector:
         self.out.of[step.index] = Moment(
             step.index, value.axes[-2 if left else -1], contracted, columns, weights, np.zeros((blocks, d)), squares,
             gain, energy([c.swapaxes(-1, -2) for c in y] if left else y, 1.0), shrunk, value=value.name,
-            nature="" if is_finite(squares) else nature(x),
+            nature="" if is_finite(squares) else describe_flaw(x),
         )  # fmt: skip
 
     def _cell(self, step: Step) -> None:

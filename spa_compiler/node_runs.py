@@ -59,14 +59,16 @@ def compute(proto: onnx.NodeProto, operands: Sequence[Array | None], versions: V
     if sum(v.size for v in used) > REPEATED:
         return _evaluated(plain, versions, used)
     key = plain.SerializeToString(), versions, tuple((v.dtype, v.shape, v.tobytes()) for v in used)
-    if key not in _results:
+    if key in _results:
+        got = _results[key]
+    else:
         got = _evaluated(plain, versions, used)
         if sum(a.size for a in got or []) > REPEATED:
             return got
         if len(_results) >= REMEMBERED:
             _results.clear()
         _results[key] = got
-    return [a.copy() for a in found] if (found := _results[key]) is not None else None
+    return [a.copy() for a in got] if got is not None else None
 
 
 _results: dict[tuple[bytes, Versions, tuple[Operand, ...]], list[Array] | None] = {}
@@ -93,8 +95,9 @@ def _evaluated(proto: onnx.NodeProto, versions: Versions, values: list[Array]) -
 
 def _is_for_runtime(proto: onnx.NodeProto, values: Sequence[Array]) -> bool:
     """Is this run by onnxruntime, because the reference implementation may give something else?"""
-    if proto.op_type == "Slice":
-        return len(values) > 4 and bool((values[-1] < 0).any())
+    if proto.op_type == "Slice":  # operands are x0, x1, ...: axes may be left out, and one constant may be two operands
+        steps = proto.input[4] if len(proto.input) > 4 else ""
+        return bool(steps) and bool((values[int(steps[1:])] < 0).any())
     if proto.op_type in ("Div", "Range"):
         return any(v.dtype.kind != "i" or bool((v < 0).any()) for v in values)
     if proto.op_type == "Cast":

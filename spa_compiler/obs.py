@@ -268,7 +268,7 @@ def meeting_error(graph: DependencyGraph, group: Group, meeting: Meeting) -> Flo
         index = np.full((1,) * len(axes), NOWHERE, np.int64)
         for i, a in enumerate(axes):
             if set(group.dims) & set(coordinates(a)):
-                index = spread(graph, group, axes, i)
+                index = spread(group, axes, i)
         where = np.broadcast_to(index, squares.shape)
         hit = where != NOWHERE
         total = np.bincount(where[hit], squares[hit], size)
@@ -327,7 +327,7 @@ def _group(graph: DependencyGraph, moments: Moments, group: Group, diagonal: boo
         same.setdefault(id(moment.covariance), []).append(moment)
     try:
         for several in same.values():
-            owner = owners(graph, group, several[0].axis)
+            owner = owners(group, several[0].axis)
             base += sum(alone(m, owner, diagonal, size) for m in several)
             pieces += [] if diagonal else list(parts(several, owner))
         for meeting in meetings:

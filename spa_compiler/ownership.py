@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from spa_compiler.axes import NOWHERE, coordinates
 from spa_compiler.dims import Expr
-from spa_compiler.graph import DependencyGraph, Group
+from spa_compiler.graph import Group
 
 
-def owners(graph: DependencyGraph, group: Group, axis: Expr) -> NDArray[np.int64]:
+def owners(group: Group, axis: Expr) -> NDArray[np.int64]:
     """For every position of an axis the flat index into group.shape, or NOWHERE."""
     place = coordinates(axis)
     out = np.full(axis.size, NOWHERE, np.int64)
@@ -27,7 +27,7 @@ def owners(graph: DependencyGraph, group: Group, axis: Expr) -> NDArray[np.int64
     return np.where((out == NOWHERE) | (block == NOWHERE), NOWHERE, block * group.size + out)
 
 
-def spread(graph: DependencyGraph, group: Group, axes: list[Expr], at: int) -> NDArray[np.int64]:
+def spread(group: Group, axes: list[Expr], at: int) -> NDArray[np.int64]:
     """Flat group index over the axes of a value, with the block on the same or on another axis."""
     place, rank = coordinates(axes[at]), len(axes)
     along = np.full(axes[at].size, NOWHERE, np.int64)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.external import PROTOBUF_LIMIT
 from spa_compiler.finite import is_finite
-from spa_compiler.input_ranges import POSITIVE, Told, inputs_told, sources
+from spa_compiler.input_ranges import POSITIVE, InputFacts, inspect_inputs, sources
 from spa_compiler.lookups import count_limits, index_limits
 from spa_compiler.model import Model, write
 from spa_compiler.shapes import input_types, quiet_session, random_array
@@ -150,12 +150,12 @@ def random_inputs(
     valid, so that these are left out.
     """
     out: dict[str, Array] = {}
-    limits, told, counts = index_limits(model, sizes), inputs_told(model), count_limits(model)
+    limits, told, counts = index_limits(model, sizes), inspect_inputs(model), count_limits(model)
     for name, t in input_types(model, sizes).items():
         bounds, limit = (ranges or {}).get(name), limits.get(name, 0)
         if bounds is None and name in counts:
             bounds = (1, counts[name])
-        out[name] = _drawn(t, rng, told.get(name, Told()), limit, bounds, recipe or Recipe())
+        out[name] = _drawn(t, rng, told.get(name, InputFacts()), limit, bounds, recipe or Recipe())
     for name in model.defaults:
         value = model.default_array(name)
         if value.dtype.kind == "f":
@@ -170,7 +170,7 @@ def _another(value: Array, rng: np.random.Generator) -> Array:
 
 
 def _drawn(
-    t: onnx.TypeProto, rng: np.random.Generator, told: Told, limit: int, bounds: tuple[float, float] | None,
+    t: onnx.TypeProto, rng: np.random.Generator, told: InputFacts, limit: int, bounds: tuple[float, float] | None,
     recipe: Recipe,
 ) -> Array:  # fmt: skip
     """One input; `limit`: what its ids are below, or 0."""
@@ -273,7 +273,7 @@ def _others(
     model: Model, sizes: dict[str, int], ranges: Mapping[str, tuple[float, float]]
 ) -> Iterator[tuple[Recipe, ...]]:
     """Recipes for the kinds of inputs that the model has and nobody gave a range for."""
-    told, limits = inputs_told(model), index_limits(model, sizes)
+    told, limits = inspect_inputs(model), index_limits(model, sizes)
     kinds = {n: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type)).kind
              for n, t in input_types(model, sizes).items() if n not in ranges and n not in limits}  # fmt: skip
     if any(told[n].mask or kind == "b" for n, kind in kinds.items() if n in told):

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from spa_compiler import sizes
+from spa_compiler.size_tables import find_attribute
 from spa_compiler.sizes import Size
 
 Axes = Sequence[Size]
@@ -39,7 +39,7 @@ class Operands:
     demands: list[tuple[Size, Size]]  # sizes that have to be equal for the node to run; formulas add theirs
 
     def attribute(self, name: str, default: Any) -> Any:
-        return next((helper.get_attribute_value(a) for a in self.node.attribute if a.name == name), default)
+        return find_attribute(self.node, name, default)
 
     def x(self, slot: int = 0) -> Axes:
         """Sizes of an input. Raises LookupError where they are not known."""
@@ -114,6 +114,8 @@ def _windows(operands: Operands, size: Size, kernel: Size, k: int, rank: int) ->
     pads = operands.attribute("pads", None) or [0] * (2 * rank)
     auto = operands.attribute("auto_pad", b"NOTSET")
     if auto in (b"SAME_UPPER", b"SAME_LOWER"):
+        if dilation != 1 and operands.node.op_type in POOLS:
+            return None  # onnxruntime pads as if the window were not dilated
         return sizes.floor_divide(sizes.add(size, stride - 1), stride)
     before, after = (0, 0) if auto == b"VALID" else (pads[k], pads[k + rank])
     if not isinstance(kernel, int):

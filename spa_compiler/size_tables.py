@@ -49,7 +49,7 @@ def is_table(value: NDArray[Any]) -> bool:
     return value.dtype == object
 
 
-def simplified(table: Table, like: np.dtype[Any]) -> Table:
+def simplify(table: Table, like: np.dtype[Any]) -> Table:
     """Numbers of a dtype where every entry is one, the table otherwise."""
     if not all(isinstance(e, int | Fraction | np.generic) for e in table.ravel()):
         return table
@@ -65,7 +65,7 @@ def apply(
         found = _moved(node, operands, like, run) if node.op_type in MOVES else _computed(node, operands, like)
     if found is None or any(f.shape != v.shape for f, v in zip(found, like, strict=True)):
         found = [_opaque(node, operands, k, v) for k, v in enumerate(like)]
-    return [simplified(f, v.dtype) for f, v in zip(found, like, strict=True)]
+    return [simplify(f, v.dtype) for f, v in zip(found, like, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,11 @@ def _unfollowed(function: str, key: tuple[Any, ...], kind: str) -> Any:
 def _opaque(node: onnx.NodeProto, operands: Sequence[Table | None], output: int, like: NDArray[Any]) -> Table:
     """Entries of which nothing is known but what they are a function of."""
     key = tuple(None if o is None else (o.shape, tuple(o.ravel().tolist())) for o in operands)
-    applied = sizes.intern((node.domain, tuple(a.SerializeToString() for a in node.attribute), *key))
+    attributes = tuple(a.SerializeToString() for a in node.attribute)
+    whole = sizes.atom(node.op_type, ((node.domain, attributes, *key),))  # long keys are looked up once, not per entry
     table = np.empty(like.size, object)
     for k in range(like.size):
-        table[k] = _unfollowed(node.op_type, (applied, output, k), like.dtype.kind)
+        table[k] = _unfollowed(node.op_type, (whole, output, k), like.dtype.kind)
     return table.reshape(like.shape)
 
 
@@ -100,9 +101,9 @@ def _moved(
     moving = {k for k, o in enumerate(operands) if o is not None and (slots is None or k in slots)}
     if any(o is not None and is_table(o) for k, o in enumerate(operands) if k not in moving):
         return _chosen(operands, like) if node.op_type == "Where" else None
-    if node.op_type in ("ScatterND", "ScatterElements") and _attribute(node, "reduction", b"none") != b"none":
+    if node.op_type in ("ScatterND", "ScatterElements") and find_attribute(node, "reduction", b"none") != b"none":
         return None
-    if node.op_type == "Pad" and _attribute(node, "mode", b"constant") != b"constant":
+    if node.op_type == "Pad" and find_attribute(node, "mode", b"constant") != b"constant":
         slots = (0,)
     entries: list[Any] = [0]  # what stands where nothing was put: Pad without a value
     numbers: list[NDArray[Any] | None] = []
@@ -117,10 +118,11 @@ def _moved(
         return None
     table = np.empty(len(entries), object)
     table[:] = entries
-    return [np.asarray(table[m.astype(np.int64)], object).reshape(m.shape) for m in moved]
+    return [table[m.astype(np.int64).ravel()].reshape(m.shape) for m in moved]  # of rank 0 an entry would come back
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+def find_attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """The value of an attribute; text is bytes."""
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
@@ -177,13 +179,13 @@ def _computed(
     if node.op_type in REDUCED:
         return _reduced(node, operands, like[0])
     if node.op_type == "Cast":
-        return [_entrywise("Cast", CASTS[kind], kind, given[0])] if kind in CASTS else None
+        wide = kind == "b" or like[0].dtype.itemsize >= 4  # shorter types do not hold every size
+        return [_entrywise("Cast", CASTS[kind], kind, given[0])] if kind in CASTS and wide else None
     if node.op_type == "Clip":
         return _clipped(operands, kind)
-    if node.op_type == "Mod" and _attribute(node, "fmod", 0):
+    if node.op_type == "Mod" and find_attribute(node, "fmod", 0):
         return None
-    floats = any(isinstance(_entry(e), Fraction | Scaled | Real) for o in given for e in o.ravel()[:1])
-    function = (FLOATS if floats else INTEGERS).get(node.op_type)
+    function = (FLOATS if any(map(_has_floats, given)) else INTEGERS).get(node.op_type)
     if function is None:
         return None
     if len(given) == 1:
@@ -208,6 +210,11 @@ def _is_equal(a: Size, b: Size) -> bool | None:
 
 def _is_less(a: Size, b: Size) -> bool | None:
     return sizes.is_less(a, b, EMPTY)
+
+
+def _has_floats(table: Table) -> bool:
+    """Is an entry a float? Those that Pad puts in are not."""
+    return any(isinstance(e, float | Fraction | Scaled | Real | np.floating) for e in table.ravel())
 
 
 def _clipped(operands: Sequence[Table | None], kind: str) -> list[Table] | None:
@@ -240,6 +247,8 @@ def _reduce(numerator: Size, denominator: int) -> Any:
         return Fraction(numerator, denominator)
     while denominator > 1 and sizes.modulo(numerator, 2) == 0:
         numerator, denominator = sizes.floor_divide(numerator, 2), denominator // 2
+    if denominator > EXACT:
+        raise NotFollowedError
     return Scaled((numerator, denominator))
 
 
@@ -306,7 +315,8 @@ def _to_float(entry: Any) -> Any:
     return Fraction(entry) if isinstance(entry, int | Fraction) else _scaled(entry)
 
 
-CASTS: dict[str, Callable[[Any], Any]] = {"b": _to_bool, "i": _to_integer, "u": _to_integer, "f": _to_float}
+CASTS: dict[str, Callable[[Any], Any]] = {"b": _to_bool, "i": _to_integer, "f": _to_float}
+"""By the kind of the type. Those without a sign are left out: what is below 0 becomes another number."""
 
 
 def _compared(name: str, decide: Callable[[Size, Size], bool | None]) -> Callable[[Any, Any], Any]:
@@ -400,4 +410,4 @@ def _reduced(node: onnx.NodeProto, operands: Sequence[Table | None], like: NDArr
     return [out.reshape(like.shape)]
 
 
-__all__ = ["SIZE_LIMIT", "Table", "apply", "is_table", "simplified"]
+__all__ = ["SIZE_LIMIT", "Table", "apply", "find_attribute", "is_table", "simplify"]

@@ -1,7 +1,7 @@
 """Sizes that hold for every binding of the symbols: exact integer expressions.
 
-    n = add(mul("H", 2), -1)             # 2*H - 1, where H is a symbol
-    floor_divide(mul("H", 4), 2)         # 2*H: exact, so simplified
+    n = add(multiply("H", 2), -1)        # 2*H - 1, where H is a symbol
+    floor_divide(multiply("H", 4), 2)    # 2*H: exact, so simplified
     is_less("H", 1)                      # False: a symbol is the size of an axis, 1 or more
     is_less("H", 1, least=0)             # None: an axis may be empty, a cache before the first step
     value_at(n, {"H": 5})                # 9
@@ -34,13 +34,16 @@ Interval = tuple[float, float]
 INFINITY = (1 << 31) - 1
 """A bound of a Slice from here on means "to the end": no axis is as long."""
 ANY: Interval = (-math.inf, math.inf)
+MARK = "\0"
+"""What the name of every atom begins with, and that of no symbol: a file may call its dims as it likes."""
 
 
 @dataclass(frozen=True)
 class Atom:
     """What an atom stands for: a function by name, what it is applied to, and between which numbers it lies.
 
-    Of a function in `_BOUNDS` the bounds follow from its operands.
+    Operands are sizes; what else the function depends on (the name of a value, tables) stands in tuples. Of a function
+    in `_BOUNDS` the bounds follow from its operands.
     """
 
     function: str
@@ -57,17 +60,9 @@ def atom(function: str, operands: tuple[Any, ...], bounds: Interval = ANY) -> Si
     """The size that a function gives of these operands: the same one for the same operands."""
     key = function, operands
     if key not in _names:
-        name = _names[key] = f"{function}#{next(_count)}"
+        name = _names[key] = f"{MARK}{function}#{next(_count)}"
         _atoms[name] = Atom(function, operands, bounds)
     return _names[key]
-
-
-def intern(key: tuple[Any, ...]) -> int:
-    """A number for a long key, the same one for the same key: many atoms have it in common."""
-    return _interned.setdefault(key, len(_interned))
-
-
-_interned: dict[tuple[Any, ...], int] = {}
 
 
 def is_atom(size: Size) -> bool:
@@ -82,7 +77,7 @@ def is_size(value: object) -> bool:
 
 def unknown_size(value: str, axis: int) -> Size:
     """The size of an axis of which nothing is known but that it is no constant."""
-    return atom("size", (value, axis), (0, math.inf))
+    return atom("size", ((value,), axis), (0, math.inf))
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -337,36 +332,46 @@ def _product(a: float, b: float, c: float, d: float) -> Interval:
     return min(ends), max(ends)
 
 
-def value_at(size: Size, sizes: Mapping[str, int]) -> int | None:
-    """The number that a size is where symbols have these sizes; None where it holds what is not followed."""
+def value_at(size: Size, sizes: Mapping[str, int], known: dict[Size, int | None] | None = None) -> int | None:
+    """The number that a size is where symbols have these sizes; None where it holds what is not followed.
+
+    `known` is what was found before for the same sizes, and grows: functions of functions share their operands.
+    """
     if isinstance(size, int):
         return size
+    if known is None:
+        known = {}
+    if size not in known:
+        known[size] = _compute(size, sizes, known)
+    return known[size]
+
+
+def _compute(size: Any, sizes: Mapping[str, int], known: dict[Size, int | None]) -> int | None:
     if isinstance(size, str):
-        if size not in _atoms:
-            return sizes.get(size)
-        return _function_at(_atoms[size], sizes)
+        return _function_at(_atoms[size], sizes, known) if size in _atoms else sizes.get(size)
     found: dict[Any, int] = {}
     for symbol in size.free_symbols:
-        number = value_at(str(symbol), sizes)
+        number = value_at(str(symbol), sizes, known)
         if number is None:
             return None
         found[symbol] = number
     return int(size.xreplace(found))
 
 
-def _function_at(made: Atom, sizes: Mapping[str, int]) -> int | None:
+def _function_at(made: Atom, sizes: Mapping[str, int], known: dict[Size, int | None]) -> int | None:
     functions: dict[str, Callable[[int, int], int]] = {
         "floor_divide": lambda a, b: a // b, "minimum": min, "maximum": max,
         "truncate_divide": lambda a, b: int(truncate_divide(a, b)),
     }  # fmt: skip
     if made.function not in functions:
         return None
-    operands = [value_at(o, sizes) for o in made.operands]
-    if None in operands or (operands[1] == 0 and "divide" in made.function):
+    a, b = (value_at(o, sizes, known) for o in made.operands)
+    if a is None or b is None or (b == 0 and "divide" in made.function):
         return None
-    return functions[made.function](*operands)  # type: ignore[arg-type]
+    return functions[made.function](a, b)
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def symbols_of(size: Size) -> frozenset[str]:
     """The symbols that a size follows, those inside of atoms too."""
     if isinstance(size, int):
@@ -374,10 +379,11 @@ def symbols_of(size: Size) -> frozenset[str]:
     names = [size] if isinstance(size, str) else [str(s) for s in size.free_symbols]
     found: set[str] = set()
     for name in names:
-        made, operands = (_atoms[name].function, _atoms[name].operands) if name in _atoms else ("", ())
-        found |= {name} if name not in _atoms else set()
-        for o in operands:
-            if is_size(o) and made != "size":
+        if name not in _atoms:
+            found.add(name)
+            continue
+        for o in _atoms[name].operands:
+            if is_size(o):
                 found |= symbols_of(o)
     return frozenset(found)
 
@@ -414,7 +420,7 @@ def text_of(size: Size) -> str:
 
 def _function_text(made: Atom) -> str:
     signs = {"floor_divide": " // ", "truncate_divide": " / "}
-    parts = [text_of(o) if not isinstance(o, tuple) else "..." for o in made.operands]
+    parts = [text_of(o) if is_size(o) else "..." for o in made.operands]
     if made.function in signs:
         return signs[made.function].join(f"({p})" if " " in p else p for p in parts)
     names = {"minimum": "min", "maximum": "max"}
@@ -438,6 +444,7 @@ def parse_size(name: str) -> Size:
 
     Anything that is no such expression is a symbol as a whole: names may hold any text.
     """
+    name = name.replace(MARK, "?")
     try:
         if len(name) > LONGEST_NAME or not EXPRESSION.fullmatch(name):
             return name
@@ -463,6 +470,6 @@ def _parsed(node: ast.expr) -> Size:
     raise ValueError("no expression of sizes")
 
 
-__all__ = ["ANY", "INFINITY", "Size", "add", "atom", "bounds", "floor_divide", "intern", "is_atom", "is_equal"]
+__all__ = ["ANY", "INFINITY", "Size", "add", "atom", "bounds", "floor_divide", "is_atom", "is_equal"]
 __all__ += ["is_less", "is_size", "linear_part", "maximum", "minimum", "modulo", "multiply", "negate", "parse_size"]
 __all__ += ["product", "subtract", "symbols_of", "text_of", "truncate_divide", "unknown_size", "value_at"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.criteria import Scores, checked
+from spa_compiler.criteria import Scores, check_scores
 from spa_compiler.errors import UsageError
 from spa_compiler.finite import exponent
 from spa_compiler.graph import DependencyGraph, Group
@@ -111,7 +111,7 @@ def stairs(graph: DependencyGraph, scores: Scores, limits: Limits, left: Mapping
     Raises UsageError for scores that are not finite.
     """
     out: list[Stairs] = []
-    scores = checked(graph, scores, "allocate")
+    scores = check_scores(graph, scores, "allocate")
     by = exponent(max((float(np.abs(s).max(initial=0.0)) for s in scores.values()), default=0.0))
     scores = {n: np.ldexp(s, -by) for n, s in scores.items()} if by > 0 else scores
     for group in open_groups(graph, limits.exclude, limits.include):

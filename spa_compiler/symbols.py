@@ -144,7 +144,7 @@ Ties = dict[str, Size]
 """Symbols that have to be what an expression of others comes to, so that the model runs."""
 
 
-def tied(sizes: dict[str, int], ties: Ties) -> dict[str, int]:
+def apply_ties(sizes: dict[str, int], ties: Ties) -> dict[str, int]:
     """Sizes in which tied symbols are what their expressions come to."""
     out = dict(sizes)
     for name, size in ties.items():
@@ -171,10 +171,10 @@ def bindings(found: list[Symbol], given: dict[str, int], ties: Ties | None = Non
             for side in (0, 1):
                 size = batch[side] if s.batch else images[side][k % 4] if square(s) else PRIMES[side][k % 4] * times
                 out[side][s.name] = given.get(s.name, fixed if fixed and not s.batch else size)
-        return tied(out[0], ties or {}), tied(out[1], ties or {})
+        return apply_ties(out[0], ties or {}), apply_ties(out[1], ties or {})
 
     def spread(p: Pair) -> Pair:
-        return p[0], tied({n: (2 * p[0][n] if n in given else v) for n, v in p[1].items()}, ties or {})
+        return p[0], apply_ties({n: (2 * p[0][n] if n in given else v) for n, v in p[1].items()}, ties or {})
 
     if not found:
         return [({}, {})]

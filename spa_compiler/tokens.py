@@ -20,7 +20,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from spa_compiler.input_ranges import inputs_told
+from spa_compiler.input_ranges import inspect_inputs
 from spa_compiler.lookups import index_limits
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run
@@ -133,7 +133,7 @@ def stretched(model: Model, sizes: Mapping[str, int]) -> dict[str, int]:
 
 def accompanying(model: Model, names: Iterable[str]) -> dict[str, str]:
     """Inputs that stand beside others: which are a mask, as the graph says, a position or a type of token by name."""
-    limits, told_of = index_limits(model), inputs_told(model)
+    limits, told_of = index_limits(model), inspect_inputs(model)
     types = {vi.name: vi.type.tensor_type for vi in model.header.graph.input}
     texts = [n for n in names if n in limits]
     found = {n: "mask" for n in names if n not in limits and told_of[n].mask and types[n].shape.dim}
@@ -148,7 +148,7 @@ def accompanying(model: Model, names: Iterable[str]) -> dict[str, str]:
 
 def accompanied(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Inputs beside others as they come with whole ones: masks hide nothing, positions count, one type of token."""
-    limits, told_of, out = index_limits(model), inputs_told(model), dict(inputs)
+    limits, told_of, out = index_limits(model), inspect_inputs(model), dict(inputs)
     for name, told in accompanying(model, inputs).items():
         a = inputs[name]
         if told == POSITION:

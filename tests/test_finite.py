@@ -17,10 +17,10 @@ from spa_compiler import criteria
 from spa_compiler.allocate import Budget, allocate
 from spa_compiler.compensation import Options, compensated
 from spa_compiler.cost import CostModel
-from spa_compiler.criteria import Noted, checked, criterion
+from spa_compiler.criteria import Noted, check_scores, criterion
 from spa_compiler.doubt import doubted
 from spa_compiler.errors import UsageError
-from spa_compiler.finite import balanced, is_finite, nature, quiet
+from spa_compiler.finite import balance, describe_flaw, is_finite, quiet
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.lossless import dead_channels
 from spa_compiler.merge import merge
@@ -222,9 +222,9 @@ def test_scores_of_a_plug_in_are_checked(small: DependencyGraph, monkeypatch: py
     with pytest.raises(UsageError, match=f"the criterion 'theirs': the scores of '{label}' are not finite"):
         score.Score(criterion="theirs").run(state)
     with pytest.raises(UsageError, match=r"theirs: group .* has shape \[6\], the scores have \[5\]"):
-        checked(small, {label: np.zeros(5)}, "theirs")
+        check_scores(small, {label: np.zeros(5)}, "theirs")
     with pytest.raises(UsageError, match=r"the scores of .* are not numbers"):
-        checked(small, {label: ["a"] * 6}, "theirs")
+        check_scores(small, {label: ["a"] * 6}, "theirs")
 
 
 def test_values_that_overflow_are_named_and_their_groups_scored_by_weights() -> None:
@@ -352,7 +352,7 @@ def test_merging_writes_nothing_that_was_not_there(spots: list[Spot], factor: fl
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=9))
 def test_balanced_values_keep_their_ratios_and_can_be_squared(values: list[float]) -> None:
     given_ = np.array(values)
-    found = balanced(given_)
+    found = balance(given_)
     assert is_finite(found**2)
     largest = np.abs(given_).argmax()
     if given_[largest]:
@@ -363,5 +363,5 @@ def test_balanced_values_keep_their_ratios_and_can_be_squared(values: list[float
 def test_what_is_wrong_with_values_is_told() -> None:
     x = np.ones((4, 3), np.float32)
     x[1, 0], x[3, 2] = np.nan, np.inf
-    assert nature([x[:2], x[2:]]) == "is NaN or infinite on 2 of 4 inputs"
-    assert nature([np.full((2, 2), 3e25, np.float32)]) == "is up to 3e+25, which overflows when it is squared"
+    assert describe_flaw([x[:2], x[2:]]) == "is NaN or infinite on 2 of 4 inputs"
+    assert describe_flaw([np.full((2, 2), 3e25, np.float32)]) == "is up to 3e+25, which overflows when it is squared"

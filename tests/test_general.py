@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from laws import analyzed
 from spa_compiler import sizes
 from spa_compiler.errors import UsageError
+from spa_compiler.index_arithmetic import find_index
 from spa_compiler.model import Model, from_proto
 from spa_compiler.normalize import normalize
 from spa_compiler.shapes import General, evaluate, generalize, input_sizes, symbols
@@ -81,7 +82,7 @@ def windows(draw: st.DrawFn) -> str:
     low, high = (draw(st.integers(0, min(1, k - 1))) for _ in range(2))
     pads = draw(st.sampled_from([f"pads=[{low},{high},{high},{low}]", 'auto_pad="SAME_UPPER"', 'auto_pad="VALID"']))
     op = draw(st.sampled_from(["Conv", "MaxPool", "AveragePool", "ConvTranspose"]))
-    dilated = f", dilations=[{d},{d}]" if op == "Conv" and "SAME" not in pads else ""
+    dilated = f", dilations=[{d},{d}]" if op == "MaxPool" or (op == "Conv" and "SAME" not in pads) else ""
     pads = f"pads=[{low},{high},{high},{low}]" if op == "ConvTranspose" else pads
     ceil = ", ceil_mode=1" if op.endswith("Pool") and draw(st.booleans()) else ""
     operands = {"Conv": "(x, w)", "ConvTranspose": "(x, v)"}.get(op, "(x)")
@@ -127,6 +128,8 @@ MOVES = {
     "arithmetic": "s = Shape(x) a = Mul(s, s) b = Div(a, five1) c = Mod(s, two1) d = Sub(b, c) e = Max(d, one1)"
     " f = Equal(s, one1) g = Where(f, a, e) h = ReduceProd<keepdims=0>(g) i = Cast<to=1>(e) j = Div(i, fours)"
     " k = Floor(j) l = Ceil(j) m = Add(k, l) y = Cast<to=7>(m)",
+    "a share of a size on its own": "s = Shape(x) n = Gather(s, two) f = Cast<to=1>(n) g = Div(f, fours)"
+    " h = Identity(g) k = Floor(h) i = Cast<to=7>(k) j = Unsqueeze(i, zero1) y = ConstantOfShape(j)",
 }
 NUMBERS = {
     "s0": [1], "e0": [-1], "a0": [2], "t0": [2], "zero1": [0], "one1": [1], "two1": [2], "three1": [3], "five1": [5],
@@ -202,10 +205,12 @@ def test_channels_are_free_where_only_sides_are_padded_at_run_time() -> None:
      ("q = Cast<to=1>(p)  s = Hardmax<axis=1>(q)", 11, [[1, 2], [3, 5]]),
      ("q = Cast<to=1>(p)  r = Div(q, three)  s = Exp(r)", 18, [[1, 2], [3, 5]]),
      ("q = Div(p, minus)  s = Cast<to=1>(q)", 18, [[1, 2], [3, 5]]),
-     ("q = Mod(p, minus)  s = Cast<to=1>(q)", 18, [[1, 2], [3, 5]])],
+     ("q = Mod(p, minus)  s = Cast<to=1>(q)", 18, [[1, 2], [3, 5]]),
+     ("q = Slice(p, before, end, , back)  s = Cast<to=1>(q)", 18, [[1, 2], [3, 5]])],
 )  # fmt: skip
 def test_what_is_folded_is_what_onnxruntime_computes(text: str, opset: int, values: list[list[int]]) -> None:
-    used = {"three": np.array(3, np.float32), "minus": np.array(-2)}
+    used = {"three": np.array(3, np.float32), "minus": np.array(-2), "before": np.array([-9]), "end": np.array([-99]),
+            "back": np.array([-1])}  # fmt: skip
     model = parsed(
         f"(float[2,2,2] x) => (float[2,2,2] y) {{ {text}  y = Mul(x, s) }}", opset,
         p=np.array([values, values[::-1]]), **{n: v for n, v in used.items() if n in text})  # fmt: skip
@@ -214,6 +219,70 @@ def test_what_is_folded_is_what_onnxruntime_computes(text: str, opset: int, valu
     done, changes = normalize(model)
     assert changes["folded"] > 0
     assert np.array_equal(run(done.proto(), feed, ["y"])[0], wanted)
+
+
+def test_functions_of_functions_are_computed_once_each() -> None:
+    """Every step reads the one before it several times: 2 to the 40 paths lead back to the first."""
+    steps = "  ".join(f"a{k} = Mod(m{k}, seven)  b{k} = Max(a{k}, w)  m{k + 1} = Add(b{k}, a{k})" for k in range(40))
+    text = f"s = Shape(x)  m0 = Gather(s, two)  w = Gather(s, three)  {steps}  y = Identity(m40)"
+    model = parsed(f"(float[N,3,H,W] x) => (int64 y) {{ {text} }}", two=np.array(2), three=np.array(3),
+                   seven=np.array(7))  # fmt: skip
+    table, wanted = general_of(model).table("y"), 100
+    for _ in range(40):
+        wanted = max(wanted % 7, 5) + wanted % 7
+    assert table is not None and sizes.value_at(table.item(), {"H": 100, "W": 5}) == wanted
+    assert sizes.symbols_of(table.item()) == {"H", "W"}
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16])
+def test_a_size_is_not_followed_through_a_type_that_does_not_hold_it(kind: int) -> None:
+    text = f"s = Shape(x)  n = Gather(s, two)  u = Cast<to={kind}>(n)  v = Cast<to=7>(u)  y = Equal(v, n)"
+    model = parsed(f"(float[N,3,H,W] x) => (bool y) {{ {text} }}", two=np.array(2))
+    table = general_of(model).table("y")
+    assert table is not None and sizes.is_atom(table.item())
+
+
+def test_zeros_beside_shares_of_sizes_are_floats() -> None:
+    text = "s = Shape(x)  f = Cast<to=1>(s)  d = Div(f, two)  p = Pad(d, front)  a = Add(p, p)  y = Cast<to=7>(a)"
+    model = parsed(f"(float[N,3,H,W] x) => (int64[5] y) {{ {text} }}", two=np.array(2, np.float32),
+                   front=np.array([1, 0]))  # fmt: skip
+    table = general_of(model).table("y")
+    assert table is not None and table.tolist() == [0, "N", 3, "H", "W"]
+
+
+def test_shares_that_floats_round_are_not_followed() -> None:
+    text = "s = Shape(x)  f = Cast<to=1>(s)  a = Mul(f, c)  b = Mul(a, c)  d = Floor(b)  y = Cast<to=7>(d)"
+    model = parsed(f"(float[N,3,H,W] x) => (int64[4] y) {{ {text} }}", c=np.array(255 / 256, np.float32))
+    table = general_of(model).table("y")
+    assert table is not None and sizes.value_at(table[2], {"H": 64}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [("y = Range(zero, n, one)", True), ("r = Range(zero, n, one)  y = Add(r, zero)", True),
+     ("r = Range(zero, n, one)  y = Expand(r, five1)", False), ("r = Range(zero, n, one)  y = Add(r, five)", False),
+     ("r = Range(zero, n, one)  b = Cast<to=9>(r)  y = Cast<to=7>(b)", False),
+     ("r = Range(zero, n, one)  b = Cast<to=2>(r)  y = Cast<to=7>(b)", False),
+     ("r = Range(zero, n, one)  b = Cast<to=6>(r)  y = Cast<to=7>(b)", True),
+     ("z = Sub(n, n)  " + "  ".join(f"z{k} = Add(z{k - 1}, z{k - 1})" for k in range(1, 41)).replace("z0", "z")
+      + "  r = Range(zero, n, one)  y = Add(r, z40)", True)],
+)  # fmt: skip
+def test_positions_count_only_where_they_do_for_every_size(text: str, counts: bool) -> None:
+    """A row that is as long as H is one entry at H = 1, and is repeated where it meets more."""
+    values = {"zero": np.array(0), "one": np.array(1), "two": np.array(2), "five1": np.array([5]), "five": np.arange(5)}
+    text = f"s = Shape(x)  n = Gather(s, two)  {text}"
+    used = {n: v for n, v in values.items() if f" {n})" in text or f"({n}," in text}
+    model = parsed(f"(float[N,3,H,W] x) => (int64[a] y) {{ {text} }}", **used)
+    index = find_index(model, model.graph.tensors()["y"], general_of(model))
+    assert (index is not None and index.start == 0 and index.steps == (1,)) == counts
+
+
+def test_what_is_not_followed_holds_no_symbol() -> None:
+    model = parsed("(float[N,3,H,W] x) => (float[a] y) { s = Shape(x)  y = CumSum(s, zero) }", zero=np.array(0))
+    table = general_of(model).table("y")
+    assert table is not None and len(set(table.ravel())) == 4
+    assert not any(sizes.symbols_of(e) for e in [*table.ravel(), sizes.unknown_size("x", 0)])
+    assert all(sizes.text_of(e) for e in table.ravel())
 
 
 # names and sizes of inputs -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spa_compiler.calibration import synthetic
 from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.graph import analyze
-from spa_compiler.input_ranges import inputs_told, sources
+from spa_compiler.input_ranges import inspect_inputs, sources
 from spa_compiler.model import Model, from_proto
 from spa_compiler.normalize import normalize
 from spa_compiler.runtime import WHOLE, Drawn, finite_inputs, open_session, parse_ranges, random_inputs
@@ -68,7 +68,7 @@ ADDED = {
 def test_masks_are_known_by_what_the_graph_does_with_them(form: str) -> None:
     kind, body, shown = ADDED[form]
     model = model_of(SCORES.format(kind=kind, body=body))
-    told = inputs_told(model)
+    told = inspect_inputs(model)
     assert told["m"].mask and told["m"].open == shown
     assert not told["s"].mask and not told["s"].positive
     for seed in range(3):
@@ -84,7 +84,7 @@ def test_a_mask_is_followed_through_products_with_itself_and_shapes() -> None:
         p = Unsqueeze(f, two)  b = Mul(r, p)  i = Sub(one, b)  a = Mul(i, least)  t = Add(s, a)  y = Softmax(t) }""",
         two=[2],
     )
-    assert inputs_told(model)["m"].mask
+    assert inspect_inputs(model)["m"].mask
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_a_mask_is_followed_through_products_with_itself_and_shapes() -> None:
     ],
 )
 def test_other_inputs_are_no_masks(text: str, name: str) -> None:
-    assert not inputs_told(model_of(text))[name].mask
+    assert not inspect_inputs(model_of(text))[name].mask
 
 
 def test_a_name_is_the_last_resort() -> None:
     text = "(float[N,6] s, int64[N,6] {0}) => (float[N,6] y) {{ f = Cast <to = 1> ({0})  y = Add(s, f) }}"
-    assert inputs_told(model_of(text.format("pad_mask")))["pad_mask"].mask
-    assert not inputs_told(model_of(text.format("count")))["count"].mask
+    assert inspect_inputs(model_of(text.format("pad_mask")))["pad_mask"].mask
+    assert not inspect_inputs(model_of(text.format("count")))["count"].mask
     ids = "(int64[N] mask_ids) => (float[N,4] y) { y = Gather(w, mask_ids) }"
     many = random_inputs(model_of(ids), {"N": 90}, np.random.default_rng(0))["mask_ids"]
     assert set(many.tolist()) == set(range(6)), "what looks something up is no mask, whatever it is called"
@@ -126,7 +126,7 @@ PARTIAL = {
 @pytest.mark.parametrize("form", PARTIAL)
 def test_what_is_undefined_for_negative_numbers_gets_positive_ones(form: str) -> None:
     model = model_of(f"(float[N,6] x) => (float[A,B] y) {{ {PARTIAL[form]} }}", v=np.ones((6, 3), np.float32))
-    assert inputs_told(model)["x"].positive
+    assert inspect_inputs(model)["x"].positive
     feed = random_inputs(model, sizes_of(model), np.random.default_rng(0))
     assert (feed["x"] > 0).all()
     assert all(np.isfinite(y).all() for y in executor(model)(feed).values())
@@ -142,7 +142,7 @@ def test_what_is_undefined_for_negative_numbers_gets_positive_ones(form: str) ->
     ],
 )  # fmt: skip
 def test_what_is_positive_by_itself_asks_nothing_of_inputs(body: str) -> None:
-    assert not inputs_told(model_of(f"(float[N,6] x) => (float[A,B] y) {{ {body} }}"))["x"].positive
+    assert not inspect_inputs(model_of(f"(float[N,6] x) => (float[A,B] y) {{ {body} }}"))["x"].positive
 
 
 def test_whole_numbers_that_divide_are_not_zero() -> None:
@@ -269,7 +269,7 @@ def test_inputs_that_are_found_leave_no_more_undefined_than_any_do(steps: list[s
     found = finite_inputs(run, model, {"N": 40}, rng)
     assert found.still or np.isfinite(found.outputs["y"]).mean() >= 0.9 * np.isfinite(anything).mean()
     assert found.powerful == (not found.still and bool(np.isfinite(found.outputs["y"]).all()))
-    if inputs_told(model)["x"].positive and found.how == "as the graph says":
+    if inspect_inputs(model)["x"].positive and found.how == "as the graph says":
         assert (found.feed["x"] > 0).all()
 
 

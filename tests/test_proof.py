@@ -387,6 +387,18 @@ def test_a_file_with_random_numbers_tells_nothing() -> None:
     assert pair.compare({"x": np.ones((2, 8), np.float32)}, "") == 0
 
 
+def test_random_numbers_of_one_output_hide_nothing_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(mlp("float[N,4] y, float[N,4] z", "y = Identity(c)  r = RandomNormalLike(c)  z = Add(c, r)"),
+              tmp_path / "m.onnx")  # fmt: skip
+    assert run(tmp_path / "m.onnx", "--ratio", 0, *QUICK).exit_code == 0
+    normalize_wrongly(monkeypatch, lambda model: exchanged(model, "b1", 0))
+    result = run(tmp_path / "m.onnx", "--ratio", 0, *QUICK)
+    assert result.exit_code == 1 and "value 'a' of Gemm 'a' is the first that differs" in result.stderr
+
+
+
 @pytest.mark.parametrize("name", [n for n in CASES if "dynamic" in n and CASES[n].runs])
 def test_masks_hold_at_sizes_that_the_analysis_did_not_use(name: str) -> None:
     model = build(CASES[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -151,3 +152,9 @@ def test_a_size_is_taken_apart_by_a_symbol(times: int, more: int, other: str) ->
     size = sizes.add(sizes.multiply("H", times), sizes.add(other, more))
     assert sizes.linear_part(size, "H") == (times, sizes.add(other, more))
     assert sizes.linear_part(sizes.floor_divide("H", 2), "H") is None
+
+
+def test_no_name_of_a_dim_is_taken_for_what_a_function_gives() -> None:
+    half = str(sizes.floor_divide("H", 2))
+    assert sizes.is_atom(half) and not sizes.is_atom(parse_size(half))
+    assert sizes.bounds(parse_size(half)) == (1, math.inf)

@@ -51,7 +51,7 @@ def repeated(model: Model) -> set[str]:
     return {p for f in _ifs(model) if f.repeated and not f.by_size for p in f.paths}
 
 
-def sized(model: Model) -> set[str]:
+def find_sized(model: Model) -> set[str]:
     """Branches of every If that sizes of the inputs decide alone: forcing one at another size proves nothing."""
     return {p for f in _ifs(model) if f.by_size for p in f.paths}
 

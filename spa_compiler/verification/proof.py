@@ -24,7 +24,7 @@ from spa_compiler.interrupts import check
 from spa_compiler.model import Model
 from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import Recipe, finite_inputs
-from spa_compiler.verification.branches import Choice, choices, forced, reached, repeated, sized, taken_at
+from spa_compiler.verification.branches import Choice, choices, find_sized, forced, reached, repeated, taken_at
 from spa_compiler.verification.comparison import choose_tolerance, difference
 from spa_compiler.verification.culprit import describe, find_culprits
 from spa_compiler.verification.feeds import VARIATIONS, Feed, Ranges, count_draws, draw_inputs, vary_inputs
@@ -186,7 +186,7 @@ class Proof:
                 out.append((choice, side))
             except ModelError:  # a branch for other sizes than these
                 left |= reached(model, choice)
-        by_size = sized(model)
+        by_size = find_sized(model)
         by_size = by_size.difference(*(taken_at(model, r.sizes) for r in self.rounds)) if by_size else by_size
         unproven = left.difference(*(reached(model, choice) for choice, _ in out)) | repeated(model) | by_size
         return out, tuple(sorted(unproven))
@@ -210,7 +210,7 @@ class Proof:
         """The figures of a candidate. Raises VerificationError when prune does not equal mask."""
         found, checks = self.compare(small), len(self.rounds)
         if found.wrong:
-            raise VerificationError(f"prune does not equal mask: {found.wrong}; {self._explain(small)}")
+            raise VerificationError(f"prune does not equal mask: {found.wrong}; {self._explain()}")
         silent, tried = self._find_silent(small)
         sizes = [r.sizes for r in self.rounds]
         unique = [s for k, s in enumerate(sizes) if s not in sizes[:k]]
@@ -238,7 +238,7 @@ class Proof:
             except ModelError as e:
                 found = Outcome(float("inf"), str(e))
             if found.wrong:
-                raise VerificationError(f"prune does not equal mask: {found.wrong}; {self._explain(small)}")
+                raise VerificationError(f"prune does not equal mask: {found.wrong}; {self._explain()}")
             silent = self.power.find_silent(moved)
             self.rounds += [round_] if len(silent) < before else []  # every other candidate is asked, too
             kind += 1
@@ -256,7 +256,7 @@ class Proof:
                 return True
         return False
 
-    def _explain(self, small: Model) -> str:
+    def _explain(self) -> str:
         """The groups to blame, and the options that compile the rest."""
         groups = find_cut(self.graph, self.masks)
         own = self._rewritten(groups)

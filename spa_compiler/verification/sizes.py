@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from spa_compiler.cost import MACS
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model
-from spa_compiler.symbols import Symbol, symbols, tied
+from spa_compiler.symbols import Symbol, apply_ties, symbols
 
 Sizes = dict[str, int]
 ODD = (37, 53, 43, 61)
@@ -44,7 +44,7 @@ def proof_sizes(model: Model, macs: float) -> list[Sizes]:
     if not found:
         return []
     known, ties = analysis_sizes(model), model.shapes.ties if model.shapes is not None else {}
-    tries = [t for t in _unique(tied(t, ties) for t in _tries(found, known[0])) if t not in known]
+    tries = [t for t in _unique(apply_ties(t, ties) for t in _tries(found, known[0])) if t not in known]
     limit = max(CHEAP, 0.6 * macs)
     cheap = [t for t in tries if _work(found, t, known[0], macs) <= limit]
     return cheap or sorted(tries, key=lambda t: _work(found, t, known[0], macs))[:1]

@@ -36,7 +36,7 @@ class SourcePair:
     def compare(self, feed: Feed, where: str) -> float | None:
         """The largest difference on a feed; None where the file refuses it. Raises VerificationError with a value.
 
-        A file that gives other results each time (random numbers in the graph) tells nothing: 0.
+        Values that the file gives otherwise each time (random numbers in the graph) tell nothing.
         """
         try:
             self.given = given = self.file.run(feed, self.names)
@@ -47,11 +47,12 @@ class SourcePair:
         except ModelError as e:
             raise VerificationError(self._message(where, f"it does not run: {e}")) from e
         errors = self._errors(found, given)
+        if any(e > self.limit for e in errors.values()):
+            again = self._errors(self.file.run(feed, self.names), given)
+            errors = {n: e for n, e in errors.items() if again[n] <= self.limit}
         worst = max(errors.values(), default=0.0)
         if worst <= self.limit:
             return worst
-        if max(self._errors(self.file.run(feed, self.names), given).values()) > self.limit:
-            return 0.0
         if decided(self.graph) and (error := self._replay(feed)) <= self.limit:
             return error
         raise VerificationError(self._message(where, self._first(feed, errors)))
@@ -106,9 +107,10 @@ class SourcePair:
     def _differing(self, feed: Feed, names: list[str]) -> str | None:
         try:
             model = self.graph.model
-            a = Side.of_file(self.source, names).run(feed, names)
+            file = Side.of_file(self.source, names)
+            a, again = file.run(feed, names), file.run(feed, names)
             b = Side(model.proto(), model.folder, names, "the normalised model").run(feed, names)
         except ModelError:
             return None
-        both = [n for n in names if n in a and n in b]
+        both = [n for n in names if n in a and n in b and difference(again[n], a[n]).error <= self.limit]
         return next((n for n in both if difference(b[n], a[n]).error > self.limit), None)

@@ -20,7 +20,8 @@ from isolation import Row
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 SECONDS, MEMORY = 900.0, 14 << 30
-TOLERANCE = 1e-4
+TOLERANCE, SEEN = 1e-4, 1e-3
+"""Largest error that is rounding, and the least effect of a plan that shows."""
 HEAD = """| network | exporter | right sizes | largest error | groups cut | MACs left | |
 |---|---|---|---|---|---|---|
 """
@@ -55,7 +56,8 @@ def measure(path: str) -> Row:
 
 def is_right(row: Row) -> bool:
     """Did the file compile, and does it agree at enough sizes with a plan that shows?"""
-    return "error" in row and not isinstance(row["error"], str) and not row["wrong"] and row["sizes"] >= 6
+    compiled = "error" in row and not isinstance(row["error"], str)
+    return compiled and not row["wrong"] and row["sizes"] >= 6 and row["effect"] >= SEEN
 
 
 def line(file: Path, row: Row) -> str:
@@ -65,7 +67,7 @@ def line(file: Path, row: Row) -> str:
         told = " ".join(row["error"].replace(str(file), file.name).split())[:160].replace("|", "\\|")
         return f"| {name} | {way} | | | | | {told} |"
     told = row["message"][:160].replace("|", "\\|") if row["wrong"] else ""
-    told = told or ("no effect" if row["effect"] < 1e-3 else "")
+    told = told or ("no effect" if row["effect"] < SEEN else "")
     sizes, groups = f"{row['sizes'] - row['wrong']} of {row['sizes']}", f"{row['cut']} of {row['groups']}"
     return f"| {name} | {way} | {sizes} | {row['error']:.0e} | {groups} | {row['macs']:.0%} | {told} |"
 

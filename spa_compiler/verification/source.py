@@ -51,7 +51,7 @@ class SourcePair:
             again = self._errors(self.file.run(feed, self.names), given)
             errors = {n: e for n, e in errors.items() if again[n] <= self.limit}
         worst = max(errors.values(), default=0.0)
-        if worst <= self.limit:
+        if not errors or worst <= self.limit:
             return worst
         if decided(self.graph) and (error := self._replay(feed)) <= self.limit:
             return error

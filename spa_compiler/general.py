@@ -215,7 +215,7 @@ class _Pass:
         if not names or any(n and t is None for n, t in zip(names, tables, strict=True)):
             return
         like = [self.example(o) for o in outputs]
-        if len(outputs) != len(proto.output) or any(v is None for v in like):
+        if len(outputs) != len(proto.output) or any(v is None or v.size > size_tables.SIZE_LIMIT for v in like):
             return
         foreign = proto.domain not in ("", "ai.onnx") or any(a.HasField("g") for a in proto.attribute)
         if foreign or proto.op_type in UNFOLDED:

@@ -118,7 +118,7 @@ class Settling:
                 return
             if not facts.errors and not always:
                 return
-            demands = generalize(self.model, facts, binding).demands
+            demands = generalize(self.model, facts, binding, self.ties).demands
             ties = solve_ties(demands, self.ties, self.given)
             if ties == self.ties:
                 return

@@ -196,14 +196,15 @@ def solve_ties(demands: Iterable[tuple[Size, Size]], ties: Ties, free: Container
     """
     out = dict(ties)
     for a, b in demands:
-        found = _solved(_replaced(a, out), _replaced(b, out), free)
+        found = _solved(replaced(a, out), replaced(b, out), free)
         if found is not None:
             name, size = found
-            out = {n: _replaced(s, {name: size}) for n, s in out.items()} | {name: size}
+            out = {n: replaced(s, {name: size}) for n, s in out.items()} | {name: size}
     return out
 
 
-def _replaced(size: Size, ties: Ties) -> Size:
+def replaced(size: Size, ties: Ties) -> Size:
+    """A size in which tied symbols are what they have to be."""
     for name, other in ties.items():
         coefficient = linear_part(size, name)
         if coefficient is not None and coefficient[0] != 0:

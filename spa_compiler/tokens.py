@@ -24,7 +24,8 @@ from spa_compiler.input_ranges import inspect_inputs
 from spa_compiler.lookups import index_limits
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run
-from spa_compiler.symbols import only_batch
+from spa_compiler.sizes import symbols_of
+from spa_compiler.symbols import input_axes, only_batch, replaced, tied
 from spa_compiler.threads import each
 
 Array = NDArray[Any]
@@ -111,18 +112,16 @@ def language(model: Model, inputs: Mapping[str, Array], rng: np.random.Generator
 
 def stretched(model: Model, sizes: Mapping[str, int]) -> dict[str, int]:
     """Sizes of symbols with one of LENGTHS for the number of token ids, where that is free and shorter."""
-    limits, short = index_limits(model), set()
-    for vi in model.header.graph.input:
-        dims = vi.type.tensor_type.shape.dim
-        if vi.name in limits and len(dims) == 2 and dims[1].dim_value <= 0:
-            short.add(dims[1].dim_param or f"{vi.name}.1")
-    short = {n for n in short if sizes[n] < LENGTHS[0]}
+    limits, axes = index_limits(model), input_axes(model)
+    lengths = [axes[name][1] for name in limits if len(axes.get(name, ())) == 2]
+    ties = model.shapes.ties if model.shapes is not None else {}
+    short = {n for size in lengths for n in symbols_of(replaced(size, ties)) if sizes[n] < LENGTHS[0]}
     if not short:
         return dict(sizes)
     session = open_session(model.proto(), model.folder, threads=1)
     most = min((n for name, n in limits.items() if POSITION in name.lower()), default=LENGTHS[0])
     for length in (n for n in LENGTHS if n <= most):
-        longer = {**sizes, **{n: max(length, sizes[n]) for n in short}}
+        longer = tied({**sizes, **{n: max(length, sizes[n]) for n in short}}, ties)
         try:
             session.run(None, random_inputs(model, longer, np.random.default_rng(0)))
         except Exception:  # a table of positions is shorter

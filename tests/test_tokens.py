@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from spa_compiler import amounts, calibration
 from spa_compiler.calibration import synthetic
 from spa_compiler.compensation import compensate
-from spa_compiler.model import Model
+from spa_compiler.graph import analyze
+from spa_compiler.model import Model, from_proto
 from spa_compiler.moments import collect
+from spa_compiler.normalize import normalize
 from spa_compiler.rewrite import rewrite
 from spa_compiler.runtime import open_session
 from spa_compiler.tokens import Language, language, race
 from test_obs import graph_of
-from zoo_base import Case
+from zoo_base import Case, build
 
 V, T = 6, 12
 RNG = np.random.default_rng(0)
@@ -141,6 +145,16 @@ def test_free_lengths_are_those_of_a_text_as_far_as_positions_go() -> None:
     assert (feed["attention_mask"] == 1).all() and (feed["token_type_ids"] == 0).all()
     assert (feed["position_ids"] == np.arange(32)).all()
     assert len(np.unique(feed["ids"])) == 6
+
+
+@pytest.mark.parametrize(("axis", "length"), [("past + 1", 33), ("?", 32)])
+def test_free_lengths_may_be_called_anything(axis: str, length: int) -> None:
+    proto = build(FREE)
+    for value in proto.graph.input:
+        value.type.tensor_type.shape.dim[1].dim_param = axis
+    model, _ = normalize(from_proto(proto, Path("test.onnx")))
+    (feed,) = synthetic(analyze(model), samples=16).feeds
+    assert feed["ids"].shape == (16, length)
 
 
 def test_moments_and_compensation_take_the_longer_texts() -> None:

@@ -28,7 +28,7 @@ from spa_compiler.nesting import chains, is_marker
 from spa_compiler.node_runs import compute, infer_types, quiet_session, versions_of
 from spa_compiler.sizes import Size, parse_size, unknown_size, value_at
 from spa_compiler.subgraphs import subgraphs
-from spa_compiler.symbols import Ties, input_axes, input_sizes, input_types, is_telling, replaced, symbols
+from spa_compiler.symbols import Ties, input_axes, input_sizes, input_types, is_telling, substitute, symbols
 
 SMALL = 1 << 16
 """Elements up to which a value is evaluated: shape arithmetic, tables and masks, not weights."""
@@ -107,7 +107,7 @@ def generalize(model: Model, at: Facts, binding: dict[str, int], ties: Ties | No
     versions = versions_of(model.header.opset_import)
     axes = input_axes(model)
     if ties:
-        axes = {name: tuple(replaced(size, ties) for size in row) for name, row in axes.items()}
+        axes = {name: tuple(substitute(size, ties) for size in row) for name, row in axes.items()}
     return evaluate_general(
         model, axes, at, binding,
         lambda proto, values: compute(proto, values, versions),

@@ -196,14 +196,14 @@ def solve_ties(demands: Iterable[tuple[Size, Size]], ties: Ties, free: Container
     """
     out = dict(ties)
     for a, b in demands:
-        found = _solved(replaced(a, out), replaced(b, out), free)
+        found = _solved(substitute(a, out), substitute(b, out), free)
         if found is not None:
             name, size = found
-            out = {n: replaced(s, {name: size}) for n, s in out.items()} | {name: size}
+            out = {n: substitute(s, {name: size}) for n, s in out.items()} | {name: size}
     return out
 
 
-def replaced(size: Size, ties: Ties) -> Size:
+def substitute(size: Size, ties: Ties) -> Size:
     """A size in which tied symbols are what they have to be."""
     for name, other in ties.items():
         coefficient = linear_part(size, name)

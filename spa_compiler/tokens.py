@@ -25,7 +25,7 @@ from spa_compiler.lookups import index_limits
 from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run
 from spa_compiler.sizes import symbols_of
-from spa_compiler.symbols import input_axes, only_batch, replaced, tied
+from spa_compiler.symbols import apply_ties, input_axes, only_batch, substitute
 from spa_compiler.threads import each
 
 Array = NDArray[Any]
@@ -115,13 +115,13 @@ def stretched(model: Model, sizes: Mapping[str, int]) -> dict[str, int]:
     limits, axes = index_limits(model), input_axes(model)
     lengths = [axes[name][1] for name in limits if len(axes.get(name, ())) == 2]
     ties = model.shapes.ties if model.shapes is not None else {}
-    short = {n for size in lengths for n in symbols_of(replaced(size, ties)) if sizes[n] < LENGTHS[0]}
+    short = {n for size in lengths for n in symbols_of(substitute(size, ties)) if sizes[n] < LENGTHS[0]}
     if not short:
         return dict(sizes)
     session = open_session(model.proto(), model.folder, threads=1)
     most = min((n for name, n in limits.items() if POSITION in name.lower()), default=LENGTHS[0])
     for length in (n for n in LENGTHS if n <= most):
-        longer = tied({**sizes, **{n: max(length, sizes[n]) for n in short}}, ties)
+        longer = apply_ties({**sizes, **{n: max(length, sizes[n]) for n in short}}, ties)
         try:
             session.run(None, random_inputs(model, longer, np.random.default_rng(0)))
         except Exception:  # a table of positions is shorter

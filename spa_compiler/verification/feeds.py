@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spa_compiler.input_ranges import InputFacts
 from spa_compiler.lookups import count_limits, index_limits
 from spa_compiler.model import Model
 from spa_compiler.runtime import Recipe, random_inputs
@@ -22,14 +23,15 @@ Ranges = Mapping[str, tuple[float, float]]
 
 
 def draw_inputs(
-    model: Model, sizes: Mapping[str, int], seed: int, ranges: Ranges | None = None, recipe: Recipe | None = None
-) -> Feed:
+    model: Model, sizes: Mapping[str, int], seed: int, ranges: Ranges | None = None, recipe: Recipe | None = None,
+    facts: Mapping[str, InputFacts] | None = None,
+) -> Feed:  # fmt: skip
     """Inputs of the model at these sizes of its symbols.
 
     Ids are drawn so that few repeat, from one seed to the next neither: a row of a table that no id names is not
     compared. Whole numbers that stand alone (a length, how many to keep) differ from seed to seed, with 1 among them.
     """
-    feed = random_inputs(model, dict(sizes), np.random.default_rng(seed), ranges, recipe)
+    feed = random_inputs(model, dict(sizes), np.random.default_rng(seed), ranges, recipe, facts)
     for name, limit in _find_ids(model, sizes, feed, ranges).items():
         array = feed[name]
         every = np.roll(np.random.default_rng(limit).permutation(limit), -seed * array.size % limit)

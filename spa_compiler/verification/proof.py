@@ -20,6 +20,7 @@ from spa_compiler.dims import Dim
 from spa_compiler.errors import ModelError, VerificationError
 from spa_compiler.finite import is_finite
 from spa_compiler.graph import DependencyGraph, Group
+from spa_compiler.input_ranges import inspect_inputs
 from spa_compiler.interrupts import check
 from spa_compiler.model import Model
 from spa_compiler.rewrite import rewrite
@@ -82,6 +83,7 @@ class Proof:
     ) -> None:  # fmt: skip
         self.graph, self.masks, self.limit = graph, masks, choose_tolerance(graph)
         self.seed, self.ranges, self.recipe = seed, ranges, Recipe()
+        self.facts = inspect_inputs(graph.model)
         self.macs = count_macs(graph)
         self.heavy = self.macs >= HEAVY
         self.rounds = self._first_rounds()
@@ -101,7 +103,7 @@ class Proof:
 
     def _draw(self, sizes: Sizes, seed: int) -> Feed:
         """Inputs at these sizes: every run of this proof draws its own here."""
-        return draw_inputs(self.graph.model, sizes, self.seed + seed, self.ranges, self.recipe)
+        return draw_inputs(self.graph.model, sizes, self.seed + seed, self.ranges, self.recipe, self.facts)
 
     def _first_rounds(self) -> list[Round]:
         """Both bindings of the analysis, or one twice; in the second, values inside are pushed.

@@ -22,6 +22,7 @@ from spa_compiler.general import General
 from spa_compiler.model import Model
 from spa_compiler.sizes import Size
 
+REGROUPING = ("Squeeze", "Unsqueeze", "Reshape", "Identity")
 LARGEST = 1 << 24
 """Entries of a constant up to which it is looked at."""
 WIDE = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
@@ -59,6 +60,12 @@ def find_places(
         parts = [find_index(model, t, general) for t in maker.inputs]
         if all(p is not None and p.axes[-1] == 1 for p in parts):
             return [Index(p.axes[:-1], p.start, p.steps[:-1]) for p in parts if p is not None]
+    inner = general.axes(maker.inputs[0].name) if maker is not None and maker.op in REGROUPING else None
+    if maker is not None and inner and inner[-1] == axes[-1]:  # axes in front of the last come and go
+        places = find_places(model, maker.inputs[0], general, pointed)
+        moved = [_regrouped(p, axes[:-1]) for p in places or ()]
+        if places and None not in moved:
+            return [m for m in moved if m is not None]
     known = _numbers(model, tensor, general)
     columns: list[Index | None] = []
     for k, size in enumerate(pointed[: axes[-1]] if known is not None else ()):
@@ -124,8 +131,11 @@ def _range(model: Model, node: gs.Node, general: General, axes: tuple[Size, ...]
 def _regroup(model: Model, node: gs.Node, general: General, axes: tuple[Size, ...]) -> Index | None:
     """Reshape, Unsqueeze, Squeeze: axes of size 1 come and go, and a row may be cut into rows."""
     x = find_index(model, node.inputs[0], general)
-    if x is None:
-        return None
+    return None if x is None else _regrouped(x, axes)
+
+
+def _regrouped(x: Index, axes: tuple[Size, ...]) -> Index | None:
+    """An index in another shape."""
     left = [(n, s) for n, s in zip(x.axes, x.steps, strict=True) if n != 1]
     if [n for n, _ in left] == [n for n in axes if n != 1]:
         steps = iter(s for _, s in left)

@@ -22,6 +22,7 @@ from spa_compiler.model import Model, from_proto
 from spa_compiler.normalize import normalize
 from spa_compiler.shapes import General, evaluate, generalize, input_sizes, symbols
 from spa_compiler.symbols import input_axes
+from zoo import CASES, build
 
 OTHERS = ({"N": 1, "H": 3, "W": 2}, {"N": 4, "H": 17, "W": 131}, {"N": 7, "H": 64, "W": 33})
 """Sizes at which nothing was evaluated."""
@@ -283,6 +284,11 @@ def test_what_is_not_followed_holds_no_symbol() -> None:
     assert table is not None and len(set(table.ravel())) == 4
     assert not any(sizes.symbols_of(e) for e in [*table.ravel(), sizes.unknown_size("x", 0)])
     assert all(sizes.text_of(e) for e in table.ravel())
+
+
+def test_a_box_that_follows_the_batch_is_written_as_pieces() -> None:
+    model, changes = normalize(from_proto(build(CASES["box_overwritten"]), Path("m.onnx")))
+    assert changes["strides"] == 1 and not {"ScatterND", "Range"} & {n.op for n in model.graph.nodes}
 
 
 # names and sizes of inputs -------------------------------------------------------------------------------------------

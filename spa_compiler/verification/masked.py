@@ -36,7 +36,7 @@ from spa_compiler.verification.replay import compared, decided, replayed
 from spa_compiler.verification.runs import Side, outer_values
 from spa_compiler.verification.sizes import Sizes
 
-SLACK, ABOVE = 100.0, 16.0
+SLACK, ABOVE = 100.0, 32.0
 """Up to how many times the tolerance an error may be rounding, and how far above that of the masked model itself."""
 
 

@@ -224,10 +224,14 @@ class Drawn:
 
     feed: dict[str, Array]
     outputs: Mapping[str, Any]
-    how: str
     unfit: tuple[str, ...] = ()  # outputs that hold NaN or infinite numbers
     still: tuple[str, ...] = ()  # outputs no finite number of which follows from the inputs
     recipe: Recipe = field(default_factory=Recipe)
+
+    @property
+    def how(self) -> str:
+        """The recipe in words."""
+        return str(self.recipe)
 
     @property
     def powerful(self) -> bool:
@@ -297,7 +301,7 @@ def _judged(
     floats = {n: a for n, a in numbers.items() if a.dtype.kind == "f"}
     unfit = tuple(n for n, a in floats.items() if not is_finite(a))
     still = tuple(n for n, a in (floats or numbers).items() if n in reached and not _differs(a, second[n]))
-    return Drawn(feeds[0], first, str(recipe), unfit, still, recipe)
+    return Drawn(feeds[0], first, unfit, still, recipe)
 
 
 def _differs(a: Array, b: Array) -> bool:

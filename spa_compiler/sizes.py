@@ -65,11 +65,6 @@ def atom(function: str, operands: tuple[Any, ...], bounds: Interval = ANY) -> Si
     return _names[key]
 
 
-def is_atom(size: Size) -> bool:
-    """Is this size a function that no polynomial states?"""
-    return isinstance(size, str) and size in _atoms
-
-
 def is_size(value: object) -> bool:
     """Is this an int, a symbol or an expression of sizes?"""
     return isinstance(value, int | str) or hasattr(value, "free_symbols")
@@ -470,6 +465,6 @@ def _parsed(node: ast.expr) -> Size:
     raise ValueError("no expression of sizes")
 
 
-__all__ = ["ANY", "INFINITY", "Size", "add", "atom", "bounds", "floor_divide", "is_atom", "is_equal"]
+__all__ = ["ANY", "INFINITY", "Size", "add", "atom", "bounds", "floor_divide", "is_equal"]
 __all__ += ["is_less", "is_size", "linear_part", "maximum", "minimum", "modulo", "multiply", "negate", "parse_size"]
 __all__ += ["product", "subtract", "symbols_of", "text_of", "truncate_divide", "unknown_size", "value_at"]

@@ -134,7 +134,7 @@ def only_batch(model: Model) -> int:
 
 
 def only_sizes(model: Model) -> dict[str, int]:
-    """Symbols that fit one size alone, as far as was tried: what follows from it is written into the compiled file."""
+    """Symbols that fit one size alone, as far as was tried."""
     sizes = model.shapes.sizes if model.shapes is not None else {}
     return {n: a for n, (a, b) in sizes.items() if a == b}
 

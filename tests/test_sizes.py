@@ -156,5 +156,5 @@ def test_a_size_is_taken_apart_by_a_symbol(times: int, more: int, other: str) ->
 
 def test_no_name_of_a_dim_is_taken_for_what_a_function_gives() -> None:
     half = str(sizes.floor_divide("H", 2))
-    assert sizes.is_atom(half) and not sizes.is_atom(parse_size(half))
+    assert sizes.symbols_of(half) == {"H"} and sizes.symbols_of(parse_size(half)) == {parse_size(half)}
     assert sizes.bounds(parse_size(half)) == (1, math.inf)

@@ -132,20 +132,22 @@ def t5() -> nn.Module:
     return pretrained("T5EncoderModel", "T5Config", options, lambda m, ids: m(ids, return_dict=False))
 
 
+def step_with_past(m: nn.Module, ids: Tensor, mask: Tensor, k: Tensor, v: Tensor) -> Any:
+    """A step of a decoder: logits, and keys and values with those of the past in front."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    cache.update(k, v, 0)
+    out = m(ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+    layer = out.past_key_values.layers[0]
+    return out.logits, layer.keys, layer.values
+
+
 def gpt2_step() -> nn.Module:
     """One step of GPT-2 with the keys and values of the past."""
     options = {"vocab_size": 20, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "n_inner": 24}
 
-    def call(m: nn.Module, ids: Tensor, mask: Tensor, k: Tensor, v: Tensor) -> Any:
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        cache.update(k, v, 0)
-        out = m(ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        layer = out.past_key_values.layers[0]
-        return out.logits, layer.keys, layer.values
-
-    return pretrained("GPT2LMHeadModel", "GPT2Config", options | {"attn_implementation": "eager"}, call, True)
+    return pretrained("GPT2LMHeadModel", "GPT2Config", options | {"attn_implementation": "eager"}, step_with_past, True)
 
 
 def bert() -> nn.Module:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from exports_sizes import IDS, PICTURE, STEP, Free, Sample, pretrained
+from exports_sizes import IDS, PICTURE, STEP, Free, Sample, pretrained, step_with_past
 from torch import Tensor, nn
 from zoo_models import Call, import_torchvision
 
@@ -54,17 +54,7 @@ def timm(name: str, **options: Any) -> Callable[[], nn.Module]:
 
 def step(name: str, config: str, **options: Any) -> Callable[[], nn.Module]:
     """A step of a decoder of one block with the keys and values of its past."""
-
-    def call(m: nn.Module, ids: Tensor, mask: Tensor, k: Tensor, v: Tensor) -> Any:
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        cache.update(k, v, 0)
-        out = m(ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        layer = out.past_key_values.layers[0]
-        return out.logits, layer.keys, layer.values
-
-    return lambda: pretrained(name, config, options | {"attn_implementation": "eager"}, call, every=True)
+    return lambda: pretrained(name, config, options | {"attn_implementation": "eager"}, step_with_past, every=True)
 
 
 def plain(m: nn.Module, *args: Tensor) -> Any:

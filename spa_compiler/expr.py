@@ -90,6 +90,8 @@ def resolve(e: Expr) -> Expr:
 
 
 def _flat(e: Prod | Sum) -> Expr:
+    if len(e.parts) > 1 and all(isinstance(p, Dim) and p.link is None and not trivial(p) for p in e.parts):
+        return e
     kind = type(e)
     parts: list[Expr] = []
     for p in map(resolve, e.parts):

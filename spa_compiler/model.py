@@ -11,6 +11,7 @@ version, functions, defaults of inputs) stays in protobuf beside it and is put b
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -173,26 +174,42 @@ class Model:
 
     def _node(self, node: gs.Node) -> onnx.NodeProto:
         """A node with everything of the original that graphsurgeon does not hold."""
-        fresh: onnx.NodeProto = OnnxExporter.export_node(node)
         origin = self.origin.get(node.outputs[0].name) if node.outputs else None
-        if origin is None:
+        if origin is None or origin.op_type != node.op:
+            fresh: onnx.NodeProto = OnnxExporter.export_node(node)
             return fresh
         out = onnx.NodeProto()
         out.CopyFrom(origin)
         del out.input[:], out.output[:]
-        if out.name != fresh.name:
-            out.name = fresh.name
-        out.input.extend(fresh.input)
-        out.output.extend(fresh.output)
-        if out.op_type != fresh.op_type:
-            return fresh
-        settled = {a.name for a in out.attribute if _carried(a)}
-        kept = [a for a in out.attribute if a.name in settled or a.name in node.attrs]
-        changed = {a.name: a for a in fresh.attribute if a.name not in settled}
+        if out.name != node.name:
+            out.name = node.name
+        out.input.extend(t.name for t in node.inputs)
+        out.output.extend(t.name for t in node.outputs)
+        if not _has_attributes(out, node.attrs):
+            self._write_attributes(out, OnnxExporter.export_node(node), node.attrs)
+        return out
+
+    @staticmethod
+    def _write_attributes(out: onnx.NodeProto, fresh: onnx.NodeProto, attrs: Mapping[str, Any]) -> None:
+        carried = {a.name for a in out.attribute if _carried(a)}
+        kept = [a for a in out.attribute if a.name in carried or a.name in attrs]
+        changed = {a.name: a for a in fresh.attribute if a.name not in carried}
         del out.attribute[:]
         out.attribute.extend(changed.pop(a.name, a) for a in kept)
         out.attribute.extend(changed.values())
-        return out
+
+
+def _has_attributes(node: onnx.NodeProto, attrs: Mapping[str, Any]) -> bool:
+    """Are the numbers among the attributes of a node these already, and is none missing?"""
+    numbers = {a.name: a for a in node.attribute if not _carried(a)}
+    carried = {a.name for a in node.attribute} - numbers.keys()
+    return attrs.keys() - carried == numbers.keys() and all(_is_value(a, attrs[n]) for n, a in numbers.items())
+
+
+def _is_value(a: onnx.AttributeProto, value: Any) -> bool:
+    if a.type in (a.INT, a.FLOAT):
+        return type(value) is (int if a.type == a.INT else float) and value == (a.i if a.type == a.INT else a.f)
+    return isinstance(value, list) and value == list(a.ints if a.type == a.INTS else a.floats) and bool(value)
 
 
 def _carried(a: onnx.AttributeProto) -> bool:

@@ -9,6 +9,7 @@ included), and a shape that is computed at run time is patched where digits were
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from spa_compiler.axes import Ints, Masks, coordinates, count, keep, order, whole
-from spa_compiler.dims import Dim, Expr, atoms
+from spa_compiler.dims import Dim, Expr
 from spa_compiler.errors import VerificationError
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.model import Model, constant, element_type
@@ -62,19 +63,43 @@ def _cut(e: Expr, masks: Masks) -> bool:
     return count(e, masks) != count(e, {})
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Which entries of a value a plan keeps, whatever the sizes of the axes that it does not cut.
+
+    `positions`: per axis, None where all stay. `joint`: they vary along other axes, as one index of the whole array.
+    """
+
+    positions: tuple[Ints | None, ...]
+    joint: bool
+
+    def take(self, array: Array) -> Array:
+        """The entries of an array that stay; the same array where all do."""
+        if self.joint:
+            free = np.ogrid[tuple(slice(n) for n in array.shape)]
+            return array[tuple(f if p is None else p for p, f in zip(self.positions, free, strict=True))]
+        for axis, positions in enumerate(self.positions):
+            if positions is not None:
+                array = array.take(positions, axis)
+        return array
+
+
+def find_kept(graph: DependencyGraph, value: Value, masks: Masks) -> Kept:
+    """Which entries of a value a plan keeps."""
+    axes = range(len(value.axes))
+    dims = [graph.held(a) for a in value.axes]
+    outer = [_outer(dims, i, masks, graph.blocks) for i in axes]
+    held = {b for needed in outer for b in needed}
+    cut = [_cut(value.axes[i], masks) or not held.isdisjoint(dims[i]) for i in axes]
+    if any(outer):
+        found = [_index(value, i, masks, graph.blocks, outer[i]) if cut[i] else None for i in axes]
+        return Kept(tuple(found), True)
+    return Kept(tuple(order(value.axes[i], masks, graph.blocks, {}) if cut[i] else None for i in axes), False)
+
+
 def sliced(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -> Array:
     """The entries of a tensor that a plan keeps; the same array when it keeps all. Other axes may have any size."""
-    outer = [_outer(value, i, masks, graph.blocks) for i in range(array.ndim)]
-    if any(outer):
-        held = {b for needed in outer for b in needed}
-        cut = [_cut(a, masks) or not held.isdisjoint(atoms(a)) for a in value.axes]
-        free = np.ogrid[tuple(slice(n) for n in array.shape)]
-        every = range(array.ndim)
-        return array[tuple(_index(value, i, masks, graph.blocks, outer[i]) if cut[i] else free[i] for i in every)]
-    for i, axis in enumerate(value.axes):
-        if _cut(axis, masks):
-            array = np.take(array, order(axis, masks, graph.blocks, {}), axis=i)
-    return array
+    return find_kept(graph, value, masks).take(array)
 
 
 def states_kept(r: Value, masks: Masks, graph: DependencyGraph) -> Ints:
@@ -84,11 +109,10 @@ def states_kept(r: Value, masks: Masks, graph: DependencyGraph) -> Ints:
     return np.stack([np.flatnonzero(row) for row in mask if row.any()])
 
 
-def _outer(value: Value, i: int, masks: Masks, blocks: Mapping[Dim, Dim]) -> dict[Dim, int]:
-    """Blocks on other axes whose index decides what axis i keeps, and those axes."""
-    here = set(atoms(value.axes[i]))
-    needed = {blocks[d] for d in here if d in masks and masks[d].ndim == 2} - here
-    return {b: j for j, a in enumerate(value.axes) for b in atoms(a) if b in needed}
+def _outer(dims: list[frozenset[Dim]], i: int, masks: Masks, blocks: Mapping[Dim, Dim]) -> dict[Dim, int]:
+    """Blocks on other axes whose index decides what axis i keeps, and those axes; `dims`: those of every axis."""
+    needed = {blocks[d] for d in dims[i] if d in masks and masks[d].ndim == 2} - dims[i]
+    return {b: j for j, held in enumerate(dims) for b in held if b in needed}
 
 
 def _index(value: Value, i: int, masks: Masks, blocks: Mapping[Dim, Dim], outer: dict[Dim, int]) -> Ints:

@@ -20,12 +20,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from spa_compiler.axes import Ints, Masks, count, order
+from spa_compiler.axes import Masks, count
 from spa_compiler.cost import MACS
 from spa_compiler.dims import Dim, Expr, trivial
 from spa_compiler.graph import DependencyGraph
 from spa_compiler.nesting import is_control, is_marker
-from spa_compiler.rewrite import sliced
+from spa_compiler.rewrite import Kept, find_kept
 from spa_compiler.spec import Site, Value
 
 Array = NDArray[Any]
@@ -83,7 +83,7 @@ class Cuts:
 
     def __init__(self, graph: DependencyGraph, masks: Masks) -> None:
         self.graph, self.masks = graph, masks
-        self.known: dict[str, tuple[list[bool], list[tuple[int, Ints]] | None]] = {}
+        self.known: dict[str, tuple[list[bool], Kept]] = {}
 
     def cut(self, name: str, array: Any) -> Any:
         """The entries that stay; None where the size of this array does not tell which they are."""
@@ -92,22 +92,18 @@ class Cuts:
             return array
         if len(value.axes) != array.ndim:
             return None
-        fixed, kept = self.find(value)
+        fixed, kept = self._find(value)
         if any(f and n != a.size for f, n, a in zip(fixed, array.shape, value.axes, strict=True)):
             return None
-        if kept is None:
-            return sliced(self.graph, value, array, self.masks)
-        for axis, positions in kept:
-            array = array.take(positions, axis)
-        return array
+        return kept.take(array)
 
-    def find(self, value: Value) -> tuple[list[bool], list[tuple[int, Ints]] | None]:
-        """Which axes are cut by position, and the positions; None where they follow an index of another axis."""
+    def find_fixed(self, value: Value) -> list[bool]:
+        """Which axes of a value are cut by positions that hold for one size only."""
+        return self._find(value)[0]
+
+    def _find(self, value: Value) -> tuple[list[bool], Kept]:
         if value.name not in self.known:
-            fixed = fixes_size(self.graph, value, self.masks)
-            several = any(d in self.masks and self.masks[d].ndim == 2 for a in value.axes for d in self.graph.held(a))
-            takes = [(i, order(value.axes[i], self.masks, self.graph.blocks, {})) for i, f in enumerate(fixed) if f]
-            self.known[value.name] = fixed, None if several else takes
+            self.known[value.name] = fixes_size(self.graph, value, self.masks), find_kept(self.graph, value, self.masks)
         return self.known[value.name]
 
 
@@ -161,7 +157,7 @@ def draw_pushes(
     for name in names:
         value = graph.values[name]
         rank = len(value.shape)
-        fixed = [f or _has_units(graph, value, i) for i, f in enumerate(cuts.find(value)[0])]
+        fixed = [f or _has_units(graph, value, i) for i, f in enumerate(cuts.find_fixed(value))]
         free = [i in (1, rank - 1) or rank < 3 for i in range(rank)]
         still = [not d for d in value.dynamic]
         shape = [n if s and (f or r) else 1 for n, f, r, s in zip(value.shape, fixed, free, still, strict=True)]

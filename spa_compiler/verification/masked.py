@@ -66,6 +66,17 @@ class Outcome:
     replayed: tuple[str, ...] = ()
 
 
+def measure_all(found: Mapping[str, Any], expected: Mapping[str, Any], limit: float) -> dict[str, float]:
+    """The error of every value that has something to be compared with; up to `limit` only the largest is exact."""
+    out: dict[str, float] = {}
+    worst = 0.0
+    for name, value in found.items():
+        if expected[name] is not None:
+            out[name] = difference(value, expected[name], min(worst, limit)).error
+            worst = max(worst, out[name])
+    return out
+
+
 class Comparison:
     """Prune against mask for one plan and one choice of branches; the masked side is made once."""
 
@@ -137,7 +148,7 @@ class Comparison:
         def one(round_: Round) -> dict[str, float]:
             expected = self.masked(round_)
             found = pruned.run(self._feed(round_, True), expected)
-            return {n: difference(found[n], expected[n]).error for n in found if expected[n] is not None}
+            return measure_all(found, expected, self.limit)
 
         self._open_masked()
         errors = list(each(one, rounds) if heavy else map(one, rounds))
@@ -199,5 +210,5 @@ class Comparison:
             given = {n: expected.pop(n) for n in made}
             pruned = pruned or self._open(candidate, names, "the pruned model", given)
             found = pruned.run(self._feed(round_, True) | given, expected)
-            errors.append({n: difference(found[n], expected[n]).error for n in found if expected[n] is not None})
+            errors.append(measure_all(found, expected, self.limit))
         return self._judge(self._discount(errors, rounds), rounds, made)

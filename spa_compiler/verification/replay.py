@@ -45,7 +45,7 @@ def compared(graph: DependencyGraph, later: bool = False) -> list[str]:
     """The taps, and what detections are chosen from: a threshold may leave none of them to compare.
 
     `later`: also what is chosen from after an earlier choice, which is the same only if that one was, and what is
-    quantised: of these a plan keeps some (`rewrite.sliced`).
+    quantised: of these a plan keeps some (`rewrite.find_kept`).
     """
     chosen: set[str] = set()
     found = []

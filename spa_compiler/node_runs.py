@@ -147,11 +147,13 @@ ELEMENTS = {
 
 
 def quiet_session(
-    source: bytes | str, level: int = 1, threads: int = 1, folder: str = "", exact: bool = False
-) -> ort.InferenceSession:
+    source: bytes | str, level: int = 1, threads: int = 1, folder: str = "", exact: bool = False,
+    weights: Mapping[str, Array] | None = None,
+) -> ort.InferenceSession:  # fmt: skip
     """A CPU session that prints nothing; `level` 0 to 3 is how much onnxruntime may optimise.
 
     `exact`: products of integers do not overflow, which those of signed weights do on some processors (from level 2).
+    `weights`: values of initializers that are external in `source`; no file is read for them.
     """
     options = ort.SessionOptions()
     if exact:
@@ -161,7 +163,13 @@ def quiet_session(
     options.graph_optimization_level = LEVELS[level]
     if folder:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    weights = weights or {}
+    if weights:
+        values = [ort.OrtValue.ortvalue_from_numpy(a) for a in weights.values()]
+        options.add_external_initializers(list(weights), values)
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session.weights = weights  # onnxruntime reads the memory of these arrays as long as it lives
+    return session
 
 
 __all__ = ["Versions", "compute", "infer_types", "quiet_session", "versions_of"]

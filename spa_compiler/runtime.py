@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,42 @@ def open_session(
     Raises ModelError with onnxruntime's message.
     """
     try:
-        data = _serialized(proto)
+        with _lifted_weights(proto) as weights:
+            data = _serialized(proto)
         if data is not None:
-            return quiet_session(data, level, threads, str(folder.resolve()), exact)
+            return quiet_session(data, level, threads, str(folder.resolve()), exact, weights)
         with tempfile.TemporaryDirectory() as scratch:
             target = Path(scratch) / "model.onnx"
             write(proto, folder, target)
             return quiet_session(str(target), level, threads, exact=exact)
     except Exception as e:
         raise ModelError(f"onnxruntime cannot load {what}: {_first_line(e)}") from e
+
+
+LARGE = 1 << 16
+"""Bytes from which a weight is handed to onnxruntime as an array: a model of 100 MB is written and read for nothing."""
+NUMBERS = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t)): t for t in "efdbBil"}
+"""Element types that arrays have as well."""
+
+
+@contextmanager
+def _lifted_weights(proto: onnx.ModelProto) -> Iterator[dict[str, Array]]:
+    """The large weights of a model as arrays; meanwhile they are external in it, and in no file."""
+    inputs = {i.name for i in proto.graph.input}
+    taken = [t for t in proto.graph.initializer if t.data_type in NUMBERS and t.name not in inputs]
+    taken = [t for t in taken if t.HasField("raw_data") and len(t.raw_data) >= LARGE]
+    raw = [t.raw_data for t in taken]
+    for t in taken:
+        t.ClearField("raw_data")
+        t.data_location = onnx.TensorProto.EXTERNAL
+        t.external_data.add(key="location", value="in memory")
+    try:
+        yield {t.name: np.frombuffer(b, NUMBERS[t.data_type]).reshape(t.dims) for t, b in zip(taken, raw, strict=True)}
+    finally:
+        for t, data in zip(taken, raw, strict=True):
+            t.ClearField("external_data")
+            t.ClearField("data_location")
+            t.raw_data = data
 
 
 INTEGER = """ConvInteger MatMulInteger DynamicQuantizeMatMul MatMulIntegerToFloat QLinearConv QLinearMatMul

@@ -19,6 +19,7 @@ from commands import QUICK, run
 from spa_compiler.errors import ModelError
 from spa_compiler.external import check_tensors, densify, locations, read_tensor
 from spa_compiler.model import Model, load, write
+from spa_compiler.runtime import LARGE, open_session
 from spa_compiler.shapes import quiet_session
 from spa_compiler.tensors import describe, sparse_tensors, tensors
 from zoo import Case, build
@@ -372,3 +373,23 @@ def test_numbers_of_tensors_are_read_in_one_place() -> None:
 def test_a_model_in_memory_has_nothing_outside() -> None:
     model: Model = load(ROOT / "models" / "digits_gru.onnx")
     assert not model.external and list(model.files.states) == [model.path]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_weights_that_a_session_reads_in_memory_are_those_of_the_file(dtype: type, tmp_path: Path) -> None:
+    """Large ones are not written into the bytes that onnxruntime reads; what an input may replace is."""
+    rng, kind = np.random.default_rng(0), np.dtype(dtype)
+    weights = {n: rng.normal(size=(256, 256)).astype(kind) for n in ("w", "d")}
+    assert all(a.nbytes >= LARGE for a in weights.values())
+    x = helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(kind), ["N", 256])
+    d, y = (helper.make_tensor_value_info(n, x.type.tensor_type.elem_type, s) for n, s in
+            (("d", [256, 256]), ("y", ["N", 256])))  # fmt: skip
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("MatMul", ["a", "d"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [x, d], [y], [numpy_helper.from_array(a, n) for n, a in weights.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    before, feed = model.SerializeToString(), {"x": rng.normal(size=(2, 256)).astype(kind)}
+    opened, filed = open_session(model, tmp_path), quiet_session(str(tmp_path / "m.onnx"))
+    for given in (feed, feed | {"d": weights["w"]}):
+        np.testing.assert_array_equal(opened.run(None, given)[0], filed.run(None, given)[0])
+    assert model.SerializeToString() == before

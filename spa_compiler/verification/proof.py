@@ -138,17 +138,31 @@ class Proof:
             self.rounds = self._first_rounds()
 
     def _add_sizes(self, source: Model | None) -> None:
-        """Rounds at other sizes that the source runs at, and the comparison with it. Raises VerificationError."""
+        """Rounds at other sizes that the source runs at, and the comparison with it. Raises VerificationError.
+
+        A heavy model is compared with it at other sizes, and at one of the analysis only where it runs at no other.
+        """
         pair = SourcePair(self.graph, source, self.dense, self.limit) if source is not None else None
-        more: list[Round] = []
-        asked = self.rounds[:1] if self.heavy else self.rounds
+        others = self._run_others(pair) if self.heavy else []
+        asked = self.rounds[: 0 if others else 1] if self.heavy else self.rounds
         errors = [e for r in asked if pair is not None and (e := pair.compare(r.feed, str(r))) is not None]
-        given = pair.given if errors and pair is not None else self.dense.run(self.rounds[0].feed, compared(self.graph))
+        given = pair.given if pair is not None else {}
+        given = given or self.dense.run(self.rounds[0].feed, compared(self.graph))
         hidden = not all(map(shows_all, given.values()))
         if hidden and any(isinstance(a, np.ndarray) and not is_finite(a) for a in given.values()):
             self._find_finite()
+            others = []
+        others = others or self._run_others(pair)
+        errors += [error for _, _, error in others]
+        self.source_error = max(errors, default=0.0) if pair is not None else None
+        self.rounds += [Round(sizes, feed, hidden, hidden, False) for sizes, feed, _ in others]
+
+    def _run_others(self, pair: SourcePair | None) -> list[tuple[Sizes, Feed, float]]:
+        """Sizes beside those of the analysis that the source runs at, what it was fed, and how far the graph is off."""
+        out: list[tuple[Sizes, Feed, float]] = []
+        self.refused = []
         for k, sizes in enumerate(proof_sizes(self.graph.model, self.macs)):
-            if len(more) == MOST_SIZES:
+            if len(out) == MOST_SIZES:
                 break
             check()
             try:
@@ -156,15 +170,13 @@ class Proof:
             except ModelError:  # a name of a dim comes to less than 1
                 self.refused.append(sizes)
                 continue
-            round_ = Round(sizes, feed, hidden, hidden, False)
-            found = pair.compare(round_.feed, str(round_)) if pair is not None else self._run_dense(round_)
-            if found is None:
+            round_ = Round(sizes, feed, False, False, False)
+            error = pair.compare(feed, str(round_)) if pair is not None else self._run_dense(round_)
+            if error is None:
                 self.refused.append(sizes)
             else:
-                more.append(round_)
-                errors.append(found)
-        self.source_error = max(errors, default=0.0) if pair is not None else None
-        self.rounds += more
+                out.append((sizes, feed, error))
+        return out
 
     def _run_dense(self, round_: Round) -> float | None:
         """0 where the normalised graph runs, None where it does not."""

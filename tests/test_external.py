@@ -390,6 +390,6 @@ def test_weights_that_a_session_reads_in_memory_are_those_of_the_file(dtype: typ
     onnx.save(model, tmp_path / "m.onnx")
     before, feed = model.SerializeToString(), {"x": rng.normal(size=(2, 256)).astype(kind)}
     opened, filed = open_session(model, tmp_path), quiet_session(str(tmp_path / "m.onnx"))
-    for given in (feed, feed | {"d": weights["w"]}):
-        np.testing.assert_array_equal(opened.run(None, given)[0], filed.run(None, given)[0])
+    for fed in (feed, feed | {"d": weights["w"]}):
+        np.testing.assert_array_equal(opened.run(None, fed)[0], filed.run(None, fed)[0])
     assert model.SerializeToString() == before

@@ -212,6 +212,15 @@ def _is_value(a: onnx.AttributeProto, value: Any) -> bool:
     return isinstance(value, list) and value == list(a.ints if a.type == a.INTS else a.floats) and bool(value)
 
 
+def _untouchable(node: onnx.NodeProto) -> onnx.NodeProto:
+    """The node, or a copy where graphsurgeon holds its tensors: exporting them changes their names in place."""
+    if all(a.type not in (a.TENSOR, a.TENSORS) for a in node.attribute):
+        return node
+    out = onnx.NodeProto()
+    out.CopyFrom(node)
+    return out
+
+
 def _carried(a: onnx.AttributeProto) -> bool:
     """Attributes that stay as they were read: subgraphs, tensors, types, and bytes that graphsurgeon would decode."""
     return a.type not in (a.INT, a.INTS, a.FLOAT, a.FLOATS)
@@ -301,7 +310,7 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
         graph = gs.import_onnx(proto)
     except Exception as e:
         raise ModelError(f"{path}: onnx-graphsurgeon cannot read the graph: {e}") from e
-    origin = {n.output[0]: n for n in proto.graph.node if n.output}
+    origin = {n.output[0]: _untouchable(n) for n in proto.graph.node if n.output}
     held = captured(proto.graph)
     flat = Model(graph, header, origin, path, held, None, [*(notes or []), *listed], bodies=bodies, homes=homes)
     return replace(flat, sparse=sparse, names=names, defaults=given)

@@ -10,7 +10,7 @@ visited once: its states must keep their shapes, otherwise nothing in its body h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,10 @@ class Flow:
     def __init__(self, types: dict[str, onnx.TypeProto], values: dict[str, Array], why: dict[str, str]) -> None:
         self.types, self.values, self.why = types, values, why
         self.open: list[_Open] = []
+
+    def resume(self, markers: Sequence[gs.Node]) -> None:
+        """Go on inside the bodies that begin at these markers, the outermost first; they run."""
+        self.open = [_Open(m, False, False) for m in markers]
 
     @property
     def tentative(self) -> bool:

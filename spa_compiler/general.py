@@ -74,6 +74,10 @@ class General(Facts):
 
 Evaluate = Callable[[onnx.NodeProto, list[Array | None]], list[Array] | None]
 """Runs a node on numbers."""
+Observe = Callable[[onnx.NodeProto, dict[str, onnx.TypeProto]], dict[str, onnx.TypeProto]]
+"""Gives the types of what a node makes that is no operator of ONNX."""
+ByNode = tuple[Evaluate, Observe, Callable[[gs.Node], onnx.NodeProto]]
+"""Numbers and types of one node, and the node as protobuf."""
 
 
 def evaluate_general(
@@ -81,17 +85,12 @@ def evaluate_general(
     inputs: Mapping[str, Sequence[Size]],
     at: Facts,
     binding: Mapping[str, int],
-    evaluate: Evaluate,
-    observe: Callable[[onnx.NodeProto, dict[str, onnx.TypeProto]], dict[str, onnx.TypeProto]],
-    proto_of: Callable[[gs.Node], onnx.NodeProto],
+    by_node: ByNode,
 ) -> General:
-    """One pass over the nodes. `inputs`: the sizes of the graph inputs; `at`: facts under `binding`.
-
-    `observe` gives the types of what a node makes that is no operator of ONNX.
-    """
+    """One pass over the nodes. `inputs`: the sizes of the graph inputs; `at`: facts under `binding`."""
     if is_the_same_everywhere(inputs, at):
         return General(types=at.types, values=at.values, why=at.why)
-    return _Pass(model, at, binding, evaluate, observe, proto_of).run(inputs)
+    return Pass(model, at, binding, by_node).run(inputs)
 
 
 def is_the_same_everywhere(inputs: Mapping[str, Sequence[Size]], at: Facts) -> bool:
@@ -100,20 +99,28 @@ def is_the_same_everywhere(inputs: Mapping[str, Sequence[Size]], at: Facts) -> b
     return fixed and not at.observed and all(at.shape(n) is not None for n in at.types)
 
 
-class _Pass:
+class Pass:
     """The state of one pass."""
 
-    def __init__(
-        self, model: Model, at: Facts, binding: Mapping[str, int], evaluate: Evaluate, observe: Any, proto_of: Any
-    ) -> None:
-        self.model, self.at, self.binding = model, at, binding
-        self.evaluate, self.observe, self.proto_of = evaluate, observe, proto_of
+    def __init__(self, model: Model, at: Facts, binding: Mapping[str, int], by_node: ByNode) -> None:
+        self.model, self.at, self.binding, self.by_node = model, at, binding, by_node
+        self.evaluate, self.observe, self.proto_of = by_node
         self.general = General()
         self.imports = list(model.header.opset_import)
         self.numbers: dict[Size, int | None] = {}
         self.declared: dict[str, onnx.TypeProto] = {}
+        self.flow = Flow(self.general.types, self.general.values, self.general.why)
 
-    def run(self, inputs: Mapping[str, Sequence[Size]]) -> General:
+    def under(self, assumed: Mapping[str, Array]) -> Pass:
+        """A pass that begins with what this one found, and with numbers of some values."""
+        other = Pass(self.model, self.at, self.binding, self.by_node)
+        for kind in ("types", "values", "tables", "sizes", "keys"):
+            getattr(other.general, kind).update(getattr(self.general, kind))
+        other.general.values.update(assumed)
+        return other
+
+    def run(self, inputs: Mapping[str, Sequence[Size]], declared: bool = True) -> General:
+        """Visit every node; `declared`: are the types believed that the file has for what has no schema?"""
         general = self.general
         for name, axes in inputs.items():
             t = self.at.types[name]
@@ -126,12 +133,14 @@ class _Pass:
         for name in (n for n in self.model.defaults if n in self.at.types):
             general.types[name] = self.at.types[name]
         known = {name for axes in inputs.values() for size in axes for name in sizes.symbols_of(size)}
-        self.declared = dict(self.declarations(known))
-        flow = Flow(general.types, general.values, general.why)
+        self.declared = dict(self.declarations(known)) if declared else {}
         for node in self.model.graph.nodes:
-            if not flow.step(node):
-                self.visit(node)
+            self.step(node)
         return general
+
+    def step(self, node: gs.Node) -> None:
+        if not self.flow.step(node):
+            self.visit(node)
 
     def declarations(self, known: Collection[str]) -> Iterator[tuple[str, onnx.TypeProto]]:
         """The types that the file records for inner values; names of dims that the inputs do not have say nothing.
@@ -340,4 +349,4 @@ UNFOLDED = frozenset(
 )
 """Chance, and the format in which numbers are stored: never computed beforehand."""
 
-__all__ = ["General", "evaluate_general"]
+__all__ = ["General", "Pass", "evaluate_general"]

@@ -1,11 +1,14 @@
 """Control nodes that decide nothing: the branch that is always taken, the body that runs once, take their place.
 
-    made = inline(model, general)
+    made = inline(model, general, find_untaken(model, general, sides))
 
-The condition of an If (or the count of a Loop) has to be the same for every binding of the symbols.
+The condition of an If (or the count of a Loop) has to be the same for every binding of the symbols, or one of its
+branches is such that no run takes it that succeeds (`untaken`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Set
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,10 +22,10 @@ AXES_SINCE = 13
 """Opset from which Unsqueeze takes its axes as an input."""
 
 
-def inline(model: Model, general: Facts) -> int:
-    """Replace every such node by what it does; returns how many. Changes the model."""
+def inline(model: Model, general: Facts, untaken: Set[str] = frozenset()) -> int:
+    """Replace every such node by what it does; returns how many. Changes the model. `untaken`: paths of branches."""
     made = 0
-    while found := _decided(model, general):
+    while found := _decided(model, general, untaken):
         made += len(found)
         rewritten: dict[int, list[gs.Node]] = {}  # what takes the place of a node, by its id
         for node, path, _ in found:
@@ -40,23 +43,25 @@ Decided = tuple[gs.Node, str, Chain]
 """A control node that decides nothing, the path of the body that stays, and what the node lies in."""
 
 
-def _decided(model: Model, general: Facts) -> list[Decided]:
+def _decided(model: Model, general: Facts, untaken: Set[str]) -> list[Decided]:
     """All that lie in no other one."""
     markers = {n.attrs["path"]: n for n in model.graph.nodes if is_marker(n)}
     found: list[Decided] = []
     for node, chain in zip(model.graph.nodes, chains(model.graph.nodes), strict=True):
         if is_control(node):
-            path = _path(node, markers, general)
+            path = _path(node, markers, general, untaken)
             if path is not None:
                 found.append((node, path, chain))
     bodies = {p for node, _, _ in found for p in node.attrs["paths"]}
     return [f for f in found if bodies.isdisjoint(f[2])]
 
 
-def _path(node: gs.Node, markers: dict[str, gs.Node], facts: Facts) -> str | None:
+def _path(node: gs.Node, markers: dict[str, gs.Node], facts: Facts, untaken: Set[str]) -> str | None:
     paths: list[str] = node.attrs["paths"]
     if node.op == "If":
         cond = known(facts.values, node.inputs[0].name)
+        if cond is None and not untaken.isdisjoint(paths):
+            cond = paths[0] not in untaken
         return None if cond is None else paths[not cond]
     return paths[0] if trips(facts.values, node, markers[paths[0]]) == 1 else None
 

@@ -22,6 +22,7 @@ from spa_compiler.model import Model
 from spa_compiler.runtime import open_session, random_inputs, run, with_outputs
 from spa_compiler.sequences import unpack
 from spa_compiler.strides import identity_gathers, whole_axes, written_pieces
+from spa_compiler.untaken import find_untaken
 
 
 @paused()
@@ -79,7 +80,7 @@ def _normalize(model: Model, binding: Binding) -> tuple[Model, dict[str, int]]:
     one, two = binding.side(0), binding.side(1)
     changes = dict.fromkeys(("inlined", "folded", "bypassed", "empty", "unpacked"), 0)
     general = shapes.generalize(model, first, one)
-    while _reduce(model, general, changes):  # what came out of a sequence has sizes, and may decide branches
+    while _reduce(model, general, (first, second), changes):  # there are more facts, which may decide branches
         first, second = shapes.evaluate(model, one, first), shapes.evaluate(model, two, second)
         general = shapes.generalize(model, first, one)
     changes["statistics"] = folding.fold_statistics(model)
@@ -100,15 +101,17 @@ def _normalize(model: Model, binding: Binding) -> tuple[Model, dict[str, int]]:
     return model, changes
 
 
-def _reduce(model: Model, general: General, changes: dict[str, int]) -> bool:
-    """Fold what is known, and take tensors out of sequences; True where some were found."""
+def _reduce(model: Model, general: General, sides: tuple[Facts, Facts], changes: dict[str, int]) -> bool:
+    """Fold what is known, and take tensors out of sequences; True where more may be known after it."""
     changes["inlined"] += inline(model, general)
+    untaken = find_untaken(model, general, sides)
+    changes["inlined"] += inline(model, general, untaken) if untaken else 0
     changes["folded"] += folding.fold(model, general)
     changes["bypassed"] += canonical.bypass(model)
     changes["empty"] += folding.skip_empty(model, general)
     found = unpack(model)
     changes["unpacked"] += found
-    return found > 0
+    return found > 0 or bool(untaken)
 
 
 def _complete(

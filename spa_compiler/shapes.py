@@ -22,7 +22,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from spa_compiler.errors import ModelError
 from spa_compiler.facts import Facts
 from spa_compiler.flow import Flow
-from spa_compiler.general import General, evaluate_general
+from spa_compiler.general import ByNode, General, Pass, evaluate_general
 from spa_compiler.model import Model, Shapes, element_type
 from spa_compiler.nesting import chains, is_marker
 from spa_compiler.node_runs import compute, infer_types, quiet_session, versions_of
@@ -104,16 +104,33 @@ def proto_of(model: Model, node: gs.Node) -> onnx.NodeProto:
 
 def generalize(model: Model, at: Facts, binding: dict[str, int], ties: Ties | None = None) -> General:
     """What holds for every binding, beside facts under one; of bindings that meet `ties` only, where they are given."""
-    versions = versions_of(model.header.opset_import)
     axes = input_axes(model)
     if ties:
         axes = {name: tuple(substitute(size, ties) for size in row) for name, row in axes.items()}
-    return evaluate_general(
-        model, axes, at, binding,
+    return evaluate_general(model, axes, at, binding, _by_node(model))
+
+
+def prove(model: Model, at: Facts) -> Pass:
+    """What follows from constants and from what the graph inputs are declared to be, and from nothing else.
+
+    `generalize` takes the rank of a value that nothing tells from the binding; here it stays open.
+    """
+    given = {*model.constants(), *model.defaults, *input_axes(model)} & {*at.types}
+    made = {t.name for n in model.graph.nodes for t in n.outputs}
+    values = {n: v for n, v in at.values.items() if n in given}
+    bare = Facts(types={n: at.types[n] for n in given}, values=values, observed=made)
+    found = Pass(model, bare, {}, _by_node(model))
+    found.run(input_axes(model), declared=False)
+    return found
+
+
+def _by_node(model: Model) -> ByNode:
+    versions = versions_of(model.header.opset_import)
+    return (
         lambda proto, values: compute(proto, values, versions),
         lambda proto, types: infer_types(proto, types, versions),
         lambda node: proto_of(model, node),
-    )  # fmt: skip
+    )
 
 
 def _step(model: Model, node: gs.Node, facts: Facts, imports: list[onnx.OperatorSetIdProto]) -> None:
@@ -306,4 +323,4 @@ def completed(facts: Facts, arrays: dict[str, Array]) -> Facts:
 
 
 __all__ = ["Facts", "General", "completed", "evaluate", "generalize", "input_sizes", "input_types", "missing"]
-__all__ += ["proto_of", "quiet_session", "random_array", "record_shapes", "symbols"]
+__all__ += ["proto_of", "prove", "quiet_session", "random_array", "record_shapes", "symbols"]

@@ -95,8 +95,19 @@ def branch(kind: str) -> str:
     )
 
 
+def squeeze(source: str, axis: str, result: str) -> str:
+    """What TorchScript writes for `source.squeeze(axis)`: an If whose branches give different ranks."""
+    return (
+        f"s{result} = Shape({source}) n{result} = Gather(s{result}, {axis}) o{result} = Equal(n{result}, one) "
+        f"{result} = If (o{result}) < then_branch = t{result} () => (float any1{result}) "
+        f"{{ any1{result} = Squeeze({source}, {axis}1) }}, else_branch = e{result} () => (float any2{result}) "
+        f"{{ any2{result} = Identity({source}) }} > "
+    )
+
+
 CONSTANTS = {
-    "one": np.array(1), "two": np.array(2), "nought": np.array(0), "sixteen": np.array(16), "limit": np.array(100),
+    "one": np.array(1), "two": np.array(2), "three": np.array(3), "nought": np.array(0), "sixteen": np.array(16),
+    "limit": np.array(100), "rest": np.array([-1, 4]),
     "limit1": np.array([100]), "nought1": np.array([0]), "one1": np.array([1]), "two1": np.array([2]),
     "three1": np.array([3]), "four1": np.array([4]), "five1": np.array([5]), "eight": np.array(8),
     "rows": np.array([48]), "pair": np.array([0, 0]), "zeros6": np.zeros(6, np.int64), "zeros4": np.zeros(4, np.int64),
@@ -105,7 +116,7 @@ CONSTANTS = {
 }  # fmt: skip
 """What graphs read; a graph gets those that it names."""
 SHAPES = {"w1": (8, 16), "w2": (16, 4), "k1": (16, 3, 3, 3), "k2": (4, 16, 3, 3), "p1": (160, 8), "q1": (16, 8, 8)}
-SHAPES |= {"r1": (1, 24, 8), "r2": (1, 24, 6), "w3": (6, 4)}
+SHAPES |= {"r1": (1, 24, 8), "r2": (1, 24, 6), "w3": (6, 4), "w4": (8, 8), "d1": (8, 3, 3), "d2": (4, 8, 3)}
 """Weights."""
 
 GRAPHS: dict[str, tuple[str, dict[str, Input]]] = {
@@ -243,6 +254,27 @@ GRAPHS: dict[str, tuple[str, dict[str, Input]]] = {
         "y = Identity(c) }",
         {"x": Input((1, "T", 8)), "k": Input((), value="P % 8")},
     ),
+    "a squeeze in front of an LSTM": (
+        f"(float[T,N,8] x) => (float[N,4] y) {{ m = MatMul(x, w4) {squeeze('m', 'one', 'h')} "
+        "a, b, c = LSTM<hidden_size=6>(h, r1, r2) g = Squeeze(b, nought1) y = MatMul(g, w3) }",
+        {"x": Input(("T", "N", 8))},
+    ),
+    "a squeeze in front of a convolution": (
+        f"(float[N,3,H,W] x) => (float[N,4,P] y) {{ p = MaxPool<kernel_shape=[1,9], strides=[1,999]>(x) "
+        f"{squeeze('p', 'three', 'h')} a = Conv(h, d1) b = Relu(a) y = Conv(b, d2) }}",
+        {"x": Input(("N", 3, "H", "W"))},
+    ),
+    "two squeezes in front of a Gemm": (
+        f"{IMAGE.replace(',P,Q', '')} {{ a = Conv<pads=[1,1,1,1]>(x, k1) b = Relu(a) "
+        f"p = AveragePool<kernel_shape=[9,9], strides=[999,999]>(b) {squeeze('p', 'three', 'h')} "
+        f"{squeeze('h', 'two', 'g')} y = Gemm(g, w2) }}",
+        PICTURE,
+    ),
+    "a squeeze after which both ranks go on": (
+        f"(float[N,T,8] x) => (float[M,4] y) {{ a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2) "
+        f"{squeeze('c', 'one', 'h')} r = Relu(h) y = Reshape(r, rest) }}",
+        {"x": Input(("N", "T", 8))},
+    ),
     "a default that a run replaces": (
         f"(float[1,T,8] x, float[1] near1) => (float[1,T,4] y) {{ h = Mul(x, near1) {MLP} g = Add(near1, unit) "
         "y = Mul(c, g) }",
@@ -258,6 +290,9 @@ def make_model(text: str, constants: dict[str, np.ndarray] | None = None) -> onn
     for part, name in quoted.items():
         text = text.replace(f'"{part}"', name)
     model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 18]> g {text}')
+    for body in (a.g for node in model.graph.node for a in node.attribute if a.HasField("g")):
+        for value in (v for v in body.output if v.name.startswith("any")):  # of more than one rank
+            value.type.tensor_type.ClearField("shape")
     back = {name: part for part, name in quoted.items()}
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:

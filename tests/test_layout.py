@@ -20,7 +20,7 @@ ORDER = """
     sizes subgraphs names nesting facts flow expr dims axes spec blocks rules
     tensors external checks snapshots initializers model symbols shape_reads node_runs size_tables size_formulas general
     shapes bound digits index_arithmetic canonical sequences strides input_ranges lookups runtime
-    graph threads rewrite reference folding inlining normalize
+    graph threads rewrite reference folding untaken inlining normalize
     cost criteria ownership lossless plan stairs allocate
     images sources data gram linear inside recurrent lockstep adjust routed residual moments updates merge scales
     amounts tape derivatives inversion tokens calibration obs doubt compensation verification pipeline

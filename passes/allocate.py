@@ -7,16 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from spa_compiler.allocate import Budget, allocate
-from spa_compiler.cost import CostModel
-from spa_compiler.criteria import Scores
+from spa_compiler.analysis.cost import CostModel
 from spa_compiler.errors import NothingToPrune, UsageError
-from spa_compiler.kernels import convolution_block
-from spa_compiler.latency import fastest, share_of_latency
-from spa_compiler.pipeline import State
-from spa_compiler.plan import Plan, best
-from spa_compiler.stairs import Limits
-from spa_compiler.target import parse_target
+from spa_compiler.execution.cpu import convolution_block
+from spa_compiler.pipeline.state import State
+from spa_compiler.planning.allocation import Budget, allocate
+from spa_compiler.planning.budget import parse_target
+from spa_compiler.planning.latency_model import fastest, share_of_latency
+from spa_compiler.planning.plan import Plan, best
+from spa_compiler.planning.scores import Scores
+from spa_compiler.planning.width_ladder import Limits
 
 BY_ERROR = ("obspa", "flap")
 UNITS = ("macs", "params", "size", "channels", "latency")
@@ -50,7 +50,7 @@ class Allocate:
             raise NothingToPrune(nothing(state))
         of, ratio = share_of(state, self.target, self.threads) if self.target else (self.of, self.ratio or 0.0)
         if of == "latency":
-            plan = fastest(state, ratio, lambda share: self.plan(state, "macs", share), self.threads)
+            plan = fastest(state.analyzed(), ratio, lambda share: self.plan(state, "macs", share), self.threads)
         else:
             plan = self.plan(state, of, ratio)
         if ratio > 0 and plan.empty:
@@ -117,7 +117,7 @@ def share_of(state: State, target: str, threads: int = 0) -> tuple[str, float]:
     """An absolute target as the share to remove. Raises NothingToPrune when the dense model already meets it."""
     of, wanted = parse_target(target)
     if of == "latency":
-        return of, share_of_latency(state, wanted, threads)
+        return of, share_of_latency(state.analyzed(), wanted, threads)
     unit = {"size": "bytes"}.get(of, of)
     dense = CostModel(state.analyzed()).total(unit, {})
     if wanted >= dense:

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from spa_compiler.adjust import Adjust
-from spa_compiler.calibration import Calibration, real, synthetic
-from spa_compiler.cost import MACS
-from spa_compiler.dims import Dim, atoms
+from spa_compiler.algebra.expr import Dim, atoms
+from spa_compiler.analysis.cost import MACS
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.calibration.inputs import Calibration, real, synthetic
+from spa_compiler.calibration.priors.kinds import KINDS
 from spa_compiler.errors import UsageError
-from spa_compiler.graph import DependencyGraph
-from spa_compiler.moments import Moments, collect
-from spa_compiler.pipeline import State
-from spa_compiler.runtime import parse_ranges
-from spa_compiler.sources import KINDS
-from spa_compiler.threads import linear_algebra
+from spa_compiler.execution.inputs import parse_ranges
+from spa_compiler.execution.parallel import linear_algebra
+from spa_compiler.interpreter.activation_maps import Adjust
+from spa_compiler.pipeline.state import State
+from spa_compiler.statistics.moments import Moments, collect
 
 SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
 SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}

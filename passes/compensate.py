@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
-from spa_compiler.calibration import Calibration
-from spa_compiler.compensation import Options, compensated
+from spa_compiler.calibration.inputs import Calibration
+from spa_compiler.compensation.neuron_merging import merge
+from spa_compiler.compensation.solvers import Options, compensated
 from spa_compiler.errors import UsageError
-from spa_compiler.merge import merge
-from spa_compiler.pipeline import State
-from spa_compiler.threads import linear_algebra
+from spa_compiler.execution.parallel import linear_algebra
+from spa_compiler.pipeline.state import State
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class Compensate:
         if state.plan.empty:
             return state
         given = state.calibration
-        options = Options(
-            self.ridge, given.adjust, bias_only=self.method == "bias", late=given.late, seed=self.seed
-        )
+        options = Options(self.ridge, given.adjust, bias_only=self.method == "bias", late=given.late, seed=self.seed)
         with linear_algebra(graph):
             model, outcome = compensated(graph, state.plan.masks(graph), state.pruned, given.feeds, options)
         if outcome.unfit:

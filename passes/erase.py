@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from spa_compiler.lossless import dead_channels
-from spa_compiler.pipeline import State
-from spa_compiler.plan import Plan
-from spa_compiler.stairs import open_groups
+from spa_compiler.analysis.dead_channels import dead_channels
+from spa_compiler.pipeline.state import State
+from spa_compiler.planning.plan import Plan
+from spa_compiler.planning.width_ladder import open_groups
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from spa_compiler.analysis.dependency_graph import analyze
+from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.errors import UsageError
-from spa_compiler.graph import analyze
-from spa_compiler.model import Model
-from spa_compiler.normalize import normalize
-from spa_compiler.pipeline import State
-from spa_compiler.runtime import named
-from spa_compiler.shapes import input_sizes
+from spa_compiler.execution.inputs import named
+from spa_compiler.ir.model import Model
+from spa_compiler.ir.symbols import input_sizes
+from spa_compiler.pipeline.state import State
 
 
 @dataclass(frozen=True)

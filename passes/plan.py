@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from spa_compiler.data import load_npz
-from spa_compiler.pipeline import State
-from spa_compiler.plan import Plan
+from spa_compiler.pipeline.state import State
+from spa_compiler.planning.plan import Plan
+from spa_compiler.verification.dataset import load_npz
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from spa_compiler.calibration import Calibration
-from spa_compiler.criteria import Scores
-from spa_compiler.pipeline import Pipeline, State
+from spa_compiler.calibration.inputs import Calibration
+from spa_compiler.pipeline.passes import Pipeline
+from spa_compiler.pipeline.state import State
+from spa_compiler.planning.scores import Scores
 from spa_compiler.verification.fidelity import explain_variance
 from spa_compiler.verification.replay import taps
 from spa_compiler.verification.runs import outputs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from spa_compiler.pipeline import State
-from spa_compiler.rewrite import rewrite
+from spa_compiler.pipeline.state import State
+from spa_compiler.rewriting.prune import rewrite
 
 
 @dataclass(frozen=True)

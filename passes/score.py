@@ -9,15 +9,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from spa_compiler.calibration import Calibration
-from spa_compiler.criteria import Noted, Scores, check_scores, criterion, spoiled_weights
-from spa_compiler.data import load_npz
-from spa_compiler.doubt import doubted
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.analysis.weight_slices import spoiled_weights
+from spa_compiler.calibration.inputs import Calibration
 from spa_compiler.errors import UsageError
-from spa_compiler.finite import quiet
-from spa_compiler.graph import DependencyGraph
-from spa_compiler.pipeline import State
-from spa_compiler.threads import linear_algebra
+from spa_compiler.execution.finite import quiet
+from spa_compiler.execution.parallel import linear_algebra
+from spa_compiler.pipeline.state import State
+from spa_compiler.planning.scores import Noted, Scores, check_scores
+from spa_compiler.scoring.rank_correction import doubted
+from spa_compiler.scoring.registry import criterion
+from spa_compiler.verification.dataset import load_npz
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from spa_compiler.errors import UnprovenError, UsageError
-from spa_compiler.pipeline import State
-from spa_compiler.runtime import parse_ranges
+from spa_compiler.execution.inputs import parse_ranges
+from spa_compiler.pipeline.state import State
 from spa_compiler.verification.proof import structural
 
 

@@ -19,19 +19,21 @@ from typing import Any
 
 import onnx
 
-from spa_compiler.canonical import retie
-from spa_compiler.data import accuracy, load_data, predict
+from spa_compiler.canonicalize.constant_sharing import retie
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
-from spa_compiler.model import load, read, sparse_again, write
-from spa_compiler.options import Options, heeded, idle, pipeline_of
+from spa_compiler.execution.inputs import parse_ranges
+from spa_compiler.execution.session import quiet_session
+from spa_compiler.ir.reader import load, read
+from spa_compiler.ir.snapshots import Snapshot
+from spa_compiler.ir.symbols import only_sizes
+from spa_compiler.ir.writer import sparse_again, write
 from spa_compiler.output import open_scratch, publish
-from spa_compiler.pipeline import Pipeline, State
-from spa_compiler.places import check_apart, check_output, pass_files
-from spa_compiler.report import METRICS, metrics, summary_of
-from spa_compiler.runtime import parse_ranges
-from spa_compiler.shapes import quiet_session
-from spa_compiler.snapshots import Snapshot
-from spa_compiler.symbols import only_sizes
+from spa_compiler.pipeline.options import Options, heeded, idle, pipeline_of
+from spa_compiler.pipeline.output_paths import check_apart, check_output, pass_files
+from spa_compiler.pipeline.passes import Pipeline
+from spa_compiler.pipeline.state import State
+from spa_compiler.report.document import METRICS, metrics, summary_of
+from spa_compiler.verification.dataset import accuracy, load_data, predict
 from spa_compiler.verification.fidelity import draw_feeds, measure_fidelity
 from spa_compiler.verification.latency import draw_sample, latency
 from spa_compiler.verification.signature import signature

@@ -28,8 +28,8 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from spa_compiler.errors import ModelError, UsageError
-from spa_compiler.external import PROTOBUF_LIMIT, locations
-from spa_compiler.interrupts import check, held
+from spa_compiler.execution.interrupts import check, held
+from spa_compiler.ir.external_data import PROTOBUF_LIMIT, locations
 
 if sys.platform != "win32":
     import fcntl

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,18 +17,11 @@ LIBRARY = sorted((ROOT / "spa_compiler").rglob("*.py"))
 PASSES = sorted((ROOT / "passes").glob("*.py"))
 MODULES = [*LIBRARY, *PASSES]
 ORDER = """
-    version errors finite interrupts collector kernels target plugins
-    sizes subgraphs names nesting facts flow expr dims axes spec blocks rules
-    tensors external checks snapshots initializers model symbols shape_reads node_runs size_tables size_formulas general
-    shapes bound digits index_arithmetic canonical sequences strides input_ranges lookups runtime
-    graph threads rewrite reference folding untaken inlining normalize
-    cost criteria ownership lossless plan stairs allocate
-    images sources data gram linear inside recurrent lockstep adjust routed residual moments updates merge scales
-    amounts tape derivatives inversion tokens calibration obs doubt compensation verification pipeline
-    options latency report output places compiler
-    __init__ inspection cli
+    errors plugins version algebra ir operators execution shape_inference canonicalize analysis rewriting verification
+    planning interpreter autodiff calibration statistics scoring compensation output pipeline report compiler
+    __init__ cli
 """.split()
-"""Each module imports only from those before it (docs/architecture.md)."""
+"""Packages, and modules beside them: each imports only from those before it (docs/architecture.md)."""
 SLOW = {"sympy"}
 """Half a second to import, and many models have no expression of sizes: imported where the first one is made."""
 FORBIDDEN = re.compile(r"(?i)(?:^|_)(layer|filter|handler|manager|util|helper)s?(?:_|$)")
@@ -35,36 +29,57 @@ FOREIGN = {"filter", "helper", "numpy_helper", "external_data_helper"}
 """Names of Python and onnx that are used under their own name."""
 
 
-def name_of(path: Path) -> str:
-    """`rules` for a file in rules/, else the module."""
-    inner = path.relative_to(ROOT / "spa_compiler")
-    return inner.parts[0] if len(inner.parts) > 1 else inner.stem
+def module_of(path: Path) -> str:
+    """`ir.model` for spa_compiler/ir/model.py, `ir` for its __init__, "" for that of all."""
+    parts = path.relative_to(ROOT / "spa_compiler").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+ALL = {module_of(p): p for p in LIBRARY}
+
+
+def package_of(module: str) -> str:
+    return module.split(".")[0] or "__init__"
 
 
 def imported(path: Path) -> Iterator[str]:
     """Modules of spa_compiler that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "spa_compiler":
-            below = node.module.split(".")[1:]
-            yield from below[:1] or [a.name for a in node.names]
+            below = ".".join(node.module.split(".")[1:])
+            yield from {inner if (inner := f"{below}.{a.name}".strip(".")) in ALL else below for a in node.names}
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("spa_compiler."))
+            yield from (a.name.partition(".")[2] for a in node.names if a.name.split(".")[0] == "spa_compiler")
 
 
-def test_the_order_names_every_module_once() -> None:
-    assert sorted(ORDER) == sorted({name_of(p) for p in LIBRARY})
+def test_the_order_names_every_package_once() -> None:
+    assert sorted(ORDER) == sorted({package_of(m) for m in ALL})
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(ROOT)))
-def test_modules_import_only_from_those_before_them(path: Path) -> None:
-    name = name_of(path)
-    late = [m for m in imported(path) if m != name and (m not in ORDER or ORDER.index(m) > ORDER.index(name))]
-    assert not late, f"{name} comes before {late}"
+def test_packages_import_only_from_those_before_them(path: Path) -> None:
+    own = package_of(module_of(path))
+    late = [m for m in imported(path) if ORDER.index(package_of(m)) > ORDER.index(own)]
+    assert not late, f"{own} comes before {late}"
+
+
+def test_no_module_is_part_of_a_cycle() -> None:
+    graph = nx.DiGraph((m, other) for m, path in ALL.items() for other in imported(path) if other != m)
+    assert not list(nx.simple_cycles(graph))
+
+
+def test_no_module_is_shadowed_by_a_name_of_its_package() -> None:
+    for module, path in ALL.items():
+        if path.stem == "__init__":
+            inner = {m.rpartition(".")[2] for m in ALL if m and m.rpartition(".")[0] == module}
+            given = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module]
+            names = {a.asname or a.name for n in given for a in n.names if n.module != f"spa_compiler.{module}"}
+            assert not inner & names, f"{module}: a name hides a module"
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_in_the_library_imports_a_pass(path: Path) -> None:
-    assert "passes" not in imported(path)
+    assert not any(package_of(m) == "passes" for m in imported(path))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -122,3 +137,11 @@ def test_passes_import_each_other_relatively_and_the_library_by_name() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
                 assert not node.module.startswith("spa_compiler.passes")
+
+
+def test_tests_do_not_import_tests() -> None:
+    """What several need is in tests/support and tests/models."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                assert not node.module.startswith("test_"), f"{path.name} imports {node.module}"

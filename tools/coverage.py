@@ -86,10 +86,10 @@ def measure_spa(path: str) -> Row:
 
     Half of the MACs is compiled up to the proof; half of the channels is the whole job, written and compared.
     """
-    from spa_compiler.graph import analyze
-    from spa_compiler.model import load
-    from spa_compiler.normalize import normalize
-    from spa_compiler.pipeline import State
+    from spa_compiler.analysis.dependency_graph import analyze
+    from spa_compiler.canonicalize.pipeline import normalize
+    from spa_compiler.ir.reader import load
+    from spa_compiler.pipeline.state import State
 
     source = load(Path(path))
     start = time.process_time()  # of the processor: other work on the machine does not count
@@ -118,10 +118,10 @@ def stat_parameters(graph: Any) -> int:
 
 def half_of_macs(state: Any) -> Row:
     """What is left and the proof; or the error with its exit code."""
-    from spa_compiler.cost import CostModel
+    from spa_compiler.analysis.cost import CostModel
     from spa_compiler.errors import SpaError
-    from spa_compiler.pipeline import Pipeline
-    from spa_compiler.report import widths_of
+    from spa_compiler.pipeline.passes import Pipeline
+    from spa_compiler.report.document import widths_of
 
     try:
         done = Pipeline.parse("erase,score{criterion=l2},allocate{of=macs,ratio=0.5},remove,verify").run(state)
@@ -219,7 +219,7 @@ def text_models(folder: Path) -> list[Path]:
 
     import onnx
 
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "models"))
     import zoo_base
 
     spec = importlib_zoo()
@@ -233,10 +233,10 @@ def text_models(folder: Path) -> list[Path]:
 
 
 def importlib_zoo() -> dict[str, Any]:
-    """`CASES` of tests/zoo.py, whose name is that of tools/zoo.py."""
+    """`CASES` of tests/models/zoo.py, whose name is that of tools/zoo.py."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("unit_zoo", ROOT / "tests" / "zoo.py")
+    spec = importlib.util.spec_from_file_location("unit_zoo", ROOT / "tests" / "models" / "zoo.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

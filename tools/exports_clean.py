@@ -1,7 +1,7 @@
 """What every exporter's output goes through: compared with its framework, and stripped of what names a machine.
 
-    agree(model, {"x": array}, [wanted])         # raises unless onnxruntime gives what the framework gave
-    clean(model)                                 # no doc strings, no metadata: they hold paths and stack traces
+agree(model, {"x": array}, [wanted])         # raises unless onnxruntime gives what the framework gave
+clean(model)                                 # no doc strings, no metadata: they hold paths and stack traces
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Keras networks of a few channels, channels last; `exports_tf` and `exports_keras` export them.
 
-    model, x = prepare("cnn")                    # x: (8, 8, 8, 3)
+model, x = prepare("cnn")                    # x: (8, 8, 8, 3)
 """
 
 from __future__ import annotations

@@ -35,9 +35,11 @@ TOLERANCE = 1e-4
 
 def from_tests(name: str) -> Any:
     """A module of tests/, also where a module of tools/ has its name."""
-    if str(TESTS) not in sys.path:
-        sys.path.insert(0, str(TESTS))
-    spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
+    for folder in ("support", "models"):
+        if str(TESTS / folder) not in sys.path:
+            sys.path.insert(0, str(TESTS / folder))
+    path = next(TESTS.rglob(f"{name}.py"))
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     sys.modules[name] = module = importlib.util.module_from_spec(spec)

@@ -9,7 +9,7 @@
 Weights are random, from fixed seeds, with BatchNorm statistics that differ from channel to channel: the same command
 gives the same bytes, but for tf2onnx, which numbers and orders its nodes differently in every process. Every file is
 stripped of doc strings and metadata; all but the quantised ones are compared with their framework first. What the files
-must give is stated in tests/exports_table.py by reasoning about the networks, not by running this.
+must give is stated in tests/models/exports_table.py by reasoning about the networks, not by running this.
 """
 
 from __future__ import annotations

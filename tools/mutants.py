@@ -31,13 +31,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.axes import NOWHERE, coordinates, order
-from spa_compiler.data import load_npz
+from spa_compiler.algebra.masks import NOWHERE, coordinates, order
+from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import SpaError
-from spa_compiler.graph import DependencyGraph
-from spa_compiler.model import Model, constant, load, write
-from spa_compiler.pipeline import Pipeline, State
+from spa_compiler.ir.model import Model, constant
+from spa_compiler.ir.reader import load
+from spa_compiler.ir.writer import write
+from spa_compiler.pipeline.passes import Pipeline
+from spa_compiler.pipeline.state import State
 from spa_compiler.verification.comparison import difference
+from spa_compiler.verification.dataset import load_npz
 from spa_compiler.verification.proof import Proof
 from spa_compiler.verification.runs import Side
 

@@ -167,10 +167,10 @@ def count_macs(model: onnx.ModelProto) -> int:
 
     Call it after the peak memory was read: it needs memory of its own, which is not the peer's.
     """
-    from spa_compiler.cost import CostModel
-    from spa_compiler.graph import analyze
-    from spa_compiler.model import from_proto
-    from spa_compiler.normalize import normalize
+    from spa_compiler.analysis.cost import CostModel
+    from spa_compiler.analysis.dependency_graph import analyze
+    from spa_compiler.canonicalize.pipeline import normalize
+    from spa_compiler.ir.reader import from_proto
 
     copy = type(model).FromString(model.SerializeToString())
     return CostModel(analyze(normalize(from_proto(copy, Path("peer.onnx")))[0])).totals({})["macs"]

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from spa_compiler.kernels import convolution_block
-from spa_compiler.shapes import quiet_session
+from spa_compiler.execution.cpu import convolution_block
+from spa_compiler.execution.session import quiet_session
 
 DEPTH = 6
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from spa_compiler.flow import known
-from spa_compiler.model import Model
-from spa_compiler.nesting import Chain, chains, is_control, is_marker
-from spa_compiler.shapes import evaluate
+from spa_compiler.ir.control_flow import Chain, chains, is_control, is_marker
+from spa_compiler.ir.model import Model
+from spa_compiler.shape_inference.control_flow import known
+from spa_compiler.shape_inference.evaluator import evaluate
 
 Choice = dict[str, bool]
 

@@ -19,8 +19,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_compiler.graph import DependencyGraph
-from spa_compiler.model import element_type
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.ir.model import element_type
 
 Array = NDArray[Any]
 TOLERANCE, HALF_TOLERANCE, COARSE_TOLERANCE = 1e-5, 1e-2, 5e-2

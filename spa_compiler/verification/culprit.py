@@ -1,6 +1,6 @@
 """Which groups break a proof, and whether the plan without them holds.
 
-    excluded = find_culprits(groups, breaks)       # ["conv1.weight:0"]: the rest was tried, and holds
+excluded = find_culprits(groups, breaks)       # ["conv1.weight:0"]: the rest was tried, and holds
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import glob
 import shlex
 from collections.abc import Callable
 
-from spa_compiler.graph import Group
+from spa_compiler.analysis.dependency_graph import Group
 
 MOST = 16
 """Groups that are taken out, one after another, before it is given up."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.input_ranges import InputFacts
-from spa_compiler.lookups import count_limits, index_limits
-from spa_compiler.model import Model
-from spa_compiler.runtime import Recipe, random_inputs
+from spa_compiler.execution.index_limits import count_limits, index_limits
+from spa_compiler.execution.input_ranges import InputFacts
+from spa_compiler.execution.inputs import Recipe, random_inputs
+from spa_compiler.ir.model import Model
 
 VARIATIONS = 6
 """Kinds of inputs that `vary_inputs` knows."""

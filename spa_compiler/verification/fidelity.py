@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.model import Model
+from spa_compiler.ir.model import Model
 from spa_compiler.verification.feeds import Feed, Ranges, draw_inputs
 from spa_compiler.verification.sizes import analysis_sizes
 

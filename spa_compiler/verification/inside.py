@@ -20,13 +20,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from spa_compiler.axes import Masks, count
-from spa_compiler.cost import MACS
-from spa_compiler.dims import Dim, Expr, trivial
-from spa_compiler.graph import DependencyGraph
-from spa_compiler.nesting import is_control, is_marker
-from spa_compiler.rewrite import Kept, find_kept
-from spa_compiler.spec import Site, Value
+from spa_compiler.algebra.expr import Dim, Expr, trivial
+from spa_compiler.algebra.masks import Masks, count
+from spa_compiler.analysis.cost import MACS
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.ir.control_flow import is_control, is_marker
+from spa_compiler.operators.site import Site, Value
+from spa_compiler.rewriting.prune import Kept, find_kept
 
 Array = NDArray[Any]
 Push = dict[str, Array]

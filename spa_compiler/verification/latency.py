@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from spa_compiler.model import Model
-from spa_compiler.symbols import symbols
+from spa_compiler.ir.model import Model
+from spa_compiler.ir.symbols import symbols
 from spa_compiler.verification.feeds import Feed, Ranges, draw_inputs
 from spa_compiler.verification.sizes import analysis_sizes
 

@@ -1,7 +1,7 @@
 """Prune against mask: the rewritten model beside the one in which removed units do not count, on the same inputs.
 
-    comparison = Comparison(graph, masks, {}, 1e-5, find_inside(graph))
-    comparison.compare(small, rounds).wrong        # "" where it holds
+comparison = Comparison(graph, masks, {}, 1e-5, find_inside(graph))
+comparison.compare(small, rounds).wrong        # "" where it holds
 """
 
 from __future__ import annotations
@@ -12,25 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from spa_compiler.axes import Bools
-from spa_compiler.dims import Dim
-from spa_compiler.graph import DependencyGraph
-from spa_compiler.interrupts import check
-from spa_compiler.model import Model, label
-from spa_compiler.reference import reference
-from spa_compiler.threads import each
+from spa_compiler.algebra.expr import Dim
+from spa_compiler.algebra.masks import Bools
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.execution.interrupts import check
+from spa_compiler.execution.parallel import each
+from spa_compiler.ir.model import Model, label
+from spa_compiler.rewriting.masked_model import reference
 from spa_compiler.verification.branches import Choice, forced
 from spa_compiler.verification.comparison import difference
 from spa_compiler.verification.feeds import Feed
-from spa_compiler.verification.inside import (
-    Cuts,
-    Push,
-    add_pushes,
-    draw_pushes,
-    find_pushed,
-    name_pushes,
-    zero_pushes,
-)
+from spa_compiler.verification.inside import Cuts, Push, add_pushes, draw_pushes, find_pushed, name_pushes, zero_pushes
 from spa_compiler.verification.power import Power
 from spa_compiler.verification.replay import compared, decided, replayed
 from spa_compiler.verification.runs import Side, outer_values

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.axes import NOWHERE, Bools, Masks, coordinates
-from spa_compiler.dims import Dim, Expr, atoms
-from spa_compiler.graph import DependencyGraph, Group
-from spa_compiler.lossless import dead_channels
-from spa_compiler.spec import Scope, Value
+from spa_compiler.algebra.expr import Dim, Expr, atoms
+from spa_compiler.algebra.masks import NOWHERE, Bools, Masks, coordinates
+from spa_compiler.analysis.dead_channels import dead_channels
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.operators.site import Scope, Value
 from spa_compiler.verification.comparison import peaks
 
 Array = NDArray[Any]

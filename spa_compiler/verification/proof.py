@@ -3,7 +3,7 @@
     structural(graph, masks, small, source=model)      # raises VerificationError and names the culprit
 
 Four models are run: the file that was given, the normalised graph, the normalised graph in which removed units do not
-count (`reference`), and the rewritten one. Outputs that end in a Sigmoid or Softmax are compared before it: after
+count (`rewriting.masked_model`), and the rewritten one. Outputs that end in a Sigmoid or Softmax are compared before it: after
 saturation a relative error says nothing. Inside of the graph, what every contraction gives is compared as well.
 """
 
@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from spa_compiler.axes import Bools
-from spa_compiler.dims import Dim
+from spa_compiler.algebra.expr import Dim
+from spa_compiler.algebra.masks import Bools
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.errors import ModelError, VerificationError
-from spa_compiler.finite import is_finite
-from spa_compiler.graph import DependencyGraph, Group
-from spa_compiler.input_ranges import inspect_inputs
-from spa_compiler.interrupts import check
-from spa_compiler.model import Model
-from spa_compiler.rewrite import rewrite
-from spa_compiler.runtime import Recipe, finite_inputs
+from spa_compiler.execution.finite import is_finite
+from spa_compiler.execution.input_ranges import inspect_inputs
+from spa_compiler.execution.inputs import Recipe, finite_inputs
+from spa_compiler.execution.interrupts import check
+from spa_compiler.ir.model import Model
+from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.verification.branches import Choice, choices, find_sized, forced, reached, repeated, taken_at
 from spa_compiler.verification.comparison import choose_tolerance, difference
 from spa_compiler.verification.culprit import describe, find_culprits
@@ -318,4 +318,3 @@ def structural(
     onnxruntime cannot run the dense model.
     """
     return Proof(graph, masks, seed, ranges, source).check(small)
-

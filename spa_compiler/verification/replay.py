@@ -18,9 +18,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.dims import is_frozen
-from spa_compiler.graph import DependencyGraph
-from spa_compiler.model import Model
+from spa_compiler.algebra.expr import is_frozen
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.ir.model import Model
 
 SQUASHING = ("Sigmoid", "Softmax", "LogSoftmax", "HardSigmoid", "Tanh")
 TRANSPARENT = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
@@ -45,7 +45,7 @@ def compared(graph: DependencyGraph, later: bool = False) -> list[str]:
     """The taps, and what detections are chosen from: a threshold may leave none of them to compare.
 
     `later`: also what is chosen from after an earlier choice, which is the same only if that one was, and what is
-    quantised: of these a plan keeps some (`rewrite.find_kept`).
+    quantised: of these a plan keeps some (`prune.find_kept`).
     """
     chosen: set[str] = set()
     found = []

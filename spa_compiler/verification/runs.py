@@ -11,11 +11,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from spa_compiler.errors import ModelError
-from spa_compiler.model import Model, read
-from spa_compiler.nesting import chains, is_marker
-from spa_compiler.runtime import INTEGER, exact_session, with_outputs
-from spa_compiler.shapes import quiet_session
-from spa_compiler.threads import each
+from spa_compiler.execution.parallel import each
+from spa_compiler.execution.session import INTEGER, exact_session, quiet_session, with_outputs
+from spa_compiler.ir.control_flow import chains, is_marker
+from spa_compiler.ir.model import Model
+from spa_compiler.ir.reader import read
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -81,5 +81,3 @@ def outputs(model: Model, names: list[str], feeds: list[Feed], what: str, level:
         return [got[n] for n in names]
 
     return list(each(one, feeds))
-
-

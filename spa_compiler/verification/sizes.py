@@ -12,10 +12,10 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from spa_compiler.cost import MACS
-from spa_compiler.graph import DependencyGraph
-from spa_compiler.model import Model
-from spa_compiler.symbols import Symbol, apply_ties, symbols
+from spa_compiler.analysis.cost import MACS
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.ir.model import Model
+from spa_compiler.ir.symbols import Symbol, apply_ties, symbols
 
 Sizes = dict[str, int]
 ODD = (37, 53, 43, 61)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import ModelError, VerificationError
-from spa_compiler.graph import DependencyGraph
-from spa_compiler.model import Model, label
+from spa_compiler.ir.model import Model, label
 from spa_compiler.verification.comparison import difference
 from spa_compiler.verification.inside import BOUND
 from spa_compiler.verification.replay import compared, decided, replayed, taps

@@ -1,0 +1,1 @@
+"""The dependency graph and what follows from it: groups, blocks, costs, dead channels."""

@@ -1,0 +1,228 @@
+"""What a model costs: multiply-accumulates, parameters and bytes, as functions of how many channels each dim keeps.
+
+    cost = CostModel(graph)
+    cost.total("macs", {})                   # dense
+    cost.total("macs", {dim: 32})            # with 32 channels of one dim
+
+A MAC count is for one sample: symbolic batch axes count as 1, other symbols as bound by the analysis. What a Scan or a
+Loop repeats counts as often as it runs, once where that is not known; each branch of an If counts half. Every term is a
+product of axis sizes, and every axis size is a sum of products of dims, so a change of one group touches few terms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from spa_compiler.algebra.expr import Dim, Expr, Sum, atoms, resolve
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.ir.control_flow import scan_axes
+from spa_compiler.ir.model import element_type
+from spa_compiler.ir.symbols import symbols
+from spa_compiler.operators.site import Site
+
+Widths = Mapping[Dim, float]
+"""Channels kept of each dim (per block). A unit of a group that keeps 3 of 10 has width 0.3."""
+UNITS = ("macs", "params", "bytes")
+ENDLESS = 1 << 31
+"""Trip counts from which a Loop is one that only its condition ends; exporters write the largest integer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A number, times the widths of dims, times sums: what the sizes of axes come to when analysis is over."""
+
+    factor: float
+    dims: tuple[Dim, ...] = ()
+    sums: tuple[tuple[Product, ...], ...] = ()
+
+    def __call__(self, widths: Widths) -> float:
+        """Its value under these widths; dims without one have their size."""
+        out = self.factor
+        for d in self.dims:
+            out *= widths.get(d, d.size)
+        for parts in self.sums:
+            out *= math.fsum(part(widths) for part in parts)
+        return out
+
+    def __mul__(self, other: Product) -> Product:
+        return Product(self.factor * other.factor, self.dims + other.dims, self.sums + other.sums)
+
+
+def product(axes: Iterable[Expr], settled: Callable[[Dim], float | None], factor: float = 1.0) -> Product:
+    """Factor times the sizes of axes, where `settled` gives the size of a dim that has no width of its own."""
+    out = Product(factor)
+    for e in map(resolve, axes):
+        if isinstance(e, Dim):
+            known = settled(e)
+            out *= Product(1.0, (e,)) if known is None else Product(known)
+        elif isinstance(e, Sum):
+            parts = [product([p], settled) for p in e.parts]
+            moving = [p for p in parts if p.dims or p.sums]
+            fixed = Product(math.fsum(p.factor for p in parts if not p.dims and not p.sums))
+            out *= Product(1.0, (), ((fixed, *moving),)) if moving else fixed
+        else:
+            out *= product(e.parts, settled)
+    return out
+
+
+def _conv(slot: int) -> Callable[[Site], list[list[Expr]]]:
+    return lambda s: [[*s.y.axes, *s.x(slot).axes[1:]]]
+
+
+def _matmul(s: Site) -> list[list[Expr]]:
+    return [[*s.y.axes, s.x().axes[-1]]]
+
+
+def _gemm(s: Site) -> list[list[Expr]]:
+    return [[*s.y.axes, s.x().axes[0 if s.attrs.get("transA", 0) else 1]]]
+
+
+def _recurrent(s: Site) -> list[list[Expr]]:
+    return [[*s.x().axes[:2], *s.x(slot).axes] for slot in (1, 2)]
+
+
+def _einsum(s: Site) -> list[list[Expr]]:
+    return [list(s.scopes[0].env.values())] if s.scopes else []
+
+
+MACS: dict[str, Callable[[Site], list[list[Expr]]]] = {
+    **dict.fromkeys(("Conv", "DeformConv", "ConvInteger", "FusedConv"), _conv(1)),
+    "QLinearConv": _conv(3),
+    "ConvTranspose": lambda s: [[*s.x().axes, *s.x(1).axes[1:]]],
+    **dict.fromkeys(("MatMul", "MatMulInteger", "QLinearMatMul", "FusedMatMul"), _matmul),
+    "Gemm": _gemm,
+    "Einsum": _einsum,
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), _recurrent),
+}
+"""Operators that multiply and accumulate: for each the lists of axes whose sizes are multiplied. The others count 0."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """factor times the product of axis sizes."""
+
+    unit: str
+    axes: tuple[Expr, ...]
+    factor: float
+    where: str
+
+
+class CostModel:
+    """Costs of a graph under any widths of its groups' dims."""
+
+    def __init__(self, graph: DependencyGraph) -> None:
+        self.graph = graph
+        self.terms = [*_mac_terms(graph), *_weight_terms(graph)]
+        batch, free = _batch_dims(graph), {d for g in graph.groups for d in g.dims}
+        self._by_dim: dict[Dim, list[Term]] = {}
+        self._all: dict[str, list[Product]] = {u: [] for u in UNITS}
+        self._products: dict[int, Product] = {}
+
+        def settled(d: Dim) -> float | None:
+            return 1.0 if d in batch else None if d in free else float(d.size)
+
+        for t in self.terms:
+            made = self._products[id(t)] = product(t.axes, settled, t.factor)
+            self._all[t.unit].append(made)
+            for d in {d for a in t.axes for d in atoms(a)}:
+                self._by_dim.setdefault(d, []).append(t)
+        self._parts: dict[tuple[str, str], list[Product]] = {}
+
+    def total(self, unit: str, widths: Widths) -> float:
+        """All of a unit: "macs", "params" or "bytes"."""
+        return math.fsum(p(widths) for p in self._all[unit])
+
+    def totals(self, widths: Widths) -> dict[str, int]:
+        """Every unit, rounded."""
+        return {u: round(self.total(u, widths)) for u in UNITS}
+
+    def of_group(self, group: Group, unit: str, widths: Widths) -> float:
+        """The part of the total in which this group takes part."""
+        parts = self._parts.get((group.label, unit))
+        if parts is None:
+            terms = {id(t): t for d in group.dims for t in self._by_dim.get(d, ()) if t.unit == unit}
+            parts = self._parts[group.label, unit] = [self._products[k] for k in terms]
+        return math.fsum(p(widths) for p in parts)
+
+    def neighbours(self, group: Group) -> set[Dim]:
+        """Dims that share a term with this group: their costs change when it does."""
+        return {x for d in group.dims for t in self._by_dim.get(d, ()) for a in t.axes for x in atoms(a)}
+
+
+def group_widths(group: Group, kept: float) -> dict[Dim, float]:
+    """Widths of a group's dims when it keeps `kept` channels (per block)."""
+    if group.dims[0].unit:
+        return dict.fromkeys(group.dims, kept / len(group.dims))
+    return {group.dims[0]: float(kept)}
+
+
+def _batch_dims(graph: DependencyGraph) -> set[Dim]:
+    """Dims of the inputs' symbolic batch axes."""
+    out: set[Dim] = set()
+    for s in symbols(graph.model):
+        value = graph.values.get(s.input)
+        if s.batch and value is not None:
+            out |= set(atoms(value.axes[s.axis]))
+    return out
+
+
+def _mac_terms(graph: DependencyGraph) -> list[Term]:
+    out: list[Term] = []
+    runs = _runs(graph)
+    for site in graph.sites:
+        count = MACS.get(site.op)
+        if count is None or not site.outputs or site.outputs[0] is None or site.inputs[0] is None:
+            continue
+        often, share = runs[site.path]
+        out += [Term("macs", (*axes, *often), share, f"{site.op} '{site.name}'") for axes in count(site)]
+    return out
+
+
+def _runs(graph: DependencyGraph) -> dict[str, tuple[tuple[Expr, ...], float]]:
+    """How often each body runs, as a product of axis sizes: what a Scan runs along, a Loop's count where it is known.
+
+    The second number is the share of runs that reach it: a half for a branch of an If.
+    """
+    out: dict[str, tuple[tuple[Expr, ...], float]] = {"": ((), 1.0)}
+    for site in graph.sites:
+        kind = site.attrs.get("kind")
+        if site.op != "Body" or kind is None:
+            continue
+        often, share = out[site.path]
+        if kind == "If":
+            share /= 2
+        elif kind == "Loop" and 0 in site.consts and site.consts[0].size == 1:
+            count = max(int(site.consts[0].ravel()[0]), 0)
+            often = (*often, Dim(count)) if count < ENDLESS else often
+        for slot, axis in list(scan_axes(len(site.inputs), site.attrs).items())[:1] if kind == "Scan" else ():
+            along = site.inputs[slot]
+            often = (*often, along.axes[axis]) if along is not None else often
+        out[site.attrs["path"]] = often, share
+    return out
+
+
+def _weight_terms(graph: DependencyGraph) -> list[Term]:
+    out: list[Term] = []
+    constants = graph.model.constants()
+    for name in graph.weights:
+        axes = tuple(graph.values[name].axes)
+        out.append(Term("params", axes, 1.0, name))
+        out.append(Term("bytes", axes, _itemsize(element_type(constants[name])), name))
+    for t in (*graph.model.inner_weights(), *graph.model.default_weights()):
+        elements = math.prod(t.dims)
+        out.append(Term("params", (), elements, t.name))
+        out.append(Term("bytes", (), elements * _itemsize(t.data_type), t.name))
+    return out
+
+
+def _itemsize(kind: int) -> float:
+    if kind in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
+        return 0.5
+    return float(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
+
+
+__all__ = ["MACS", "UNITS", "CostModel", "Widths", "group_widths"]

@@ -1,0 +1,212 @@
+"""Channels that can go without any loss: what they hold is zero, or whatever reads them multiplies it by zero.
+
+    dead = dead_channels(graph)       # {group label: boolean array of group.shape, True = removable for free}
+
+A forward pass over the sites tells, for every activation and dim, which channels are exactly zero: produced by zero
+weights and no bias, and passed on by functions with f(0) = 0. A channel is dead when in every contraction that sums
+over it one operand is zero there. Sigmoid(0) is not 0, so what passes one is not dead (algorithm.md, exactness traps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+
+from spa_compiler.algebra.expr import Dim, Sum, atoms
+from spa_compiler.algebra.masks import NOWHERE, Bools, coordinates
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.analysis.weight_slices import find_spoiled
+from spa_compiler.ir.model import element_type
+from spa_compiler.operators.site import Scope, Site, Value
+
+Zeros = dict[tuple[str, Dim], Bools]
+KEEPS_ZERO = set(
+    """Abs Asin Asinh Atan Cast Ceil Celu Elu Erf Floor Gelu HardSwish Identity LeakyRelu Mish Neg Relu Round Selu Sign
+    Sin Sinh Softsign Sqrt Swish Tan Tanh PRelu Dropout MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool
+    Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Gather Expand Tile DepthToSpace SpaceToDepth
+    Upsample ReduceSum ReduceMean ReduceMax ReduceMin ReduceL1 ReduceL2""".split()
+)
+SUMS = {"Add", "Sub", "Sum", "Max", "Min", "Mean"}
+PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+MULTIPLIES = PRODUCTS | {"Einsum", "FusedMatMul", "DeformConv", "RNN", "GRU", "LSTM"}
+"""Operators that sum products over a contracted axis: one zero factor is enough. In others all must be zero."""
+FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+
+
+def dead_channels(graph: DependencyGraph, least: int = 1) -> dict[str, Bools]:
+    """Per group the channels that can go for free; `least` channels of a group (and block) stay, dead or not."""
+    live = {d for g in graph.groups for d in g.dims}
+    zeros = _constants(graph, live)
+    forward = _Forward(graph, zeros, live)
+    for site in graph.sites:
+        forward.step(site)
+    consumed = _consumptions(graph, live, zeros)
+    out: dict[str, Bools] = {}
+    for group in graph.groups:
+        if not group.stat:
+            dead = np.concatenate([_dead(d, consumed.get(d, [])) for d in group.dims])
+            if dead.any():  # zero times infinity is no zero
+                dead &= ~find_spoiled(graph, group).reshape(-1, group.size).any(axis=0)
+            if dead.any():
+                out[group.label] = _leave(group, dead, least)
+    return {label: dead for label, dead in out.items() if dead.any()}
+
+
+def _leave(group: Group, dead: Bools, least: int) -> Bools:
+    short = max(0, least - int((~dead).sum()))
+    dead = dead.copy()
+    dead[np.flatnonzero(dead)[:short]] = False
+    return np.broadcast_to(dead, group.shape).copy()
+
+
+def _constants(graph: DependencyGraph, live: set[Dim]) -> Zeros:
+    """Channels of constants all of whose entries are zero; the zero of a quantized weight lies elsewhere."""
+    zeros: Zeros = {}
+    constants = graph.model.constants()
+    for name in graph.weights:
+        value = graph.values[name]
+        if element_type(constants[name]) in FLOATS and any(d in live for a in value.axes for d in atoms(a)):
+            filled = np.asarray(graph.model.array(constants[name])) != 0
+            for i, a in enumerate(value.axes):
+                along = filled.any(axis=tuple(k for k in range(filled.ndim) if k != i))
+                _note(zeros, value, a, along, live)
+    return zeros
+
+
+def _note(zeros: Zeros, value: Value, axis: Any, along: Bools, live: set[Dim]) -> None:
+    for d, place in coordinates(axis).items():
+        if d in live:
+            hit = place != NOWHERE
+            used = np.bincount(place[hit], along[hit].astype(float), d.size) > 0
+            zeros[value.name, d] = zeros.get((value.name, d), np.ones(d.size, bool)) & ~used
+
+
+class _Forward:
+    """The forward pass: `zeros` grows from site to site."""
+
+    def __init__(self, graph: DependencyGraph, zeros: Zeros, live: set[Dim]) -> None:
+        self.model, self.constants = graph.model, graph.model.constants()
+        self.zeros, self.live = zeros, live
+        self.held: dict[str, set[Dim]] = {}
+
+    def dims(self, v: Value) -> set[Dim]:
+        if v.name not in self.held:
+            self.held[v.name] = {d for a in v.axes for d in atoms(a)} & self.live
+        return self.held[v.name]
+
+    def zero(self, v: Value, d: Dim) -> Bools:
+        return self.zeros.get((v.name, d), np.zeros(d.size, bool))
+
+    def step(self, site: Site) -> None:
+        """Which channels of the outputs are zero."""
+        rules: dict[str, Callable[[Site, list[Value], Dim], Bools | None]]
+        rules = {**dict.fromkeys(PRODUCTS, self.product), **dict.fromkeys(SUMS, self.sum), "Mul": self.mul}
+        rules |= {**dict.fromkeys(KEEPS_ZERO, self.movement), "BatchNormalization": self.batch_norm}
+        rules |= {"Clip": self.clip, "Pad": self.pad, "Resize": self.resize}
+        rule = rules.get(site.op)
+        if rule is None:
+            return
+        inputs = [v for v in site.inputs if v is not None]
+        for y in site.outputs[:1] if site.op in ("MaxPool", "Dropout") else site.outputs:
+            for d in self.dims(y) if y is not None else ():
+                found = rule(site, [v for v in inputs if d in self.dims(v)], d)
+                if y is not None and found is not None and found.any():
+                    self.zeros[y.name, d] = found
+
+    def movement(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """Zero where every input that has the channel is."""
+        return np.logical_and.reduce([self.zero(v, d) for v in holding]) if holding else None
+
+    def number(self, site: Site, slot: int, attr: str, default: float) -> float:
+        """A constant operand, or the attribute that held it in older opsets; NaN when it is computed."""
+        value = site.inputs[slot] if slot < len(site.inputs) else None
+        if value is None:
+            return float(site.attrs.get(attr, default))
+        tensor = self.constants.get(value.name)
+        return float("nan") if tensor is None else float(np.ravel(self.model.array(tensor))[0])
+
+    def clip(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """Clip(0) is 0 where its range holds 0."""
+        inside = self.number(site, 1, "min", -np.inf) <= 0 <= self.number(site, 2, "max", np.inf)
+        return self.movement(site, holding, d) if inside else None
+
+    def pad(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """Padding with zeros, which may be channels of their own, or with what is there."""
+        constant = site.attrs.get("mode", "constant") in ("constant", b"constant")
+        if constant and self.number(site, 2, "value", 0.0) != 0:
+            return None
+        return self.movement(site, holding, d) if holding or not constant else np.ones(d.size, bool)
+
+    def resize(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """Interpolation; only tf_crop_and_resize brings in another value."""
+        crops = site.attrs.get("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+        return None if crops else self.movement(site, holding, d)
+
+    def sum(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """An input without the channel is added to all of them."""
+        whole = len(holding) == sum(v is not None for v in site.inputs)
+        return self.movement(site, holding, d) if whole else None
+
+    def mul(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """Zero where any factor is."""
+        return np.logical_or.reduce([self.zero(v, d) for v in holding]) if holding else None
+
+    def product(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """A product is zero where its weight or its input is; a bias has to be zero, too."""
+        bias = site.inputs[2] if len(site.inputs) > 2 else None
+        factors = [v for v in _carrying(site, d) if v is not bias]
+        if not factors or (bias is not None and d not in self.dims(bias)):
+            return None
+        found: Bools = np.logical_or.reduce([self.zero(v, d) for v in factors])
+        return found if bias is None else found & self.zero(bias, d)
+
+    def batch_norm(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """Gain and bias zero: zero whatever comes in."""
+        return self.zero(site.x(1), d) & self.zero(site.x(2), d)
+
+
+def _carrying(site: Site, d: Dim) -> list[Value]:
+    """Inputs that share a name with the output that stands for this dim: not those that only sum over it."""
+    out = []
+    for scope in site.scopes:
+        passed = frozenset().union(*(n for _, output, row in scope.tensors if output for n in row))
+        names = {n for n in passed if d in set(atoms(scope.env.get(n, Sum(()))))}
+        out += [v for v, output, row in scope.tensors if not output and names & frozenset().union(*row)]
+    return out
+
+
+def _consumptions(graph: DependencyGraph, live: set[Dim], zeros: Zeros) -> dict[Dim, list[Bools]]:
+    """For every dim and each contraction that sums over it: the channels that add nothing there."""
+    out: dict[Dim, list[Bools]] = {}
+    for site in graph.sites:
+        join = np.logical_or if site.op in MULTIPLIES else np.logical_and
+        for scope in site.scopes:
+            for held, dims in _summed(scope, live):
+                for d in dims:
+                    none = np.zeros(d.size, bool)
+                    out.setdefault(d, []).append(join.reduce([zeros.get((v.name, d), none) for v in held]))
+    return out
+
+
+def _summed(scope: Scope, live: set[Dim]) -> Iterator[tuple[list[Value], set[Dim]]]:
+    """Operands that are contracted together, and over which dims.
+
+    A tensor that has a name twice (a recurrent weight) is summed over by itself: what it meets is not an operand.
+    """
+    contracted = scope.contracted()
+    for name in sorted(scope.env):
+        dims = set(atoms(scope.env[name])) & live
+        inputs = [(v, [n for part in row for n in part].count(name)) for v, output, row in scope.tensors if not output]
+        if dims and name in contracted:
+            yield [v for v, times in inputs if times], dims
+        elif dims:
+            yield from (([v], dims) for v, times in inputs if times > 1)
+
+
+def _dead(d: Dim, consumed: list[Bools]) -> Bools:
+    """Dead in every contraction; channels that nothing sums over are unused and dead as well."""
+    out: Bools = np.logical_and.reduce([np.ones(d.size, bool), *consumed])
+    return out

@@ -1,0 +1,366 @@
+"""Applies the rules to a model: which axes are coupled, what may be pruned, and why the rest may not.
+
+    graph = analyze(model)
+    for group in graph.groups: print(group.label, group.size, [m.value for m in group.members])
+    print(graph.explain("conv1.weight:0", "fc.weight:1"))
+
+The algebra (`algebra.unify`) refines axes; networkx holds every equation as an edge between two axes, labelled with the node
+that stated it, and finds the paths that explain a coupling. Neither repeats the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from spa_compiler.algebra.expr import Dim, Expr, Reason, atoms, freeze, trivial
+from spa_compiler.algebra.masks import cover
+from spa_compiler.algebra.unify import UndecidedError, deciding
+from spa_compiler.analysis.blocks import find_blocks
+from spa_compiler.errors import Conflict, UsageError
+from spa_compiler.execution.gc_pause import paused
+from spa_compiler.ir.control_flow import Chain, chains, is_control, is_marker
+from spa_compiler.ir.initializers import REPLACEABLE
+from spa_compiler.ir.model import Model, element_type, label
+from spa_compiler.ir.subgraphs import WEIGHT_TYPES, held
+from spa_compiler.operators import tables
+from spa_compiler.operators.shape_uses import shape_reads
+from spa_compiler.operators.site import Site, Value
+
+Axis = tuple[str, int]
+T = onnx.TensorProto
+
+
+@dataclass(frozen=True)
+class Member:
+    """One axis of a constant that a group cuts. Roles: `out` produced, `in` contracted, `scale` one per channel."""
+
+    value: str
+    axis: int
+    role: str
+
+
+@dataclass(eq=False)
+class Group:
+    """Coupled channels: every axis that shares a dim (or the units of one dim that was written out as units).
+
+    With `blocks` > 1, channels are chosen inside each block (head, convolution group) on their own.
+    """
+
+    label: str
+    dims: tuple[Dim, ...]
+    members: list[Member]
+    block: Dim | None = None
+
+    @property
+    def size(self) -> int:
+        """Channels, per block where there are blocks."""
+        return sum(d.size for d in self.dims)
+
+    @property
+    def blocks(self) -> int:
+        return self.block.size if self.block is not None else 1
+
+    @property
+    def stat(self) -> str:
+        """The statistic that is taken over this group, or ''."""
+        return next((d.stat for d in self.dims if d.stat), "")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the group's mask: (size,) or (blocks, size)."""
+        return (self.size,) if self.block is None else (self.blocks, self.size)
+
+
+@dataclass(eq=False)
+class DependencyGraph:
+    """What the analysis found. `values` and `sites` follow the model's own order."""
+
+    model: Model
+    values: dict[str, Value]
+    sites: list[Site]
+    weights: list[str]  # constants of rank 1 or more that count as parameters
+    blocks: dict[Dim, Dim] = field(default_factory=dict)
+    groups: list[Group] = field(default_factory=list)
+    _held: dict[int, frozenset[Dim]] = field(default_factory=dict, repr=False)
+
+    def group(self, name: str) -> Group:
+        """The group with this label. Raises UsageError with the nearest labels."""
+        for g in self.groups:
+            if g.label == name:
+                return g
+        raise UsageError(f"no group is called '{name}'; `spa inspect` lists them")
+
+    @functools.cached_property
+    def readers(self) -> dict[str, list[Site]]:
+        """Sites that read a value."""
+        out: dict[str, list[Site]] = {}
+        for site in self.sites:
+            for v in {id(v): v for v in site.inputs if v is not None}.values():
+                out.setdefault(v.name, []).append(site)
+        return out
+
+    def role(self, value: Value, dim: Dim) -> str:
+        """What a constant does with a dim, followed through operators that work on constants only."""
+        roles = {r for site in self.readers.get(value.name, []) for r in self._roles(site, value, dim)}
+        return next((r for r in ("in", "scale", "out") if r in roles), "out")
+
+    def contracts(self, value: Value, dim: Dim) -> bool:
+        """Does a node sum over a dim of this constant, with nothing computed in between?"""
+        return any("in" in self._direct(site, value, dim) for site in self.readers.get(value.name, []))
+
+    def _roles(self, site: Site, value: Value, dim: Dim) -> Iterator[str]:
+        made = [v for v in site.outputs if v is not None and any(dim in self.held(a) for a in v.axes)]
+        if _on_constants(site) and made:
+            yield from (self.role(v, dim) for v in made)
+        else:
+            yield from self._direct(site, value, dim)
+
+    def held(self, e: Expr) -> frozenset[Dim]:
+        """The dims of an axis of a value, or of a name in a scope, of this graph; found once for each."""
+        found = self._held.get(id(e))
+        if found is None:
+            found = self._held[id(e)] = frozenset(atoms(e))
+        return found
+
+    def _direct(self, site: Site, value: Value, dim: Dim) -> Iterator[str]:
+        """Roles of a dim of `value` in this node alone."""
+        for scope in site.scopes:
+            named = [n for v, _, row in scope.tensors if v is value for names in row for n in names]
+            for n in (n for n in dict.fromkeys(named) if n in scope.env and dim in self.held(scope.env[n])):
+                if named.count(n) > 1:  # a square weight (recurrence): one of its axes is contracted
+                    yield "in"
+                sides = [(v, out) for v, out, row in scope.tensors if any(n in names for names in row)]
+                if not any(out for _, out in sides):
+                    yield "in"
+                else:
+                    yield "scale" if any(not out and not v.constant for v, out in sides) else "out"
+
+    @functools.cached_property
+    def network(self) -> nx.Graph[Axis]:
+        """Nodes are axes (value, index), edges are equations and carry the site that stated them."""
+        net: nx.Graph[Axis] = nx.Graph()
+        for site in self.sites:
+            first: dict[Dim, Axis] = {}
+            for v in (*site.inputs, *site.outputs):
+                for i, a in enumerate(v.axes if v is not None else ()):
+                    for d in set(atoms(a)):
+                        if v is None or trivial(d):
+                            continue
+                        start = first.setdefault(d, (v.name, i))
+                        if start != (v.name, i):
+                            net.add_edge(start, (v.name, i), site=site)
+        return net
+
+    def explain(self, a: Axis, b: Axis) -> list[tuple[Axis, str, Axis]]:
+        """The shortest chain of equations that couples two axes: (axis, node, axis) per step.
+
+        Raises UsageError when nothing couples them.
+        """
+        for axis in (a, b):
+            self.axis(axis)
+        try:
+            path = nx.shortest_path(self.network, a, b)
+        except (nx.NetworkXNoPath, nx.NodeNotFound) as e:
+            raise UsageError(f"nothing couples {a[0]}:{a[1]} with {b[0]}:{b[1]}") from e
+        steps = itertools.pairwise(path)
+        return [(x, f"{(s := self.network.edges[x, y]['site']).op} '{s.name}'", y) for x, y in steps]
+
+    def axis(self, axis: Axis) -> Expr:
+        """The expression of an axis. Raises UsageError for a name or an index that does not exist."""
+        value = self.values.get(axis[0])
+        if value is None:
+            raise UsageError(f"no value is called '{axis[0]}'; `spa inspect` lists the members of every group")
+        if not 0 <= axis[1] < len(value.axes):
+            raise UsageError(f"'{axis[0]}' has {len(value.axes)} axes, there is no axis {axis[1]}")
+        return value.axes[axis[1]]
+
+    def reasons(self, axis: Axis) -> list[Reason]:
+        """Why the frozen dims of an axis may not change, earliest first."""
+        found = {d.frozen for d in atoms(self.axis(axis)) if d.frozen}
+        return sorted(found)
+
+    def parameters(self, name: str) -> int:
+        """Elements of a constant."""
+        return int(np.prod(self.values[name].shape, dtype=np.int64))
+
+    def frozen_parameters(self) -> dict[str, int]:
+        """Float parameters that no group can cut, by reason, largest first."""
+        live = {m.value for g in self.groups for m in g.members}
+        out: dict[str, int] = {}
+        for name in self.weights:
+            if name not in live:
+                reason = self._reason(self.values[name])
+                out[reason] = out.get(reason, 0) + self.parameters(name)
+        inside = "inside the body of an operator that is not opened"
+        for reason, tensors in ((inside, self.model.inner_weights()), (REPLACEABLE, self.model.default_weights())):
+            if elements := sum(int(np.prod(t.dims, dtype=np.int64)) for t in tensors):
+                out[reason] = out.get(reason, 0) + elements
+        return dict(sorted(out.items(), key=lambda item: -item[1]))
+
+    def _reason(self, value: Value) -> str:
+        """The reason of the largest frozen dim; a constant without one belongs to nothing that could be cut."""
+        found = sorted((d for a in value.axes for d in atoms(a) if not trivial(d)), key=lambda d: -d.size)
+        reasons = [d.frozen for d in found if d.frozen]
+        return reasons[0].text if reasons else "a single number, or read by nothing that has channels"
+
+
+def _on_constants(site: Site) -> bool:
+    """Is everything that this node makes a constant?"""
+    return all(v is None or v.constant for v in site.outputs)
+
+
+@paused()
+def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph:
+    """Apply every rule to a normalised model. Never raises for what a model contains: it freezes, with a reason.
+
+    `order` is the order in which nodes are visited (theirs); the groups do not depend on it.
+    """
+    assert model.shapes is not None, "analyze needs a normalised model"
+    values = _values(model)
+    outputs = {t.name for t in model.graph.outputs}
+    for name in [t.name for t in model.graph.inputs] + sorted(outputs):
+        what = "graph output: its size is part of the model's signature"
+        if name not in outputs:
+            size = "graph input: its size is part of the model's signature"
+            what = REPLACEABLE if name in model.defaults else size
+        for a in values[name].axes if name in values else ():
+            freeze(a, Reason.new(what, name))
+    nodes = model.graph.nodes
+    sites = [_site(model, n, values, chain) for n, chain in zip(nodes, chains(nodes), strict=True)]
+    _apply_all(model, sites, values, list(order) if order is not None else list(range(len(sites))))
+    _freeze_bodies(model, values)
+    _collapse(values)
+    weights = [n for n, t in model.constants().items() if element_type(t) in WEIGHT_TYPES and len(t.shape) > 0]
+    graph = DependencyGraph(model, values, sites, weights, find_blocks(values, sites))
+    graph.groups = list(_groups(graph))
+    return graph
+
+
+def _values(model: Model) -> dict[str, Value]:
+    assert model.shapes is not None
+    constants = set(model.constants())
+    known = model.shapes
+    out = {
+        n: Value(n, s, known.dynamic[n], n in constants, sizes=known.axes.get(n, ())) for n, s in known.shape.items()
+    }
+    for node in model.graph.nodes:  # what depends on constants only is as good as one
+        if is_marker(node) or is_control(node):  # states start as constants, and change
+            continue
+        if node.inputs and all(not t.name or (t.name in out and out[t.name].constant) for t in node.inputs):
+            for t in node.outputs:
+                if t.name in out:
+                    out[t.name].constant = True
+    return out
+
+
+def _freeze_bodies(model: Model, values: dict[str, Value]) -> None:
+    """Freeze what graphs inside nodes capture and hold where they are not opened."""
+    for node in model.origin.values():
+        for name, tensor in held(node):
+            if tensor is not None or model.captured.get(name) is not None:
+                tensor = tensor or model.captured[name]
+                values.setdefault(name, Value(name, tuple(tensor.dims if tensor else ()), constant=True))
+            for a in values[name].axes if name in values else ():
+                freeze(a, Reason.new(f"read inside the body of {node.op_type}", name))
+
+
+def _site(model: Model, node: gs.Node, values: dict[str, Value], chain: Chain = ()) -> Site:
+    domain = "" if node.domain in (None, "", "ai.onnx") else node.domain
+    consts = {}
+    for i, t in enumerate(node.inputs):
+        if isinstance(t, gs.Constant) and math.prod(t.shape) <= 1 << 16 and element_type(t) in (T.INT32, T.INT64):
+            consts[i] = model.array(t)
+    inputs = [values.get(t.name) if t.name else None for t in node.inputs]
+    outputs = [values.get(t.name) if t.name else None for t in node.outputs]
+    while outputs and outputs[-1] is None:
+        outputs.pop()
+    attrs = {**({"group": 1} if "Conv" in node.op else {}), **node.attrs}
+    why = model.shapes.why if model.shapes is not None else {}
+    entries = model.shapes.entries if model.shapes is not None else {}
+    known = {i: entries[t.name] for i, t in enumerate(node.inputs) if t.name in entries}
+    for t in (t for t in (*node.inputs, *node.outputs) if t.name in why):
+        attrs.setdefault("why", why[t.name])
+    path = chain[-1] if chain else ""
+    name = label(node)
+    if chain and not is_marker(node) and not name.startswith(f"{path}/"):
+        name = f"{path}/{name}"
+    site = Site(node.op, name, model.opset.get(domain, 1), inputs, outputs, attrs, consts, path=path, known=known)
+    if node.op == "Shape":
+        length = outputs[0].shape[0] if outputs and outputs[0] is not None else 0
+        site.shape_reads = shape_reads(model, node, {t.name for t in model.graph.outputs} | set(model.captured), length)
+    return site
+
+
+def _apply_all(model: Model, sites: list[Site], values: dict[str, Value], todo: list[int]) -> None:
+    """Run all rules; those that have to choose between free digits wait until nothing else tells."""
+    nodes = list(model.graph.nodes)
+    decide = False
+    while todo:
+        left = [i for i in todo if not _apply(sites[i], nodes[i], values, decide and i == todo[0])]
+        decide = len(left) == len(todo)
+        todo = sorted(left)
+
+
+def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) -> bool:
+    """Run the rule of a node; whatever goes wrong freezes what the node touches. False: it has to wait."""
+    bodies = any(isinstance(a, gs.Graph) for a in node.attrs.values())
+    found = None if bodies else tables.find(node.domain or "", node.op)
+    unknown = [t.name for t in node.outputs if t.name and t.name not in values]
+    try:
+        if bodies:
+            raise Conflict(f"the bodies of {node.op} are not analysed")
+        if found is None:
+            raise Conflict(f"there is no rule for {node.domain or 'ai.onnx'}::{node.op}")
+        if unknown and not (is_marker(node) or is_control(node)):  # these say it for each of their values
+            raise Conflict(site.attrs.get("why") or f"the shape of '{unknown[0]}' is not known")
+        with deciding(decide):
+            found(site)
+    except UndecidedError:
+        site.clear()
+        return False
+    except Exception as e:  # nothing that loads may crash the analysis
+        why = str(e) if isinstance(e, Conflict) else f"the rule of {node.op} does not fit ({type(e).__name__}: {e})"
+        site.freeze_all([*site.inputs, *site.outputs], why[:160])
+        site.clear()
+    return True
+
+
+def _collapse(values: dict[str, Value]) -> None:
+    """A unit that every position of an axis carries can only vanish with the whole axis: it stays."""
+    for v in values.values():
+        for a in v.axes:
+            for d in cover(a):
+                if d.unit and not d.frozen:
+                    tied = "straddling digits tie all channels together" if a.size > 1 else "the axis has one channel"
+                    freeze(d, Reason.new(tied, v.name))
+
+
+def _groups(graph: DependencyGraph) -> Iterator[Group]:
+    """Dims that may lose channels and are on a weight; units with the same members count as one group."""
+    members: dict[Dim, list[Axis]] = {}
+    for name in graph.weights:
+        for i, a in enumerate(graph.values[name].axes):
+            for d in dict.fromkeys(atoms(a)):
+                if not d.frozen and (d.size > 1 or d.unit):
+                    members.setdefault(d, []).append((name, i))
+    merged: dict[Any, list[Dim]] = {}
+    for d, where in members.items():
+        merged.setdefault(tuple(where) if d.unit else d, []).append(d)
+    taken: dict[str, int] = {}
+    for dims in merged.values():
+        cut = [Member(n, i, graph.role(graph.values[n], dims[0])) for n, i in members[dims[0]]]
+        head = next((m for m in cut if m.role == "out"), cut[0])
+        stem = f"{head.value}:{head.axis}"
+        taken[stem] = taken.get(stem, 0) + 1
+        name = stem if taken[stem] == 1 else f"{stem}#{taken[stem]}"
+        yield Group(name, tuple(dims), cut, graph.blocks.get(dims[0]))

@@ -1,0 +1,1 @@
+"""The derivative of a graph as a graph."""

@@ -1,0 +1,267 @@
+"""The derivative of each operator by its inputs, given the one by its output: vector-Jacobian products as nodes.
+
+Weights are constants: nothing goes back into them. What has no row here is Unknown (`reverse_mode`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from spa_compiler.autodiff.reverse_mode import Derivatives, Rule, Tape, Unknown
+from spa_compiler.execution.session import quiet_session
+from spa_compiler.execution.single_node import OLDEST_IR
+from spa_compiler.operators.contraction import attributes
+
+Array = NDArray[Any]
+
+
+def _window(node: onnx.NodeProto, rank: int, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """Strides, pads and dilations. Raises Unknown for automatic padding and rounding up."""
+    a = attributes(node)
+    if a.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or a.get("ceil_mode"):
+        raise Unknown(f"{node.op_type} with automatic padding")
+    return list(a.get("strides", [1] * rank)), list(a.get("pads", [0] * 2 * rank)), list(a.get("dilations", [1] * rank))
+
+
+def _transposed(tape: Tape, node: onnx.NodeProto, given: str, w: Array, group: int) -> str:
+    """The derivative by a convolution's input: the transposed convolution with the same weights (o, i / group, ...)."""
+    x, y, kernel = tape.shape(node.input[0])[2:], tape.shape(node.output[0])[2:], w.shape[2:]
+    strides, pads, dilations = _window(node, len(kernel), kernel)
+    reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+    if all(s == 1 for s in strides):  # a plain convolution, for which kernels are fast
+        turned = np.flip(w.reshape(group, -1, *w.shape[1:]).swapaxes(1, 2), tuple(range(3, 3 + len(kernel))))
+        turned = turned.reshape(-1, w.shape[0] // group, *kernel)
+        inner = [r - p for r, p in zip(reach * 2, pads, strict=True)]
+        if min(inner) < 0:
+            raise Unknown("a convolution padded by more than it reaches")
+        return tape.op("Conv", given, tape.number(turned), group=group, pads=inner, dilations=dilations)
+    rank = len(kernel)
+    extra = [x[k] - ((y[k] - 1) * strides[k] - pads[k] - pads[k + rank] + reach[k] + 1) for k in range(rank)]
+    return tape.op(
+        "ConvTranspose", given, tape.number(w), group=group, strides=strides, pads=pads, dilations=dilations,
+        output_padding=extra,
+    )  # fmt: skip
+
+
+def _conv(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    return {0: _transposed(tape, node, given, tape.constant(node.input[1]), attributes(node).get("group", 1))}
+
+
+def _average_pool(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    """A depthwise convolution with equal weights."""
+    a, channels = attributes(node), tape.shape(node.input[0])[1]
+    kernel = list(a["kernel_shape"])
+    if any(a.get("pads", [0])) and not a.get("count_include_pad"):
+        raise Unknown("AveragePool that counts no padding")
+    w = np.full((channels, 1, *kernel), 1 / math.prod(kernel), np.float32)
+    return {0: _transposed(tape, node, given, w, channels)}
+
+
+def _max_pool(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    """To where the largest were found."""
+    shape = tape.shape(node.input[0])
+    if attributes(node).get("storage_order"):
+        raise Unknown("MaxPool that counts columns first")
+    index = tape.op("MaxPool", node.input[0], outputs=2, **attributes(node))
+    zeros = tape.op("ConstantOfShape", tape.number([math.prod(shape)], np.int64))
+    flat = [tape.shaped(v, [-1]) for v in (index, given)]
+    return {0: tape.shaped(tape.op("ScatterElements", zeros, *flat, axis=0, reduction="add"), shape)}
+
+
+def _global_average(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    shape = tape.shape(node.input[0])
+    each = tape.op("Mul", given, tape.number(1 / math.prod(shape[2:])))
+    return {0: tape.op("Expand", each, tape.number(shape, np.int64))}
+
+
+def _reduce_mean(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    shape, a = tape.shape(node.input[0]), attributes(node)
+    named = tape.constant(node.input[1]).tolist() if len(node.input) > 1 and node.input[1] else a.get("axes")
+    if not named and a.get("noop_with_empty_axes"):
+        return {0: given}
+    axes = {k % len(shape) for k in named or range(len(shape))}
+    kept = [1 if k in axes else n for k, n in enumerate(shape)]
+    each = tape.op("Mul", tape.shaped(given, kept), tape.number(1 / math.prod(shape[k] for k in axes)))
+    return {0: tape.op("Expand", each, tape.number(shape, np.int64))}
+
+
+def _batch_norm(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    """As it is at inference: a factor per channel."""
+    scale, variance = (tape.constant(node.input[k]).astype(np.float64) for k in (1, 4))
+    factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+    rank = len(tape.shape(node.input[0]))
+    return {0: tape.op("Mul", given, tape.number(factor.reshape([-1 if k == 1 else 1 for k in range(rank)])))}
+
+
+def _sum(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    shape = tape.shape(node.output[0])
+    return {k: tape.fitted(given, shape, tape.shape(n)) for k, n in enumerate(node.input) if n in tape.live}
+
+
+def _sub(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    found = _sum(tape, node, given)
+    return {k: tape.op("Neg", d) if k else d for k, d in found.items()}
+
+
+def _mul(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    shape = tape.shape(node.output[0])
+    both = {k: tape.op("Mul", given, node.input[1 - k]) for k in (0, 1) if node.input[k] in tape.live}
+    return {k: tape.fitted(d, shape, tape.shape(node.input[k])) for k, d in both.items()}
+
+
+def _div(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    if node.input[1] in tape.live:
+        raise Unknown("Div by what depends on the input")
+    shape = tape.shape(node.output[0])
+    return {0: tape.fitted(tape.op("Div", given, node.input[1]), shape, tape.shape(node.input[0]))}
+
+
+def _relu(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    return {0: tape.op("Mul", given, tape.op("Sign", node.output[0]))}
+
+
+def _leaky(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    slope = tape.number(attributes(node).get("alpha", 0.01))
+    positive = tape.op("Greater", node.input[0], tape.number(0.0))
+    return {0: tape.op("Where", positive, given, tape.op("Mul", given, slope))}
+
+
+def _clip(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    """Where the input is inside, neither bound included."""
+    inside = [
+        tape.op(kind, node.input[0], node.input[k])
+        for k, kind in ((1, "Greater"), (2, "Less"))
+        if k < len(node.input) and node.input[k]
+    ]
+    for side in inside:
+        given = tape.op("Where", side, given, tape.number(0.0))
+    return {0: given}
+
+
+def _sigmoid(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    y = node.output[0]
+    return {0: tape.op("Mul", given, tape.op("Mul", y, tape.op("Sub", tape.number(1.0), y)))}
+
+
+def _softplus(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    return {0: tape.op("Mul", given, tape.op("Sigmoid", node.input[0]))}
+
+
+def _prelu(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    positive = tape.op("Greater", node.input[0], tape.number(0.0))
+    return {0: tape.op("Where", positive, given, tape.op("Mul", given, node.input[1]))}
+
+
+def _tanh(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    y = node.output[0]
+    return {0: tape.op("Mul", given, tape.op("Sub", tape.number(1.0), tape.op("Mul", y, y)))}
+
+
+def _ramp(tape: Tape, node: onnx.NodeProto) -> tuple[str, float]:
+    """Where a HardSigmoid rises, and how steeply."""
+    a = {"alpha": 0.2, "beta": 0.5} | attributes(node)
+    inside = [
+        tape.op(kind, node.input[0], tape.number((edge - a["beta"]) / a["alpha"]))
+        for kind, edge in (("Greater", 0.0), ("Less", 1.0))
+    ]
+    return tape.op("And", *inside), a["alpha"]
+
+
+def _hard_sigmoid(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    inside, slope = _ramp(tape, node)
+    return {0: tape.op("Where", inside, tape.op("Mul", given, tape.number(slope)), tape.number(0.0))}
+
+
+def _hard_swish(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    """X / 3 + 1 / 2 between -3 and 3, then 1."""
+    x = node.input[0]
+    slope = tape.op("Add", tape.op("Mul", x, tape.number(1 / 3)), tape.number(0.5))
+    slope = tape.op("Where", tape.op("Less", x, tape.number(3.0)), slope, tape.number(1.0))
+    slope = tape.op("Where", tape.op("Greater", x, tape.number(-3.0)), slope, tape.number(0.0))
+    return {0: tape.op("Mul", given, slope)}
+
+
+def _concat(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    axis = attributes(node)["axis"]
+    sizes = tape.number([tape.shape(n)[axis] for n in node.input], np.int64)
+    tape.op("Split", given, sizes, outputs=len(node.input), axis=axis)
+    return dict(enumerate(tape.made[-1].output))
+
+
+def _transpose(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    rank = len(tape.shape(node.input[0]))
+    order = attributes(node).get("perm", list(range(rank))[::-1])
+    return {0: tape.op("Transpose", given, perm=np.argsort(order).tolist())}
+
+
+def _moved(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    return {0: tape.shaped(given, tape.shape(node.input[0]))}
+
+
+def _same(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    return {0: given}
+
+
+def _picked(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    """Slice, Gather and Pad: back to where each element came from, found by doing it to the places of one row."""
+    (rows, *inner), size = tape.shape(node.input[0]), tape.shape(node.output[0])
+    places = np.arange(1, math.prod(inner) + 1, dtype=np.int64).reshape(1, *inner)
+    found = _alone(tape, node, places)
+    if size[0] != rows or found.shape != (1, *size[1:]):
+        raise Unknown(f"{node.op_type} along the first axis")
+    if len(np.unique(found[found > 0])) < np.count_nonzero(found):
+        raise Unknown(f"{node.op_type} that takes an element twice")
+    at = np.zeros(places.size + 1, np.int64)
+    at[found.ravel()] = np.arange(1, found.size + 1)
+    nothing = tape.number(np.zeros((rows, 1)))
+    source = tape.op("Concat", nothing, tape.shaped(given, [rows, -1]), axis=1)
+    return {0: tape.shaped(tape.op("Gather", source, tape.number(at[1:], np.int64), axis=1), [rows, *inner])}
+
+
+def _alone(tape: Tape, node: onnx.NodeProto, places: Array) -> Array:
+    """What a node does to the numbers of places; Pad fills with place 0."""
+    if attributes(node).get("mode", b"constant") != b"constant":
+        raise Unknown("Pad that repeats its input")
+    fill = node.input[2] if node.op_type == "Pad" and len(node.input) > 2 else ""
+    feed = {n: tape.constant(n) for n in node.input[1:] if n and n != fill}
+    names = [node.input[0], *(n if n in feed else "" for n in node.input[1:])]
+    alone = helper.make_node(node.op_type, names, node.output[:1], **attributes(node))
+    given = helper.make_tensor_value_info(node.input[0], onnx.TensorProto.INT64, places.shape)
+    tables = [numpy_helper.from_array(a, n) for n, a in feed.items()]
+    graph = helper.make_graph([alone], "alone", [given], [onnx.ValueInfoProto(name=node.output[0])], tables)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", tape.opset)], ir_version=OLDEST_IR)
+    return np.asarray(quiet_session(model.SerializeToString(), 0, 1).run(None, {node.input[0]: places})[0])
+
+
+def _product(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+    """An activation times a constant matrix."""
+    if node.input[1] in tape.live or len(tape.shape(node.input[1])) != 2:
+        raise Unknown("a product of two activations")
+    a = attributes(node)
+    if a.get("transA"):
+        raise Unknown("Gemm with its input transposed")
+    w = tape.constant(node.input[1]).astype(np.float32) * np.float32(a.get("alpha", 1.0))
+    return {0: tape.op("MatMul", given, tape.number(w if a.get("transB") else w.T))}
+
+
+RULES: dict[str, Rule] = {
+    "Conv": _conv, "BatchNormalization": _batch_norm, "MatMul": _product, "Gemm": _product,
+    "AveragePool": _average_pool, "MaxPool": _max_pool, "GlobalAveragePool": _global_average,
+    "ReduceMean": _reduce_mean,
+    "Add": _sum, "Sum": _sum, "Sub": _sub, "Mul": _mul, "Div": _div,
+    "Relu": _relu, "LeakyRelu": _leaky, "Clip": _clip, "Sigmoid": _sigmoid, "Tanh": _tanh,
+    "PRelu": _prelu, "Softplus": _softplus,
+    "HardSigmoid": _hard_sigmoid, "HardSwish": _hard_swish,
+    "Concat": _concat, "Transpose": _transpose, "Split": _same,
+    "Slice": _picked, "Gather": _picked, "Pad": _picked,
+    "Reshape": _moved, "Flatten": _moved, "Squeeze": _moved, "Unsqueeze": _moved,
+    "Identity": _same, "Dropout": _same,
+}  # fmt: skip
+"""What a derivative by an operator's output says of its inputs."""

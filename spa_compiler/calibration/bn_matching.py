@@ -1,0 +1,217 @@
+"""Synthetic pictures on which BatchNormalization sees what it saw in training: DeepInversion without a label.
+
+    close = matched(graph, {"x": source}, count, memory, rng)      # None: draw them as they are
+    better, loss = Match(graph, memory).refined(pictures)          # raises Unknown where there is no derivative
+
+The loss is the distance of every BatchNormalization's input from the stored mean and deviation (Yin et al. 2020,
+"Dreaming to Distill", eq. 4, in units of the stored deviation) and the total variation of the picture; onnxruntime runs
+the graph and its derivative as one model, Adam moves the pictures. A label's cross-entropy is left out: it makes
+pictures that the model is sure of, whose values are farther from those of real ones (docs/data-free).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.autodiff.derivatives import RULES
+from spa_compiler.autodiff.reverse_mode import OPSET, Tape, Unknown
+from spa_compiler.calibration.priors.kinds import Synthetic
+from spa_compiler.calibration.sample_budget import Feed, runs
+from spa_compiler.errors import ModelError
+from spa_compiler.execution.parallel import each
+from spa_compiler.execution.session import open_session, run
+from spa_compiler.ir.model import Model
+from spa_compiler.shape_inference import evaluator
+
+Array = NDArray[Any]
+STEPS, RATE, SMOOTH = 8, 0.04, 0.02
+"""Steps, their size in deviations of the pictures, and the weight of the total variation; chosen on ResNet-20."""
+MEAN, SQUARE = 0.5, 0.9
+"""Decay of Adam's averages: few steps have no use for long ones (loss after 8: 0.011, with 0.9 and 0.99 0.018)."""
+OLDEST = 13
+"""The first opset all of whose operators mean the same in OPSET, as far as they have derivatives."""
+SET, LEAST = 48, 8
+"""Pictures whose statistics are matched together (192 or 48 alike on ResNet-20), and how many have any."""
+HELD = 4
+"""Copies of all values of the graph in memory: 0.8 of them were measured, in four sets side by side at most."""
+MATCHED, ENOUGH_MATCHED = 0.75, 96
+"""Share of the pictures that are matched to stored statistics, and how many must be: 288 of 384, 144 of 192 and 96 of
+192 were measured."""
+BACK, MATCHING = 3, 5e11
+"""Times the work of a run that a step of matching takes; multiply-accumulates that all of it may take."""
+NEAR, TRIED, FAR = 0.05, 3, 0.15
+"""Loss up to which statistics are matched: 0.06 without a step, 0.035 after 3 and 0.015 after 8 on ResNet-20. So many
+steps are taken where it is still far then."""
+
+
+def matched(
+    graph: DependencyGraph, found: Mapping[str, Synthetic], count: int, memory: int, rng: np.random.Generator,
+    exactly: bool = False,
+) -> tuple[Feed, str] | str:  # fmt: skip
+    """Pictures, most of them matched to the statistics that BatchNormalization holds, and what was done.
+
+    They are `count`, or fewer where matching takes long, unless it says `exactly`. Else why they are not matched, or
+    '' where there is nothing to match.
+    """
+    most = min(int(MATCHED * count), runs(graph, work=MATCHING) // (BACK * STEPS))
+    least = max(ENOUGH_MATCHED, count // 4 if exactly else 0)
+    (name, source), *others = found.items()
+    if others or len(source.shape) != 3 or not any(s.op == "BatchNormalization" for s in graph.sites):
+        return ""
+    if most < least:
+        return f"only {most} inputs could be (by their number and by time), {least} are needed"
+    try:
+        match = Match(graph, memory)
+        most -= most % match.rows
+        drawn = source.draw(count if exactly else min(count, int(most / MATCHED)), rng)
+        moved, loss = match.refined(drawn[:most])
+    except (Unknown, ModelError) as e:
+        return str(e)
+    if loss > NEAR:
+        return f"they stay {loss:.2g} away"
+    mixed = np.concatenate([moved, drawn[most:]])[rng.permutation(len(drawn))]
+    return {name: mixed}, f"{most} of them matched to the statistics that BatchNormalization holds"
+
+
+class Match:
+    """The loss of pictures for the input of a graph and its derivative, as a model for `rows` of them at once."""
+
+    def __init__(self, graph: DependencyGraph, memory: int) -> None:
+        """SET pictures at once, or fewer where memory (bytes) does not allow so many.
+
+        Raises Unknown where there is no such loss, no derivative of it, or no room.
+        """
+        model = graph.model
+        if any(s.path for s in graph.sites) or len(model.header.graph.input) != 1:
+            raise Unknown("branches, loops or several inputs")
+        held = sum(math.prod(v.shape[1:]) for s in graph.sites for v in s.outputs if v is not None)
+        self.rows = min(SET, memory // (4 * HELD * max(held, 1)))
+        if self.rows < LEAST:
+            raise Unknown(f"memory for {LEAST} inputs")
+        self.name = model.header.graph.input[0].name
+        self.session = open_session(differentiated(model, self.rows), model.folder, 3, 1, "the derivative")
+
+    def refined(self, x: Array) -> tuple[Array, float]:
+        """Pictures (n, ...), each set of `rows` moved on its own, and the mean loss at the last step; the rest stays.
+
+        Values stay between the lowest and the highest. Where a loss is no number, nothing is moved.
+        """
+        sets = [x[i : i + self.rows] for i in range(0, len(x) - self.rows + 1, self.rows)]
+        found = list(each(self._moved, sets))
+        left = float(np.mean([loss for _, loss in found])) if found else math.inf
+        if not math.isfinite(left):
+            return x, math.inf
+        return np.concatenate([*(a for a, _ in found), x[len(sets) * self.rows :]]), left
+
+    def _moved(self, x: Array) -> tuple[Array, float]:
+        low, high, unit = x.min(), x.max(), max(float(x.std()), 1e-12)
+        first, second, loss = np.zeros_like(x), np.zeros_like(x), math.inf
+        for t in range(1, STEPS + 1):
+            loss, g = run(self.session, {self.name: x}, "the derivative")
+            if t > TRIED and loss > FAR:
+                break
+            g = g + SMOOTH / unit**2 * roughness(x)
+            first += (1 - MEAN) * (g - first)
+            second += (1 - SQUARE) * (g * g - second)
+            size = np.sqrt(second / (1 - SQUARE**t)) + 1e-12
+            x = np.clip(x - RATE * unit / (1 - MEAN**t) * first / size, low, high)
+        return x, float(loss)
+
+
+def roughness(x: Array) -> Array:
+    """The derivative of the sum of squared differences of neighbours along the longest two axes of x (n, ...)."""
+    out = np.zeros_like(x)
+    for axis in sorted(range(1, x.ndim), key=lambda k: x.shape[k])[-2:]:
+        d = 2 * np.diff(x, axis=axis)
+        out -= np.pad(d, [(0, 1) if k == axis else (0, 0) for k in range(x.ndim)])
+        out += np.pad(d, [(1, 0) if k == axis else (0, 0) for k in range(x.ndim)])
+    return out
+
+
+def differentiated(model: Model, rows: int) -> onnx.ModelProto:
+    """A model that gives for `rows` inputs the loss and, times the number of values, its derivative by the input.
+
+    Raises Unknown where it has none.
+    """
+    header = onnx.ModelProto()
+    header.CopyFrom(model.header)
+    (given,) = header.graph.input
+    given.type.tensor_type.shape.dim[0].Clear()
+    given.type.tensor_type.shape.dim[0].dim_value = rows
+    version = model.opset.get("", 0)
+    if given.type.tensor_type.elem_type != onnx.TensorProto.FLOAT or version < OLDEST:
+        raise Unknown(f"inputs that are not float32, or an opset older than {OLDEST}")
+    sizes = {n: pair[0] for n, pair in model.shapes.sizes.items()} if model.shapes else {}
+    facts = evaluator.evaluate(replace(model, header=header), sizes)
+    proto = model.proto()
+    known = {n: s for n in facts.types if (s := facts.shape(n)) is not None}
+    opset, constants = max(OPSET, version), {n: model.array(t) for n, t in model.constants().items()}
+    tape = Tape(proto.graph.node, constants, known, given.name, opset, model.names)
+    loss = _losses(tape)
+    derivative = tape.back(RULES)
+    needed = _before(tape, {n for node in tape.made for n in node.input})
+    used = {n for node in (*needed, *tape.made) for n in node.input}
+    graph = helper.make_graph(
+        [*needed, *tape.made], "derivative", [given],
+        [onnx.ValueInfoProto(name=n) for n in (loss, derivative)],
+        [*(t for t in proto.graph.initializer if t.name in used), *tape.tables],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def _before(tape: Tape, wanted: set[str]) -> list[onnx.NodeProto]:
+    """The forward nodes that these values need, in order."""
+    out = []
+    for node in reversed(tape.nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted |= set(node.input)
+            out.append(node)
+    return out[::-1]
+
+
+def _losses(tape: Tape) -> str:
+    """Add the derivative by the input of every BatchNormalization; returns the name of the mean of their losses."""
+    found = [n for n in tape.nodes if n.op_type == "BatchNormalization" and n.input[0] in tape.live]
+    if any(a.name == "training_mode" and a.i for n in found for a in n.attribute):
+        raise Unknown("BatchNormalization in training mode")
+    if not found:
+        raise Unknown("no BatchNormalization")
+    values = math.prod(tape.shape(tape.source))
+    parts = [_loss(tape, node, values / len(found)) for node in found]
+    return tape.op("Mul", tape.op("Sum", *parts), tape.number(1 / len(found)))
+
+
+def _loss(tape: Tape, node: onnx.NodeProto, factor: float) -> str:
+    """Mean over the channels of ((mean - stored)^2 + (deviation - stored)^2) / stored variance."""
+    x, shape = node.input[0], tape.shape(node.input[0])
+    if len(shape) < 2:
+        raise Unknown("BatchNormalization of numbers")
+    channels, axes = shape[1], [k for k in range(len(shape)) if k != 1]
+    count = math.prod(shape) // channels
+    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    broad = [channels if k == 1 else 1 for k in range(len(shape))]
+    mean, variance = (tape.constant(node.input[k]).astype(np.float64).reshape(broad) for k in (3, 4))
+    variance = variance + epsilon
+    over, share = tape.number(axes, np.int64), tape.number(1 / count)
+    found = tape.op("Mul", tape.op("ReduceSum", x, over), share)
+    square = tape.op("Mul", tape.op("ReduceSum", tape.op("Mul", x, x), over), share)
+    spread = tape.op("Max", tape.op("Sub", square, tape.op("Mul", found, found)), tape.number(1e-4 * variance))
+    away = tape.op("Sub", found, tape.number(mean))
+    ratio = tape.op("Div", tape.number(np.sqrt(variance)), tape.op("Sqrt", spread))
+    closed = tape.op("Sub", tape.number(1.0), ratio)
+    weight = tape.number(2 * factor / (count * channels * variance))
+    slope = tape.op("Mul", weight, closed)
+    shift = tape.op("Sub", tape.op("Mul", weight, away), tape.op("Mul", slope, found))
+    tape.add(x, tape.op("Add", tape.op("Mul", x, slope), shift))
+    error = tape.op("Sum", tape.op("Mul", away, away), tape.op("Mul", spread, tape.op("Mul", closed, closed)))
+    relative = tape.op("Mul", error, tape.number(1 / (channels * variance)))
+    return tape.op("ReduceSum", relative, keepdims=0)

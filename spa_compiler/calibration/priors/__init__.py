@@ -1,0 +1,1 @@
+"""Synthetic inputs, one prior per kind of input."""

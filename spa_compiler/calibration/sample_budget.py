@@ -1,0 +1,106 @@
+"""How many calibration inputs there is room and time for, and where in the graph the last of them join.
+
+planned, pool = amounts(graph, samples=0, memory=2 * 10**9)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.analysis.cost import CostModel
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.calibration.pixel_scale import chunks
+from spa_compiler.interpreter.interpreter import Late
+
+Array = NDArray[Any]
+Feed = dict[str, Array]
+SAMPLES, TABLE_SAMPLES, LEAST = 384, 2048, 24
+"""Inputs wanted where one gives many positions (images), where it gives one, and where memory or time is short."""
+POOL = 8
+"""Times as many inputs are drawn as a pass starts with."""
+ONE_OF = 3
+"""Of so many drawn inputs one is kept where the graph has become narrow enough for more than a pass starts with."""
+WORK = 4e11
+"""Multiply-accumulates that all inputs together may take in one pass over the dense model."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How many inputs are kept, and with how many of them a pass starts: the rest joins at node `at`."""
+
+    kept: int
+    start: int
+    at: int = 0
+
+    def fed(self, inputs: Mapping[str, Array], batch: int) -> tuple[list[Feed], Late | None]:
+        """The inputs in chunks (of the model's fixed `batch`), and which of these start, where not all do."""
+        feeds = chunks(inputs, batch, self.start)
+        if not self.at or not feeds:
+            return feeds, None
+        return feeds, Late(max(1, self.start // len(next(iter(feeds[0].values())))), self.at)
+
+
+def amounts(
+    graph: DependencyGraph, samples: int, memory: int, longer: float = 1.0, most: int = TABLE_SAMPLES
+) -> tuple[Amounts, int]:
+    """Inputs to keep, `most` at most, and how many to draw; they are `longer` than those of the analysis."""
+    spatial = any(s.op in ("Conv", "ConvTranspose") for s in graph.sites)
+    wanted, most_runs = samples or min(SAMPLES if spatial else TABLE_SAMPLES, most), runs(graph, longer)
+    start = min(wanted, max(LEAST, min(room(graph, memory, longer), most_runs)))
+    pool = max(samples, start, min(POOL * start, most_runs))
+    more = samples or min(wanted, pool // ONE_OF)
+    return joined(graph, start, more, memory / longer, bool(samples)), pool
+
+
+def of_given(graph: DependencyGraph, given: int, samples: int, memory: int) -> Amounts:
+    """How many of the inputs that somebody gives are taken."""
+    start = min(samples or TABLE_SAMPLES, max(LEAST, room(graph, memory)))
+    wanted = samples or min(TABLE_SAMPLES, max(start, runs(graph)))
+    return joined(graph, min(start, given), min(wanted, given), memory, bool(samples))
+
+
+def joined(graph: DependencyGraph, start: int, wanted: int, memory: float, exactly: bool = False) -> Amounts:
+    """`start` inputs, and `wanted` from the node on from which there is room for them: see `Late`.
+
+    Where the graph is narrow few positions of each input are left, and more inputs tell more. Inputs of loops and
+    branches do not join. Where there is no such node, all start if `exactly` so many are asked for.
+    """
+    if wanted <= start:
+        return Amounts(start, start)
+    after = np.maximum.accumulate(np.array(alive(graph), np.float64)[::-1])[::-1]  # the widest place from each node on
+    at = 0 if any(s.path for s in graph.sites) else int(np.argmax(after * wanted <= memory / 2))
+    return Amounts(wanted, start, at) if at or exactly else Amounts(start, start)
+
+
+def room(graph: DependencyGraph, memory: int, longer: float = 1.0) -> int:
+    """Inputs that fit into half of the memory where the graph is widest."""
+    return int(memory / 2 / max(max(alive(graph), default=0) * longer, 1))
+
+
+def runs(graph: DependencyGraph, longer: float = 1.0, work: float = 0.0) -> int:
+    """Inputs that may be run through the dense model in time: with so many multiply-accumulates in all, or WORK."""
+    return int((work or WORK) / (max(CostModel(graph).total("macs", {}), 1.0) * longer))
+
+
+def alive(graph: DependencyGraph) -> list[int]:
+    """Bytes of the values of one input that are alive at each node: float32, dense and compiled together."""
+    last = {v.name: i for i, s in enumerate(graph.sites) for v in s.inputs if v is not None}
+    batch = next((v for s in graph.sites[:1] for v in s.inputs if v is not None and not v.constant), None)
+    now, out = 0, []
+    ends: dict[int, int] = {}
+    per = max(1, batch.shape[0]) if batch is not None and batch.shape else 1
+    for i, site in enumerate(graph.sites):
+        for v in site.outputs:
+            if v is not None and not v.constant:
+                size = 8 * math.prod(v.shape) // per
+                now += size
+                ends[last.get(v.name, i)] = ends.get(last.get(v.name, i), 0) + size
+        out.append(now)
+        now -= ends.pop(i, 0)
+    return out

@@ -1,0 +1,1 @@
+"""Rewrites that change no result and make the axes of a graph free, before the analysis sees it."""

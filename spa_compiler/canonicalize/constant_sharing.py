@@ -1,0 +1,71 @@
+"""Constants that several nodes read: copies of their own before the analysis, shared again afterwards."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_graphsurgeon as gs
+
+from spa_compiler.ir.editing import index_of, unique
+from spa_compiler.ir.model import Model, element_type
+
+
+def untie(model: Model) -> int:
+    """One copy per use of every shared constant that has at most one axis longer than 1, or one value only."""
+    made = 0
+    for name, tensor in model.constants().items():
+        if len(tensor.outputs) < 2 or name in model.captured or not _small(model, tensor):
+            continue
+        values = model.array(tensor)
+        if all(n.op == "Slice" for n in tensor.outputs):  # gates picked from one bias: what it means
+            continue
+        slots = [(n, i) for n in unique(tensor.outputs) for i, t in enumerate(n.inputs) if t is tensor]
+        for k, (node, i) in enumerate(slots[1:], 1):
+            copy = node.inputs[i] = model.new_constant(f"{name}.use{k}", values)
+            model.copies[copy.name] = name
+            made += 1
+    return made
+
+
+def untie_zeros(model: Model) -> int:
+    """One ConstantOfShape per use: the zero state of every recurrent operator is its own."""
+    return sum(_untie_node(model, node) for node in [n for n in model.graph.nodes if n.op == "ConstantOfShape"])
+
+
+def retie(model: Model) -> int:
+    """Readers of a copy that `untie` made read the original again where both hold the same; returns how many went.
+
+    For the file: a plan that cut one use and not the other leaves them apart.
+    """
+    made = 0
+    constants = model.constants()
+    for name, copy in constants.items():
+        original = constants.get(model.copies.get(name, ""))
+        if original is None or name in model.captured or element_type(original) != element_type(copy):
+            continue
+        if original.shape == copy.shape and model.array(original).tobytes() == model.array(copy).tobytes():
+            for user in unique(copy.outputs):
+                for i in [i for i, t in enumerate(user.inputs) if t is copy]:
+                    user.inputs[i] = original
+            made += 1
+    return made
+
+
+def _untie_node(model: Model, node: gs.Node) -> int:
+    out = node.outputs[0]
+    slots = [(n, i) for n in unique(out.outputs) for i, t in enumerate(n.inputs) if t is out]
+    for k, (user, i) in enumerate(slots[1:], 1):
+        copy = model.new_value(f"{out.name}.use{k}", out.dtype, out.shape)
+        user.inputs[i] = copy
+        fresh = model.new_node(node.op, f"{node.name or out.name}.use{k}", dict(node.attrs), list(node.inputs), [copy])
+        model.graph.nodes.insert(index_of(model.graph, node), fresh)
+    return max(len(slots) - 1, 0)
+
+
+def _small(model: Model, tensor: gs.Constant) -> bool:
+    if sum(d > 1 for d in tensor.shape) <= 1:
+        return True
+    if math.prod(tensor.shape) > 1 << 16:
+        return False
+    values = model.array(tensor)
+    return bool((values == values.ravel()[0]).all()) if values.size else True

@@ -1,0 +1,155 @@
+"""From a file to a graph that the algebra can read: fold, untie, permutations, selection first, shapes of everything.
+
+model, changes = normalize(load("m.onnx"))
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from spa_compiler.canonicalize import channel_shuffle, constant_folding, constant_sharing, hoist_selection
+from spa_compiler.canonicalize.counted_positions import identity_gathers, whole_axes, written_pieces
+from spa_compiler.canonicalize.impossible_branches import find_untaken
+from spa_compiler.canonicalize.inline_control_flow import inline
+from spa_compiler.canonicalize.sequences import unpack
+from spa_compiler.errors import ModelError
+from spa_compiler.execution.gc_pause import paused
+from spa_compiler.execution.inputs import random_inputs
+from spa_compiler.execution.session import open_session, run, with_outputs
+from spa_compiler.ir import editing
+from spa_compiler.ir.model import Model
+from spa_compiler.shape_inference import evaluator
+from spa_compiler.shape_inference.bindings import Binding, Settling
+from spa_compiler.shape_inference.environment import Facts
+from spa_compiler.shape_inference.every_binding import General
+
+
+@paused()
+def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model, dict[str, int]]:
+    """The same function of the inputs as `model`, with shape arithmetic folded and shapes recorded.
+
+    `sizes` gives symbols a size. Returns the new model and how much each step changed. Raises ModelError when no
+    sizes of the symbols fit.
+    """
+    source, copies = model, 0
+    if any(n.op == "ConstantOfShape" and len(n.outputs[0].outputs) > 1 for n in model.graph.nodes):
+        model = model.copy()
+        copies = constant_sharing.untie_zeros(model)
+    settling = Settling(model, sizes or {})
+    trial = Trial(source) if any(not s.batch for s in settling.found) else None
+    for binding in settling.settle():
+        try:
+            found, changes = _normalize(model.copy(), binding)
+            if trial is not None:
+                trial.run(binding, found)
+        except ModelError as e:  # the next pair of bindings may run
+            settling.refused.append(str(e))
+            continue
+        found.notes += _told_sizes(binding, settling)
+        changes["untied"] += copies
+        return found, changes
+    names = [s.name for s in settling.found]
+    raise ModelError(f"{model.path}: no sizes of {names} fit: {settling.refused[0]}; give --input-shape")
+
+
+def _told_sizes(binding: Binding, settling: Settling) -> list[str]:
+    """A note about the sizes that were used where more general ones were refused."""
+    if not settling.refused:
+        return []
+    sizes = ", ".join(f"{n}={a} and {b}" for n, (a, b) in binding.sizes.items())
+    return [f"analysed at {sizes}; other sizes were refused, first because: {settling.refused[0]}"]
+
+
+class Trial:
+    """Runs the dense model at the sizes of a binding: inference accepts more than a runtime does."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.session = open_session(model.proto(), model.folder, level=0, what=str(model.path))
+
+    def run(self, binding: Binding, analysed: Model) -> None:
+        """Raises ModelError where it does not run at one of the two; `analysed` tells what inputs may be."""
+        for k in (0, 1):
+            feed = random_inputs(analysed, binding.side(k), np.random.default_rng(k))
+            run(self.session, feed, f"{self.model.path} at {binding.side(k)}")
+
+
+def _normalize(model: Model, binding: Binding) -> tuple[Model, dict[str, int]]:
+    first, second, bound = binding.first, binding.second, binding.sizes
+    one, two = binding.side(0), binding.side(1)
+    changes = dict.fromkeys(("inlined", "folded", "bypassed", "empty", "unpacked"), 0)
+    general = evaluator.generalize(model, first, one)
+    while _reduce(model, general, (first, second), changes):  # there are more facts, which may decide branches
+        first, second = evaluator.evaluate(model, one, first), evaluator.evaluate(model, two, second)
+        general = evaluator.generalize(model, first, one)
+    changes["statistics"] = constant_folding.fold_statistics(model)
+    changes["dead"] = editing.drop_dead(model)
+    changes["untied"] = constant_sharing.untie(model)
+    first, second = _complete(model, (first, second), (one, two))
+    found = evaluator.record_shapes(model, first, second, general, bound)
+    changes["strides"] = sum(step(model, general) for step in (identity_gathers, written_pieces, whole_axes))
+    changes["permutations"] = channel_shuffle.permutations(model, general)
+    changes["selections"] = hoist_selection.selection_first(model, found.axes)
+    if changes["strides"] or changes["permutations"] or changes["selections"]:
+        changes["dead"] += editing.drop_dead(model)
+        first, second = evaluator.evaluate(model, one, first), evaluator.evaluate(model, two, second)
+        general = evaluator.generalize(model, first, one)
+        first, second = _complete(model, (first, second), (one, two))
+        found = evaluator.record_shapes(model, first, second, general, bound)
+    model.shapes = replace(found, ties=binding.ties)
+    return model, changes
+
+
+def _reduce(model: Model, general: General, sides: tuple[Facts, Facts], changes: dict[str, int]) -> bool:
+    """Fold what is known, and take tensors out of sequences; True where more may be known after it."""
+    changes["inlined"] += inline(model, general)
+    untaken = find_untaken(model, general, sides)
+    changes["inlined"] += inline(model, general, untaken) if untaken else 0
+    changes["folded"] += constant_folding.fold(model, general)
+    changes["bypassed"] += editing.bypass(model)
+    changes["empty"] += constant_folding.skip_empty(model, general)
+    found = unpack(model)
+    changes["unpacked"] += found
+    return found > 0 or bool(untaken)
+
+
+def _complete(
+    model: Model, sides: tuple[Facts, Facts], sizes: tuple[dict[str, int], dict[str, int]]
+) -> tuple[Facts, Facts]:
+    """What neither onnx's inference nor a run of one node tells (subgraphs) is read off a run of the model.
+
+    The inputs of the two runs differ: a size that depends on data (detections) is dynamic, too.
+    """
+    asked: list[str] = []
+    session: ort.InferenceSession | None = None
+    out: list[Facts] = []
+    for seed, (facts, bound) in enumerate(zip(sides, sizes, strict=True)):
+        names = evaluator.missing(model, facts)
+        if names and names != asked:  # mostly the same on both sides
+            asked, session = names, _session(model, names)
+        observed = observe(model, session, bound, names, seed) if names and session is not None else {}
+        out.append(evaluator.completed(facts, observed))
+    return out[0], out[1]
+
+
+def _session(model: Model, names: list[str]) -> ort.InferenceSession | None:
+    """A session that gives these values, too; None for another runtime's operators: what they touch is frozen."""
+    try:
+        return open_session(with_outputs(model.proto(), names), model.folder, what=str(model.path))
+    except ModelError as e:
+        if "is not a registered function/op" in str(e):
+            return None
+        raise
+
+
+def observe(
+    model: Model, session: ort.InferenceSession, sizes: dict[str, int], names: list[str], seed: int
+) -> dict[str, Any]:
+    """Values of one run on random inputs, by name; sequences and maps are left out."""
+    got = run(session, random_inputs(model, sizes, np.random.default_rng(seed)), str(model.path))
+    found = dict(zip([o.name for o in session.get_outputs()], got, strict=True))
+    return {n: found[n] for n in names if isinstance(found.get(n), np.ndarray) and found[n].dtype.kind in "biuf"}

@@ -1,0 +1,93 @@
+"""Sequences of tensors without sequences: they have no axes, what is in them has.
+
+- `split_and_picked`: a sequence that is only split and picked from is a Slice per pick.
+- `built_and_picked`: of a sequence whose members are known where it is written, a pick is the member itself and
+  ConcatFromSequence a Concat. PyTorch writes `tensor_split` so, and lists that loops fill which run once.
+
+    made = unpack(model)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from spa_compiler.ir.editing import unique
+from spa_compiler.ir.model import Model
+
+
+def unpack(model: Model) -> int:
+    """Replace every such pick; returns how many. Changes the model."""
+    return split_and_picked(model) + built_and_picked(model)
+
+
+def built_and_picked(model: Model) -> int:
+    """SequenceAt and ConcatFromSequence read the members instead; nodes are sorted, so one pass finds them."""
+    made = 0
+    known: dict[str, list[gs.Tensor]] = {}
+    for node in model.graph.nodes:
+        if node.op == "SequenceEmpty":
+            known[node.outputs[0].name] = []
+        elif node.op == "SequenceConstruct":
+            known[node.outputs[0].name] = list(node.inputs)
+        elif node.inputs and node.inputs[0].name in known:
+            made += _used(model, node, known)
+    return made
+
+
+def _used(model: Model, node: gs.Node, known: dict[str, list[gs.Tensor]]) -> int:
+    """Follow a known sequence through a node that reads it; 1 where the node does not read it any more."""
+    members, out = known[node.inputs[0].name], node.outputs[0].name
+    if node.op == "Identity":
+        known[out] = members
+    elif node.op == "SequenceInsert":
+        at = _place(model, node, 2, len(members))
+        if at is not None:
+            known[out] = [*members[:at], node.inputs[1], *members[at:]]
+    elif node.op == "SequenceAt":
+        at = _place(model, node, 1, len(members))
+        if at is not None and at < len(members):
+            node.op, node.attrs, node.inputs = "Identity", {}, [members[at]]
+            return 1
+    elif node.op == "ConcatFromSequence" and members and not node.attrs.get("new_axis", 0):
+        node.op, node.attrs, node.inputs = "Concat", {"axis": int(node.attrs["axis"])}, members
+        return 1
+    return 0
+
+
+def _place(model: Model, node: gs.Node, slot: int, count: int) -> int | None:
+    """The position that an operand gives, the end where there is none; None where it is not known or not valid."""
+    if len(node.inputs) <= slot or not node.inputs[slot].name:
+        return count
+    if not isinstance(node.inputs[slot], gs.Constant):
+        return None
+    at = int(model.array(node.inputs[slot]).item())
+    at += count if at < 0 else 0
+    return at if 0 <= at <= count else None
+
+
+def split_and_picked(model: Model) -> int:
+    """SplitToSequence whose parts are all picked by SequenceAt: each pick is a Slice (Slice stops at the end)."""
+    made = 0
+    kept = {t.name for t in model.graph.outputs} | set(model.captured)
+    for node in [n for n in model.graph.nodes if n.op == "SplitToSequence" and n.outputs[0].name not in kept]:
+        users = unique(node.outputs[0].outputs)
+        if len(node.inputs) < 2 or any(u.op != "SequenceAt" for u in users):
+            continue
+        operands = [node.inputs[1], *(u.inputs[1] for u in users)]
+        if not all(isinstance(t, gs.Constant) for t in operands):
+            continue
+        sizes, *picks = [model.array(t) for t in operands]
+        if sizes.ndim == 0 and any(p.item() < 0 for p in picks):
+            continue
+        for user, pick in zip(users, picks, strict=True):
+            at = int(pick.item()) % len(sizes) if sizes.ndim else int(pick.item())
+            start = int(sizes[:at].sum()) if sizes.ndim else at * int(sizes)
+            bounds = start, start + int(sizes[at] if sizes.ndim else sizes), int(node.attrs.get("axis", 0))
+            whats = zip(("starts", "ends", "axes"), bounds, strict=True)
+            name = user.outputs[0].name
+            user.op, user.attrs = "Slice", {}
+            operands = [model.new_constant(f"{name}.{w}", np.array([v], np.int64)) for w, v in whats]
+            user.inputs = [node.inputs[0], *operands]
+            made += 1
+    return made

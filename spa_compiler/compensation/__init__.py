@@ -1,0 +1,1 @@
+"""Updates of the remaining weights that absorb what was removed."""

@@ -1,0 +1,126 @@
+"""What compensation changes in the compiled model: weights, and a bias where there was room for one or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from spa_compiler.ir.editing import drop_dead
+from spa_compiler.ir.model import Model, constant
+from spa_compiler.operators.contraction import Form
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Update:
+    """New weights and the change of the bias of one node, by the name of its first output."""
+
+    form: Form
+    weights: Array
+    bias: Floats  # (rows,) to be added to the output
+
+
+@dataclass
+class Replaced:
+    """New constants of a node whose bias is its own (a recurrent operator), by input slot."""
+
+    constants: dict[int, Array]
+
+
+@dataclass
+class Outcome:
+    """How many contractions were solved, which of them are recurrent, and why others that were cut were not.
+
+    `unfit` are those of the others whose values in calibration are not finite, or too large to be squared.
+    """
+
+    solved: int = 0
+    recurrent: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    unfit: list[str] = field(default_factory=list)
+
+
+def key_of(outputs: Iterable[str]) -> str:
+    """What a node is called here: its last output that has a name (a first one may be made up: `with_steps`)."""
+    return next((n for n in reversed(list(outputs)) if n), "")
+
+
+def apply(small: Model, updates: Mapping[str, Update | Replaced]) -> Model:
+    """The model with the new weights; a bias is created where there was none."""
+    model = small.copy()
+    outputs = {t.name for t in model.graph.outputs}
+    for node in list(model.graph.nodes):
+        update = updates.get(key_of(t.name for t in node.outputs))
+        if isinstance(update, Replaced):
+            for slot, values in update.constants.items():
+                _put(model, node, slot, values)
+        if not isinstance(update, Update):
+            continue
+        tensor = node.inputs[update.form.weight]
+        weight = update.weights
+        own = constant(tensor.name, weight) if isinstance(tensor, gs.Constant) else None
+        node.inputs[update.form.weight] = own or model.new_constant(f"{node.outputs[0].name}.weight", weight)
+        if update.form.bias is None:
+            _add_behind(model, node, update, outputs)
+        else:
+            _add_bias(model, node, update, update.form.bias)
+    drop_dead(model)
+    return model
+
+
+def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
+    """Into the bias input of Conv, ConvTranspose or Gemm; an Add in front of it where it is made at run time."""
+    beta = getattr(update.form, "beta", 1.0)
+    old = node.inputs[slot] if slot < len(node.inputs) and node.inputs[slot].name else None
+    if beta != 0 and old is not None and not isinstance(old, gs.Constant):
+        change = (update.bias / beta).astype(update.weights.dtype)
+        addend = model.new_constant(f"{node.outputs[0].name}.bias", change)
+        total = node.inputs[slot] = model.new_value(f"{addend.name}.sum")
+        at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
+        model.graph.nodes.insert(at, model.new_node("Add", total.name, {}, [old, addend], [total]))
+        return
+    before = 0.0 if old is None or beta == 0 else model.array(old).astype(np.float64)
+    if beta == 0:
+        node.attrs["beta"] = beta = 1.0
+    values = (before + update.bias / beta).astype(update.weights.dtype)
+    while len(node.inputs) <= slot:
+        node.inputs.append(gs.Variable.empty())
+    wanted = f"{node.outputs[0].name}.bias"
+    own = "" if old is None or len(old.outputs) > 1 or old.name in model.captured else old.name
+    node.inputs[slot] = constant(own, values) if own else model.new_constant(wanted, values)
+
+
+def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) -> None:
+    """Into the constant of an Add behind a MatMul, or as an Add of its own."""
+    y = node.outputs[0]
+    bias = update.form.spread(update.bias, update.weights).astype(update.weights.dtype)
+    reader = y.outputs[0] if len(y.outputs) == 1 and y.name not in outputs else None
+    if reader is not None and reader.op == "Add":
+        for k, t in enumerate(reader.inputs):
+            if not isinstance(t, gs.Constant) or len(t.outputs) > 1 or t.name in model.captured:
+                continue
+            old = model.array(t)
+            if old.shape[-bias.ndim :] == bias.shape and old.size == bias.size:
+                added = old.astype(np.float64) + bias.reshape(old.shape)
+                reader.inputs[k] = constant(t.name, added.astype(old.dtype))
+                return
+    raw = model.new_value(f"{y.name}.unbiased")
+    node.outputs[0] = raw
+    at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
+    addend = model.new_constant(f"{y.name}.bias", bias)
+    model.graph.nodes.insert(at + 1, model.new_node("Add", f"{y.name}.bias", {}, [raw, addend], [y]))
+
+
+def _put(model: Model, node: gs.Node, slot: int, values: Array) -> None:
+    """A constant into an input that may not have been there."""
+    while len(node.inputs) <= slot:
+        node.inputs.append(gs.Variable.empty())
+    old, wanted = node.inputs[slot].name, f"{key_of(t.name for t in node.outputs)}.{slot}"
+    node.inputs[slot] = constant(old, values) if old else model.new_constant(wanted, values)

@@ -1,0 +1,148 @@
+"""Sessions of onnxruntime: a model in memory or in a file is opened, run, and asked for values inside of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from google.protobuf.message import EncodeError
+from numpy.typing import NDArray
+
+from spa_compiler.errors import ModelError
+from spa_compiler.ir.external_data import PROTOBUF_LIMIT
+from spa_compiler.ir.writer import write
+
+Array = NDArray[Any]
+LEVELS = (
+    ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+)
+
+
+def quiet_session(
+    source: bytes | str, level: int = 1, threads: int = 1, folder: str = "", exact: bool = False,
+    weights: Mapping[str, Array] | None = None,
+) -> ort.InferenceSession:  # fmt: skip
+    """A CPU session that prints nothing; `level` 0 to 3 is how much onnxruntime may optimise.
+
+    `exact`: products of integers do not overflow, which those of signed weights do on some processors (from level 2).
+    `weights`: values of initializers that are external in `source`; no file is read for them.
+    """
+    options = ort.SessionOptions()
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.graph_optimization_level = LEVELS[level]
+    if folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    weights = weights or {}
+    if weights:
+        values = [ort.OrtValue.ortvalue_from_numpy(a) for a in weights.values()]
+        options.add_external_initializers(list(weights), values)
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session.weights = weights  # onnxruntime reads the memory of these arrays as long as it lives
+    return session
+
+
+def open_session(
+    proto: onnx.ModelProto, folder: Path, level: int = 1, threads: int = 0, what: str = "the model",
+    exact: bool = False,
+) -> ort.InferenceSession:  # fmt: skip
+    """A CPU session for a model in memory whose external data, if any, lies in `folder`.
+
+    Raises ModelError with onnxruntime's message.
+    """
+    try:
+        with _lifted_weights(proto) as weights:
+            data = _serialized(proto)
+        if data is not None:
+            return quiet_session(data, level, threads, str(folder.resolve()), exact, weights)
+        with tempfile.TemporaryDirectory() as scratch:
+            target = Path(scratch) / "model.onnx"
+            write(proto, folder, target)
+            return quiet_session(str(target), level, threads, exact=exact)
+    except Exception as e:
+        raise ModelError(f"onnxruntime cannot load {what}: {_first_line(e)}") from e
+
+
+LARGE = 1 << 16
+"""Bytes from which a weight is handed to onnxruntime as an array: a model of 100 MB is written and read for nothing."""
+NUMBERS = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t)): t for t in "efdbBil"}
+"""Element types that arrays have as well."""
+
+
+@contextmanager
+def _lifted_weights(proto: onnx.ModelProto) -> Iterator[dict[str, Array]]:
+    """The large weights of a model as arrays; meanwhile they are external in it, and in no file."""
+    inputs = {i.name for i in proto.graph.input}
+    taken = [t for t in proto.graph.initializer if t.data_type in NUMBERS and t.name not in inputs]
+    taken = [t for t in taken if t.HasField("raw_data") and len(t.raw_data) >= LARGE]
+    raw = [t.raw_data for t in taken]
+    for t in taken:
+        t.ClearField("raw_data")
+        t.data_location = onnx.TensorProto.EXTERNAL
+        t.external_data.add(key="location", value="in memory")
+    try:
+        yield {t.name: np.frombuffer(b, NUMBERS[t.data_type]).reshape(t.dims) for t, b in zip(taken, raw, strict=True)}
+    finally:
+        for t, data in zip(taken, raw, strict=True):
+            t.ClearField("external_data")
+            t.ClearField("data_location")
+            t.raw_data = data
+
+
+INTEGER = """ConvInteger MatMulInteger DynamicQuantizeMatMul MatMulIntegerToFloat QLinearConv QLinearMatMul
+QGemm""".split()
+"""Operators that contract integers."""
+
+
+def exact_session(
+    proto: onnx.ModelProto, folder: Path, level: int = 1, threads: int = 0, what: str = "the model"
+) -> ort.InferenceSession:
+    """A session in which products of integers are exact: some processors let those of signed weights overflow.
+
+    Where onnxruntime has no kernel for other weights it is one like any other. Raises ModelError as `open_session`.
+    """
+    if any(n.op_type in INTEGER for n in proto.graph.node):
+        try:
+            return open_session(proto, folder, max(level, 2), threads, what, exact=True)
+        except ModelError:
+            pass
+    return open_session(proto, folder, level, threads, what)
+
+
+def _serialized(proto: onnx.ModelProto) -> bytes | None:
+    """The model as bytes, or None where that is more than protobuf takes. To ask for its size costs as much."""
+    try:
+        data = proto.SerializeToString()
+    except (EncodeError, ValueError):
+        return None
+    return data if len(data) < PROTOBUF_LIMIT else None
+
+
+def _first_line(e: Exception) -> str:
+    return " ".join(str(e).split())[:400]
+
+
+def run(session: ort.InferenceSession, feed: Mapping[str, Array], what: str = "the model") -> list[Any]:
+    """All outputs of one run. Raises ModelError with onnxruntime's message."""
+    try:
+        return list(session.run(None, dict(feed)))
+    except Exception as e:
+        raise ModelError(f"onnxruntime cannot run {what}: {_first_line(e)}") from e
+
+
+def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """The same model that also gives these values. The proto is changed in place."""
+    have = {o.name for o in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in have)
+    return proto

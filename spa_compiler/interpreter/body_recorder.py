@@ -1,0 +1,202 @@
+"""What contractions inside bodies read and give, recorded while the control node around them runs as a whole.
+
+    inside = Inside(model)
+    node, taps = inside.node(inside.around[index], {})    # an outermost control node, with an output more for each tap
+
+A tap carries a value out of its body, through every control node around it: a Loop or a Scan stacks it round by round,
+an If gives it from the branch that runs and nothing from the other. What lies in a branch that a Loop or a Scan repeats
+is not recorded: its rounds cannot be stacked.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from spa_compiler.ir.control_flow import DOMAIN, Chain, chains, nest, opened
+from spa_compiler.ir.model import Model
+
+Array = NDArray[Any]
+CONTRACTIONS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+OUTPUT = -1
+
+
+@dataclass(frozen=True)
+class Span:
+    """Nodes from the first marker of an outermost control node to that node itself."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A recorded value: input `slot` of a contraction, or its OUTPUT."""
+
+    index: int
+    slot: int
+    name: str  # of the control node's output
+    rounds: int  # loops around it: axes in front of its own
+    merged: bool  # may rounds be taken for more rows of the first axis?
+
+    def chunks(self, array: Array) -> list[Array]:
+        """The value of one run, round by round; empty where it was not reached."""
+        if array.size == 0 or not self.rounds:
+            return [array] if array.size else []
+        flat = array.reshape(-1, *array.shape[self.rounds :])
+        return [flat.reshape(-1, *flat.shape[2:])] if self.merged and flat.ndim > 2 else list(flat)
+
+
+@dataclass
+class Record:
+    """What a contraction read and gave in all runs; `runs` says in which run each chunk was."""
+
+    inputs: dict[int, list[Array]] = field(default_factory=dict)
+    output: list[Array] = field(default_factory=list)
+    runs: list[int] = field(default_factory=list)
+
+    def put(self, tap: Tap, run: int, array: Array) -> None:
+        """Add what a tap gave in one run."""
+        found = tap.chunks(array)
+        (self.output if tap.slot == OUTPUT else self.inputs.setdefault(tap.slot, [])).extend(found)
+        self.runs += [run] * len(found) if tap.slot == OUTPUT else []
+
+
+class Inside:
+    """The flat nodes of a model, and where control nodes are among them."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.nodes = model, model.flat()
+        self.lies, self.paths = chains(model.graph.nodes), [opened(n) for n in model.graph.nodes]
+        self.kinds = {n.attrs["path"]: n.attrs["kind"] for n in model.graph.nodes if n.domain == DOMAIN}
+        self.constants = set(model.constants())
+        self.around: dict[int, Span] = {}
+        start = None
+        for i, (node, chain) in enumerate(zip(self.nodes, self.lies, strict=True)):
+            start = i if node.domain == DOMAIN and not chain and start is None else start
+            if start is not None and self.paths[i] and node.domain != DOMAIN and not chain:
+                span = Span(start, i)
+                self.around |= dict.fromkeys(range(start, i + 1), span)
+                start = None
+
+    def node(self, span: Span, added: Mapping[str, Array]) -> tuple[onnx.NodeProto, list[Tap]]:
+        """The control node with taps as further outputs; `added` is added to what nodes give, by name."""
+        return _Tapped(self, span, added).build()
+
+    def rounds(self, chain: Chain) -> int | None:
+        """Loops around a node; None where what it gives cannot be stacked."""
+        kinds = [self.kinds[p] for p in chain]
+        loops = [k != "If" for k in kinds]
+        return sum(loops) if loops == sorted(loops) else None
+
+    def activations(self, node: onnx.NodeProto) -> list[int]:
+        """Input slots of a contraction with a constant that the constant does not take."""
+        if node.op_type not in CONTRACTIONS or len(node.input) < 2:
+            return []
+        fixed = [n in self.constants for n in node.input[:2]]
+        return [fixed.index(False)] if sum(fixed) == 1 else []
+
+
+def either(node: onnx.NodeProto, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    """Where all inputs would take the same branch of an If, every second one takes the other: both are calibrated."""
+    if node.op_type != "If" or len({bool(r[node.input[0]].ravel()[0]) for r in rows}) > 1:
+        return rows
+    cond = node.input[0]
+    return [{**r, cond: np.asarray(~r[cond])} if k % 2 else r for k, r in enumerate(rows)]
+
+
+class _Tapped:
+    """One control node while it is put together."""
+
+    def __init__(self, inside: Inside, span: Span, added: Mapping[str, Array]) -> None:
+        self.inside, self.added = inside, added
+        reach = range(span.start, span.end + 1)
+        self.nodes = [onnx.NodeProto.FromString(inside.nodes[i].SerializeToString()) for i in reach]
+        self.lies, self.paths = [inside.lies[i] for i in reach], [inside.paths[i] for i in reach]
+        self.first = span.start
+        self.frames = {p: copy.deepcopy(f) for p, f in inside.model.bodies.items()}
+        self.taps: list[Tap] = []
+        self.more: dict[str, list[str]] = {}  # path -> further results of a body
+        self.kinds: dict[str, int] = {}  # element types of these
+        self.names = inside.model.names.copy()
+        self.outside: dict[str, str] = {}  # further result -> what the control node around it calls that
+        self.fresh: list[tuple[int, Chain, onnx.NodeProto]] = []  # nodes to insert: before which one, and where it lies
+
+    def build(self) -> tuple[onnx.NodeProto, list[Tap]]:
+        """The node and its taps."""
+        for k, (node, chain) in enumerate(zip(self.nodes, self.lies, strict=True)):
+            slots, rounds = self.inside.activations(node), self.inside.rounds(chain)
+            if slots and chain and rounds is not None:
+                self._tap(k, slots[0], node.input[slots[0]], rounds)
+                self._tap(k, OUTPUT, node.output[0], rounds)
+            if node.output and node.output[0] in self.added:
+                self._add(k, node)
+        self._lift()
+        for at, chain, node in sorted(self.fresh, key=lambda f: f[0], reverse=True):  # of equal ones, the last is first
+            self.nodes.insert(at, node)
+            self.lies.insert(at, chain)
+            self.paths.insert(at, ())
+        graph = onnx.GraphProto(node=self.nodes, value_info=self.inside.model.header.graph.value_info)
+        nest(graph, self.lies, self.paths, self.frames, {}, self.names)
+        return graph.node[0], self.taps
+
+    def _add(self, k: int, node: onnx.NodeProto) -> None:
+        """Add a constant to what a node gives."""
+        name = node.output[0]
+        node.output[0], added = self.names.value(f"{name}.before"), self.names.value(f"{name}.added")
+        value = numpy_helper.from_array(self.added[name])
+        self.fresh.append((k + 1, self.lies[k], helper.make_node("Add", [node.output[0], added], [name])))
+        self.fresh.append((k + 1, self.lies[k], helper.make_node("Constant", [], [added], value=value)))
+
+    def _tap(self, k: int, slot: int, source: str, rounds: int) -> None:
+        """Carry a value to the outside of the outermost control node."""
+        node, chain = self.nodes[k], self.lies[k]
+        name = self.names.value(f"tap{self.first + k}.{slot}")
+        self.fresh.append((k + (slot == OUTPUT), chain, helper.make_node("Identity", [source], [name])))
+        turned = any(a.name == "transA" and a.i for a in node.attribute)
+        left = node.op_type == "MatMul" and node.input[0] in self.inside.constants
+        shapes = self.inside.model.shapes
+        for path in reversed(chain):
+            self.more.setdefault(path, []).append(name)
+            self.kinds[name] = shapes.kind.get(source, 0) if shapes is not None else 0
+            self.outside[name] = self.names.value(f"{name}'")
+            name = self.outside[name]
+        self.taps.append(Tap(self.first + k, slot, name, rounds, not turned and not left))
+
+    def _lift(self) -> None:
+        """Write the further results into frames and control nodes."""
+        for k, (control, paths) in enumerate(zip(self.nodes, self.paths, strict=True)):
+            if control.domain == DOMAIN or not any(p in self.more for p in paths):
+                continue
+            names = [list(self.more.get(p, ())) for p in paths]
+            every = [n for row in names for n in row]
+            sizes = [len(self.frames[p].output) for p in paths]
+            given = list(control.input)
+            kept, results = given[: len(given) - sum(sizes)], given[len(given) - sum(sizes) :]
+            for p, mine, size in zip(paths, names, sizes, strict=True):
+                part = [n if n in mine else self._nothing(p, n, k) for n in every]
+                self.frames[p].output.extend(self._typed(n) for n in part)
+                kept, results = [*kept, *results[:size], *part], results[size:]
+            control.input[:] = kept
+            control.output.extend(self.outside[n] for n in every)
+            for a in control.attribute:
+                if a.name in ("scan_output_axes", "scan_output_directions"):
+                    a.ints.extend([0] * len(every))
+
+    def _typed(self, name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, self.kinds.get(name) or onnx.TensorProto.FLOAT, None)
+
+    def _nothing(self, path: str, name: str, k: int) -> str:
+        """What the other branch gives in place of a tap."""
+        kind = self.kinds[name] or onnx.TensorProto.FLOAT
+        value = numpy_helper.from_array(np.zeros(0, helper.tensor_dtype_to_np_dtype(kind)))
+        self.kinds[empty := self.names.value(f"{name}.none")] = kind
+        self.fresh.append((k, (*self.lies[k], path), helper.make_node("Constant", [], [empty], value=value)))
+        return empty

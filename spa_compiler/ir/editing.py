@@ -1,0 +1,47 @@
+"""Edits of a graph that every rewrite needs: where a node stands, and dead or idle nodes that go."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from spa_compiler.ir.control_flow import is_control, is_marker
+from spa_compiler.ir.model import Model
+
+
+def drop_dead(model: Model) -> int:
+    """Remove nodes none of whose outputs is read; names that subgraphs capture are read."""
+    wanted = {t.name for t in model.graph.outputs} | set(model.captured)
+    dead: set[int] = set()
+    gone: set[str] = set()  # bodies of control nodes that are dead
+    for node in reversed(list(model.graph.nodes)):  # nodes are sorted: one pass from the end is enough
+        read = any(t.outputs or t.name in wanted for t in node.outputs)
+        if (node.attrs["path"] in gone) if is_marker(node) else not read:
+            gone.update(node.attrs["paths"] if is_control(node) else ())
+            node.inputs.clear()
+            node.outputs.clear()
+            dead.add(id(node))
+    model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in dead]
+    return len(dead)
+
+
+def index_of(graph: gs.Graph, node: gs.Node) -> int:
+    """Position of a node by identity (graphsurgeon compares by content)."""
+    return next(i for i, n in enumerate(graph.nodes) if n is node)
+
+
+def bypass(model: Model) -> int:
+    """Exporters share equal constants through Identity: the readers get the constant itself."""
+    made = 0
+    kept = {t.name for t in model.graph.outputs} | set(model.captured)
+    for node in model.graph.nodes:
+        if node.op == "Identity" and isinstance(node.inputs[0], gs.Constant) and node.outputs[0].name not in kept:
+            for user in unique(node.outputs[0].outputs):
+                for i in [i for i, t in enumerate(user.inputs) if t is node.outputs[0]]:
+                    user.inputs[i] = node.inputs[0]
+            made += 1
+    return made
+
+
+def unique(nodes: list[gs.Node]) -> list[gs.Node]:
+    """Each node once, by identity (graphsurgeon compares by content)."""
+    return list({id(n): n for n in nodes}.values())

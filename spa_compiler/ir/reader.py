@@ -1,0 +1,136 @@
+"""From a file to a model: read, checked, functions inlined, bodies opened."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from spa_compiler.errors import ModelError
+from spa_compiler.ir.control_flow import flatten
+from spa_compiler.ir.external_data import PROTOBUF_LIMIT, densify, embed, locations
+from spa_compiler.ir.initializers import (
+    find_defaults,
+    initializer_names,
+    replace_constant_nodes,
+    take_defaults,
+)
+from spa_compiler.ir.model import Model
+from spa_compiler.ir.names import Names
+from spa_compiler.ir.snapshots import Snapshot
+from spa_compiler.ir.subgraphs import captured
+from spa_compiler.ir.tensors import describe, tensors
+from spa_compiler.ir.validation import check
+
+MODEL_FIELDS = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
+
+
+def _untouchable(node: onnx.NodeProto) -> onnx.NodeProto:
+    """The node, or a copy where graphsurgeon holds its tensors: exporting them changes their names in place."""
+    if all(a.type not in (a.TENSOR, a.TENSORS) for a in node.attribute):
+        return node
+    out = onnx.NodeProto()
+    out.CopyFrom(node)
+    return out
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read and check a model. Raises ModelError with the file, the place and what to do."""
+    path = Path(path)
+    files = Snapshot.of([path], whole=True)  # before it is read: what changes from now on is seen at the end
+    proto = read(path)
+    notes, external = check(proto, path), locations(proto)
+    files = files.joined(Snapshot.of(path.parent / name for name in sorted(external)))
+    if proto.functions:
+        proto, inlined = _inline(proto, path)
+        notes += inlined
+    return replace(from_proto(proto, path, notes), external=external, files=files)
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """Parse the protobuf of a file without its external data."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
+    if path.stat().st_size > PROTOBUF_LIMIT:
+        raise ModelError(f"{path}: larger than protobuf's 2 GiB; save the model with external data")
+    try:
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+    except (DecodeError, ValueError, RecursionError) as e:
+        raise ModelError(f"{path}: not an ONNX file, or truncated ({e})") from e
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise ModelError(f"{path}: not an ONNX model: it has no graph or no opset")
+    return proto
+
+
+def _inline(proto: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, list[str]]:
+    """Calls of the model's own functions become their bodies: a body has one shape, a pruned call its own."""
+    names = {(f.domain, f.name) for f in proto.functions}
+    calls = sum((n.domain, n.op_type) in names for n in proto.graph.node)
+    try:
+        flat = onnx.inliner.inline_local_functions(proto)
+    except Exception as e:
+        raise ModelError(f"{path}: the model's own functions cannot be inlined: {e}") from e
+    return flat, [f"{calls} calls of {len(names)} functions of the model's own were inlined"]
+
+
+def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = None) -> Model:
+    """A model from protobuf, which is changed: Constant nodes become initializers, bodies are opened."""
+    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    names, (defaults, listed) = Names.of(proto), find_defaults(proto)
+    bodies, homes = flatten(proto.graph, version, names)
+    initializers = initializer_names(proto.graph)
+    replace_constant_nodes(proto.graph)
+    _embed(proto, path)
+    header = onnx.ModelProto()
+    for name in MODEL_FIELDS:
+        if proto.HasField(name):
+            setattr(header, name, getattr(proto, name))
+    for name in ("opset_import", "metadata_props", "functions", "training_info"):
+        getattr(header, name).extend(getattr(proto, name))
+    g = header.graph
+    g.name, g.doc_string = proto.graph.name, proto.graph.doc_string
+    g.input.extend(i for i in proto.graph.input if i.name not in initializers)
+    for name in ("output", "value_info", "quantization_annotation", "metadata_props"):
+        getattr(g, name).extend(getattr(proto.graph, name))
+    sparse = tuple(onnx.SparseTensorProto.FromString(s.SerializeToString()) for s in proto.graph.sparse_initializer)
+    proto.graph.initializer.extend(densify_sparse(s, path) for s in sparse)
+    del proto.graph.sparse_initializer[:]
+    given = take_defaults(proto.graph, defaults)
+    try:
+        graph = gs.import_onnx(proto)
+    except Exception as e:
+        raise ModelError(f"{path}: onnx-graphsurgeon cannot read the graph: {e}") from e
+    origin = {n.output[0]: _untouchable(n) for n in proto.graph.node if n.output}
+    held = captured(proto.graph)
+    flat = Model(graph, header, origin, path, held, None, [*(notes or []), *listed], bodies=bodies, homes=homes)
+    return replace(flat, sparse=sparse, names=names, defaults=given)
+
+
+def _embed(proto: onnx.ModelProto, path: Path) -> None:
+    """Take external data into the file, but for that of initializers, which may be large: those stay where they are.
+
+    Sparse tensors, attributes, functions and training info are read by code that looks for files in the working folder.
+    """
+    total = 0
+    for tensor, holders in tensors(proto):
+        if len(holders) == 2 and isinstance(holders[1], onnx.GraphProto):
+            continue
+        try:
+            total += embed(tensor, path.parent, PROTOBUF_LIMIT - total)
+        except ModelError as e:
+            raise ModelError(f"{path}: {describe(tensor, holders)} {e}") from e
+
+
+def densify_sparse(sparse: onnx.SparseTensorProto, path: Path) -> onnx.TensorProto:
+    """A sparse initializer as a dense one."""
+    name = sparse.values.name
+    try:
+        return numpy_helper.from_array(densify(sparse, path.parent), name)
+    except ModelError as e:
+        raise ModelError(f"{path}: sparse initializer '{name}' {e}") from e

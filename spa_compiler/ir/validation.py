@@ -1,0 +1,128 @@
+"""What is wrong with a file, before anything reads it: structure, sizes, external data, onnxruntime's operators."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import Message
+from onnxruntime.capi import _pybind_state
+
+from spa_compiler.errors import ModelError
+from spa_compiler.ir.control_flow import DOMAIN
+from spa_compiler.ir.external_data import check_tensors, locations
+from spa_compiler.ir.subgraphs import free_names, subgraphs
+
+
+def check(proto: onnx.ModelProto, path: Path) -> list[str]:
+    """Text, structure, sizes and external files. What onnx.checker refuses is a note if it is only unknown to it.
+
+    onnx.checker and onnxruntime read external data by themselves: they get a file only after every
+    tensor in it was checked.
+    Nodes that stand before what they read are put in order (in place), and that is a note: onnxruntime runs such files.
+    """
+    broken = _broken_text(proto)
+    if broken:
+        raise ModelError(f"{path}: not an ONNX file, or damaged: the text of a '{broken}' is not UTF-8")
+    check_tensors(proto, path)
+    _check_operators(proto.graph, path)
+    moved = put_in_order(proto.graph)
+    notes = [f"nodes that stood before what they read were put in order: {moved}"] if moved else []
+    try:
+        onnx.checker.check_model(str(path) if locations(proto) else proto)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as e:
+        text = str(e).strip().split("\n\n")[0]
+        foreign = "No opset import for domain" in text and "''" not in text  # onnxruntime imports its own by itself
+        ordered = bool(moved) and "topologically sorted" in text  # the file itself was checked, for its external data
+        if not foreign and not ordered and "No Op registered" not in text and "deprecated" not in text:
+            raise ModelError(f"{path}: invalid model: {text}") from e
+        return notes if ordered else [*notes, f"onnx.checker: {text}"]
+    return notes
+
+
+def put_in_order(graph: onnx.GraphProto) -> int:
+    """Put nodes, those of bodies too, behind what they read, otherwise as they are; returns how many stood before it.
+
+    Nodes in a cycle keep their places: it is named by whoever reads the graph.
+    """
+    inner = sum(put_in_order(body) for node in graph.node for body in subgraphs(node))
+    maker = {name: k for k, node in enumerate(graph.node) for name in node.output if name}
+    reads = [set(node.input).union(*map(free_names, subgraphs(node))) for node in graph.node]
+    before = [{maker[n] for n in names if n in maker} for names in reads]
+    late = sum(any(m >= k for m in makers) for k, makers in enumerate(before))
+    if not late:
+        return inner
+    order = _order(before)
+    if len(order) < len(graph.node):
+        return inner
+    nodes = [onnx.NodeProto.FromString(graph.node[k].SerializeToString()) for k in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return inner + late
+
+
+def _order(before: list[set[int]]) -> list[int]:
+    """Numbers from 0 on, each behind those that have to come before it, small ones first; without those in a cycle."""
+    after: dict[int, list[int]] = {}
+    for k, makers in enumerate(before):
+        for m in makers:
+            after.setdefault(m, []).append(k)
+    order, missing = [], [len(makers) for makers in before]
+    ready = [k for k, makers in enumerate(before) if not makers]  # sorted, and so a heap
+    while ready:
+        order.append(heapq.heappop(ready))
+        for k in after.get(order[-1], []):
+            missing[k] -= 1
+            if not missing[k]:
+                heapq.heappush(ready, k)
+    return order
+
+
+def _broken_text(message: Message) -> str:
+    """The first field of text that is not UTF-8, or '': protobuf reads such a field as bytes, without a word."""
+    if isinstance(message, onnx.TensorProto):  # to ask for all of its fields is to copy its numbers
+        return next((n for n in ("name", "doc_string") if isinstance(getattr(message, n), bytes)), "")
+    for field, value in message.ListFields():
+        values = [value] if isinstance(value, str | bytes | Message) else value
+        if field.type == field.TYPE_STRING and any(isinstance(v, bytes) for v in values):
+            return str(field.name)
+        found = next(filter(None, map(_broken_text, values)), "") if field.type == field.TYPE_MESSAGE else ""
+        if found:
+            return found
+    return ""
+
+
+@functools.cache
+def _contributed() -> dict[str, tuple[frozenset[int], int, int]]:
+    """Inputs that must be given, least and largest number, of onnxruntime's own operators.
+
+    onnx.checker does not know them.
+    """
+    known: list[Any] = getattr(_pybind_state, "get_all_operator_schema", list)()
+    out = {}
+    for s in known:
+        if s.domain == "com.microsoft":
+            needed = frozenset(i for i, p in enumerate(s.inputs) if "Optional" not in str(p.option) and i < s.min_input)
+            out[s.name] = needed, s.min_input, s.max_input
+    # onnxruntime 1.31 reads the last zero point of these without asking whether it is there
+    return {**out, **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu"), (frozenset(range(5)), 5, 5))}
+
+
+def _check_operators(graph: onnx.GraphProto, path: Path) -> None:
+    """Too few inputs of an operator of its own end onnxruntime's process, so they are not given to it."""
+    for node in graph.node:
+        if node.domain == DOMAIN:
+            raise ModelError(f"{path}: node '{node.name}' is of the domain '{DOMAIN}', which files cannot have")
+        needed, low, high = _contributed().get(node.op_type, (frozenset(), 0, len(node.input)))
+        given = {i for i, name in enumerate(node.input) if name}
+        if node.domain == "com.microsoft" and not (low <= len(node.input) <= high and needed <= given):
+            raise ModelError(
+                f"{path}: {node.op_type} '{node.name or ' '.join(node.output)}' has {len(node.input)} inputs, "
+                f"it takes {low} to {high}, of which numbers {sorted(needed)} must be given"
+            )
+        for a in node.attribute:
+            for body in [a.g] if a.HasField("g") else a.graphs:
+                _check_operators(body, path)

@@ -1,0 +1,1 @@
+"""Everything that is known of an operator: its rule, its contraction, its shape operands."""

@@ -1,0 +1,181 @@
+"""Rules as strings: how the axes of one operator's inputs and outputs relate, and what a rule sees of its node.
+
+    Conv = rule("_ (g i) _..., (g o) i _..., (g o) -> _ (g o) _...", g="group")
+
+A tensor is a list of axes, tensors are separated by commas, inputs and outputs by an arrow:
+
+    name        axes with the same name are indexed by the same set; a name only on the left is contracted
+    (a b)       row-major product          a+b     concatenation
+    a...        a right-aligned broadcast group of axes; axes of size 1 take no part
+    _           frozen and unrelated       4       frozen, of this size       A    a name that is frozen
+    ?           a whole tensor of which only the type is read
+    g="group"   the size of g lives in that attribute: read here, written back by the rewrite
+    stat="c"    a statistic is taken over c: removing channels of it changes what the others see
+
+The notation follows einops (Rogozhnikov 2022); the meaning is unification, see `algebra.unify`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from spa_compiler.algebra.expr import Dim, Expr, Prod, Reason, Sum, atoms, mark
+from spa_compiler.errors import Conflict
+from spa_compiler.operators.site import Axis, Pattern, Rule, Scope, Site, Value, describe_place
+
+TOKEN = re.compile(r"\w+(?:\.\w+)?(?:\.\.\.)?|[()+?]")
+
+
+def rule(spec: str, move: bool = False, stat: str = "", known: Mapping[str, int] | None = None, **attrs: str) -> Rule:
+    """The rule that a string states. `move`: the operator only moves data, so straddling digits may become units.
+
+    `known` gives names a size that neither the tensors nor one attribute tell.
+    """
+    stats = frozenset(stat.split())
+
+    def apply(site: Site) -> None:
+        lhs, rhs = parse(spec)
+        tensors = [*_matched(site, lhs, site.inputs, False), *_matched(site, rhs, site.outputs, True)]
+        pairs = [(p, v.axes[i]) for v, _, row in tensors for i, p in row]
+        sizes = {**(known or {}), **{n: int(site.attrs[a]) for n, a in attrs.items()}}
+        for _ in range(3):
+            for p, axis in pairs:
+                _solve(p, axis.size, sizes)
+        env: dict[str, Expr] = {n: Dim(s) for n, s in sizes.items()}
+        for n, e in env.items():
+            if n[0].isupper():
+                site.freeze(e, f"{site.op} fixes the size of this axis")
+        for p, axis in pairs:
+            site.unify(axis, _build(p, axis.size, env, site), move)
+        named = frozenset(n for n in env if n.split(".")[0] in stats)
+        for n in named:
+            mark(env[n], f"{site.op} '{site.name}' takes a statistic over it")
+        site.scopes.append(Scope([(v, out, _names_per_axis(v, row)) for v, out, row in tensors], env, named))
+        site.sizes.update({a: env[n] for n, a in attrs.items()})
+
+    bound = "".join(f', {n}="{a}"' for n, a in attrs.items()) + (f', stat="{stat}"' if stat else "")
+    apply.__doc__ = f"`{spec}`{bound}"
+    return apply
+
+
+def freeze_rule(reason: str) -> Rule:
+    """A deliberate freeze: nothing that the operator touches may change, for this reason."""
+
+    def apply(site: Site) -> None:
+        site.freeze_all([*site.inputs, *site.outputs], f"{site.op}: {reason}")
+
+    apply.__doc__ = f"frozen: {reason}"
+    return apply
+
+
+def _matched(
+    site: Site, patterns: list[list[Axis]], values: Sequence[Value | None], output: bool
+) -> Iterator[tuple[Value, bool, list[tuple[int, Axis]]]]:
+    for p, v in zip(patterns, values, strict=False):
+        if v is not None:
+            yield v, output, list(_match(site, p, v))
+    site.freeze_all(values[len(patterns) :], "the operator's rule does not cover this input or output")
+
+
+def _match(site: Site, pattern: list[Axis], v: Value) -> Iterator[tuple[int, Axis]]:
+    """Pair axes with patterns, expanding one `name...`; broadcast axes of size 1 are left out."""
+    at = next((i for i, p in enumerate(pattern) if isinstance(p, str) and p.endswith("...")), None)
+    full = pattern
+    if pattern == ["?"]:
+        return
+    if at is not None:
+        stem, n = str(pattern[at])[:-3], len(v.axes) - len(pattern) + 1
+        group: list[Axis] = ["_"] * n if stem == "_" else [f"{stem}.{n - 1 - k}" for k in range(n)]
+        full = [*pattern[:at], *group, *pattern[at + 1 :]]
+    elif pattern == ["_"]:
+        full = ["_"] * len(v.axes)
+    if len(full) != len(v.axes):
+        raise Conflict(f"'{v.name}' has rank {len(v.axes)}, the rule needs {len(full)}")
+    for i, (p, a) in enumerate(zip(full, v.axes, strict=True)):
+        if isinstance(p, str) and "." in p and a.size == 1:
+            if any(d.unit for d in atoms(a)):
+                site.freeze(a, "one channel is broadcast over an axis")
+        else:
+            yield i, p
+
+
+@functools.lru_cache(maxsize=4096)
+def parse(spec: str) -> tuple[list[list[Axis]], list[list[Axis]]]:
+    """Inputs and outputs of a rule string, each tensor a list of axis patterns."""
+    lhs, rhs = spec.split("->")
+    return [_tensor(t) for t in lhs.split(",")], [_tensor(t) for t in rhs.split(",")]
+
+
+def _tensor(text: str) -> list[Axis]:
+    tokens = TOKEN.findall(text)[::-1]
+    axes = []
+    while tokens:
+        axes.append(_sum(tokens))
+    return axes
+
+
+def _sum(tokens: list[str]) -> Axis:
+    parts = [_term(tokens)]
+    while tokens and tokens[-1] == "+":
+        tokens.pop()
+        parts.append(_term(tokens))
+    return parts[0] if len(parts) == 1 else Pattern("+", tuple(parts))
+
+
+def _term(tokens: list[str]) -> Axis:
+    token = tokens.pop()
+    if token != "(":
+        return token
+    parts = []
+    while tokens[-1] != ")":
+        parts.append(_sum(tokens))
+    tokens.pop()
+    return Pattern("*", tuple(parts))
+
+
+def _names(p: Axis) -> frozenset[str]:
+    return frozenset([p]) if isinstance(p, str) else frozenset().union(*map(_names, p.parts))
+
+
+def _names_per_axis(v: Value, row: list[tuple[int, Axis]]) -> list[frozenset[str]]:
+    found = {i: _names(p) for i, p in row}
+    return [found.get(i, frozenset()) for i in range(len(v.axes))]
+
+
+def _total(kind: str, known: list[int]) -> int:
+    return int(np.prod(known)) if kind == "*" else sum(known)
+
+
+def _solve(p: Axis, size: int, sizes: dict[str, int]) -> None:
+    """Give the one unknown name of a pattern its size, if there is just one."""
+    if isinstance(p, str):
+        if not p.isdigit() and p != "_":
+            sizes.setdefault(p, size)
+        return
+    measured = [_measure(q, sizes) for q in p.parts]
+    if measured.count(None) == 1:
+        total = _total(p.kind, [m for m in measured if m is not None])
+        rest = size - total if p.kind == "+" else size // total if total else 0
+        _solve(p.parts[measured.index(None)], rest, sizes)
+
+
+def _measure(p: Axis, sizes: dict[str, int]) -> int | None:
+    if isinstance(p, str):
+        return int(p) if p.isdigit() else sizes.get(p)
+    known = [_measure(q, sizes) for q in p.parts]
+    return None if None in known else _total(p.kind, [k for k in known if k is not None])
+
+
+def _build(p: Axis, size: int, env: dict[str, Expr], site: Site) -> Expr:
+    if isinstance(p, str):
+        if p == "_" or p.isdigit():
+            return Dim(
+                size if p == "_" else int(p), Reason.new(f"{site.op} works along this axis", describe_place(site))
+            )
+        return env[p]
+    parts = tuple(_build(q, 0, env, site) for q in p.parts)
+    return Prod(parts) if p.kind == "*" else Sum(parts)

@@ -1,0 +1,219 @@
+"""Operators that compute: contractions, norms, elementwise functions, reductions, pooling.
+
+    BatchNormalization   _ c _..., c, c, c, c -> _ c _...
+
+reads: the channel axis of input and output and the four vectors are indexed by the same set; the rest does not change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from spa_compiler.algebra.expr import Prod
+from spa_compiler.errors import Conflict
+from spa_compiler.operators.rule import rule
+from spa_compiler.operators.site import Rule, Site, Value
+
+UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
+HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh
+Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Cast BitCast
+Affine ParametricSoftplus Scale ScaledTanh""".split()
+NARY = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Dropout Equal Greater GreaterOrEqual Less
+LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum SwiGLU Where Xor""".split()
+REDUCTIONS = """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare""".split()
+
+
+def letters(v: Value) -> list[str]:
+    """One name per axis."""
+    return [f"a{i}" for i in range(len(v.axes))]
+
+
+def elementwise(site: Site) -> None:
+    """Every axis passes, with broadcasting from the right."""
+    ins, outs = ", ".join(["x..."] * len(site.inputs)), ", ".join(["x..."] * len(site.outputs))
+    rule(f"{ins} -> {outs}")(site)
+
+
+def matmul(site: Site) -> None:
+    """Operands of rank 1 lose their outer axis."""
+    ra, rb = len(site.x(0).axes), len(site.x(1).axes)
+    a, b = ("k" if ra == 1 else "b... m k"), ("k" if rb == 1 else "b... k n")
+    rule(f"{a}, {b} -> b... {'m' * (ra > 1)} {'n' * (rb > 1)}")(site)
+
+
+def gemm(site: Site) -> None:
+    """C is broadcast to [m, n]: its axes of size 1 take no part."""
+    a = "k m" if site.attrs.get("transA", 0) else "m k"
+    b = "n k" if site.attrs.get("transB", 0) else "k n"
+    if len(site.inputs) < 3 or site.inputs[2] is None:
+        return rule(f"{a}, {b} -> m n")(site)
+    y = site.y.shape
+    c = [n if s == t else "_" for s, t, n in zip(site.inputs[2].shape[::-1], y[::-1], "nm", strict=False)][::-1]
+    return rule(f"{a}, {b}, {' '.join(c)} -> m n")(site)
+
+
+def einsum(site: Site) -> None:
+    """The node's own equation is its rule. Letters are renamed, because an upper-case name would be frozen."""
+    equation = str(site.attrs["equation"]).replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    if not arrow:  # the implicit form: letters that occur once, in alphabetical order
+        found = left.replace(",", "").replace("...", "")
+        right = "..." * ("..." in left) + "".join(sorted(c for c in set(found) if found.count(c) == 1))
+
+    def term(text: str) -> str:
+        return " ".join("e..." if t == "..." else f"l{ord(t)}" for t in re.findall(r"\.\.\.|\w", text))
+
+    rule(f"{', '.join(map(term, left.split(',')))} -> {term(right)}")(site)
+
+
+def reduction(site: Site) -> None:
+    """A reduced axis is a statistic: without weights behind it a removed channel would still count."""
+    x = site.x()
+    axes = site.ints(1, "axes")
+    if axes is None and len(site.inputs) > 1 and site.inputs[1] is not None:
+        raise Conflict("the reduced axes are computed at run time")
+    a = letters(x)
+    empty = range(0) if site.attrs.get("noop_with_empty_axes", 0) else range(len(a))
+    reduced = [i % len(a) for i in (axes or empty)]
+    kept = site.attrs.get("keepdims", 1)
+    out = ["_" if i in reduced else n for i, n in enumerate(a) if kept or i not in reduced]
+    rule(f"{' '.join(a)}, _ -> {' '.join(out)}", stat=" ".join(a[i] for i in reduced))(site)
+
+
+def along(default: int, flattens_below: int = 0) -> Rule:
+    """Softmax, ArgMax, TopK and the like work along one axis, which may not change; the others pass.
+
+    Before opset `flattens_below` the operator worked on everything from `axis` on.
+    """
+
+    def apply(site: Site) -> None:
+        a = letters(site.x())
+        k = int(site.attrs.get("axis", 1 if site.opset < flattens_below else default)) % max(len(a), 1)
+        hit = range(k, len(a)) if site.opset < flattens_below else [k]
+        for i in hit:
+            site.freeze(site.x().axes[i], f"{site.op} works along this axis")
+        row = ["_" if i in hit else n for i, n in enumerate(a)]
+        short = [n for i, n in enumerate(row) if i != k]
+        outs = [" ".join(row if v is None or len(v.axes) == len(row) else short) for v in site.outputs]
+        rule(f"{' '.join(row)}{', _' * (len(site.inputs) - 1)} -> {', '.join(outs)}")(site)
+
+    apply.__doc__ = "Works along `axis`, which may not change; the other axes pass."
+    return apply
+
+
+def normalisation(site: Site) -> None:
+    """LayerNormalization and RMSNormalization: statistics over every axis from `axis` on."""
+    rank = len(site.x().axes)
+    k = int(site.attrs.get("axis", -1)) % rank
+    outer, inner = [f"b{i}" for i in range(k)], [f"c{i}" for i in range(k, rank)]
+    operands = "".join(", " + " ".join(inner[rank - k - len(v.axes) :]) for v in site.inputs[1:] if v is not None)
+    moments = f", {' '.join(outer + ['_'] * len(inner))}" * (len(site.outputs) - 1)
+    rule(f"{' '.join(outer + inner)}{operands} -> {' '.join(outer + inner)}{moments}", stat=" ".join(inner))(site)
+
+
+def group_norm(site: Site) -> None:
+    """Whole groups may go. Before opset 21 gain and bias had one entry per group."""
+    gain = "(g c)" if site.opset >= 21 else "g"
+    rule(f"_ (g c) s..., {gain}, {gain} -> _ (g c) s...", stat="c s", g="num_groups")(site)
+
+
+def lp_normalization(site: Site) -> None:
+    """The norm is taken over one axis: a removed channel must not count in it."""
+    a = letters(site.x())
+    rule(f"{' '.join(a)} -> {' '.join(a)}", stat=a[int(site.attrs.get("axis", -1)) % len(a)])(site)
+
+
+def cumulative(site: Site) -> None:
+    """CumSum and CumProd along the axis that the second input names."""
+    axis = site.ints(1)
+    if axis is None:
+        raise Conflict("the axis is computed at run time")
+    _fix(site, [axis[0] % len(site.x().axes)])
+
+
+def _fix(site: Site, hit: Sequence[int]) -> None:
+    """These axes may not change, the others pass."""
+    a = [f"A{i}" if i in hit else n for i, n in enumerate(letters(site.x()))]
+    rule(f"{' '.join(a)}{', _' * (len(site.inputs) - 1)} -> {' '.join(a)}")(site)
+
+
+def mean_variance(site: Site) -> None:
+    """MeanVarianceNormalization: statistics over `axes`."""
+    a = letters(site.x())
+    axes = [int(i) % len(a) for i in site.attrs.get("axes", [0, 2, 3])]
+    rule(f"{' '.join(a)} -> {' '.join(a)}", stat=" ".join(a[i] for i in axes))(site)
+
+
+def batch_norm(site: Site) -> None:
+    """Every channel on its own; in training mode the statistics are taken over all other axes, which stay."""
+    rest = "N c S..." if site.attrs.get("training_mode", 0) else "n c s..."
+    rule(f"{rest}, c, c, c, c -> {rest}, c, c, c, c")(site)
+
+
+def deform_conv(site: Site) -> None:
+    """With several offset groups the input channels are dealt out to them by number."""
+    i = "i" if int(site.attrs.get("offset_group", 1)) == 1 else "I"
+    rule(f"n (g {i}) _..., (g o) {i} _..., n _ _..., (g o), n _ _... -> n (g o) _...", g="group")(site)
+
+
+def reverse_sequence(site: Site) -> None:
+    """Batch and time stay, the rest passes."""
+    _fix(site, [int(site.attrs.get("batch_axis", 1)), int(site.attrs.get("time_axis", 0))])
+
+
+def tensor_scatter(site: Site) -> None:
+    """The sequence axis of a cache is written to; the others are those of the update."""
+    a = letters(site.x())
+    k = int(site.attrs.get("axis", -2)) % len(a)
+    cache, update = (" ".join([*a[:k], name, *a[k + 1 :]]) for name in ("S", "T"))
+    rule(f"{cache}, {update}, _ -> {cache}")(site)
+
+
+def center_crop_pad(site: Site) -> None:
+    """What keeps its size passes."""
+    x, y = site.x(), site.y
+    hit = [i for i in range(len(x.axes)) if x.size(i) != y.size(i)]
+    named = [int(i) % len(x.axes) for i in site.attrs.get("axes", range(len(x.axes)))]
+    for i in (*hit, *named):
+        site.freeze(Prod((x.axes[i], y.axes[i])), "cropped or padded at run time")
+    for i in set(range(len(x.axes))) - {*hit, *named}:
+        site.unify(x.axes[i], y.axes[i])
+
+
+CHANNELS = rule("n c _... -> n c _...")
+RULES: dict[str, Rule] = {
+    "Conv": rule("n (g i) _..., (g o) i _..., (g o) -> n (g o) _...", g="group"),
+    "ConvTranspose": rule("n (g i) _..., (g i) o _..., (g o) -> n (g o) _...", g="group"),
+    "DeformConv": deform_conv,
+    "MatMul": matmul,
+    "Gemm": gemm,
+    "Einsum": einsum,
+    "BatchNormalization": batch_norm,
+    "InstanceNormalization": rule("n c s..., c, c -> n c s...", stat="s"),
+    "GroupNormalization": group_norm,
+    "LayerNormalization": normalisation,
+    "RMSNormalization": normalisation,
+    "MeanVarianceNormalization": mean_variance,
+    "LRN": rule("n C s... -> n C s..."),
+    "LpNormalization": lp_normalization,
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "LpPool", "Crop"), CHANNELS),
+    "MaxPool": rule("n c _... -> n c _..., _ _ _..."),
+    "MaxRoiPool": rule("_ c _..., _ -> _ c _..."),
+    "RoiAlign": rule("_ c _..., _, _ -> _ c _..."),
+    "GridSample": rule("_ c _..., _ -> _ c _..."),
+    "ReverseSequence": reverse_sequence,
+    "TensorScatter": tensor_scatter,
+    "CenterCropPad": center_crop_pad,
+    "CausalConvWithState": rule("n c _, c _ _, c, n c _ -> n c _, n c _"),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), along(-1, flattens_below=13)),
+    **dict.fromkeys(("ArgMax", "ArgMin"), along(0)),
+    **dict.fromkeys(("CumSum", "CumProd"), cumulative),
+    "TopK": along(-1),
+    "DynamicQuantizeLinear": rule("x... -> x..., _, _", stat="x"),
+    "Trilu": rule("b... _ _, _ -> b... _ _"),
+    "CastLike": rule("x..., ? -> x..."),
+    **dict.fromkeys(REDUCTIONS, reduction),
+    **dict.fromkeys((*UNARY, *NARY), elementwise),
+}

@@ -1,0 +1,36 @@
+"""Deliberate freezes: operators through which nothing may change, with the reason that reports give.
+
+An operator that is in no table is frozen too, but by accident: a test keeps the tables complete.
+"""
+
+from __future__ import annotations
+
+from spa_compiler.operators.rule import freeze_rule
+from spa_compiler.operators.site import Rule
+
+REASONS: dict[str, str] = {
+    "its positions depend on data": """NonZero Compress Unique NonMaxSuppression MaxUnpool Multinomial StringSplit
+        TfIdfVectorizer RegexFullMatch""",
+    "its size is an operand": "Range EyeLike HannWindow HammingWindow BlackmanWindow MelWeightMatrix AffineGrid",
+    "every entry depends on every other": "Det DFT STFT",
+    "overlapping windows are summed": "Col2Im",
+    "random numbers are drawn position by position": """RandomNormal RandomNormalLike RandomUniform RandomUniformLike
+        Bernoulli""",
+    "a loss over named classes": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
+    "sequences and optionals have no axes": """ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty
+        SequenceErase SequenceInsert SequenceLength SequenceMap SplitToSequence Optional OptionalGetElement
+        OptionalHasElement""",
+    "no numbers, or from outside": "ImageDecoder StringConcat StringNormalizer Constant",
+    "its state is indexed by pairs of channels": "LinearAttention",
+    "one factor per channel is written in an attribute": "ImageScaler",
+    "given up by ONNX": "ATen GRUUnit GivenTensorFill DynamicSlice",
+}
+ML = """ArrayFeatureExtractor Binarizer CastMap CategoryMapper DictVectorizer FeatureVectorizer Imputer LabelEncoder
+LinearClassifier LinearRegressor Normalizer OneHotEncoder SVMClassifier SVMRegressor Scaler TreeEnsemble
+TreeEnsembleClassifier TreeEnsembleRegressor ZipMap"""
+TRAINING = "Adagrad Adam Gradient Momentum"
+
+RULES: dict[str, Rule] = {op: freeze_rule(why) for why, ops in REASONS.items() for op in ops.split()}
+ML_RULES: dict[str, Rule] = dict.fromkeys(ML.split(), freeze_rule("classical models number their features"))
+TRAINING_RULES: dict[str, Rule] = dict.fromkeys(TRAINING.split(), freeze_rule("training is not compiled"))
+PREVIEW_RULES: dict[str, Rule] = {"FlexAttention": freeze_rule("its body is a graph of its own")}

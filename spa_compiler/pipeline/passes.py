@@ -1,0 +1,117 @@
+"""Passes and pipelines: one immutable State goes down the line, and a pipeline has a text form.
+
+    Pipeline.parse("normalize,score{criterion=l2},allocate{ratio=0.5},remove").run(State.of(load("m.onnx")))
+    Pipeline((make("normalize"), make("score", criterion="l2")))      # the same, from objects; str() gives the text
+
+A pass is a frozen dataclass whose fields are its options and whose `run(state) -> state` is short and calls the
+library. Passes are found through the entry-point group `spa_compiler.passes`, ours like anybody's.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import time
+import typing
+from dataclasses import MISSING, dataclass, fields, replace
+from importlib.metadata import EntryPoint
+from typing import Any, ClassVar
+
+from spa_compiler.errors import SpaError, UsageError
+from spa_compiler.execution.interrupts import check
+from spa_compiler.pipeline.state import Pass, State
+from spa_compiler.pipeline.text import PLAIN, parse_value, split_text
+from spa_compiler.plugins import found_in
+
+
+@functools.cache
+def available() -> dict[str, EntryPoint]:
+    """Entry points of passes by name. Raises UsageError when two distributions use one name."""
+    return found_in("spa_compiler.passes", "pass")
+
+
+def pass_type(name: str) -> type[Any]:
+    """The class of a pass. Raises UsageError with the names that there are."""
+    if name not in available():
+        raise UsageError(f"no pass is called '{name}'; there are {', '.join(sorted(available()))}")
+    found: type[Any] = available()[name].load()
+    return found
+
+
+def make(name: str, **options: Any) -> Pass:
+    """A pass with these options. Raises UsageError with the names that there are, or the option that is missing."""
+    kind = pass_type(name)
+    known = [f.name for f in fields(kind)]
+    if unknown := sorted(set(options) - set(known)):
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise UsageError(f"pass '{name}' has no option {', '.join(unknown)}; {has}")
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [n for n in needed if n not in options]:
+        raise UsageError(f"pass '{name}' needs {', '.join(missing)}")
+    made: Pass = kind(**options)
+    return made
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order; itself a pass."""
+
+    passes: tuple[Pass, ...]
+    name: ClassVar[str] = "pipeline"
+
+    def run(self, state: State) -> State:
+        """Run every pass and take its time; an error names the pass that it came from.
+
+        Raises KeyboardInterrupt between passes where the command was told to stop.
+        """
+        for step in self.passes:
+            check()
+            start = time.perf_counter()
+            state.progress(step.name)
+            try:
+                state = step.run(state)
+            except SpaError as e:
+                e.add_note(f"in pass {text_of(step)}")
+                raise
+            spent = state.seconds.get(step.name, 0.0) + time.perf_counter() - start
+            done = state.done if isinstance(step, Pipeline) else (*state.done, step)  # its passes have said so
+            state = replace(state, seconds={**state.seconds, step.name: spent}, done=done)
+        return state
+
+    def split(self, name: str) -> tuple[Pipeline, Pipeline]:
+        """What comes before the first pass of this name, and the rest; all is rest where there is none."""
+        at = next((i for i, p in enumerate(self.passes) if p.name == name), 0)
+        return Pipeline(self.passes[:at]), Pipeline(self.passes[at:])
+
+    def __str__(self) -> str:
+        return ",".join(text_of(p) for p in self.passes)
+
+    @classmethod
+    def parse(cls, text: str) -> Pipeline:
+        """Read the text form. Raises UsageError that shows where it stops making sense."""
+        return cls(tuple(_build(name, options) for name, options in split_text(text)))
+
+
+def _build(name: str, options: dict[str, str]) -> Pass:
+    hints = typing.get_type_hints(pass_type(name))
+    return make(name, **{k: parse_value(f"{name}.{k}", v, hints[k]) if k in hints else v for k, v in options.items()})
+
+
+def text_of(step: Pass) -> str:
+    """A pass as text: its name and the options that differ from their defaults."""
+    if isinstance(step, Pipeline):
+        return str(step)
+    shown = []
+    for f in fields(step):  # type: ignore[arg-type]  # every pass is a dataclass
+        value = getattr(step, f.name)
+        if value != f.default:
+            text = _text(value)
+            shown.append(f"{f.name}={text if PLAIN.match(text) else json.dumps(text)}")
+    return f"{step.name}{{{','.join(shown)}}}" if shown else step.name
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "|".join(re.sub(r"([|\\])", r"\\\1", str(part)) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,189 @@
+"""A plan: which channels every group keeps. JSON with stable labels, so that it applies to other checkpoints.
+
+    plan = Plan({"conv1.weight:0": np.array([True, False, ...])})
+    plan.save(Path("plan.json")); Plan.load(Path("plan.json")).masks(graph)
+
+A mask has the group's shape: (channels,), or (blocks, channels) where every block keeps channels of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.algebra.expr import Dim, atoms
+from spa_compiler.algebra.masks import Bools, count
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.errors import UsageError
+
+FORMAT = 1
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Keep-masks by group label, of the group's shape; groups without one keep everything."""
+
+    keep: Mapping[str, Bools] = field(default_factory=dict)
+
+    def masks(self, graph: DependencyGraph) -> dict[Dim, Bools]:
+        """The plan on the dims of a graph. Raises UsageError for a label or a size that the graph does not have."""
+        out: dict[Dim, Bools] = {}
+        for label, mask in self.keep.items():
+            group = graph.group(label)
+            _check(group, mask)
+            out |= _on_dims(group, mask)
+        for name, axis in empty_axes(graph, out):
+            raise UsageError(f"the plan would remove every channel of '{name}' axis {axis}")
+        return out
+
+    def kept(self, group: Group) -> int:
+        """Channels that a group keeps (per block)."""
+        mask = self.keep.get(group.label)
+        return group.size if mask is None else int(mask.reshape(-1, group.size)[0].sum())
+
+    @property
+    def empty(self) -> bool:
+        """True when nothing is removed."""
+        return all(m.all() for m in self.keep.values())
+
+    def merged(self, other: Plan) -> Plan:
+        """Both plans at once: a channel stays when both keep it."""
+        shared = self.keep.keys() & other.keep.keys()
+        return Plan({**self.keep, **other.keep, **{n: self.keep[n] & other.keep[n] for n in shared}})
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form: per group its size and the channels that stay."""
+        groups = {
+            n: {
+                "size": m.shape[-1],
+                "keep": [np.flatnonzero(r).tolist() for r in m] if m.ndim > 1 else np.flatnonzero(m).tolist(),
+            }
+            for n, m in sorted(self.keep.items())
+            if not m.all()
+        }
+        return {"format": "spa-compile plan", "version": FORMAT, "groups": groups}
+
+    def digest(self) -> str:
+        """Hash of the plan: equal plans have equal digests."""
+        return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the JSON form."""
+        path.write_text(json.dumps(self.document(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def parse(cls, document: Any, source: str = "plan") -> Plan:
+        """Read the JSON form. Raises UsageError that names the group that does not fit."""
+        if (
+            not isinstance(document, dict)
+            or document.get("version") != FORMAT
+            or not isinstance(document.get("groups"), dict)
+        ):
+            raise UsageError(f'{source}: not a plan: expected {{"version": {FORMAT}, "groups": {{...}}}}')
+        return cls(dict(_parse_group(source, n, g) for n, g in document["groups"].items()))
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read a plan file. Raises UsageError when it is not one."""
+        try:
+            return cls.parse(json.loads(Path(path).read_text()), str(path))
+        except FileNotFoundError as e:
+            raise UsageError(f"{path}: no such file") from e
+        except (OSError, ValueError) as e:
+            raise UsageError(f"{path}: cannot read the plan: {e}") from e
+
+
+def _parse_group(source: str, name: str, entry: Any) -> tuple[str, Bools]:
+    try:
+        size, rows = int(entry["size"]), entry["keep"]
+        nested = bool(rows) and isinstance(rows[0], list)
+        mask = np.zeros((len(rows) if nested else 1, size), bool)
+        for k, row in enumerate(rows if nested else [rows]):
+            indices = np.array(row, np.int64 if not row else None)
+            if indices.dtype != np.int64 or indices.ndim != 1:
+                raise ValueError("expected a list of channel numbers")
+            if indices.size and not 0 <= indices.min() <= indices.max() < size:
+                raise ValueError(f"channel out of 0..{size - 1}")
+            mask[k, indices] = True
+    except (TypeError, KeyError, ValueError, IndexError) as e:
+        raise UsageError(f"{source}: group '{name}': {e}") from e
+    return name, mask if nested else mask[0]
+
+
+def _check(group: Group, mask: Bools) -> None:
+    if mask.shape != group.shape:
+        raise UsageError(f"group '{group.label}' has shape {list(group.shape)}, the plan gives {list(mask.shape)}")
+    rows = mask.reshape(-1, group.size).sum(1)
+    if (rows != rows[0]).any():
+        raise UsageError(f"group '{group.label}': every block must keep equally many channels, not {rows.tolist()}")
+
+
+def _on_dims(group: Group, mask: Bools) -> dict[Dim, Bools]:
+    if mask.all():
+        return {}
+    if group.dims[0].unit:
+        return {d: mask[i : i + 1] for i, d in enumerate(group.dims)}
+    return {group.dims[0]: mask}
+
+
+def empty_axes(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> Iterator[tuple[str, int]]:
+    """Axes (value, axis) of which nothing would be left."""
+    for name, axis in _axes_of(graph, masks):
+        if count(graph.values[name].axes[axis], masks) == 0:
+            yield name, axis
+
+
+def _axes_of(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> Iterator[tuple[str, int]]:
+    for name, value in graph.values.items():
+        for i, a in enumerate(value.axes):
+            if a.size and any(d in masks for d in atoms(a)):
+                yield name, i
+
+
+def best(graph: DependencyGraph, scores: Mapping[str, Floats], widths: Mapping[str, int]) -> Plan:
+    """The plan that keeps the best channels of every group at these widths, and something of every axis.
+
+    A part of a group can be an axis of its own (a Slice of some channels): its best channel stays then, in place of the
+    worst that would have stayed. Scores are finite.
+    """
+    scores = dict(scores)
+    keep: dict[str, Bools] = {}
+    for _ in range(1 + sum(graph.group(n).size for n in widths)):  # every round but the last holds one more channel
+        keep = {n: top(scores[n], w) for n, w in widths.items() if w < graph.group(n).size}
+        masks: dict[Dim, Bools] = {}
+        for n, mask in keep.items():
+            masks |= _on_dims(graph.group(n), mask)
+        parts = ((n, part) for name, axis in empty_axes(graph, masks) for n, part in _parts(graph, keep, name, axis))
+        if (found := next(parts, None)) is None:
+            break
+        n, part = found
+        needed = np.arange(len(scores[n])) == max(part, key=lambda c: float(scores[n][c]))
+        scores[n] = np.where(needed, np.inf, scores[n])
+        widths = {**widths, n: max(widths[n], int(np.isinf(scores[n]).sum()))}
+    return Plan(keep)
+
+
+def _parts(graph: DependencyGraph, keep: Mapping[str, Bools], name: str, axis: int) -> Iterator[tuple[str, list[int]]]:
+    """Groups of single channels that lie on an axis and keep none of those, and which of them do."""
+    held = set(atoms(graph.values[name].axes[axis]))
+    for n, mask in keep.items():
+        part = [c for c, d in enumerate(graph.group(n).dims) if d.unit and d in held]
+        if part and not mask[part].any():
+            yield n, part
+
+
+def top(scores: np.ndarray[Any, Any], kept: int) -> Bools:
+    """Keep-mask of the `kept` best channels of each row; ties go to the lower index."""
+    flat = scores.reshape(-1, scores.shape[-1])
+    order = np.argsort(-flat, axis=1, kind="stable")[:, :kept]
+    mask = np.zeros(flat.shape, bool)
+    np.put_along_axis(mask, order, True, axis=1)
+    return mask.reshape(scores.shape)

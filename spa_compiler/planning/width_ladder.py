@@ -1,0 +1,143 @@
+"""Which widths a group may take, and what each of them costs in error.
+
+    for s in stairs(graph, scores, Limits(align=8), left={}):
+        s.widths, s.error(at=2)
+
+The widths of a group are a staircase: only some pay on real kernels. Its error curve is the cumulative sum of its
+sorted scores.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.errors import UsageError
+from spa_compiler.execution.finite import exponent
+from spa_compiler.planning.scores import Scores, check_scores
+
+CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger")
+Curve = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a group may lose. Patterns match a group's label, its members or the nodes that read them."""
+
+    align: int = 0  # widths in multiples of this; 0: what onnxruntime's kernels need
+    kernel_step: int = 16  # channels in a block of the convolution kernels (AVX-512: 16, else 8)
+    min_keep: int = 1
+    max_group_ratio: float = 0.9  # where the group has no ratio of its own
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    group_ratio: Mapping[str, float] = field(default_factory=dict)
+
+
+def matches(graph: DependencyGraph, group: Group, pattern: str) -> bool:
+    """Does a shell pattern name this group, one of its members, or a node that reads one?"""
+    names = {group.label, *(m.value for m in group.members)}
+    names |= {s.name for m in group.members for s in graph.readers.get(m.value, ())}
+    return any(fnmatch.fnmatchcase(n, pattern) for n in names)
+
+
+def step(graph: DependencyGraph, group: Group, limits: Limits) -> int:
+    """Widths of a group are multiples of this.
+
+    Convolution kernels work on blocks of channels: a width that is no multiple of 4 leaves the fast path, one that is
+    no multiple of the block gains nothing (measured in tools/staircase.py). Narrow groups take smaller steps, so that
+    at least four widths remain. Matrix products have no staircase.
+    """
+    if limits.align:
+        return limits.align
+    sites = [s for m in group.members for s in graph.readers.get(m.value, ())]
+    if not any(s.op in CONVOLUTIONS for s in sites):
+        return 1
+    size = group.size * (group.blocks if group.block is not None else 1)
+    wanted = next((s for s in (limits.kernel_step, 8, 4, 2) if s <= limits.kernel_step and size >= 4 * s), 1)
+    return max(1, wanted // math.gcd(wanted, group.blocks)) if group.block is not None else wanted
+
+
+@dataclass(eq=False)
+class Stairs:
+    """One group's widths from wide to narrow, and its error curve."""
+
+    group: Group
+    widths: list[int]
+    curve: Curve
+    by: int  # widths that pay are multiples of this
+    at: int = 0
+
+    @property
+    def width(self) -> int:
+        return self.widths[self.at]
+
+    def error(self, at: int) -> float:
+        return float(self.curve[self.group.size - self.widths[at]])
+
+    def refine(self, by: int) -> None:
+        """Add the multiples of `by` to the widths."""
+        widths = {*self.widths, *(w for w in range(self.widths[-1], self.widths[0]) if w % by == 0)}
+        here = self.width
+        self.widths = sorted(widths, reverse=True)
+        self.at = self.widths.index(here)
+
+
+def open_groups(graph: DependencyGraph, exclude: tuple[str, ...], include: tuple[str, ...]) -> Iterator[Group]:
+    """Groups that these patterns leave open to change. Raises UsageError for a pattern that matches none."""
+    for pattern in (*exclude, *include):
+        check(graph, pattern)
+    for group in graph.groups:
+        wanted = not include or any(matches(graph, group, p) for p in include)
+        if wanted and not any(matches(graph, group, p) for p in exclude):
+            yield group
+
+
+def check(graph: DependencyGraph, pattern: str) -> None:
+    """Raise UsageError for a pattern that matches no group."""
+    if not any(matches(graph, g, pattern) for g in graph.groups):
+        raise UsageError(f"the pattern '{pattern}' matches no group; `spa inspect` lists them")
+
+
+def stairs(graph: DependencyGraph, scores: Scores, limits: Limits, left: Mapping[str, int]) -> list[Stairs]:
+    """The staircase of every group that may change, from what is `left` of it downwards.
+
+    Errors are the sums of scores, all divided by one power of two where they are so large that sums would overflow.
+    Raises UsageError for scores that are not finite.
+    """
+    out: list[Stairs] = []
+    scores = check_scores(graph, scores, "allocate")
+    by = exponent(max((float(np.abs(s).max(initial=0.0)) for s in scores.values()), default=0.0))
+    scores = {n: np.ldexp(s, -by) for n, s in scores.items()} if by > 0 else scores
+    for group in open_groups(graph, limits.exclude, limits.include):
+        if group.label in scores:
+            wide = left.get(group.label, group.size)
+            most = max(limits.max_group_ratio, own_ratio(graph, group, limits) or 0.0)
+            found = _stairs(group, scores[group.label], step(graph, group, limits), limits.min_keep, most, wide)
+            out += [found] if len(found.widths) > 1 else []
+    for pattern in limits.group_ratio:
+        check(graph, pattern)
+        if not any(matches(graph, s.group, pattern) for s in out):
+            raise UsageError(f"--group-ratio {pattern}: no group that it names has scores and may change")
+    return out
+
+
+def own_ratio(graph: DependencyGraph, group: Group, limits: Limits) -> float | None:
+    """The ratio that the caller has given this group."""
+    return next((r for p, r in limits.group_ratio.items() if matches(graph, group, p)), None)
+
+
+def curve(scores: Curve, size: int) -> Curve:
+    """Error after removing 0, 1, ... channels from each block: the cumulative sum of the sorted scores."""
+    ordered = np.sort(scores.reshape(-1, size), axis=1).sum(0)
+    return np.concatenate([[0.0], np.cumsum(ordered)])
+
+
+def _stairs(group: Group, scores: Curve, by: int, least: int, most: float, wide: int) -> Stairs:
+    floor = max(1, min(least, group.size), math.ceil(group.size * (1 - most) - 1e-9))
+    return Stairs(group, [wide, *range((wide - 1) // by * by, floor - 1, -by)], curve(scores, group.size), by)

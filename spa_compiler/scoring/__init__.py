@@ -1,0 +1,1 @@
+"""Criteria: how much a channel matters."""

@@ -1,0 +1,1 @@
+"""Types and sizes of every value: under one binding of the symbols, and for every binding."""

@@ -1,0 +1,1 @@
+"""Moments of what contractions read, and what can be solved from them."""

@@ -1,0 +1,102 @@
+"""Experts that are routed to: a product whose weights are looked up in a constant, a matrix for each row.
+
+    (R, o, d) = table[index],  y = MatMul(table[index], x)  or  MatMul(x, table[index])
+
+Every matrix of the table is solved on its own, from the rows that take it in the dense and in the compiled model alike.
+There is no intercept: a bias would have to be looked up, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.execution.finite import is_finite
+from spa_compiler.interpreter.interpreter import Chunks, Step, Walk
+from spa_compiler.operators.contraction import attributes
+from spa_compiler.statistics.covariance import shrinkage, solve
+
+Array = NDArray[Any]
+ELSEWHERE = -1
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What a node looks up: the name of the constant (experts, rows, columns), and of the value that says which."""
+
+    table: str
+    by: str
+    nested: bool  # GatherND: a last axis of one
+
+    def index(self, walk: Walk) -> list[Array]:
+        """Chunk by chunk, which expert every row takes."""
+        size, found = len(walk.constants[self.table]), walk.chunks_of(self.by) or []
+        return [np.where(k < 0, k + size, k) for k in (k[..., 0] if self.nested else k for k in found)]
+
+
+def lookup(walk: Walk, step: Step) -> Lookup | None:
+    """A Gather of whole matrices from a constant, or None. Which it takes is kept as long as what it gives."""
+    node, attrs = step.node, attributes(step.node)
+    if node.op_type not in ("Gather", "GatherND") or node.input[0] not in walk.constants or step.inputs[1] is None:
+        return None
+    index, table = step.inputs[1], walk.constants[node.input[0]]
+    if attrs.get("axis", 0) or attrs.get("batch_dims", 0) or table.ndim != 3:
+        return None
+    nested = node.op_type == "GatherND"
+    if nested and index[0].shape[-1] != 1:
+        return None
+    walk.keep(node.input[1], node.output[0])
+    return Lookup(node.input[0], node.input[1], nested)
+
+
+def agreed(dense: Sequence[Array], compiled: Sequence[Array]) -> list[Array]:
+    """Which expert a row takes where both models take the same, else ELSEWHERE."""
+    return [np.where(a == b, a, ELSEWHERE) for a, b in zip(dense, compiled, strict=True)]
+
+
+def solved(
+    table: Array, left: bool, index: Sequence[Array], x: Chunks, target: Chunks, ridge: float, shrink: bool
+) -> Array:
+    """The table with every matrix solved from x to the target; `left`: it stands before x, (o, d) times (d, p).
+
+    A matrix stays where there is no finite solution.
+    """
+    out = table.copy()
+    flat = [(k.ravel(), _rows(a, left), _rows(t, left)) for k, a, t in zip(index, x, target, strict=True)]
+    for e, matrix in enumerate(table):
+        rows = np.concatenate([a[k == e].reshape(-1, a.shape[-1]) for k, a, _ in flat]).astype(np.float64)
+        wanted = np.concatenate([t[k == e].reshape(-1, t.shape[-1]) for k, _, t in flat]).astype(np.float64)
+        if not len(rows):
+            continue
+        square, cross = (rows.T @ rows / len(rows))[None], (wanted.T @ rows / len(rows))[None]
+        before = np.asarray(matrix if left else matrix.T, np.float64)[None]
+        try:
+            w = solve(before, square, cross, ridge, shrinkage(square, len(rows)) if shrink else 0.0)[0]
+        except np.linalg.LinAlgError:
+            continue
+        new = (w if left else w.T).astype(table.dtype)
+        out[e] = new if is_finite(new) else matrix
+    return out
+
+
+def experts(table: Array, left: bool, index: Sequence[Array], x: Chunks) -> tuple[Array, Array, Array]:
+    """Of every expert its weights (experts, m, d), second moments (experts, d, d) of what it reads, and how often."""
+    weights = np.asarray(table if left else table.transpose(0, 2, 1), np.float64)
+    squares, counts = np.zeros((len(table), *weights.shape[-1:] * 2)), np.zeros(len(table), np.int64)
+    for k, a in zip(index, x, strict=True):
+        flat = _rows(a, left)
+        for e in range(len(table)):
+            rows = flat[k.ravel() == e].reshape(-1, flat.shape[-1]).astype(np.float64)
+            squares[e] += rows.T @ rows
+            counts[e] += len(rows)
+    return weights, squares / np.maximum(counts, 1)[:, None, None], counts
+
+
+def _rows(a: Array, left: bool) -> Array:
+    """(rows of the index, positions, channels)"""
+    flat = a.reshape(-1, *a.shape[-2:])
+    return flat.transpose(0, 2, 1) if left else flat

@@ -1,0 +1,140 @@
+"""Costs: known graphs by hand, and the law that the model of costs agrees with the rewritten model."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from laws import Masks, analyzed, random_masks
+from spa_compiler.algebra.expr import Dim
+from spa_compiler.analysis.cost import CostModel, group_widths
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.rewriting.prune import rewrite
+from zoo import CASES, Case, build
+
+
+def totals(text: str, inits: dict[str, tuple[int, ...]], opset: int = 18) -> dict[str, int]:
+    return CostModel(analyzed(build(Case(text, dict(inits), None, opset=opset)))).totals({})
+
+
+BY_HAND: dict[str, tuple[str, dict[str, tuple[int, ...]], int]] = {
+    "Conv": (
+        "(float[1,3,8,8] x) => (float[1,5,6,6] y) { y = Conv(x, w, b) }",
+        {"w": (5, 3, 3, 3), "b": (5,)},
+        5 * 6 * 6 * 3 * 3 * 3,
+    ),
+    "strided Conv": (
+        "(float[1,3,8,8] x) => (float[1,5,3,3] y) { y = Conv<strides=[2,2]>(x, w) }",
+        {"w": (5, 3, 3, 3)},
+        5 * 3 * 3 * 3 * 3 * 3,
+    ),
+    "grouped Conv": (
+        "(float[1,6,8,8] x) => (float[1,9,8,8] y) { y = Conv<group=3>(x, w) }",
+        {"w": (9, 2, 1, 1)},
+        9 * 8 * 8 * 2,
+    ),
+    "depthwise Conv": (
+        "(float[1,6,8,8] x) => (float[1,6,6,6] y) { y = Conv<group=6>(x, w) }",
+        {"w": (6, 1, 3, 3)},
+        6 * 6 * 6 * 9,
+    ),
+    "ConvTranspose": (
+        "(float[1,3,4,4] x) => (float[1,5,8,8] y) { y = ConvTranspose<strides=[2,2]>(x, w) }",
+        {"w": (3, 5, 2, 2)},
+        3 * 4 * 4 * 5 * 2 * 2,
+    ),
+    "MatMul of stacks": (
+        "(float[1,2,7,4] x) => (float[1,2,7,5] y) { y = MatMul(x, w) }",
+        {"w": (2, 4, 5)},
+        2 * 7 * 5 * 4,
+    ),
+    "Gemm": ("(float[2,4] x) => (float[2,5] y) { y = Gemm<transB=1>(x, w, b) }", {"w": (5, 4), "b": (5,)}, 2 * 5 * 4),
+    "transposed Gemm": ("(float[4,2] x) => (float[2,5] y) { y = Gemm<transA=1>(x, w) }", {"w": (4, 5)}, 2 * 5 * 4),
+    "Einsum": (
+        '(float[2,3,4] x) => (float[2,3,5] y) { y = Einsum<equation="bij,jk->bik">(x, w) }',
+        {"w": (4, 5)},
+        2 * 3 * 4 * 5,
+    ),
+    "LSTM in both directions": (
+        """(float[7,1,3] x) => (float[7,2,1,5] y) {
+            y = LSTM<hidden_size=5,direction="bidirectional">(x, w, r) }""",
+        {"w": (2, 20, 3), "r": (2, 20, 5)},
+        7 * 2 * 20 * (3 + 5),
+    ),
+    "GRU": (
+        "(float[7,1,3] x) => (float[7,1,1,5] y) { y = GRU<hidden_size=5>(x, w, r) }",
+        {"w": (1, 15, 3), "r": (1, 15, 5)},
+        7 * 15 * (3 + 5),
+    ),
+    "attention without weights": (
+        """(float[1,7,4] x) => (float[1,7,4] y) {
+            t = Transpose<perm=[0,2,1]>(x)  a = MatMul(x, t)  b = Softmax(a)  y = MatMul(b, x) }""",
+        {},
+        7 * 7 * 4 * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_macs_are_those_counted_by_hand(name: str) -> None:
+    text, inits, macs = BY_HAND[name]
+    found = totals(text, inits)
+    assert found["macs"] == macs
+    assert found["params"] == sum(int(np.prod(shape)) for shape in inits.values())
+    assert found["bytes"] == 4 * found["params"]
+
+
+def test_a_symbolic_batch_counts_as_one_sample() -> None:
+    fixed = totals("(float[1,4] x) => (float[1,5] y) { y = MatMul(x, w) }", {"w": (4, 5)})
+    assert totals("(float[n,4] x) => (float[n,5] y) { y = MatMul(x, w) }", {"w": (4, 5)}) == fixed
+
+
+def test_integers_that_are_no_weights_are_not_parameters() -> None:
+    case = Case(
+        "(float[1,12] x) => (float[3,5] y) { a = Reshape(x, s)  y = MatMul(a, w) }", {"s": [3, 4], "w": (4, 5)}, None
+    )
+    assert CostModel(analyzed(build(case))).totals({}) == {"macs": 60, "params": 20, "bytes": 80}
+
+
+def test_half_precision_weights_take_half_the_bytes() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 18]> m (float16[1,4] x) => (float16[1,5] y) { y = MatMul(x, w) }"""
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 5), np.float16), "w"))
+    assert CostModel(analyzed(model)).totals({})["bytes"] == 40
+
+
+def test_weights_inside_the_body_of_an_if_are_parameters() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 18]> m (float[1,4] x, bool c) => (float[1,4] y) {
+            y = If (c) <then_branch = a () => (float[1,4] p) <float[1,4] k = {1.0, 2.0, 3.0, 4.0}> { p = Add(x, k) },
+                        else_branch = b () => (float[1,4] q) { q = Identity(x) }> }"""
+    )
+    graph = analyzed(model)
+    assert CostModel(graph).totals({}) == {"macs": 0, "params": 4, "bytes": 16}
+    assert sum(graph.frozen_parameters().values()) == 4
+    assert "graph" in next(iter(graph.frozen_parameters()))
+
+
+def widths(graph: DependencyGraph, masks: Masks) -> dict[Dim, float]:
+    """Channels that masks keep of each dim (per block)."""
+    return {d: float(m.reshape(-1, d.size)[0].sum()) for d, m in masks.items()}
+
+
+@pytest.mark.parametrize("name", sorted(n for n in CASES if CASES[n].runs and CASES[n].groups))
+def test_costs_under_widths_are_those_of_the_rewritten_model(name: str) -> None:
+    graph = analyzed(build(CASES[name]))
+    masks = random_masks(graph, np.random.default_rng(3))
+    small = analyzed(rewrite(graph, masks).proto())
+    assert CostModel(graph).totals(widths(graph, masks)) == CostModel(small).totals({})
+
+
+def test_what_a_group_takes_part_in_is_what_changes_with_it() -> None:
+    graph = analyzed(build(CASES["residual_projection"]))
+    cost = CostModel(graph)
+    for group in graph.groups:
+        for unit in ("macs", "params", "bytes"):
+            less = group_widths(group, group.size - 2)
+            part = cost.of_group(group, unit, {}) - cost.of_group(group, unit, less)
+            assert part == pytest.approx(cost.total(unit, {}) - cost.total(unit, less))

@@ -1,0 +1,44 @@
+"""Work side by side: results in order, and never far ahead of who takes them."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from spa_compiler.execution import parallel
+from spa_compiler.execution.parallel import each
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_results_come_in_order(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    monkeypatch.setattr(parallel, "CORES", cores)
+
+    def slow_at_first(k: int) -> int:
+        time.sleep(0.02 if k == 0 else 0)
+        return k * k
+
+    assert list(each(slow_at_first, range(20))) == [k * k for k in range(20)]
+
+
+def test_no_more_is_begun_than_fits_beside_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "CORES", 2)
+    begun, lock = [], threading.Lock()
+
+    def work(k: int) -> int:
+        with lock:
+            begun.append(k)
+        return k
+
+    found = each(work, range(100))
+    assert next(found) == 0
+    time.sleep(0.05)
+    assert len(begun) <= 4
+    assert list(found) == list(range(1, 100))
+
+
+def test_an_error_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "CORES", 2)
+    with pytest.raises(ZeroDivisionError):
+        list(each(lambda k: 1 // k, [2, 1, 0]))

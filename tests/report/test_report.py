@@ -1,0 +1,85 @@
+"""The report: its schema, its page, and that what it says is true."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from commands import QUICK, check_report, run, run_spa
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--ratio", "0.4", "--criterion", "l2"],
+        ["--ratio", "0", "--no-latency"],
+        ["--ratio", "0.3", "--samples", "16", "--no-latency"],
+        ["--ratio", "0.5", "--of", "channels", *QUICK],
+    ],
+)
+def test_the_report_follows_its_schema(source: Path, models: Path, options: list[str]) -> None:
+    file = source.with_name("r.json")
+    result = run(source, *options, "--data", models / "digits_test.npz", "--report", file)
+    assert result.exit_code == 0, result.output
+    report = json.loads(file.read_text())
+    check_report(report)
+    assert report["accuracy"]["samples"] == 540
+    assert report["output"]["sha256"] == hashlib.sha256(source.with_name("gru.pruned.onnx").read_bytes()).hexdigest()
+
+
+def names_in(schema: Any) -> set[str]:
+    own = set(schema.get("properties", {})) if isinstance(schema, dict) else set()
+    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    return own.union(*(names_in(s) for s in inner))
+
+
+def test_every_field_of_the_report_is_documented() -> None:
+    text = (ROOT / "docs" / "report.md").read_text()
+    schema = json.loads((ROOT / "spa_compiler" / "report" / "schema.json").read_text())
+    assert [n for n in sorted(names_in(schema)) if not re.search(rf"\b{n}\b", text)] == []
+
+
+def test_the_report_as_a_page_escapes_names(source: Path) -> None:
+    odd = source.rename(source.with_name("<b>&.onnx"))
+    page = source.with_name("r.html")
+    assert run(odd, "--ratio", 0.4, "--report", page, *QUICK).exit_code == 0
+    assert "&lt;b&gt;&amp;" in page.read_text()
+    assert "<b>" not in page.read_text()
+
+
+def test_outputs_that_are_worse_than_zeros_are_named(tmp_path: Path) -> None:
+    """Two hidden units cancel each other; without one of them the other is nearly all there is."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,1] x) => (float[N,1] y)
+        <float[1,3] w1 = {100, 100, 1}, float[3,1] w2 = {1, -1, 1}>
+        { h = MatMul(x, w1) y = MatMul(h, w2) }"""
+    source = tmp_path / "cancel.onnx"
+    onnx.save(onnx.parser.parse_model(text), source)
+    label = json.loads(run_spa("inspect", source, "--json").stdout)["groups"][0]["label"]
+    np.savez(tmp_path / "scores.npz", **{label: np.array([3.0, 1.0, 2.0])})
+    result = run(source, "--ratio", 0.4, "--scores", tmp_path / "scores.npz", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "farther from the dense model's than zeros" in result.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a child starts from nothing")
+def test_peak_memory_is_that_of_the_process_and_not_of_its_parent(tmp_path: Path) -> None:
+    script = (
+        "import sys, subprocess\n"
+        "large = bytearray(1 << 30)\n"
+        "large[::4096] = b'x' * len(large[::4096])\n"
+        "code = 'from spa_compiler.compiler import peak_memory as p; print(p())'\n"
+        "print(subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True).stdout)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True)
+    assert 1 << 24 < int(done.stdout) < 1 << 29

@@ -4,8 +4,8 @@
     python tools/exports_sizes.py --out real --real && python tools/every_size.py real --write docs/sizes.md
 
 The folder is one that `exports_sizes` made: files `NAME.EXPORTER.onnx` and their `inputs.json`. The reference is the
-dense file with zeros in place of what is gone (`tests/support/oracle.py`). Needs the extra `test`. Each file runs in a process
-of its own, with a limit of time and memory. Ends with exit code 1 when a file is wrong at some size or is refused.
+dense file with zeros in place of what is gone (`tests/support/oracle.py`). Needs the extra `test`. Each file runs in a
+process of its own, with a limit of time and memory. Exit code 1 when a file is wrong at some size or is refused.
 """
 
 from __future__ import annotations

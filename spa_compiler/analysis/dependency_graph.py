@@ -4,8 +4,8 @@
     for group in graph.groups: print(group.label, group.size, [m.value for m in group.members])
     print(graph.explain("conv1.weight:0", "fc.weight:1"))
 
-The algebra (`algebra.unify`) refines axes; networkx holds every equation as an edge between two axes, labelled with the node
-that stated it, and finds the paths that explain a coupling. Neither repeats the other.
+The algebra (`algebra.unify`) refines axes; networkx holds every equation as an edge between two axes, labelled with the
+node that stated it, and finds the paths that explain a coupling. Neither repeats the other.
 """
 
 from __future__ import annotations

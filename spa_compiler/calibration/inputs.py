@@ -4,8 +4,8 @@
     moments = collect(graph, calibration.feeds, calibration.adjust)
 
 The kind of an input is read from its type, rank and sizes (photographs, spectra, waveforms, handwriting, tables, token
-ids), its scale from the graph's first operators or from what the model does with it (`pixel_scale`), and of a pool those
-inputs are kept that the dense model itself calls confidently, equally many per predicted class.
+ids), its scale from the graph's first operators or from what the model does with it (`pixel_scale`), and of a pool
+those inputs are kept that the dense model itself calls confidently, equally many per predicted class.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Shapes:
 
 @dataclass
 class Model:
-    """A graph, in which the bodies of control nodes lie open (`ir.control_flow`), and all of the file that is not the graph."""
+    """A graph in which the bodies of control nodes lie open (`control_flow`), and the rest of its file."""
 
     graph: gs.Graph
     header: onnx.ModelProto  # everything but nodes and initializers

@@ -1,7 +1,7 @@
 """Graphs inside nodes: what they read from outside, and the weights that lie inside them.
 
-`ir.control_flow` opens the bodies of If, Loop and Scan. Whatever other operators hold (and control nodes that do not fit their
-bodies) is not analysed: nothing inside can be pruned, and weights there are counted and reported as frozen.
+`control_flow` opens the bodies of If, Loop and Scan. Whatever other operators hold (and control nodes that do not fit
+their bodies) is not analysed: nothing inside can be pruned, and weights there are counted and reported as frozen.
 """
 
 from __future__ import annotations

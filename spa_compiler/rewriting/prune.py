@@ -110,7 +110,7 @@ def states_kept(r: Value, masks: Masks, graph: DependencyGraph) -> Ints:
 
 
 def _outer(dims: list[frozenset[Dim]], i: int, masks: Masks, blocks: Mapping[Dim, Dim]) -> dict[Dim, int]:
-    """Blocks on other axes whose index decides what axis i keeps, and those axes; `algebra.unify`: those of every axis."""
+    """Blocks on other axes whose index decides what axis i keeps, and those axes; `dims`: those of every axis."""
     needed = {blocks[d] for d in dims[i] if d in masks and masks[d].ndim == 2} - dims[i]
     return {b: j for j, held in enumerate(dims) for b in held if b in needed}
 

@@ -2,8 +2,8 @@
 
 Each symbolic input axis is bound to a size. Node by node, onnx's own inference gives types, and whatever depends on
 shapes and constants only is evaluated; it takes about 0.1 ms a node. Numbers under one binding show the structure of a
-model. What holds for every binding (what may be folded, which axes follow a symbol) is told by `every_binding`, which does
-the same with sizes in place of numbers: `generalize`.
+model. What holds for every binding (what may be folded, which axes follow a symbol) is told by `every_binding`, which
+does the same with sizes in place of numbers: `generalize`.
 """
 
 from __future__ import annotations

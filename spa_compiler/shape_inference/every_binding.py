@@ -6,7 +6,8 @@
     general.table("s")       # an array of numbers and sizes, or None
 
 Nothing is concluded from numbers that were equal twice. A number is one because it follows from constants alone, by
-data flow, or because exact arithmetic of sizes (`algebra.sizes`) leaves no symbol in it. What is not followed stays open.
+data flow, or because exact arithmetic of sizes (`algebra.sizes`) leaves no symbol in it. What is not followed stays
+open.
 """
 
 from __future__ import annotations
@@ -279,9 +280,26 @@ class Pass:
             got = self.observe(proto, types)
             got = {o: got.get(o) or self.declared[o] for o in proto.output if o in got or o in self.declared}
         formula = self.formula(proto, names)
+        ranked = self.has_rank(proto, names)
         for k, o in enumerate(proto.output):
             if o:
-                self.settle(o, got.get(o), formula[k] if k < len(formula) else None)
+                self.settle(o, got.get(o), formula[k] if k < len(formula) else None, ranked)
+
+    def has_rank(self, proto: onnx.NodeProto, names: Sequence[str]) -> bool:
+        """Does what a node makes have the rank that it has at this binding for every one?
+
+        What it reads has, and the vector that says which axes there are is as long.
+        """
+        tensors = [n for n in names if n in self.general.types and self.general.types[n].HasField("tensor_type")]
+        axes = {n: self.general.axes(n) for n in tensors}
+        if any(a is None for a in axes.values()):
+            return False
+        slot = RANKED_BY.get(proto.op_type)
+        if slot is None:
+            return True
+        if len(names) <= slot or not names[slot]:
+            return any(a.name in ("axes", "shape") for a in proto.attribute)
+        return all(isinstance(size, int) for size in axes.get(names[slot]) or ())
 
     def formula(self, proto: onnx.NodeProto, names: Sequence[str]) -> list[Found]:
         found = FORMULAS.get(proto.op_type) if proto.domain in ("", "ai.onnx") else None
@@ -297,8 +315,8 @@ class Pass:
         except (LookupError, TypeError, ValueError, ZeroDivisionError):
             return []
 
-    def settle(self, name: str, inferred: onnx.TypeProto | None, formula: Found | None) -> None:
-        """Put the type of an output together, axis by axis."""
+    def settle(self, name: str, inferred: onnx.TypeProto | None, formula: Found | None, ranked: bool) -> None:
+        """Put the type of an output together, axis by axis. `ranked`: has it the same rank for every binding?"""
         g, known = self.general, self.at.types.get(name)
         element = (inferred or known or onnx.TypeProto()).tensor_type.elem_type
         if not element or (known is not None and not known.HasField("tensor_type")):
@@ -309,7 +327,7 @@ class Pass:
         told = inferred is not None and inferred.tensor_type.HasField("shape")
         dims = inferred.tensor_type.shape.dim if inferred is not None and told else None
         rank = len(dims) if dims is not None else len(formula) if formula is not None else None
-        if rank is None and shape is not None:
+        if rank is None and shape is not None and ranked:
             rank = len(shape)
         if rank is None:
             g.types[name] = helper.make_tensor_type_proto(element, None)
@@ -340,6 +358,8 @@ def value_of_its_own(name: str, value: Array) -> Array:
     return table.reshape(value.shape)
 
 
+RANKED_BY = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0, "Squeeze": 1, "Unsqueeze": 1}
+"""Operators whose result has as many axes as the length of this operand says."""
 NUMBERS = frozenset((onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT))
 """Element types of shape arithmetic."""
 UNFOLDED = frozenset(

@@ -353,7 +353,10 @@ def squeeze(operands: Operands) -> Found:
     """Without axes, those that are 1 for every binding go."""
     x, axes = operands.x(), operands.entries(1, "axes")
     if axes is None:
-        return [s for s in x if s != 1]
+        left = [s for s in x if s != 1]
+        if len(left) != operands.rank:
+            raise LookupError("which sizes are 1 is not known")
+        return left
     return [s for k, s in enumerate(x) if k not in {a % len(x) for a in axes}]
 
 

@@ -103,7 +103,7 @@ def collect(
 ) -> Moments:
     """Moments of everything that contracts a channel of `groups` (all by default).
 
-    `activation_maps` is what calibration does to the dense model's values, `late` which inputs join on the way. What cannot be
+    `adjust` is what calibration does to the dense model's values, `late` which inputs join on the way. What cannot be
     run leaves no moments.
     """
     live = frozenset(d for g in (graph.groups if groups is None else groups) for d in g.dims)

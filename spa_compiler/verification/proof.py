@@ -3,7 +3,7 @@
     structural(graph, masks, small, source=model)      # raises VerificationError and names the culprit
 
 Four models are run: the file that was given, the normalised graph, the normalised graph in which removed units do not
-count (`rewriting.masked_model`), and the rewritten one. Outputs that end in a Sigmoid or Softmax are compared before it: after
+count (`masked_model`), and the rewritten one. Outputs that end in a Sigmoid or Softmax are compared before it: after
 saturation a relative error says nothing. Inside of the graph, what every contraction gives is compared as well.
 """
 

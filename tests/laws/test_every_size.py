@@ -275,6 +275,12 @@ GRAPHS: dict[str, tuple[str, dict[str, Input]]] = {
         f"{squeeze('c', 'one', 'h')} r = Relu(h) y = Reshape(r, rest) }}",
         {"x": Input(("N", "T", 8))},
     ),
+    "a rank that follows a size": (
+        f"(float[N,T,8] x) => (float[M,4] y) {{ a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2) "
+        f"{squeeze('c', 'one', 'h')} u = Unsqueeze(h, nought1) s = Shape(u) k = Size(s) more = Greater(k, three) "
+        "f = Where(more, far, near) r = Mul(u, f) y = Reshape(r, rest) }",
+        {"x": Input(("N", "T", 8))},
+    ),
     "a default that a run replaces": (
         f"(float[1,T,8] x, float[1] near1) => (float[1,T,4] y) {{ h = Mul(x, near1) {MLP} g = Add(near1, unit) "
         "y = Mul(c, g) }",

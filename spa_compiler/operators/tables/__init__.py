@@ -1,6 +1,6 @@
 """The operator tables. `find(domain, op)` gives the rule of an operator, or None.
 
-A table maps an operator's name to its rule, most of them one string (see `operators.rule`). Adding an operator is one row.
+A table maps an operator's name to its rule, most of them one string (see `rule`). Adding an operator is one row.
 `python -m spa_compiler.operators.tables` prints all of them as Markdown: docs/operators.md.
 """
 

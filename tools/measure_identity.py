@@ -85,7 +85,7 @@ modules = sorted((n, m.__file__) for n, m in sys.modules.items() if n.split(".")
 digest = hashlib.sha256()
 for name, file in modules:
     digest.update(name.encode() + pathlib.Path(file).read_bytes())
-names = "networkx", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "protobuf", "scipy", "sympy"
+names = "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "protobuf", "scipy"
 libraries = ", ".join(f"{n} {version(n)}" for n in names)
 print(json.dumps([digest.hexdigest()[:12], f"Python {sys.version.split()[0]}, {libraries}"]))
 """

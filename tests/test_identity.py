@@ -1,4 +1,4 @@
-"""tools/measure_identity.py: compiles are identical where their files are, but for two metadata entries."""
+"""tools/measure/identity.py: compiles are identical where their files are, but for two metadata entries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Change = Callable[[onnx.ModelProto], object]
 
 
 def _tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("measure_identity", ROOT / "tools" / "measure_identity.py")
+    spec = importlib.util.spec_from_file_location("measure_identity", ROOT / "tools" / "measure" / "identity.py")
     assert spec is not None and spec.loader is not None
     sys.modules["measure_identity"] = made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)

@@ -1,6 +1,6 @@
 """Many random cases, each of which must give a right result or one of our errors.
 
-    python tools/fuzz.py --cases 10000
+    python -m tools.fuzz --cases 10000
 
 Four kinds, a quarter each (`tests/` has the same as quick tests, with `random_graphs` and `test_robustness`):
 
@@ -25,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import isolation
+from tools import isolation
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 KINDS = ("graphs", "orders", "bytes", "fields")

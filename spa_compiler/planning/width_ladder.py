@@ -50,8 +50,8 @@ def step(graph: DependencyGraph, group: Group, limits: Limits) -> int:
     """Widths of a group are multiples of this.
 
     Convolution kernels work on blocks of channels: a width that is no multiple of 4 leaves the fast path, one that is
-    no multiple of the block gains nothing (measured in tools/staircase.py). Narrow groups take smaller steps, so that
-    at least four widths remain. Matrix products have no staircase.
+    no multiple of the block gains nothing (measured in tools/measure/staircase.py). Narrow groups take smaller steps,
+    so that at least four widths remain. Matrix products have no staircase.
     """
     if limits.align:
         return limits.align

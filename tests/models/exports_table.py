@@ -1,7 +1,7 @@
 """What the analysis must find in the real exports of tests/exports, stated by reasoning about the networks.
 
-The networks are in tools/exports_nets.py, exports_keras_nets.py and exports_jax.py; their widths differ wherever they
-may. Every exporter writes the same network down in its own way: what can be pruned is the same.
+The networks are in tools/exports: torch_nets.py, keras_nets.py and jax_nets.py; their widths differ wherever they may.
+Every exporter writes the same network down in its own way: what can be pruned is the same.
 
 A group is written `SIZE`, `SIZExBLOCKS` where every block (head, group) chooses on its own, with `stat` after it where
 a norm takes statistics over it. `frozen` counts the parameters that nothing can cut, by a part of the reason; `reasons`

@@ -1,4 +1,4 @@
-"""Real exports of every exporter (tools/make_exports.py), a few channels wide: what is found, and what comes out."""
+"""Real exports of every exporter (tools/exports/make.py), a few channels wide: what is found, and what comes out."""
 
 from __future__ import annotations
 

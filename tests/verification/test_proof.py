@@ -492,8 +492,8 @@ def test_errors_of_the_library_say_what_is_unproven() -> None:
 
 
 def mutants() -> ModuleType:
-    """tools/mutants.py."""
-    spec = importlib.util.spec_from_file_location("mutants", ROOT / "tools" / "mutants.py")
+    """tools/measure/mutants.py."""
+    spec = importlib.util.spec_from_file_location("mutants", ROOT / "tools" / "measure" / "mutants.py")
     assert spec is not None and spec.loader is not None
     sys.modules["mutants"] = made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)

@@ -1,6 +1,6 @@
 """Published networks with few blocks and random weights, whose computation follows the size of their input.
 
-    python tools/exports_sizes.py --out FOLDER --real       # then: python tools/every_size.py FOLDER
+    python -m tools.exports.sizes --out FOLDER --real       # then: python -m tools.measure.every_size FOLDER
 
 Widths, kernels and strides are those of the published configuration; what is repeated is there once or twice.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from exports_sizes import IDS, PICTURE, STEP, Free, Sample, pretrained, step_with_past
 from torch import Tensor, nn
-from zoo_models import Call, import_torchvision
+
+from tools.coverage.zoo_models import Call, import_torchvision
+from tools.exports.sizes import IDS, PICTURE, STEP, Free, Sample, pretrained, step_with_past
 
 PLAIN = {"num_hidden_layers": 2, "attn_implementation": "eager"}
 WAVE = {"x": Free(("N", "S"))}

@@ -1,6 +1,6 @@
 """How much the proof sees: compiled files in which one weight is wrong, and how many of them are refused.
 
-    python tools/mutants.py --each 120 [--models FOLDER] > docs/mutants.md
+    python -m tools.measure.mutants --each 120 [--models FOLDER] > docs/mutants.md
 
 Each model is compiled (`--ratio 0.5 --criterion l2`), and in the result one thing is changed:
 
@@ -44,7 +44,7 @@ from spa_compiler.verification.dataset import load_npz
 from spa_compiler.verification.proof import Proof
 from spa_compiler.verification.runs import Side
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("channels", "row", "bias", "head")
 NOISE, LEAST = 4.0, 1e-6
 """Times what onnxruntime's optimisations change, and the least, from which an output differs by more than rounding."""
@@ -223,7 +223,7 @@ def main() -> None:
     subjects = [s for p in paths if (s := prepare(p)) is not None]
     made, first, second, missed = survey(subjects, given.each, given.seed)
     print("# What the proof sees\n")
-    print(f"Made by `python tools/mutants.py {' '.join(sys.argv[1:])}`.".replace(" `.", "`."), end="\n\n")
+    print(f"Made by `python -m tools.measure.mutants {' '.join(sys.argv[1:])}`.".replace(" `.", "`."), end="\n\n")
     print("\n".join(line.rstrip() for line in (__doc__ or "").split("\n\n", 2)[2].strip().splitlines()), end="\n\n")
     names = ", ".join(s.name.removesuffix(".onnx") for s in subjects)
     print(textwrap.fill(f"{len(subjects)} models: {names}.", 118, break_on_hyphens=False), end="\n\n")

@@ -1,4 +1,4 @@
-"""Keras networks of a few channels, channels last; `exports_tf` and `exports_keras` export them.
+"""Keras networks of a few channels, channels last; `tf_export` and `keras_export` export them.
 
 model, x = prepare("cnn")                    # x: (8, 8, 8, 3)
 """

@@ -1,4 +1,4 @@
-"""Networks of a few channels whose computation follows the size of their input; `exports_sizes` exports them.
+"""Networks of a few channels whose computation follows the size of their input; `sizes` exports them.
 
 Each has an inner width that can be cut, and one idiom that an exporter writes as shape arithmetic: padding to a
 multiple and cropping back, windows, tables cut to the length, a branch on the length.

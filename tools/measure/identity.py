@@ -1,7 +1,7 @@
 """Compile the same models by two versions of spa-compile: are the files the same, and what does each version cost?
 
     git worktree add ../base COMMIT && python -m venv ../base/.venv && ../base/.venv/bin/pip install ../base
-    python tools/measure_identity.py --base ../base/.venv/bin/python --output TABLE.md [--data FOLDER] [--quick]
+    python -m tools.measure.identity --base ../base/.venv/bin/python --output TABLE.md [--data FOLDER] [--quick]
 
 The models are those of models/ (digits), of tests/exports and of FOLDER/models; each is compiled with `--criterion l2`
 and with the default pipeline, at ratios 0.3 and 0.5. Both versions take turns, model by model: a process of each makes
@@ -36,7 +36,7 @@ import onnx
 from google.protobuf.message import Message
 from onnx import numpy_helper
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 METHODS = {"l2": ["--criterion", "l2"], "default": []}
 """Options by the name in the table."""
 RATIOS = ("0.3", "0.5")

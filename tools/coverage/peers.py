@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import brief
+from tools.coverage.zoo import brief
 
 if TYPE_CHECKING:  # heavy, and only the measuring processes need them
     import onnx
@@ -135,7 +135,8 @@ def measure_torch_pruning(name: str) -> Report:
     """Seconds (graph, prune), parameters and MACs before and after, prunable parameters, whether the result runs."""
     import torch
     import torch_pruning as tp
-    from zoo_models import prepare
+
+    from tools.coverage.zoo_models import prepare
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from exports_clean import agree
+
+from tools.exports.clean import agree
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import exports_keras_nets as nets
 import keras
 import tensorflow as tf
 import tf2onnx
+
+from tools.exports import keras_nets as nets
 
 OPSET = 18
 

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
-from exports_clean import agree
 from flax import nnx
 from jax2onnx import to_onnx
+
+from tools.exports.clean import agree
 
 CLASSES = 7
 

@@ -1,4 +1,4 @@
-"""Networks of a few channels, one per idiom that an exporter has to write down; `exports_torch` exports them.
+"""Networks of a few channels, one per idiom that an exporter has to write down; `torch_export` exports them.
 
 Widths inside a network differ wherever they may, so that a group found by the analysis can be told from every other.
 

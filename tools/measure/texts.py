@@ -1,6 +1,6 @@
 """Language models trained for minutes on the docstrings of this machine: perplexity after pruning, by token ids.
 
-    python tools/texts.py --folder DIR [--models gpt2,llama,mixtral] [--seconds 360] [--ratios 0.3,0.5]
+    python -m tools.measure.texts --folder DIR [--models gpt2,llama,mixtral] [--seconds 360] [--ratios 0.3,0.5]
 
 Needs torch, transformers, tokenizers, onnxscript. Texts, tokenizer and models are kept in the folder and made once;
 perplexity is that of 600 texts of files that the training has not seen. Nothing is fine-tuned.
@@ -22,10 +22,11 @@ import numpy as np
 import onnxruntime as ort
 import torch
 import transformers
-from accuracy import BLOCK_OBS, CUT, METHODS, compiled
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
+
+from tools.measure.accuracy import BLOCK_OBS, CUT, METHODS, compiled
 
 Ids = NDArray[np.int64]
 VOCABULARY, LENGTH, BATCH, MEASURED, REAL = 512, 64, 8, 600, 320

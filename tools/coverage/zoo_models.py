@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import zoo_nets as nets
 from torch import Tensor, nn
 from torch.utils import _pytree
-from zoo_narrow import narrow, short_clips
+
+from tools.coverage import zoo_nets as nets
+from tools.coverage.zoo_narrow import narrow, short_clips
 
 FIRST = [
     "resnet50", "densenet121", "mobilenet_v2", "shufflenet_v2_x1_0", "vit_b_16", "swin_t", "convnext_tiny",

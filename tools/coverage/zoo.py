@@ -1,9 +1,9 @@
 """Export the test models of `zoo_models` to ONNX with both exporters of PyTorch, into a cache outside the repository.
 
-    python tools/zoo.py                          the first ten models
-    python tools/zoo.py resnet50 lstm            these
-    python tools/zoo.py --family timm            one family; `--family all` everything that is not very large
-    python tools/zoo.py --list                   the names
+    python -m tools.coverage.zoo                          the first ten models
+    python -m tools.coverage.zoo resnet50 lstm            these
+    python -m tools.coverage.zoo --family timm            one family; `--family all` everything that is not very large
+    python -m tools.coverage.zoo --list                   the names
 
 Writes NAME.legacy.onnx (TorchScript exporter) and NAME.dynamo.onnx (torch.export) with each exporter's defaults, but
 weights inside the file; batch axis `N`, example batch 1 (2 where torch.export takes 1 for a constant; fixed where an
@@ -23,7 +23,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import isolation
+from tools import isolation
 
 if TYPE_CHECKING:  # heavy: only the exporting processes import it
     from torch import Tensor, nn
@@ -31,7 +31,15 @@ if TYPE_CHECKING:  # heavy: only the exporting processes import it
 EXPORTERS = ("legacy", "dynamo")
 TIMEOUT, MEMORY = 600.0, 14 << 30
 """Seconds and bytes that one export may take."""
-PRELOAD = ("torch", "torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnxruntime", "zoo_models")
+PRELOAD = (
+    "torch",
+    "torch.onnx",
+    "torch.export",
+    "torch._dynamo",
+    "onnxscript",
+    "onnxruntime",
+    "tools.coverage.zoo_models",
+)
 LARGEST = 120e6  # parameters; `--family` leaves out what is larger, a name given on the command line does not
 
 
@@ -105,7 +113,8 @@ def rounding(model: nn.Module, inputs: dict[str, Tensor], wanted: Tensor) -> flo
 def axes_of(exporter: str, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     """The exporter's arguments that call axis 0 of every input `N`."""
     import torch
-    from zoo_models import Call
+
+    from tools.coverage.zoo_models import Call
 
     if exporter == "legacy":
         return {"dynamic_axes": {key: {0: "N"} for key in (*inputs, "y")}}
@@ -116,7 +125,8 @@ def axes_of(exporter: str, model: nn.Module, inputs: dict[str, Tensor]) -> dict[
 def export(name: str, exporter: str, path: Path, batch: int, dynamic: bool) -> None:
     """Export one model to `path`; the file appears only when it is complete and agrees with PyTorch."""
     import torch
-    from zoo_models import prepare
+
+    from tools.coverage.zoo_models import prepare
 
     model, inputs = prepare(name, batch)
     partial = path.with_suffix(".partial")
@@ -139,7 +149,8 @@ def brief(error: Exception) -> str:
 def attempt(name: str, exporter: str, folder: str) -> dict[str, Any]:
     """Export in this process: {} or the error. The batch is fixed only where the exporter leaves no choice."""
     import torch
-    from zoo_models import table
+
+    from tools.coverage.zoo_models import table
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -176,7 +187,8 @@ def run(name: str, exporter: str, folder: Path, timeout: float, retry: bool = Fa
 def small(name: str) -> bool:
     """Whether the model is below LARGEST, without allocating it."""
     import torch
-    from zoo_models import table
+
+    from tools.coverage.zoo_models import table
 
     try:
         with torch.device("meta"):
@@ -187,7 +199,7 @@ def small(name: str) -> bool:
 
 def choose(names: list[str], family: str | None) -> list[str]:
     """The models to export: a family, the names given, or the first ten."""
-    from zoo_models import FIRST, table
+    from tools.coverage.zoo_models import FIRST, table
 
     models = table()
     unknown = [name for name in names if name not in models]

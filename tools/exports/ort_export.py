@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-from exports_clean import agree
-from exports_torch import export, legacy
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
+
+from tools.exports.clean import agree
+from tools.exports.torch_export import export, legacy
 
 
 def feed(model: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray]:

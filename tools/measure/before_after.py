@@ -1,7 +1,7 @@
 """Compile the same files by two versions of spa-compile and write a table: groups, MACs left, time of each.
 
     git worktree add ../before COMMIT && python -m venv ../before/.venv && ../before/.venv/bin/pip install -e ../before
-    python tools/before_after.py --before ../before/.venv/bin/python FILE.onnx ... [--out TABLE.md]
+    python -m tools.measure.before_after --before ../before/.venv/bin/python FILE.onnx ... [--out TABLE.md]
 
 The two versions take turns, file by file, each in a process of its own; seconds are of the processor. The compiled
 files of both are then run in turns in one process: milliseconds are medians, at sizes that both take. Differences are

@@ -1,6 +1,6 @@
 """Compile every .onnx of a folder at 30 % and 50 % fewer MACs, and write a table.
 
-    python tools/benchmark.py [--data DIR] [--out FILE.md]
+    python -m tools.measure.benchmark [--data DIR] [--out FILE.md]
 
 Every measurement is a process of its own. Seconds are wall clock on whatever the machine does meanwhile: run it alone.
 """
@@ -24,7 +24,12 @@ def compiled(path: Path, *options: str) -> Row:
     """Run the command line on a file: its report, or its exit code and message."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
-        command = [sys.executable, "-c", "from spa_compiler.cli import compile_command; compile_command()", str(path)]
+        command = [
+            sys.executable,
+            "-c",
+            "from spa_compiler.cli.main import compile_command; compile_command()",
+            str(path),
+        ]
         command += ["-o", str(Path(scratch) / "out.onnx"), "--report", str(report), "-q", *options]
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)

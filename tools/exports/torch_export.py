@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import exports_nets as nets
 import onnx
 import torch
-from exports_clean import agree
 from torch import nn
-from zoo_models import Call, Input, randomise, settle
+
+from tools.coverage.zoo_models import Call, Input, randomise, settle
+from tools.exports import torch_nets as nets
+from tools.exports.clean import agree
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ SAMPLES = {
     "edsr": Sample(nets.Edsr, IMAGE, (legacy(13),)),
     "c2f": Sample(nets.C2f, IMAGE, (legacy(17, "NHW"),)),
     "bert": Sample(lambda: bert("sdpa"), MASKED, (dynamo(23, ""),)),
-    "bert_eager": Sample(lambda: bert("eager"), MASKED, ()),  # for exports_ort: what its optimizer knows
+    "bert_eager": Sample(lambda: bert("eager"), MASKED, ()),  # for ort_export: what its optimizer knows
     "gpt2": Sample(gpt2, IDS, (dynamo(18, "NT"),)),
     "llama": Sample(llama, IDS, (dynamo(18, "NT"),)),
 }

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
-from exports_clean import agree
+
+from tools.exports.clean import agree
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-import exports_keras_nets as nets
 from keras import ops
+
+from tools.exports import keras_nets as nets
 
 
 def export(name: str) -> onnx.ModelProto:

@@ -1,9 +1,9 @@
 """Exports whose shape arithmetic follows a symbolic size, by both exporters of PyTorch (tests/sizes).
 
-    python tools/exports_sizes.py --out FOLDER          every network by every exporter that takes it
-    python tools/exports_sizes.py --committed           the sample in tests/sizes
-    python tools/exports_sizes.py --out FOLDER --only pad
-    python tools/exports_sizes.py --out FOLDER --real   networks as they are published (sizes_real)
+    python -m tools.exports.sizes --out FOLDER          every network by every exporter that takes it
+    python -m tools.exports.sizes --committed           the sample in tests/sizes
+    python -m tools.exports.sizes --out FOLDER --only pad
+    python -m tools.exports.sizes --out FOLDER --real   networks as they are published (sizes_real)
 
 Needs torch, onnxscript, timm and transformers. Beside the files lies `inputs.json`: the shape of every input, with the
 names of its free axes as expressions ("P + 1"), so that a test can draw inputs of any size without reading the file's
@@ -25,17 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import isolation
 import onnx
-import sizes_nets as nets
 import torch
-from exports_clean import agree, clean
-from exports_torch import Way, dynamo, legacy
-from isolation import Row
 from torch import Tensor, nn
-from zoo_models import Call, randomise
 
-ROOT = Path(__file__).parent.parent
+from tools import isolation
+from tools.coverage.zoo_models import Call, randomise
+from tools.exports import sizes_nets as nets
+from tools.exports.clean import agree, clean
+from tools.exports.torch_export import Way, dynamo, legacy
+from tools.isolation import Row
+
+ROOT = Path(__file__).resolve().parents[2]
 CODES = re.compile(r"\x1b\[\d+m")
 """Colours of a terminal."""
 COMMITTED = ROOT / "tests" / "sizes"
@@ -285,7 +286,7 @@ def first_line(error: BaseException) -> str:
 
 def samples_of(real: bool) -> Mapping[str, Sample]:
     """The table of small networks, or of published ones."""
-    return importlib.import_module("sizes_real").SAMPLES if real else SAMPLES
+    return importlib.import_module("tools.exports.sizes_real").SAMPLES if real else SAMPLES
 
 
 def make(name: str, real: bool, way: Way) -> Row:

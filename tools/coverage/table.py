@@ -1,9 +1,9 @@
 """Which models work, and how far: one table of spa-compile beside Torch-Pruning and onnxsim, made in one run.
 
-    python tools/coverage.py                                     everything, resumed where it stopped
-    python tools/coverage.py swin_t resnet50                     these
-    python tools/coverage.py --family timm --tools spa           ours only
-    python tools/coverage.py --table docs/coverage.md            write the table from what has been measured
+    python -m tools.coverage.table                                     everything, resumed where it stopped
+    python -m tools.coverage.table swin_t resnet50                     these
+    python -m tools.coverage.table --family timm --tools spa           ours only
+    python -m tools.coverage.table --table docs/coverage.md            write the table from what has been measured
 
 Models come from `zoo_models` and are exported with both exporters of PyTorch (`zoo`). Each file is analysed and
 compiled twice, at half of the MACs and at half of the channels (`--criterion l2`: structure, not accuracy);
@@ -24,14 +24,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import coverage_table
-import isolation
-import peers
-from isolation import Row
+from tools import isolation
+from tools.coverage import markdown as coverage_table
+from tools.coverage import peers, zoo
+from tools.isolation import Row
 
-import zoo
-
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GB = 1 << 30
 LIMITS = {"spa": (600.0, 14 * GB), "torch_pruning": (60.0, 14 * GB), "onnxsim": (120.0, 14 * GB)}
 """Seconds and bytes that one measurement may take; onnxsim's, in which we count MACs three times, takes longer."""
@@ -233,7 +231,7 @@ def text_models(folder: Path) -> list[Path]:
 
 
 def importlib_zoo() -> dict[str, Any]:
-    """`CASES` of tests/models/zoo.py, whose name is that of tools/zoo.py."""
+    """`CASES` of tests/models/zoo.py, whose name is that of tools/coverage/zoo.py."""
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("unit_zoo", ROOT / "tests" / "models" / "zoo.py")

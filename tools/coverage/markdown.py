@@ -44,7 +44,7 @@ TITLES = {
 
 def names(family: str | None) -> list[str]:
     """Models of one family, or of all families that are exported, cheap ones first."""
-    from zoo_models import table
+    from tools.coverage.zoo_models import table
 
     if family == "torchvision85":
         return CLASSIC
@@ -130,7 +130,7 @@ def share_by_reason(row: Row) -> str:
 
 def family_of(rows: Rows) -> dict[str, str]:
     """Family of every model in the rows."""
-    from zoo_models import table
+    from tools.coverage.zoo_models import table
 
     found = {n: m.family for n, m in table().items()}
     found |= {n: "torchvision" for n, f in found.items() if f == "torchvision_tasks"}
@@ -214,7 +214,7 @@ def totals(rows: Rows, members: list[str]) -> list[str]:
 
 def markdown(rows: Rows) -> str:
     """The whole document."""
-    from zoo_narrow import NARROW
+    from tools.coverage.zoo_narrow import NARROW
 
     families = family_of(rows)
     out = [INTRODUCTION.replace("NARROW", textwrap.fill(", ".join(NARROW), 120)), *unmeasured(rows)]
@@ -266,7 +266,7 @@ def section(rows: Rows, members: list[str]) -> Iterator[str]:
 INTRODUCTION = """# Coverage: which models work, and how far
 
     pip install -e '.[tools]' torchvision timm transformers torch-pruning onnxsim onnxscript
-    python tools/coverage.py && python tools/coverage.py --table docs/coverage.md
+    python -m tools.coverage.table && python -m tools.coverage.table --table docs/coverage.md
 
 Random weights (structure, not accuracy), both exporters of PyTorch 2.13, `--of channels --ratio 0.5 --criterion l2`; a
 model counts as working when it also compiles at `--ratio 0.5` (MACs), runs with the same signature, and prune equals

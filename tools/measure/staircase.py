@@ -1,6 +1,6 @@
 """Measure how the time of a chain of convolutions depends on its width: the staircase behind `--align auto`.
 
-    python tools/staircase.py --side 28 --widths 64,62,60,56,48,40,32
+    python -m tools.measure.staircase --side 28 --widths 64,62,60,56,48,40,32
 
 Six equal operators in a row, one thread, median of `--runs`; relative to the first width.
 """

@@ -1,9 +1,9 @@
 """Compile every export of a folder and compare it with its reference at twelve sizes; writes a table.
 
-    python tools/exports_sizes.py --out small && python tools/every_size.py small
-    python tools/exports_sizes.py --out real --real && python tools/every_size.py real --write docs/sizes.md
+    python -m tools.exports.sizes --out small && python -m tools.measure.every_size small
+    python -m tools.exports.sizes --out real --real && python -m tools.measure.every_size real --write docs/sizes.md
 
-The folder is one that `exports_sizes` made: files `NAME.EXPORTER.onnx` and their `inputs.json`. The reference is the
+The folder is one that the first command made: files `NAME.EXPORTER.onnx` and their `inputs.json`. The reference is the
 dense file with zeros in place of what is gone (`tests/support/oracle.py`). Needs the extra `test`. Each file runs in a
 process of its own, with a limit of time and memory. Exit code 1 when a file is wrong at some size or is refused.
 """
@@ -15,10 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import isolation
-from isolation import Row
+from tools import isolation
+from tools.isolation import Row
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+TESTS = Path(__file__).resolve().parents[2] / "tests"
 SECONDS, MEMORY = 900.0, 14 << 30
 TOLERANCE, SEEN = 1e-4, 1e-3
 """Largest error that is rounding, and the least effect of a plan that shows."""

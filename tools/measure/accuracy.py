@@ -1,6 +1,6 @@
 """Accuracy after pruning, without fine-tuning: models x ratios x methods, in one table.
 
-    python tools/accuracy.py --data ../shared/data --evaluate ../shared/evaluate.py [--models NAME,...] [--seeds 0,1,2]
+    python -m tools.measure.accuracy --data DIR --evaluate SCRIPT [--models NAME,...] [--seeds 0,1,2]
 
 The folder holds `manifest.json`, `models/` and the data; the script gives `load(task, dir)`, `run(session, x)`,
 `evaluate(model, task, dir)` and `calibration(task, dir, n)`. Every compile is a process of its own, so that seconds and
@@ -54,7 +54,7 @@ def module(path: Path) -> ModuleType:
 def compiled(source: Path, text: str, target: Path) -> dict[str, Any]:
     """Compile with a pipeline in a process of its own: the report, or the error."""
     report = target.with_suffix(".json")
-    command = [sys.executable, "-c", "from spa_compiler.cli import compile_command; compile_command()"]
+    command = [sys.executable, "-c", "from spa_compiler.cli.main import compile_command; compile_command()"]
     command += [str(source), "-o", str(target), "--pipeline", text, "--report", str(report), "-q", "--no-latency"]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)

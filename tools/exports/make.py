@@ -1,10 +1,10 @@
 """Make the small real exports of tests/exports, one command per environment.
 
-    python tools/make_exports.py torch           both exporters of PyTorch; needs the extra exports-torch
-    python tools/make_exports.py tf              tf2onnx, also from TFLite; exports-tf
-    python tools/make_exports.py keras           Keras' own Model.export on its torch back end; exports-keras
-    python tools/make_exports.py jax             jax2onnx; exports-jax
-    python tools/make_exports.py ort             onnxruntime: exports of PyTorch, fused and quantised; exports-torch
+    python -m tools.exports.make torch           both exporters of PyTorch; needs the extra exports-torch
+    python -m tools.exports.make tf              tf2onnx, also from TFLite; exports-tf
+    python -m tools.exports.make keras           Keras' own Model.export on its torch back end; exports-keras
+    python -m tools.exports.make jax             jax2onnx; exports-jax
+    python -m tools.exports.make ort             onnxruntime: exports of PyTorch, fused and quantised; exports-torch
 
 Weights are random, from fixed seeds, with BatchNorm statistics that differ from channel to channel: the same command
 gives the same bytes, but for tf2onnx, which numbers and orders its nodes differently in every process. Every file is
@@ -18,21 +18,24 @@ import argparse
 import importlib
 from pathlib import Path
 
-from exports_clean import clean
+from tools.exports.clean import clean
 
+MODULES = {
+    "torch": "torch_export", "tf": "tf_export", "keras": "keras_export", "jax": "jax_nets", "ort": "ort_export",
+}  # fmt: skip
 LARGEST = 32_000  # bytes of one file
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("exporter", choices=("torch", "tf", "keras", "jax", "ort"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "tests" / "exports")
+    parser.add_argument("exporter", choices=MODULES)
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[2] / "tests" / "exports")
     parser.add_argument("--only", default="", help="file names that contain this")
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     failed = []
-    for name, make in importlib.import_module(f"exports_{a.exporter}").samples(a.out):
+    for name, make in importlib.import_module(f"tools.exports.{MODULES[a.exporter]}").samples(a.out):
         if a.only not in name:
             continue
         try:

@@ -1,7 +1,7 @@
 """Measure the derivative of a graph as a graph: our own rows (`tape`, `derivatives`) against libraries from PyPI.
 
     pip install onnx-ad
-    python tools/measure_derivatives.py [--data FOLDER]        # writes docs/derivatives.md
+    python -m tools.measure.derivatives [--data FOLDER]        # writes docs/derivatives.md
 
 A library that is not installed is left out, and the table says so. Every model gives one question: the product of a
 random vector with the Jacobian of one float output by one float input. A library's answer is a model, which onnxruntime
@@ -37,16 +37,18 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from scipy.special import erf
 
-from spa_compiler.derivatives import RULES
-from spa_compiler.inspection import graph_of
-from spa_compiler.inversion import OLDEST
-from spa_compiler.model import Model
-from spa_compiler.runtime import finite_inputs, open_session
-from spa_compiler.shapes import evaluate, input_types
-from spa_compiler.subgraphs import subgraphs
-from spa_compiler.tape import OPSET, READ, Tape, Unknown
+from spa_compiler.autodiff.derivatives import RULES
+from spa_compiler.autodiff.reverse_mode import OPSET, READ, Tape, Unknown
+from spa_compiler.calibration.bn_matching import OLDEST
+from spa_compiler.cli.inspection import graph_of
+from spa_compiler.execution.inputs import finite_inputs
+from spa_compiler.execution.session import open_session
+from spa_compiler.ir.model import Model
+from spa_compiler.ir.subgraphs import subgraphs
+from spa_compiler.ir.symbols import input_types
+from spa_compiler.shape_inference.evaluator import evaluate
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 PAGE, FIRST = ROOT / "docs" / "derivatives.md", "## Libraries"
 """The document, and the heading from which on it is measured; what stands before is written by hand."""
@@ -733,14 +735,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of further models: timed, and with --only judged")
     parser.add_argument("--only", help="part of a model's name: the coverage of such models alone")
     args = parser.parse_args()
-    sys.path.insert(0, str(TESTS))
+    sys.path.insert(0, str(TESTS / "models"))
     known = libraries()
     ours = sorted((ROOT / "models").glob("digits_*.onnx"))
     exports, more = sorted((TESTS / "exports").glob("*.onnx")), sorted(args.data.glob("*.onnx")) if args.data else []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         collections = {
-            "tests/zoo*.py": zoo_files(folder), "tests/exports": ((p.stem, p) for p in exports),
+            "tests/models": zoo_files(folder), "tests/exports": ((p.stem, p) for p in exports),
             "models/": ((p.stem, p) for p in ours), "further models": ((p.stem, p) for p in more if args.only),
         }  # fmt: skip
         chosen = {t: (f for f in fs if not args.only or args.only in f[0]) for t, fs in collections.items()}

@@ -1,6 +1,6 @@
 """Accuracy after pruning, without fine-tuning: models x ratios x methods, in one table.
 
-    python tools/accuracy.py --data DIR --evaluate SCRIPT.py [--models NAME,...] [--seeds 0,1,2]
+    python tools/accuracy.py --data ../shared/data --evaluate ../shared/evaluate.py [--models NAME,...] [--seeds 0,1,2]
 
 The folder holds `manifest.json`, `models/` and the data; the script gives `load(task, dir)`, `run(session, x)`,
 `evaluate(model, task, dir)` and `calibration(task, dir, n)`. Every compile is a process of its own, so that seconds and

@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS)
     parser.add_argument("--seed", type=int, default=0, help="of the first chunk")
     a = parser.parse_args()
-    isolation.preload("hypothesis", "pytest", "spa_compiler", "spa_compiler.reference")
+    isolation.preload("hypothesis", "pytest", "spa_compiler", "spa_compiler.rewriting.masked_model")
     kinds = [a.kind] if a.kind else KINDS
     counts, failures, start = {kind: Counter[str]() for kind in kinds}, 0, time.perf_counter()
     for k in range(-(-a.cases // (CHUNK * len(kinds)))):

@@ -26,7 +26,7 @@ def test_every_rule_says_what_it_does() -> None:
 
 def test_the_document_is_made_from_the_code() -> None:
     text = "\n".join(tables.table()) + "\n"
-    assert DOCUMENT.read_text() == text, "run: python -m spa_compiler.rules > docs/operators.md"
+    assert DOCUMENT.read_text() == text, "run: python -m spa_compiler.operators.tables > docs/operators.md"
 
 
 def test_domains_have_tables_of_their_own() -> None:

@@ -58,7 +58,8 @@ class Traits:
                    separated by commas), UNCOUNTED where it multiplies and accumulates and no count is known, or ""
     kernel         the class of its kernel: convolutions work on blocks of channels, matrix products do not
     stacks         a product of the last two axes of two stacks of matrices, nothing transposed (MatMul)
-    activation     an attribute names a function that is applied to what it contracts
+    bias           input slot of what it adds to its product; 0: none
+    activation     an attribute names a function that is applied to what it contracts; the attribute with its number
     zero           which channels of the output are zero: "keeps": where all inputs are; "sum": so, if all inputs have
                    the channel; "multiply": where any input is; "product": where activation or weight is, and the bias;
                    "gain": where gain and bias are; "clip", "pad", "resize": as "keeps", depending on attributes
@@ -84,7 +85,8 @@ class Traits:
     macs: str = ""
     kernel: Kernel = ""
     stacks: bool = False
-    activation: bool = False
+    bias: int = 0
+    activation: Literal["", "activation_alpha", "activation_params"] = ""
     zero: Zero = ""
     one_output: bool = False
     neutral: float = 0.0

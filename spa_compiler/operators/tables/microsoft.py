@@ -51,12 +51,19 @@ RULES: dict[str, Rule] = {
     **quantized.MICROSOFT,
     "Gelu": compute.RULES["Gelu"],
     **dict.fromkeys(("QuickGelu", "FastGelu", "BiasGelu", "BiasAdd"), compute.elementwise),
-    "FusedConv": Row(fused_conv, macs=EVERY_NAME, kernel="convolution", activation=True, defaults=compute.GROUPED),
+    "FusedConv": Row(
+        fused_conv,
+        macs=EVERY_NAME,
+        kernel="convolution",
+        bias=2,
+        activation="activation_params",
+        defaults=compute.GROUPED,
+    ),
     **dict.fromkeys(
         ("FusedMatMul", "TransposeMatMul"), Row(fused_matmul, macs=EVERY_NAME, kernel="matrix", zero="product")
     ),
-    "FusedMatMulActivation": Row(fused_matmul, macs=EVERY_NAME, kernel="matrix", activation=True),
-    "FusedGemm": Row(compute.gemm, macs=EVERY_NAME, kernel="matrix", activation=True),
+    "FusedMatMulActivation": Row(fused_matmul, macs=EVERY_NAME, kernel="matrix", activation="activation_alpha"),
+    "FusedGemm": Row(compute.gemm, macs=EVERY_NAME, kernel="matrix", bias=2, activation="activation_alpha"),
     "LayerNormalization": compute.RULES["LayerNormalization"],
     "SimplifiedLayerNormalization": compute.RULES["RMSNormalization"],
     "SkipLayerNormalization": Row(rule(SKIP, stat="c"), norm=Norm(gain=2, sum_output=3, epsilon=1e-12)),

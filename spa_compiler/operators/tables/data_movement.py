@@ -287,16 +287,18 @@ def scatter_elements(site: Site) -> None:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), Row(reorder, zero="keeps", reorders=True)),
+    "Reshape": Row(reorder, zero="keeps", reorders=True, operands_since=5),
+    "Squeeze": Row(reorder, zero="keeps", reorders=True, operands_since=13),
+    **dict.fromkeys(("Flatten", "Unsqueeze"), Row(reorder, zero="keeps", reorders=True)),
     "Transpose": Row(transpose, zero="keeps", reorders=True),
     "Concat": Row(concat, zero="keeps", additive=True),
-    "Split": Row(split, zero="keeps"),
-    "Slice": Row(slice_, zero="keeps"),
+    "Split": Row(split, zero="keeps", operands_since=13),
+    "Slice": Row(slice_, zero="keeps", operands_since=10),
     "Gather": Row(gather, zero="keeps", lookup="plain"),
     "GatherElements": gather_elements,
     "GatherND": Row(gather_nd, lookup="nested"),
     "ScatterND": scatter_nd,
-    "Pad": Row(pad, zero="pad"),
+    "Pad": Row(pad, zero="pad", operands_since=11),
     "Resize": Row(resize, zero="resize"),
     "Upsample": Row(resize, zero="keeps"),
     "Expand": Row(expand, zero="keeps"),

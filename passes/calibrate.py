@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from spa_compiler.algebra.expr import Dim, atoms
-from spa_compiler.analysis.cost import MACS
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.inputs import Calibration, real, synthetic
 from spa_compiler.calibration.priors.kinds import KINDS
@@ -86,7 +85,7 @@ def whole(graph: DependencyGraph, moments: Moments) -> tuple[list[str], Moments]
     blind: set[Dim] = set()
     for k, site in enumerate(graph.sites):
         read = {d for s in site.scopes for n in s.contracted() if n in s.env for d in atoms(s.env[n])} & live
-        if site.path and site.op in MACS and read and k not in moments.of:
+        if site.path and site.traits.is_contraction and read and k not in moments.of:
             names.append(site.name)
             blind |= read
     return names, replace(moments, of={k: m for k, m in moments.of.items() if not m.contracted & blind})

@@ -5,8 +5,9 @@
     cost.total("macs", {dim: 32})            # with 32 channels of one dim
 
 A MAC count is for one sample: symbolic batch axes count as 1, other symbols as bound by the analysis. What a Scan or a
-Loop repeats counts as often as it runs, once where that is not known; each branch of an If counts half. Every term is a
-product of axis sizes, and every axis size is a sum of products of dims, so a change of one group touches few terms.
+Loop repeats counts as often as it runs, once where that is not known; each branch of an If counts half. What a
+contraction multiplies is told by its row in the operator tables (`Site.products`). Every term is a product of axis
+sizes, and every axis size is a sum of products of dims, so a change of one group touches few terms.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.ir.control_flow import scan_axes
 from spa_compiler.ir.model import element_type
 from spa_compiler.ir.symbols import symbols
-from spa_compiler.operators.site import Site
+from spa_compiler.operators.site import describe_place
 
 Widths = Mapping[Dim, float]
 """Channels kept of each dim (per block). A unit of a group that keeps 3 of 10 has width 0.3."""
 UNITS = ("macs", "params", "bytes")
+SHOWN = 5
+"""Contractions without a count that a note names."""
 ENDLESS = 1 << 31
 """Trip counts from which a Loop is one that only its condition ends; exporters write the largest integer."""
 
@@ -69,38 +72,6 @@ def product(axes: Iterable[Expr], settled: Callable[[Dim], float | None], factor
     return out
 
 
-def _conv(slot: int) -> Callable[[Site], list[list[Expr]]]:
-    return lambda s: [[*s.y.axes, *s.x(slot).axes[1:]]]
-
-
-def _matmul(s: Site) -> list[list[Expr]]:
-    return [[*s.y.axes, s.x().axes[-1]]]
-
-
-def _gemm(s: Site) -> list[list[Expr]]:
-    return [[*s.y.axes, s.x().axes[0 if s.attrs.get("transA", 0) else 1]]]
-
-
-def _recurrent(s: Site) -> list[list[Expr]]:
-    return [[*s.x().axes[:2], *s.x(slot).axes] for slot in (1, 2)]
-
-
-def _einsum(s: Site) -> list[list[Expr]]:
-    return [list(s.scopes[0].env.values())] if s.scopes else []
-
-
-MACS: dict[str, Callable[[Site], list[list[Expr]]]] = {
-    **dict.fromkeys(("Conv", "DeformConv", "ConvInteger", "FusedConv"), _conv(1)),
-    "QLinearConv": _conv(3),
-    "ConvTranspose": lambda s: [[*s.x().axes, *s.x(1).axes[1:]]],
-    **dict.fromkeys(("MatMul", "MatMulInteger", "QLinearMatMul", "FusedMatMul"), _matmul),
-    "Gemm": _gemm,
-    "Einsum": _einsum,
-    **dict.fromkeys(("RNN", "GRU", "LSTM"), _recurrent),
-}
-"""Operators that multiply and accumulate: for each the lists of axes whose sizes are multiplied. The others count 0."""
-
-
 @dataclass(frozen=True)
 class Term:
     """factor times the product of axis sizes."""
@@ -117,6 +88,8 @@ class CostModel:
     def __init__(self, graph: DependencyGraph) -> None:
         self.graph = graph
         self.terms = [*_mac_terms(graph), *_weight_terms(graph)]
+        self.uncounted = [describe_place(s) for s in graph.sites if s.products is None]
+        """Contractions whose multiply-accumulates are not known; they count as none."""
         batch, free = _batch_dims(graph), {d for g in graph.groups for d in g.dims}
         self._by_dim: dict[Dim, list[Term]] = {}
         self._all: dict[str, list[Product]] = {u: [] for u in UNITS}
@@ -153,6 +126,14 @@ class CostModel:
         return {x for d in group.dims for t in self._by_dim.get(d, ()) for a in t.axes for x in atoms(a)}
 
 
+def describe_uncounted(cost: CostModel) -> list[str]:
+    """A note for the report where multiply-accumulates are missing from the count, and whose they are."""
+    names = cost.uncounted
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    text = f"multiply-accumulates that are not known count as none: those of {', '.join(names[:SHOWN])}{more}"
+    return [text] if names else []
+
+
 def group_widths(group: Group, kept: float) -> dict[Dim, float]:
     """Widths of a group's dims when it keeps `kept` channels (per block)."""
     if group.dims[0].unit:
@@ -174,11 +155,8 @@ def _mac_terms(graph: DependencyGraph) -> list[Term]:
     out: list[Term] = []
     runs = _runs(graph)
     for site in graph.sites:
-        count = MACS.get(site.op)
-        if count is None or not site.outputs or site.outputs[0] is None or site.inputs[0] is None:
-            continue
         often, share = runs[site.path]
-        out += [Term("macs", (*axes, *often), share, f"{site.op} '{site.name}'") for axes in count(site)]
+        out += [Term("macs", (*axes, *often), share, describe_place(site)) for axes in site.products or ()]
     return out
 
 
@@ -225,4 +203,4 @@ def _itemsize(kind: int) -> float:
     return float(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
 
 
-__all__ = ["MACS", "UNITS", "CostModel", "Widths", "group_widths"]
+__all__ = ["UNITS", "CostModel", "Widths", "describe_uncounted", "group_widths"]

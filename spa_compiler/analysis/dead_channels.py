@@ -23,16 +23,6 @@ from spa_compiler.ir.model import element_type
 from spa_compiler.operators.site import Scope, Site, Value
 
 Zeros = dict[tuple[str, Dim], Bools]
-KEEPS_ZERO = set(
-    """Abs Asin Asinh Atan Cast Ceil Celu Elu Erf Floor Gelu HardSwish Identity LeakyRelu Mish Neg Relu Round Selu Sign
-    Sin Sinh Softsign Sqrt Swish Tan Tanh PRelu Dropout MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool
-    Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Gather Expand Tile DepthToSpace SpaceToDepth
-    Upsample ReduceSum ReduceMean ReduceMax ReduceMin ReduceL1 ReduceL2""".split()
-)
-SUMS = {"Add", "Sub", "Sum", "Max", "Min", "Mean"}
-PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
-MULTIPLIES = PRODUCTS | {"Einsum", "FusedMatMul", "DeformConv", "RNN", "GRU", "LSTM"}
-"""Operators that sum products over a contracted axis: one zero factor is enough. In others all must be zero."""
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 
 
@@ -103,14 +93,13 @@ class _Forward:
     def step(self, site: Site) -> None:
         """Which channels of the outputs are zero."""
         rules: dict[str, Callable[[Site, list[Value], Dim], Bools | None]]
-        rules = {**dict.fromkeys(PRODUCTS, self.product), **dict.fromkeys(SUMS, self.sum), "Mul": self.mul}
-        rules |= {**dict.fromkeys(KEEPS_ZERO, self.movement), "BatchNormalization": self.batch_norm}
-        rules |= {"Clip": self.clip, "Pad": self.pad, "Resize": self.resize}
-        rule = rules.get(site.op)
+        rules = {"product": self.product, "sum": self.sum, "multiply": self.multiply, "keeps": self.movement}
+        rules |= {"gain": self.gain, "clip": self.clip, "pad": self.pad, "resize": self.resize}
+        rule = rules.get(site.traits.zero)
         if rule is None:
             return
         inputs = [v for v in site.inputs if v is not None]
-        for y in site.outputs[:1] if site.op in ("MaxPool", "Dropout") else site.outputs:
+        for y in site.outputs[:1] if site.traits.one_output else site.outputs:
             for d in self.dims(y) if y is not None else ():
                 found = rule(site, [v for v in inputs if d in self.dims(v)], d)
                 if y is not None and found is not None and found.any():
@@ -150,22 +139,24 @@ class _Forward:
         whole = len(holding) == sum(v is not None for v in site.inputs)
         return self.movement(site, holding, d) if whole else None
 
-    def mul(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+    def multiply(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
         """Zero where any factor is."""
         return np.logical_or.reduce([self.zero(v, d) for v in holding]) if holding else None
 
     def product(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
         """A product is zero where its weight or its input is; a bias has to be zero, too."""
-        bias = site.inputs[2] if len(site.inputs) > 2 else None
+        slot = site.traits.bias
+        bias = site.inputs[slot] if 0 < slot < len(site.inputs) else None
         factors = [v for v in _carrying(site, d) if v is not bias]
         if not factors or (bias is not None and d not in self.dims(bias)):
             return None
         found: Bools = np.logical_or.reduce([self.zero(v, d) for v in factors])
         return found if bias is None else found & self.zero(bias, d)
 
-    def batch_norm(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+    def gain(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
         """Gain and bias zero: zero whatever comes in."""
-        return self.zero(site.x(1), d) & self.zero(site.x(2), d)
+        slot = site.traits.norm.gain if site.traits.norm is not None else 1
+        return self.zero(site.x(slot), d) & self.zero(site.x(slot + 1), d)
 
 
 def _carrying(site: Site, d: Dim) -> list[Value]:
@@ -182,7 +173,8 @@ def _consumptions(graph: DependencyGraph, live: set[Dim], zeros: Zeros) -> dict[
     """For every dim and each contraction that sums over it: the channels that add nothing there."""
     out: dict[Dim, list[Bools]] = {}
     for site in graph.sites:
-        join = np.logical_or if site.op in MULTIPLIES else np.logical_and
+        # a sum of products needs one factor that is zero, anything else that all operands are
+        join = np.logical_or if site.traits.is_contraction else np.logical_and
         for scope in site.scopes:
             for held, dims in _summed(scope, live):
                 for d in dims:

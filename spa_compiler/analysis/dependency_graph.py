@@ -284,7 +284,8 @@ def _site(model: Model, node: gs.Node, values: dict[str, Value], chain: Chain = 
     outputs = [values.get(t.name) if t.name else None for t in node.outputs]
     while outputs and outputs[-1] is None:
         outputs.pop()
-    attrs = {**({"group": 1} if "Conv" in node.op else {}), **node.attrs}
+    traits = tables.find(domain, node.op) or tables.NO_ROW
+    attrs = {**traits.defaults, **node.attrs}
     why = model.shapes.why if model.shapes is not None else {}
     entries = model.shapes.entries if model.shapes is not None else {}
     known = {i: entries[t.name] for i, t in enumerate(node.inputs) if t.name in entries}
@@ -294,7 +295,8 @@ def _site(model: Model, node: gs.Node, values: dict[str, Value], chain: Chain = 
     name = label(node)
     if chain and not is_marker(node) and not name.startswith(f"{path}/"):
         name = f"{path}/{name}"
-    site = Site(node.op, name, model.opset.get(domain, 1), inputs, outputs, attrs, consts, path=path, known=known)
+    opset = model.opset.get(domain, 1)
+    site = Site(node.op, name, opset, inputs, outputs, attrs, consts, path=path, known=known, traits=traits)
     if node.op == "Shape":
         length = outputs[0].shape[0] if outputs and outputs[0] is not None else 0
         site.shape_reads = shape_reads(model, node, {t.name for t in model.graph.outputs} | set(model.captured), length)

@@ -14,7 +14,6 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, Membe
 from spa_compiler.execution.finite import is_finite
 
 Array = NDArray[Any]
-NORMALISATIONS = ("BatchNormalization", "InstanceNormalization", "GroupNormalization")
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,16 @@ def _along(line: NDArray[np.int64], axis: int, rank: int) -> NDArray[np.int64]:
 
 def learned(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
     """The slices of a group without means and variances, which say how a channel is scaled and not what it does."""
-    statistics = {v.name for s in graph.sites if s.op == "BatchNormalization" for v in s.inputs[3:5] if v is not None}
+    norms = [(s, s.traits.norm) for s in graph.sites if s.traits.norm is not None]
+    stored = [s.inputs[k] for s, norm in norms for k in norm.statistics if k < len(s.inputs)]
+    statistics = {v.name for v in stored if v is not None}
     return (s for s in slices(graph, group) if s.member.value not in statistics)
+
+
+def find_gains(graph: DependencyGraph) -> set[str]:
+    """Values that normalisations multiply each channel by."""
+    norms = [(s, s.traits.norm) for s in graph.sites if s.traits.norm is not None and s.traits.norm.per_channel]
+    return {v.name for s, norm in norms if (v := s.inputs[norm.gain]) is not None}
 
 
 def find_spoiled(graph: DependencyGraph, group: Group) -> NDArray[np.bool_]:

@@ -50,7 +50,7 @@ def amounts(
     graph: DependencyGraph, samples: int, memory: int, longer: float = 1.0, most: int = TABLE_SAMPLES
 ) -> tuple[Amounts, int]:
     """Inputs to keep, `most` at most, and how many to draw; they are `longer` than those of the analysis."""
-    spatial = any(s.op in ("Conv", "ConvTranspose") for s in graph.sites)
+    spatial = any(s.traits.is_convolution and not s.traits.is_quantized for s in graph.sites)
     wanted, most_runs = samples or min(SAMPLES if spatial else TABLE_SAMPLES, most), runs(graph, longer)
     start = min(wanted, max(LEAST, min(room(graph, memory, longer), most_runs)))
     pool = max(samples, start, min(POOL * start, most_runs))

@@ -30,6 +30,7 @@ from spa_compiler.ir.model import Model
 from spa_compiler.operators import recurrent_cell
 from spa_compiler.operators.contraction import Form, Rows
 from spa_compiler.operators.site import Value
+from spa_compiler.operators.tables import traits_of
 from spa_compiler.rewriting.prune import sliced, states_kept
 from spa_compiler.statistics import expert_tables
 from spa_compiler.statistics.covariance import Floats, Gram, gather, repaired, shrinkage, solve
@@ -85,7 +86,7 @@ class _Lockstep:
         self.graph, self.masks, self.options = graph, masks, options
         self.dense, self.compiled = Walk(graph.model), Walk(small)
         self.place = {n.output[0]: i for i, n in enumerate(self.dense.nodes) if n.output}
-        self.stored = {n for node in self.compiled.nodes if node.op_type == "DequantizeLinear" for n in node.output}
+        self.stored = {n for node in self.compiled.nodes if traits_of(node).dequantizes for n in node.output}
         self.updates: dict[str, Update | Replaced] = {}
         self.lookups: dict[
             str, tuple[expert_tables.Lookup, expert_tables.Lookup]
@@ -123,7 +124,7 @@ class _Lockstep:
         if i in self.dense.inside.around:
             return self._inside(i, j, mine, theirs)
         affine = self.options.adjust.of(self.dense, mine)
-        if not mine.outputs and not (affine is not None and mine.node.op_type == "BatchNormalization"):
+        if not mine.outputs and not (affine is not None and mine.is_normalised):
             self.dense.execute(mine)
         raw = mine.outputs[0] if mine.outputs else None
         same = self._same(mine, theirs)
@@ -209,6 +210,8 @@ class _Lockstep:
         uncut = self.dense.constants[weight].shape == self.compiled.constants[weight].shape
         if uncut and not self.options.everything:
             return None
+        if mine.traits.activation:
+            return self._fused(i, mine, theirs, form, output)
         target = self._target(form, mine, output, raw)
         update = self._regress(form, theirs, target, (self.options.seed, i))
         if update is None:
@@ -218,12 +221,33 @@ class _Lockstep:
         self.compiled.replace(weight, update.weights)
         return update
 
+    def _fused(self, i: int, mine: Step, theirs: Step, form: Form, output: Value) -> Update | Replaced | None:
+        """A contraction with a function behind it: solved before the function, with the bias in its own input."""
+        raw, slot, beta = self.dense.before_activation(mine), form.bias, getattr(form, "beta", 1.0)
+        name = theirs.node.input[slot] if slot is not None and slot < len(theirs.node.input) else ""
+        if slot is None or beta == 0 or (name and name not in self.compiled.constants):
+            return self._left(i, theirs, "its bias is no constant, and a function follows within the node")
+        if reason := self._held_back(name) if name else "":
+            return self._left(i, theirs, reason)
+        target = [sliced(self.graph, output, c, self.masks) for c in raw or ()]
+        update = self._regress(form, theirs, target, (self.options.seed, i)) if target else None
+        if update is None:
+            return self._unfit(i, theirs, theirs.inputs[form.data] or [], target)
+        bias = ((self._old_bias(form, theirs, update.bias.size) + update.bias) / beta).astype(update.weights.dtype)
+        found = Replaced({form.weight: update.weights, slot: bias})
+        for k, values in found.constants.items():
+            self.compiled.replace(self.compiled.slot(theirs.index, k), values)
+        theirs.inputs = self.compiled.step(theirs.index).inputs
+        self.updates[key_of(theirs.node.output)] = found
+        self.outcome.solved += 1
+        return found
+
     def _routed(self, i: int, theirs: Step, target: Chunks) -> Replaced | None:
         """Experts whose weights are looked up for every row, by this product alone: a second solution would win."""
         slot, name = next((k, n) for k, n in enumerate(theirs.node.input) if n in self.lookups)
         (dense, found), x = self.lookups[name], theirs.inputs[1 - slot]
         index = found.index(self.compiled)
-        product = theirs.node.op_type == "MatMul" and len(self.compiled.readers[name]) == 1
+        product = theirs.traits.stacks and len(self.compiled.readers[name]) == 1
         fits = product and x is not None and x[0].shape[:-2] == index[0].shape
         reason = self._held_back(found.table) if fits else "its weights are looked up at run time"
         if x is None or reason or self.options.bias_only:

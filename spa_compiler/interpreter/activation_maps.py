@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.execution.finite import is_finite
 from spa_compiler.interpreter.interpreter import Affine, Chunks, Step, Walk, beside
+from spa_compiler.operators.tables import traits_of
 
 Array = NDArray[Any]
 
@@ -35,7 +36,7 @@ class Adjust:
         x = step.inputs[0] if step.inputs else None
         if step.index in walk.inside.around:
             return None
-        if step.node.op_type == "BatchNormalization" and self.batch_norm and x is not None and _wide(x):
+        if step.is_normalised and self.batch_norm and x is not None and _wide(x):
             gamma, beta = (np.asarray(c[0], np.float64) for c in step.inputs[1:3] if c is not None)
             epsilon = next((a.f for a in step.node.attribute if a.name == "epsilon"), 1e-5)
             mean, variance = statistics(x)
@@ -43,7 +44,12 @@ class Adjust:
                 return None
             scale = gamma / np.sqrt(variance + epsilon)
             return Affine(scale.astype(np.float32), (beta - scale * mean).astype(np.float32))
-        if step.node.op_type == "Conv" and self.shrink > 0 and rectified(walk, step.node.output[0]):
+        if (
+            step.traits.is_linear
+            and step.traits.kernel == "convolution"
+            and self.shrink > 0
+            and rectified(walk, step.node.output[0])
+        ):
             walk.execute(step)
             y = step.outputs[0]
             found = None if y is None else statistics(y)
@@ -53,11 +59,12 @@ class Adjust:
 
 def rectified(walk: Walk, name: str) -> bool:
     """Is a value read by nothing but a Relu, or a Clip from zero upwards (Relu6)?"""
-    if walk.readers.get(name) == ["Relu"]:
-        return True
-    if walk.readers.get(name) != ["Clip"]:
+    if len(walk.readers.get(name, ())) != 1 or not walk.readers_of[name]:
         return False
     node = walk.nodes[walk.readers_of[name][0]]
+    traits = traits_of(node)
+    if traits.rectifies or traits.zero != "clip":
+        return traits.rectifies
     low = [a.f for a in node.attribute if a.name == "min"]
     low += [float(np.max(walk.constants[n])) for n in node.input[1:2] if n in walk.constants]
     return low == [0.0]

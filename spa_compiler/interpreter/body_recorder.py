@@ -22,9 +22,9 @@ from onnx import helper, numpy_helper
 
 from spa_compiler.ir.control_flow import DOMAIN, Chain, chains, nest, opened
 from spa_compiler.ir.model import Model
+from spa_compiler.operators.tables import traits_of
 
 Array = NDArray[Any]
-CONTRACTIONS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 OUTPUT = -1
 
 
@@ -98,7 +98,7 @@ class Inside:
 
     def activations(self, node: onnx.NodeProto) -> list[int]:
         """Input slots of a contraction with a constant that the constant does not take."""
-        if node.op_type not in CONTRACTIONS or len(node.input) < 2:
+        if not traits_of(node).is_linear or len(node.input) < 2:
             return []
         fixed = [n in self.constants for n in node.input[:2]]
         return [fixed.index(False)] if sum(fixed) == 1 else []
@@ -161,7 +161,7 @@ class _Tapped:
         name = self.names.value(f"tap{self.first + k}.{slot}")
         self.fresh.append((k + (slot == OUTPUT), chain, helper.make_node("Identity", [source], [name])))
         turned = any(a.name == "transA" and a.i for a in node.attribute)
-        left = node.op_type == "MatMul" and node.input[0] in self.inside.constants
+        left = node.input[0] in self.inside.constants
         shapes = self.inside.model.shapes
         for path in reversed(chain):
             self.more.setdefault(path, []).append(name)

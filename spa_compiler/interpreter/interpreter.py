@@ -26,7 +26,10 @@ from spa_compiler.execution.session import quiet_session
 from spa_compiler.interpreter.body_recorder import Inside, Record, Span, either
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.subgraphs import free_names, subgraphs
+from spa_compiler.operators import tables
+from spa_compiler.operators.contraction import without_activation
 from spa_compiler.operators.recurrent_cell import with_steps
+from spa_compiler.operators.traits import Traits
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -71,6 +74,17 @@ class Step:
     node: onnx.NodeProto
     inputs: list[Chunks | None]  # None: absent, or not computable
     outputs: list[Chunks | None] = field(default_factory=list)
+
+    @property
+    def traits(self) -> Traits:
+        """What is known of the node's operator."""
+        return tables.traits_of(self.node)
+
+    @property
+    def is_normalised(self) -> bool:
+        """Does the node normalise by a mean and a variance that the file holds?"""
+        norm = self.traits.norm
+        return norm is not None and norm.is_stored
 
 
 class Walk:
@@ -165,7 +179,7 @@ class Walk:
     def finish(self, step: Step, affine: Affine | None = None, bias: Array | None = None) -> None:
         """Run a node, add a bias to what it gives and map it; the map takes the place of a BatchNormalization."""
         self.past[step.index] = affine, bias
-        normalised = affine is not None and step.node.op_type == "BatchNormalization"
+        normalised = affine is not None and step.is_normalised
         if not normalised and not step.outputs:
             self.execute(step)
         source = step.inputs[0] if normalised else step.outputs[0] if step.outputs else None
@@ -201,6 +215,18 @@ class Walk:
             if name:
                 self.give(step, [row[k] for row in got], k)
         return None
+
+    def before_activation(self, step: Step) -> Chunks | None:
+        """What a node with a fused function gives without that function; None where it does not run."""
+        sources = {n: self.chunks_of(n) for n in self.reads[step.index]}
+        if any(c is None for c in sources.values()):
+            return None
+        rows = [{n: c[k] for n, c in sources.items() if c is not None} for k in range(self.chunks)]
+        try:
+            got = self._execute(without_activation(step.node), rows, [step.node.output[0]])
+        except Exception:  # as in `execute`
+            return None
+        return [row[0] for row in got]
 
     def _recorded(self, step: Step, span: Span) -> None:
         """Outputs of a node inside a body: a control node runs where its first body begins."""

@@ -23,6 +23,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import helper
 
+from spa_compiler.errors import Conflict
+from spa_compiler.operators import tables
+from spa_compiler.operators.rule import parse
+from spa_compiler.operators.site import Site, Value
+from spa_compiler.operators.traits import EVERY_NAME, Traits
+
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
 OUTER = "9876543210"  # letters for the axes that an ellipsis stands for, the last one for the last
@@ -83,7 +89,7 @@ class Form(ABC):
 
 @dataclass(frozen=True)
 class Contraction(Form):
-    """MatMul, Gemm and Einsum, told by one letter for each axis of activation, weight and output.
+    """A product of matrices or an Einsum, told by one letter for each axis of activation, weight and output.
 
     A letter of all three is a block, each with weights of its own (an expert); one of activation and weight is summed
     over: columns; one of weight and output gives rows; one of activation and output counts positions. What the
@@ -277,13 +283,28 @@ def _windows(
     return np.ascontiguousarray(picked).reshape(len(rows), blocks, -1)
 
 
+def without_activation(node: onnx.NodeProto) -> onnx.NodeProto:
+    """The node with the identity in the place of the function that is fused with its product."""
+    slope = tables.traits_of(node).activation
+    out = onnx.NodeProto()
+    out.CopyFrom(node)
+    del out.attribute[:]
+    out.attribute.extend(a for a in node.attribute if not a.name.startswith("activation"))
+    out.attribute.append(helper.make_attribute("activation", "LeakyRelu"))
+    out.attribute.append(helper.make_attribute(slope, [1.0] if slope == "activation_params" else 1.0))
+    return out
+
+
 def find(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], constant: Sequence[bool]) -> Form | None:
     """The form of a node whose inputs have these shapes; None where it is not a contraction with a constant."""
     if len(shapes) < 2 or shapes[0] is None or shapes[1] is None or constant[0] == constant[1]:
         return None
-    attrs = attributes(node)
-    if node.op_type in ("Conv", "ConvTranspose") and constant[1]:
-        return _convolution(node, shapes[1], attrs)
+    attrs, traits = attributes(node), tables.traits_of(node)
+    if traits.macs != EVERY_NAME or traits.is_quantized:
+        return None
+    if traits.is_convolution:
+        summed = any(node.input[traits.bias + 1 :])  # a fused addition is no part of the product
+        return _convolution(traits, shapes[1], attrs) if constant[1] and not summed else None
     data = int(constant[0])
     terms = _terms(node, attrs, shapes, data)
     if terms is None:
@@ -293,11 +314,10 @@ def find(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], constan
     lost = any(c not in x and c not in y and n != 1 for c, n in both.items())  # weights would not be unique
     if lost or any(len(set(t)) < len(t) for t in terms) or set(y) - set(x + w):
         return None
-    gemm = node.op_type == "Gemm"
-    if gemm and (data or not _is_row(shapes[2] if len(shapes) > 2 else None)):
+    if traits.bias and (data or not _is_row(shapes[traits.bias] if len(shapes) > traits.bias else None)):
         return None
     alpha, beta = (float(attrs.get(n, 1.0)) for n in ("alpha", "beta"))
-    plain = Contraction(data, 1 - data, 2 if gemm else None, (), (), 1, (x, w, y), alpha, beta)
+    plain = Contraction(data, 1 - data, traits.bias or None, (), (), 1, (x, w, y), alpha, beta)
     axes = tuple(x.index(c) for c in plain._each + plain._columns)
     out = tuple(y.index(c) for c in plain._each + plain._rows)
     return replace(plain, axes=axes, out=out, blocks=math.prod(both[c] for c in plain._each))
@@ -308,21 +328,14 @@ def _terms(
 ) -> tuple[str, str, str] | None:
     """Letters of the axes of both operands and of the output; None where a node is no product of two operands."""
     a, b = shapes[0] or (), shapes[1] or ()
-    if node.op_type == "Gemm":
-        return "km" if attrs.get("transA", 0) else "mk", "nk" if attrs.get("transB", 0) else "kn", "mn"
-    if node.op_type == "Einsum" and len(node.input) == 2:
-        text = attrs["equation"].decode().replace(" ", "")
-    elif node.op_type in ("MatMul", "FusedMatMul") and not (attrs.get("transBatchA", 0) or attrs.get("transBatchB", 0)):
-        first = "k" if len(a) == 1 else "...km" if attrs.get("transA", 0) else "...mk"
-        second = "k" if len(b) == 1 else "...nk" if attrs.get("transB", 0) else "...kn"
-        text = f"{first},{second}->...{'m' * (len(a) > 1)}{'n' * (len(b) > 1)}"
-    else:
+    named = _names(node, attrs, (a, b))
+    if named is None:
         return None
-    left, arrow, right = text.partition("->")
-    if not arrow:  # the implicit form: letters that occur once, in alphabetical order
-        found = left.replace(",", "").replace("...", "")
-        right = "..." * ("..." in left) + "".join(sorted(c for c in set(found) if found.count(c) == 1))
-    operands = left.split(",")
+    letters: dict[str, str] = {}
+    *operands, right = (
+        "".join("..." if n.endswith("...") else letters.setdefault(n, chr(ord("a") + len(letters))) for n in row)
+        for row in named
+    )
     sizes = [len(s) - len(t.replace("...", "")) if "..." in t else 0 for s, t in zip((a, b), operands, strict=True)]
     wide = [OUTER[len(OUTER) - n :] for n in (*sizes, max(sizes))]
     terms = [t.replace("...", w) for t, w in zip((*operands, right), wide, strict=True)]
@@ -330,6 +343,23 @@ def _terms(
     told = all(c in OUTER or other.get(c, n) == n for c, n in zip(terms[0], a, strict=False))
     fits = told and len(a) == len(terms[0]) and len(b) == len(terms[1])
     return _apart(terms, (a, b), data) if fits else None
+
+
+def _names(node: onnx.NodeProto, attrs: dict[str, Any], shapes: tuple[tuple[int, ...], ...]) -> list[list[str]] | None:
+    """The names that a node's rule gives the axes of two operands and of their product; None where it says more."""
+    row = tables.find(node.domain, node.op_type)
+    told = {n: v.decode() if isinstance(v, bytes) else v for n, v in attrs.items()}
+    inputs = [Value(f"operand {k}", shape) for k, shape in enumerate(shapes)]
+    site = Site(node.op_type, node.name, 1, inputs, [], told, {}, traits=row or Traits())
+    try:
+        if row is not None:
+            row(site)
+    except Conflict:
+        return None
+    left, right = parse(site.scopes[0].spec) if site.scopes else ([], [])
+    named = [[p for p in t if isinstance(p, str) and p[0] != "_"] for t in (*left, *right[:1])]
+    whole = len(left) == 2 and all(len(n) == len(t) for n, t in zip(named, (*left, *right), strict=False))
+    return named if whole else None
 
 
 def _apart(terms: list[str], shapes: Sequence[tuple[int, ...]], data: int) -> tuple[str, str, str]:
@@ -346,12 +376,12 @@ def _is_row(shape: tuple[int, ...] | None) -> bool:
     return shape is None or len(shape) < 2 or shape[0] == 1
 
 
-def _convolution(node: onnx.NodeProto, w: tuple[int, ...], attrs: dict[str, Any]) -> Form:
+def _convolution(traits: Traits, w: tuple[int, ...], attrs: dict[str, Any]) -> Form:
     rank = len(w) - 2
-    kind = Convolution if node.op_type == "Conv" else Transposed
+    kind = Transposed if traits.kernel == "transposed" else Convolution
     auto = attrs.get("auto_pad", b"NOTSET")
     return kind(
-        0, 1, 2, (1,), (1,), int(attrs.get("group", 1)),
+        0, 1, traits.bias, (1,), (1,), int(attrs.get("group", 1)),
         tuple(attrs.get("strides", [1] * rank)),
         tuple(attrs.get("dilations", [1] * rank)),
         tuple(attrs.get("pads", [0] * 2 * rank)),

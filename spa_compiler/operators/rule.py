@@ -8,6 +8,7 @@ A tensor is a list of axes, tensors are separated by commas, inputs and outputs 
     (a b)       row-major product          a+b     concatenation
     a...        a right-aligned broadcast group of axes; axes of size 1 take no part
     _           frozen and unrelated       4       frozen, of this size       A    a name that is frozen
+    _k...       as `_...`, but its sizes count in the multiply-accumulates of a contraction
     ?           a whole tensor of which only the type is read
     g="group"   the size of g lives in that attribute: read here, written back by the rewrite
     stat="c"    a statistic is taken over c: removing channels of it changes what the others see
@@ -45,7 +46,7 @@ def rule(spec: str, move: bool = False, stat: str = "", known: Mapping[str, int]
         for _ in range(3):
             for p, axis in pairs:
                 _solve(p, axis.size, sizes)
-        env: dict[str, Expr] = {n: Dim(s) for n, s in sizes.items()}
+        env: dict[str, Expr] = {n: _unrelated(site, s) if n[0] == "_" else Dim(s) for n, s in sizes.items()}
         for n, e in env.items():
             if n[0].isupper():
                 site.freeze(e, f"{site.op} fixes the size of this axis")
@@ -54,7 +55,7 @@ def rule(spec: str, move: bool = False, stat: str = "", known: Mapping[str, int]
         named = frozenset(n for n in env if n.split(".")[0] in stats)
         for n in named:
             mark(env[n], f"{site.op} '{site.name}' takes a statistic over it")
-        site.scopes.append(Scope([(v, out, _names_per_axis(v, row)) for v, out, row in tensors], env, named))
+        site.scopes.append(Scope([(v, out, _names_per_axis(v, row)) for v, out, row in tensors], env, named, spec))
         site.sizes.update({a: env[n] for n, a in attrs.items()})
 
     bound = "".join(f', {n}="{a}"' for n, a in attrs.items()) + (f', stat="{stat}"' if stat else "")
@@ -89,7 +90,8 @@ def _match(site: Site, pattern: list[Axis], v: Value) -> Iterator[tuple[int, Axi
         return
     if at is not None:
         stem, n = str(pattern[at])[:-3], len(v.axes) - len(pattern) + 1
-        group: list[Axis] = ["_"] * n if stem == "_" else [f"{stem}.{n - 1 - k}" for k in range(n)]
+        dot = "" if stem[0] == "_" else "."  # what is frozen takes part whatever its size
+        group: list[Axis] = ["_"] * n if stem == "_" else [f"{stem}{dot}{n - 1 - k}" for k in range(n)]
         full = [*pattern[:at], *group, *pattern[at + 1 :]]
     elif pattern == ["_"]:
         full = ["_"] * len(v.axes)
@@ -138,7 +140,9 @@ def _term(tokens: list[str]) -> Axis:
 
 
 def _names(p: Axis) -> frozenset[str]:
-    return frozenset([p]) if isinstance(p, str) else frozenset().union(*map(_names, p.parts))
+    if isinstance(p, str):
+        return frozenset(["_" if p[0] == "_" else p])
+    return frozenset().union(*map(_names, p.parts))
 
 
 def _names_per_axis(v: Value, row: list[tuple[int, Axis]]) -> list[frozenset[str]]:
@@ -173,9 +177,11 @@ def _measure(p: Axis, sizes: dict[str, int]) -> int | None:
 def _build(p: Axis, size: int, env: dict[str, Expr], site: Site) -> Expr:
     if isinstance(p, str):
         if p == "_" or p.isdigit():
-            return Dim(
-                size if p == "_" else int(p), Reason.new(f"{site.op} works along this axis", describe_place(site))
-            )
+            return _unrelated(site, size if p == "_" else int(p))
         return env[p]
     parts = tuple(_build(q, 0, env, site) for q in p.parts)
     return Prod(parts) if p.kind == "*" else Sum(parts)
+
+
+def _unrelated(site: Site, size: int) -> Dim:
+    return Dim(size, Reason.new(f"{site.op} works along this axis", describe_place(site)))

@@ -13,6 +13,7 @@ from spa_compiler.algebra.expr import Dim, Expr, Prod, Reason, freeze
 from spa_compiler.algebra.sizes import Size
 from spa_compiler.algebra.unify import unify
 from spa_compiler.errors import Conflict
+from spa_compiler.operators.traits import EVERY_NAME, UNCOUNTED, Traits
 
 Count = Callable[[Expr], int]
 """Gives the size of an axis after pruning."""
@@ -66,6 +67,7 @@ class Scope:
     tensors: list[tuple[Value, bool, list[frozenset[str]]]]  # value, is it an output, names per axis
     env: dict[str, Expr]
     stats: frozenset[str]
+    spec: str = ""  # the rule's string
 
     def contracted(self) -> set[str]:
         """Names that no output carries: channels are summed over."""
@@ -73,6 +75,11 @@ class Scope:
         for _, output, names in self.tensors:
             sides[output] |= frozenset().union(*names)
         return sides[False] - sides[True]
+
+    def named(self) -> list[Expr]:
+        """What the names stand for, once each: those of the outputs first, then those that are summed over."""
+        carried = [n for _, output, row in self.tensors if output for names in row for n in sorted(names)]
+        return [self.env[n] for n in dict.fromkeys([*carried, *self.env]) if n in self.env]
 
 
 @dataclass(eq=False)
@@ -95,11 +102,28 @@ class Site:
     shape_reads: frozenset[int] | None = None
     known: dict[int, tuple[int | None, ...]] = field(default_factory=dict)  # entries of operands that follow a symbol
     path: str = ""  # of the body that the node lies in
+    traits: Traits = field(default_factory=Traits)
 
     def clear(self) -> None:
         """Forget what the rule left for the rewrite; what it said about axes stays said."""
         self.sizes, self.lists, self.defaults = {}, {}, {}
         self.operands, self.take, self.scopes = [], None, []
+
+    @property
+    def products(self) -> list[list[Expr]] | None:
+        """What it multiplies and accumulates: the axes of each product, the MACs are the product of their sizes.
+
+        Empty where it does not, or only constants; None where it does and the rule does not tell how often.
+        """
+        macs = self.traits.macs
+        if not macs or (self.outputs and all(v is None or v.constant for v in self.outputs) and any(self.outputs)):
+            return []
+        if macs == UNCOUNTED or not self.scopes or not self.outputs or self.outputs[0] is None:
+            return None
+        scope = self.scopes[0]
+        if macs == EVERY_NAME:
+            return [scope.named()]
+        return [[_sized(n, scope.env) for n in part.split()] for part in macs.split(",")]
 
     def ints(self, slot: int, attr: str = "") -> list[int] | None:
         """Integers of a constant input, or of the attribute that held them in older opsets; None when unknown."""
@@ -151,7 +175,21 @@ class Site:
             self.freeze(Prod((a, b)), str(e))
 
 
+def _sized(name: str, env: dict[str, Expr]) -> Expr:
+    return Dim(int(name)) if name.isdigit() else env[name]
+
+
 Rule = Callable[[Site], None]
+
+
+@dataclass(frozen=True)
+class Row(Traits):
+    """All that is known of an operator: its rule, and its traits. Calling it applies the rule."""
+
+    rule: Rule
+
+    def __call__(self, site: Site) -> None:
+        self.rule(site)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from spa_compiler.errors import UsageError
 from spa_compiler.execution.finite import exponent
 from spa_compiler.planning.scores import Scores, check_scores
 
-CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger")
 Curve = NDArray[np.float64]
 
 
@@ -56,7 +55,7 @@ def step(graph: DependencyGraph, group: Group, limits: Limits) -> int:
     if limits.align:
         return limits.align
     sites = [s for m in group.members for s in graph.readers.get(m.value, ())]
-    if not any(s.op in CONVOLUTIONS for s in sites):
+    if not any(s.traits.is_convolution for s in sites):
         return 1
     size = group.size * (group.blocks if group.block is not None else 1)
     wanted = next((s for s in (limits.kernel_step, 8, 4, 2) if s <= limits.kernel_step and size >= 4 * s), 1)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spa_compiler.algebra.expr import Dim
-from spa_compiler.analysis.cost import CostModel, group_widths
+from spa_compiler.analysis.cost import CostModel, describe_uncounted, group_widths
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import describe_unproven
 from spa_compiler.ir.snapshots import sha256
@@ -71,7 +71,7 @@ def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
         "compensation": state.results.get("compensation"),
         "protection": state.results.get("protection"),
         "latency": None,
-        "notes": [*state.source.notes, *state.results.get("notes", [])],
+        "notes": [*state.source.notes, *state.results.get("notes", []), *describe_uncounted(cost)],
     }  # fmt: skip
 
 

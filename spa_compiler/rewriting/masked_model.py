@@ -21,35 +21,9 @@ from spa_compiler.algebra.masks import Masks, whole
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.model import Model, constant
 from spa_compiler.operators.site import Scope, Site, Value
+from spa_compiler.operators.traits import Norm
 
 Array = NDArray[Any]
-NEUTRAL = {"ReduceMax": -np.inf, "ReduceMin": np.inf, "ReduceProd": 1.0, "ReduceLogSumExp": -np.inf}
-GAIN = {
-    "LayerNormalization": 1,
-    "RMSNormalization": 1,
-    "SimplifiedLayerNormalization": 1,
-    "SkipLayerNormalization": 2,
-    "SkipSimplifiedLayerNormalization": 2,
-    "EmbedLayerNormalization": 5,
-    "InstanceNormalization": 1,
-    "GroupNormalization": 1,
-    "MeanVarianceNormalization": 1,
-}
-"""Normalisations, and the input from which on their gain and bias come."""
-UNCENTRED = ("RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
-SUM_OUTPUT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "EmbedLayerNormalization": 2}
-"""Where a fused normalisation gives what it normalises."""
-EPSILON = {
-    "MeanVarianceNormalization": 1e-9,
-    "SkipLayerNormalization": 1e-12,
-    "SkipSimplifiedLayerNormalization": 1e-12,
-    "EmbedLayerNormalization": 1e-12,
-}
-"""Where a node gives none; 1e-5 in all others."""
-BIASED = ("MultiHeadAttention",)
-"""Add a bias to what they contract: without it, the activation still counts."""
-ZERO_POINT = {"QLinearConv": 5, "QLinearMatMul": 5, "ConvInteger": 3, "MatMulInteger": 3, "QGemm": 5}
-"""Weights of these count from a zero point: that, and not 0, adds nothing."""
 
 
 def reference(graph: DependencyGraph, masks: Masks) -> Model:
@@ -83,11 +57,11 @@ def _neutral(graph: DependencyGraph, value: Value, array: Array, constants: dict
     """What an entry of a weight has to be to add nothing: 0, or the zero point of its output channel."""
     zero = np.zeros((), array.dtype)
     for site in graph.readers.get(value.name, []):
-        slot = ZERO_POINT.get(site.op, len(site.inputs))
-        point = site.inputs[slot] if slot < len(site.inputs) else None
+        slot = site.traits.zero_points[1]
+        point = site.inputs[slot] if 0 < slot < len(site.inputs) else None
         if point is not None and point.name in constants:
             zero = np.asarray(graph.model.array(constants[point.name]))
-            if zero.size > 1 and ("Conv" in site.op or site.attrs.get("transB", 0)):
+            if zero.size > 1 and (site.traits.is_convolution or site.attrs.get("transB", 0)):
                 zero = zero.reshape([-1] + [1] * (array.ndim - 1))
     return zero.astype(array.dtype)
 
@@ -126,7 +100,7 @@ class _Editor:
         for name in scope.contracted() - scope.stats:
             dims = _pruned(scope.env[name], self.masks) if name in scope.env else set()
             holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
-            if dims and (self.site.op in BIASED or not any(v.name in self.weights for v in holders)):
+            if dims and (self.site.traits.biased or not any(v.name in self.weights for v in holders)):
                 self._mask_input(holders[0], dims)
         for value, output, row in scope.tensors:  # a recurrence put together from pieces: no weight to zero in
             square = {n for n in frozenset().union(*row) if sum(n in names for names in row) > 1 and n in scope.env}
@@ -194,24 +168,25 @@ class _Editor:
         if mask.dtype.kind == "f" or mask.dtype.kind == "V":
             self.node.inputs[slot] = self._op("Mul", [x, self._beside(x, value, mask)])
         else:
-            given = self.node.inputs[2] if self.site.op in ZERO_POINT and len(self.node.inputs) > 2 else None
+            slot_of_zero = self.site.traits.zero_points[0]
+            given = self.node.inputs[slot_of_zero] if 0 < slot_of_zero < len(self.node.inputs) else None
             zero = given if given is not None and given.name else self._const(np.zeros((), mask.dtype))
             self.node.inputs[slot] = self._op("Where", [self._beside(x, value, mask.astype(bool)), x, zero])
 
     def _statistic(self, dims: set[Dim]) -> None:
-        op = self.site.op
-        value = self.site.y if op in SUM_OUTPUT else self.site.x()
+        traits = self.site.traits
+        value = self.site.y if traits.norm is not None and traits.norm.sum_output else self.site.x()
         mask = self._mask(value, dims)
-        if op in GAIN:
-            self._norm(value, mask)
-        elif op in NEUTRAL:
-            fill = self._const(np.array(NEUTRAL[op], mask.dtype))
+        if traits.norm is not None:
+            self._norm(traits.norm, value, mask)
+        elif traits.neutral:
+            fill = self._const(np.array(traits.neutral, mask.dtype))
             x = self.node.inputs[0]
             self.node.inputs[0] = self._op("Where", [self._beside(x, value, mask.astype(bool)), x, fill])
         else:
             x = self.node.inputs[0]
             self.node.inputs[0] = self._op("Mul", [x, self._beside(x, value, mask)])
-            if op == "ReduceMean":
+            if traits.mean:
                 self._scale_output(value, mask)
 
     def _scale_output(self, value: Value, mask: Array) -> None:
@@ -239,23 +214,22 @@ class _Editor:
             return self._op("ReduceMean", [x, self._const(np.array(axes, np.int64))], {"keepdims": 1})
         return self._op("ReduceMean", [x], {"axes": axes, "keepdims": 1})
 
-    def _norm(self, value: Value, mask: Array) -> None:
+    def _norm(self, norm: Norm, value: Value, mask: Array) -> None:
         """A normalisation written out, with its statistics over the kept channels only."""
-        op = self.site.op
-        if op == "GroupNormalization":
-            return self._group_norm(value, mask)
+        if norm.over == "groups":
+            return self._group_norm(norm, value, mask)
         rank = len(value.axes)
-        x: gs.Tensor = self._summed(SUM_OUTPUT[op]) if op in SUM_OUTPUT else self.node.inputs[0]
-        axes, spread = self._norm_axes(rank), self._beside(x, value, mask)
-        if op not in UNCENTRED:
+        x: gs.Tensor = self._summed(norm.sum_output) if norm.sum_output else self.node.inputs[0]
+        axes, spread = self._norm_axes(norm, rank), self._beside(x, value, mask)
+        if norm.centred:
             x = self._op("Mul", [self._op("Sub", [x, self._mean(x, mask, spread, axes)]), spread])
-        self._finish(self._affine(self._normalised(x, mask, spread, axes), rank))
+        self._finish(self._affine(norm, self._normalised(norm, x, mask, spread, axes), rank))
         return None
 
-    def _norm_axes(self, rank: int) -> list[int]:
-        if self.site.op == "InstanceNormalization":
+    def _norm_axes(self, norm: Norm, rank: int) -> list[int]:
+        if norm.over == "space":
             return list(range(2, rank))
-        if self.site.op == "MeanVarianceNormalization":
+        if norm.over == "axes":
             return [int(a) % rank for a in self.site.attrs.get("axes", [0, 2, 3])]
         return list(range(int(self.site.attrs.get("axis", -1)) % rank, rank))
 
@@ -270,26 +244,22 @@ class _Editor:
         self.model.graph.nodes.insert(at, copy)
         return out
 
-    def _normalised(self, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
-        eps = float(self.site.attrs.get("epsilon", EPSILON.get(self.site.op, 1e-5)))
+    def _normalised(self, norm: Norm, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
+        eps = float(self.site.attrs.get("epsilon", norm.epsilon))
         power = self._mean(self._op("Mul", [x, x]), mask, spread, axes)
         root = self._op("Sqrt", [self._op("Add", [power, self._const(np.array(eps, mask.dtype))])])
         return self._op("Div", [x, root])
 
-    def _affine(self, y: gs.Tensor, rank: int) -> gs.Tensor:
-        """Gain and bias; those of InstanceNormalization lie on axis 1."""
-        per_channel = self.site.op in ("InstanceNormalization", "GroupNormalization")
-        first = GAIN[self.site.op]
-        for op, t in zip(("Mul", "Add"), self.node.inputs[first : first + self._affine_operands()], strict=False):
+    def _affine(self, norm: Norm, y: gs.Tensor, rank: int) -> gs.Tensor:
+        """Gain and bias; those of a normalisation per channel lie on axis 1."""
+        operands = self.node.inputs[norm.gain : norm.gain + 1 + norm.centred]
+        for op, t in zip(("Mul", "Add"), operands, strict=False):
             if t.name:
                 shape = self._const(np.array([-1] + [1] * (rank - 2), np.int64))
-                y = self._op(op, [y, self._op("Reshape", [t, shape]) if per_channel else t])
+                y = self._op(op, [y, self._op("Reshape", [t, shape]) if norm.per_channel else t])
         return y
 
-    def _affine_operands(self) -> int:
-        return 1 if self.site.op in UNCENTRED else 2
-
-    def _group_norm(self, value: Value, mask: Array) -> None:
+    def _group_norm(self, norm: Norm, value: Value, mask: Array) -> None:
         """Channels (G c) with any spatial axes: a mean over space, then over the kept channels of a group."""
         rank, groups = len(value.axes), int(self.site.attrs["num_groups"])
         space = list(range(2, rank))
@@ -304,9 +274,9 @@ class _Editor:
 
         x = self.node.inputs[0]
         centred = self._op("Sub", [x, per_group(x)])
-        eps = self._const(np.array(float(self.site.attrs.get("epsilon", 1e-5)), mask.dtype))
+        eps = self._const(np.array(float(self.site.attrs.get("epsilon", norm.epsilon)), mask.dtype))
         root = self._op("Sqrt", [self._op("Add", [per_group(self._op("Mul", [centred, centred])), eps])])
-        self._finish(self._affine(self._op("Div", [centred, root]), rank))
+        self._finish(self._affine(norm, self._op("Div", [centred, root]), rank))
 
     def _finish(self, y: gs.Tensor) -> None:
         """The written-out form takes the place of the node's first output."""

@@ -24,8 +24,6 @@ from spa_compiler.errors import VerificationError
 from spa_compiler.ir.model import Model, constant, element_type
 from spa_compiler.operators.site import Operand, Site, Value
 
-ATTRIBUTE_BEFORE = {"Split": 13, "Squeeze": 13, "Slice": 10, "Pad": 11, "Reshape": 5}
-"""Opset from which an operator takes its integers as an input; before, they were an attribute."""
 Array = NDArray[Any]
 
 
@@ -151,7 +149,7 @@ def _name_axes(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
     if not any(_cut(a, masks) and count(a, masks) == 1 for a in site.x().axes):
         return
     axes = [i for i, a in enumerate(site.x().axes) if count(a, {}) == 1]
-    if site.opset < ATTRIBUTE_BEFORE["Squeeze"]:
+    if site.opset < site.traits.operands_since:
         node.attrs["axes"] = axes
     else:
         named = model.new_constant(f"{node.outputs[0].name}.axes", np.array(axes, np.int64))
@@ -194,7 +192,7 @@ def _write(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Mas
         pairs = enumerate(zip(old, changed, strict=True))
         kept = [not c or _still_holds(site, i, o, new[i], masks) for i, (o, c) in pairs]
         new = [o if k else n for o, n, k in zip(old, new, kept, strict=True)]
-    if operand.attr and site.opset < ATTRIBUTE_BEFORE.get(site.op, 0):
+    if operand.attr and site.opset < site.traits.operands_since:
         node.attrs[operand.attr] = new
     elif old is None and operand.slot < len(site.inputs) and site.inputs[operand.slot] is not None:
         _patch(model, node, operand.slot, new, changed)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
-from spa_compiler.analysis.weight_slices import NORMALISATIONS, Slices, find_spoiled, learned, rows, slices
+from spa_compiler.analysis.weight_slices import Slices, find_gains, find_spoiled, learned, rows, slices
 from spa_compiler.execution.finite import balance, exponent, quiet
 from spa_compiler.planning.scores import Scores
 
@@ -70,7 +70,7 @@ def l2(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores
 
 def bn_scale(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
     """Absolute gain of the normalisations that a channel passes (network slimming, Liu et al. 2017); l2 elsewhere."""
-    gains = {s.inputs[1].name for s in graph.sites if s.op in NORMALISATIONS and s.inputs[1] is not None}
+    gains = find_gains(graph)
     fallback = l2(graph, moments, rng)
 
     def measure(group: Group) -> NDArray[np.float64]:

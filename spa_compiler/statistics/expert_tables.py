@@ -41,12 +41,12 @@ class Lookup:
 def lookup(walk: Walk, step: Step) -> Lookup | None:
     """A Gather of whole matrices from a constant, or None. Which it takes is kept as long as what it gives."""
     node, attrs = step.node, attributes(step.node)
-    if node.op_type not in ("Gather", "GatherND") or node.input[0] not in walk.constants or step.inputs[1] is None:
+    if not step.traits.lookup or node.input[0] not in walk.constants or step.inputs[1] is None:
         return None
     index, table = step.inputs[1], walk.constants[node.input[0]]
     if attrs.get("axis", 0) or attrs.get("batch_dims", 0) or table.ndim != 3:
         return None
-    nested = node.op_type == "GatherND"
+    nested = step.traits.lookup == "nested"
     if nested and index[0].shape[-1] != 1:
         return None
     walk.keep(node.input[1], node.output[0])

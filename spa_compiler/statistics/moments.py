@@ -144,7 +144,7 @@ class _Collector:
         if (looked_up := expert_tables.lookup(self.walk, step)) is not None:
             self.lookups[step.node.output[0]] = looked_up
         slot = next((k for k, n in enumerate(step.node.input) if n in self.lookups), None)
-        if found is None and slot is not None and step.node.op_type == "MatMul":
+        if found is None and slot is not None and step.traits.stacks:
             return self._routed(step, slot)
         if found is None or step.inputs[found.data] is None or step.outputs[0] is None:
             return None
@@ -155,7 +155,7 @@ class _Collector:
         w = self.walk.constants[step.node.input[found.weight]]
         mean, covariance, shrunk = self._gram(found, step)
         weights = found.weights(w)
-        branch = follow(self.walk, step, self.adjust.batch_norm)
+        branch = None if step.traits.activation else follow(self.walk, step, self.adjust.batch_norm)
         moment = Moment(
             step.index, joined([value.axes[k] for k in found.axes]), contracted, found.channels(w), weights, mean,
             covariance, np.ones(weights.shape[0] * weights.shape[1]), shrinkage=shrunk, value=value.name,

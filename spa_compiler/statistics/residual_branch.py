@@ -19,6 +19,7 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.interpreter.activation_maps import statistics
 from spa_compiler.interpreter.interpreter import Chunks, Step, Walk
 from spa_compiler.operators.site import Value
+from spa_compiler.operators.tables import traits_of
 from spa_compiler.rewriting.prune import sliced
 
 Floats = NDArray[np.float64]
@@ -49,7 +50,7 @@ def follow(walk: Walk, step: Step, batch_norm: bool = False) -> Branch | None:
     while len(walk.readers.get(name, ())) == 1 and walk.readers_of[name]:
         node = walk.nodes[walk.readers_of[name][0]]
         others = [n for n in node.input if n and n != name]
-        if node.op_type == "Add" and len(others) == 1 and others[0] not in walk.constants:
+        if traits_of(node).arithmetic == "add" and len(others) == 1 and others[0] not in walk.constants:
             return Branch(node.output[0], others[0], gain)
         factor = _factor(walk, node, others, raw if batch_norm else None)
         if factor is None:
@@ -61,13 +62,18 @@ def follow(walk: Walk, step: Step, batch_norm: bool = False) -> Branch | None:
 def _factor(walk: Walk, node: onnx.NodeProto, others: list[str], x: Chunks | None) -> Floats | None:
     """What a node multiplies its input by, per channel; None where it is not such a node."""
     constants = [walk.constants[n].astype(np.float64) for n in others if n in walk.constants]
-    if node.op_type in ("Identity", "Dropout") or (node.op_type == "Add" and len(constants) == 1):
+    traits = traits_of(node)
+    if traits.identity or (traits.arithmetic == "add" and len(constants) == 1):
         return np.ones(1)
-    if node.op_type == "BatchNormalization" and len(constants) == 4:
+    if traits.norm is not None and traits.norm.is_stored and len(constants) == 4:
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        variance = constants[3] if x is None else statistics(x)[1]
+        variance = constants[traits.norm.statistics[1] - 1] if x is None else statistics(x)[1]
         return np.asarray(constants[0] / np.sqrt(variance + epsilon))
-    if node.op_type == "Mul" and len(constants) == 1 and constants[0].size == max(constants[0].shape, default=1):
+    if (
+        traits.arithmetic == "multiply"
+        and len(constants) == 1
+        and constants[0].size == max(constants[0].shape, default=1)
+    ):
         return constants[0].ravel()
     return None
 

@@ -22,7 +22,6 @@ from onnx import helper
 
 from spa_compiler.algebra.expr import Dim, Expr, trivial
 from spa_compiler.algebra.masks import Masks, count
-from spa_compiler.analysis.cost import MACS
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.control_flow import is_control, is_marker
 from spa_compiler.operators.site import Site, Value
@@ -36,8 +35,6 @@ BROADCASTS_SINCE = 7
 """From this opset on, Add broadcasts by itself."""
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 NUMBERS = (*FLOATS, onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32)
-SUMS = ("Add", "Sub", "Sum", "Mean", "Where", "Concat")
-"""Nodes that show what they read from a weight whatever else they read."""
 LARGEST = 1 << 16
 """Elements of a push."""
 
@@ -49,7 +46,7 @@ def find_inside(graph: DependencyGraph) -> list[str]:
     for node, site in zip(graph.model.graph.nodes, graph.sites, strict=True):
         if site.path or is_marker(node):
             continue
-        if site.op in MACS or is_control(node) or reads_weight(graph, site) or sums_over(site):
+        if site.traits.is_contraction or is_control(node) or reads_weight(graph, site) or sums_over(site):
             read = {t.name for t in node.outputs if t.outputs or t.name in outputs}
             given = [v for v in site.outputs if v is not None and v.name in read and not v.constant]
             found += [v.name for v in given if _is_kind(graph, v, NUMBERS)]
@@ -132,7 +129,7 @@ def find_pushed(graph: DependencyGraph, masks: Masks) -> list[str]:
     }
     found = []
     for site in graph.sites:
-        if not site.path and site.op not in SUMS and reads_weight(graph, site):
+        if not site.path and not site.traits.additive and reads_weight(graph, site):
             read = [v for v in site.inputs if v is not None and not v.constant and v.name in made]
             found += [v.name for v in read if _is_pushable(graph, v, masks)]
     return list(dict.fromkeys(found))

@@ -21,12 +21,8 @@ from numpy.typing import NDArray
 from spa_compiler.algebra.expr import is_frozen
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.model import Model
-
-SQUASHING = ("Sigmoid", "Softmax", "LogSoftmax", "HardSigmoid", "Tanh")
-TRANSPARENT = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
-CHOICES = ("NonMaxSuppression", "NonZero", "TopK")
-STEPS = ("DynamicQuantizeLinear", "QuantizeLinear")
-"""Decide for every number on its own: channels that a plan removes have no part in it."""
+from spa_compiler.operators import tables
+from spa_compiler.operators.traits import Traits
 
 
 def taps(model: Model) -> list[str]:
@@ -34,11 +30,16 @@ def taps(model: Model) -> list[str]:
     out = []
     for tensor in model.graph.outputs:
         at = tensor
-        while at.inputs and at.inputs[0].op in TRANSPARENT:
+        while at.inputs and traits_of(at.inputs[0]).reorders:
             at = at.inputs[0].inputs[0]
-        squashed = at.inputs and at.inputs[0].op in SQUASHING and at.inputs[0].inputs[0].inputs
+        squashed = at.inputs and traits_of(at.inputs[0]).squashes and at.inputs[0].inputs[0].inputs
         out.append(at.inputs[0].inputs[0].name if squashed else tensor.name)
     return list(dict.fromkeys(out))
+
+
+def traits_of(node: gs.Node) -> Traits:
+    """What is known of a node's operator."""
+    return tables.find(node.domain or "", node.op) or tables.NO_ROW
 
 
 def compared(graph: DependencyGraph, later: bool = False) -> list[str]:
@@ -53,9 +54,9 @@ def compared(graph: DependencyGraph, later: bool = False) -> list[str]:
         if site.path:  # what a body decides is compared by what the model gives
             continue
         after = any(t.name in chosen for t in node.inputs)
-        if node.op in CHOICES:
+        if site.traits.decides == "choice":
             found += [t.name for t in node.inputs if t.inputs and (later or t.name not in chosen)]
-        if after or node.op in CHOICES:
+        if after or site.traits.decides == "choice":
             chosen |= {t.name for t in node.outputs}
     fixed = [n for n in found if _fixed(graph, n)]
     steps = [n.inputs[0].name for n in _steps(graph)] if later else []
@@ -65,18 +66,22 @@ def compared(graph: DependencyGraph, later: bool = False) -> list[str]:
 def decided(graph: DependencyGraph) -> list[str]:
     """What decisions outside of bodies give: choices where no plan can change their shape, and steps."""
     outputs = {t.name for t in graph.model.graph.outputs}
-    nodes = [n for n, s in zip(graph.model.graph.nodes, graph.sites, strict=True) if n.op in CHOICES and not s.path]
+    pairs = zip(graph.model.graph.nodes, graph.sites, strict=True)
+    nodes = [n for n, s in pairs if s.traits.decides == "choice" and not s.path]
     kept = [n for n in nodes if all(_fixed(graph, t.name) and t.name not in outputs for t in n.outputs if t.name)]
     return [t.name for n in [*kept, *_steps(graph)] for t in n.outputs if t.name]
 
 
 def _steps(graph: DependencyGraph) -> list[gs.Node]:
-    """Nodes outside of bodies that quantise what other nodes made, where that and what they give have known axes."""
+    """Nodes outside of bodies that quantise what other nodes made, where that and what they give have known axes.
+
+    They decide for every number on its own: channels that a plan removes have no part in it.
+    """
     left = {t.name for t in graph.model.graph.outputs}
     found = []
     for node, site in zip(graph.model.graph.nodes, graph.sites, strict=True):
         names = {t.name for t in node.outputs if t.name}
-        if node.op in STEPS and not site.path and node.inputs[0].inputs and not names & left:
+        if site.traits.decides == "step" and not site.path and node.inputs[0].inputs and not names & left:
             known = {node.inputs[0].name, *names} <= graph.values.keys()
             found += [node] if known else []
     return found

@@ -12,7 +12,6 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from spa_compiler.analysis.cost import MACS
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import Symbol, apply_ties, symbols
@@ -81,6 +80,4 @@ def _work(found: list[Symbol], sizes: Sizes, first: Sizes, macs: float) -> float
 
 def count_macs(graph: DependencyGraph) -> float:
     """Multiply-accumulates of a run at the first binding of the analysis; what bodies repeat counts once."""
-    sites = [s for s in graph.sites if s.op in MACS and s.outputs and s.outputs[0] is not None]
-    known = [s for s in sites if s.inputs[0] is not None]
-    return float(sum(math.prod(a.size for a in axes) for s in known for axes in MACS[s.op](s)))
+    return float(sum(math.prod(a.size for a in axes) for s in graph.sites for axes in s.products or ()))

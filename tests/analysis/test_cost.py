@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import pytest
 
 from laws import Masks, analyzed, random_masks
 from spa_compiler.algebra.expr import Dim
-from spa_compiler.analysis.cost import CostModel, group_widths
+from spa_compiler.analysis.cost import CostModel, describe_uncounted, group_widths
 from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.operators import tables
+from spa_compiler.operators.site import Site, Value
 from spa_compiler.rewriting.prune import rewrite
 from zoo import CASES, Case, build
 
@@ -120,6 +124,65 @@ def test_weights_inside_the_body_of_an_if_are_parameters() -> None:
 def widths(graph: DependencyGraph, masks: Masks) -> dict[Dim, float]:
     """Channels that masks keep of each dim (per block)."""
     return {d: float(m.reshape(-1, d.size)[0].sum()) for d, m in masks.items()}
+
+
+def by_shape(site: Site) -> float | None:
+    """Multiply-accumulates of a plain contraction by the shapes of its output and its weight, without its rule."""
+    if len(site.inputs) < 2 or not site.outputs or None in (*site.inputs[:2], site.outputs[0]):
+        return None
+    x, w, y = (v.shape for v in (site.x(), site.x(1), site.y))
+    if site.op == "Conv":
+        return math.prod(y) * math.prod(w[1:])
+    if site.op == "ConvTranspose":
+        return math.prod(x) * math.prod(w[1:])
+    if site.op in ("MatMul", "MatMulInteger"):
+        return math.prod(y) * x[-1]
+    return math.prod(y) * x[0 if site.attrs.get("transA", 0) else 1] if site.op == "Gemm" else None
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_macs_of_a_rule_are_those_of_the_shapes(name: str) -> None:
+    for site in analyzed(build(CASES[name])).sites:
+        expected = by_shape(site)
+        if expected is not None and site.products and not site.y.constant:
+            assert sum(math.prod(a.size for a in axes) for axes in site.products) == expected, site.name
+
+
+FUSED = {
+    "FusedGemm": 2 * 5 * 4,
+    "FusedMatMul": 2 * 5 * 4,
+    "TransposeMatMul": 2 * 5 * 4,
+}
+
+
+@pytest.mark.parametrize("op", FUSED)
+def test_a_fused_contraction_counts_as_its_plain_form(op: str) -> None:
+    text = f"(float[4,2] x) => (float[2,5] y) {{ y = com.microsoft.{op}<transA=1>(x, w) }}"
+    assert totals(text, {"w": (4, 5)})["macs"] == FUSED[op]
+
+
+@pytest.mark.parametrize("name", ["dynamic_quantize_matmul", "matmul_integer_to_float"])
+def test_a_quantised_product_counts_as_its_plain_form(name: str) -> None:
+    graph = analyzed(build(CASES[name]))
+    assert CostModel(graph).totals({})["macs"] == sum(
+        math.prod(s.y.shape) * s.x().shape[-1] for s in graph.sites if "MatMul" in s.op
+    )
+
+
+def test_a_product_of_constants_counts_nothing() -> None:
+    a, b, y = Value("a", (4, 5), constant=True), Value("b", (5, 6), constant=True), Value("y", (4, 6), constant=True)
+    row = tables.find("", "MatMul")
+    assert row is not None
+    site = Site("MatMul", "product", 18, [a, b], [y], {}, {}, traits=row)
+    row(site)
+    assert site.products == []
+
+
+def test_a_contraction_without_a_count_is_named() -> None:
+    cost = CostModel(analyzed(build(CASES["attention_23"])))
+    assert cost.totals({})["macs"] == 5 * 8 * (12 + 6 + 10) + 5 * 20 * 8
+    assert "Attention 'o'" in describe_uncounted(cost)[0]
+    assert not describe_uncounted(CostModel(analyzed(build(CASES["residual_projection"]))))
 
 
 @pytest.mark.parametrize("name", sorted(n for n in CASES if CASES[n].runs and CASES[n].groups))

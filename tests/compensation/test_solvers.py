@@ -275,3 +275,45 @@ def test_a_bias_that_counted_for_nothing_gets_its_weight_back() -> None:
         masks = cut(graph)
         made.append(outputs(compensate(graph, masks, rewrite(graph, masks), given), given))
     np.testing.assert_allclose(made[0], made[1], atol=1e-4)
+
+
+FUSED: dict[str, tuple[str, str, dict[str, tuple[int, ...]], tuple[int, ...]]] = {
+    "FusedGemm": (
+        "b = com.microsoft.FusedGemm<activation=\"Relu\", transB=1, alpha=0.5, beta=2.0>(r, w2, b2)",
+        "g = Gemm<transB=1, alpha=0.5, beta=2.0>(r, w2, b2)  b = Relu(g)",
+        {"w1": (5, 7), "w2": (6, 7), "b2": (6,), "w3": (6, 3)},
+        (200, 5),
+    ),
+    "TransposeMatMul": (
+        "b = com.microsoft.TransposeMatMul<transB=1>(r, w2)",
+        "t = Transpose<perm=[1,0]>(w2)  b = MatMul(r, t)",
+        {"w1": (5, 7), "w2": (6, 7), "w3": (6, 3)},
+        (200, 5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", FUSED)
+def test_a_fused_contraction_is_compensated_as_its_plain_form(op: str) -> None:
+    fused, plain, inits, shape = FUSED[op]
+    found = []
+    for middle in (fused, plain):
+        text = f"(float[N,5] x) => (float[N,3] y) {{ a = MatMul(x, w1)  r = Relu(a)  {middle}  y = MatMul(b, w3) }}"
+        graph = graph_of(Case(text, inits, None))
+        masks = cut(graph)
+        model, outcome = compensated(graph, masks, rewrite(graph, masks), feeds(shape), Options())
+        assert outcome.solved == 3 and not outcome.left
+        found.append(outputs(model, feeds(shape, seed=5)))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+def test_a_fused_convolution_is_compensated_as_its_plain_form() -> None:
+    found = []
+    for middle in ('b = com.microsoft.FusedConv<activation="Relu">(r, w2)', "c = Conv(r, w2)  b = Relu(c)"):
+        text = f"(float[N,3,6,6] x) => (float[N,4,6,6] y) {{ a = Conv(x, w1)  r = Relu(a)  {middle}  y = Conv(b, w3) }}"
+        graph = graph_of(Case(text, {"w1": (8, 3, 1, 1), "w2": (6, 8, 1, 1), "w3": (4, 6, 1, 1)}, None))
+        masks = cut(graph)
+        model, outcome = compensated(graph, masks, rewrite(graph, masks), feeds(IMAGES), Options())
+        assert outcome.solved == 3 and not outcome.left
+        found.append(outputs(model, feeds(IMAGES, seed=5)))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)

@@ -199,6 +199,32 @@ CASES: dict[str, Case] = {
         {"w0:1": 5, "sw:0 w2:0": 6},
         stats=("w0:1",),
     ),
+    "transposed_matmuls": Case(
+        """(float[4,2] x) => (float[2,3] y) {
+            a = com.microsoft.FusedMatMul<transA=1, alpha=2.0>(x, w1)
+            b = com.microsoft.TransposeMatMul<transB=1>(a, w2)
+            d = com.microsoft.FusedGemm<activation="Tanh", transB=1, alpha=0.5, beta=2.0>(b, w3, c)
+            y = com.microsoft.FusedMatMul<transB=1>(d, w4) }""",
+        {"w1": (4, 6), "w2": (5, 6), "w3": (7, 5), "c": (7,), "w4": (3, 7)},
+        {"w1:1 w2:1": 6, "w2:0 w3:1": 5, "c:0 w3:0 w4:1": 7},
+    ),
+    "dynamic_quantize_matmul": Case(  # the scale of what it reads is that of its largest channel
+        """(float[2,4] x) => (float[2,3] y) {
+            a = com.microsoft.DynamicQuantizeMatMul(x, w1, s6, z6, c)
+            y = com.microsoft.DynamicQuantizeMatMul(a, w2, s, z) }""",
+        {"w1": int8(4, 6), "s6": np.full(6, 0.02, np.float32), "z6": np.zeros(6, np.int8), "c": (6,),
+         "w2": int8(6, 3), "s": 0.02, "z": i8(3)},
+        {"c:0 s6:0": 6},
+        stats=("c:0 s6:0",),
+    ),
+    "matmul_integer_to_float": Case(
+        """(float[2,4] x) => (float[2,3] y) {
+            q = QuantizeLinear(x, s, z)  a = com.microsoft.MatMulIntegerToFloat(q, w1, s, s6, z, z6, c)
+            b = QuantizeLinear(a, s, z)  y = com.microsoft.MatMulIntegerToFloat(b, w2, s, s3, z, z3) }""",
+        {"s": 0.02, "z": u8(128), "w1": int8(4, 6), "s6": np.full(6, 0.02, np.float32), "z6": np.zeros(6, np.int8),
+         "c": (6,), "w2": int8(6, 3), "s3": 0.01, "z3": i8(3)},
+        {"c:0 s6:0": 6},
+    ),
     "qgemm_per_channel": Case(  # one scale and one zero point per row of B
         """(float[2,4] x) => (float[2,3] y) {
             a = QuantizeLinear(x, s, z)  b = com.microsoft.QGemm<transB=1>(a, s, z, w1, s6, z6, c, s1, z)

@@ -1,15 +1,20 @@
-"""The operator tables. `find(domain, op)` gives the rule of an operator, or None.
+"""The operator tables. `find(domain, op)` gives the row of an operator, or None.
 
-A table maps an operator's name to its rule, most of them one string (see `rule`). Adding an operator is one row.
+A table maps an operator's name to its row: a rule, most of them one string (see `rule`), and what else is known of it
+(`traits`). A rule alone is a row without traits. Adding an operator is one row.
 `python -m spa_compiler.operators.tables` prints all of them as Markdown: docs/operators.md.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Iterator
 
+import onnx
+
 from spa_compiler.ir.control_flow import DOMAIN
-from spa_compiler.operators.site import Rule
+from spa_compiler.operators.site import Row, Rule
 from spa_compiler.operators.tables import (
     attention,
     compute,
@@ -20,6 +25,7 @@ from spa_compiler.operators.tables import (
     recurrent,
     unsupported,
 )
+from spa_compiler.operators.traits import Norm, Traits
 
 ONNX_DOMAINS = ("", "ai.onnx")
 TABLES: dict[str, dict[str, Rule]] = {
@@ -31,7 +37,9 @@ TABLES: dict[str, dict[str, Rule]] = {
         **attention.RULES,
         **unsupported.RULES,
         **control_flow.RULES,
-        "SimplifiedLayerNormalization": compute.normalisation,  # onnxruntime writes it into the default domain
+        "SimplifiedLayerNormalization": compute.RULES[
+            "RMSNormalization"
+        ],  # onnxruntime writes it into the default domain
     },
     "com.microsoft": microsoft.RULES,
     "ai.onnx.ml": unsupported.ML_RULES,
@@ -40,15 +48,45 @@ TABLES: dict[str, dict[str, Rule]] = {
 }
 
 
-def find(domain: str, op: str) -> Rule | None:
-    """The rule of an operator; None when there is none and everything it touches must be frozen."""
+NO_ROW = Traits()
+
+
+def find(domain: str, op: str) -> Row | None:
+    """The row of an operator; None when there is none and everything it touches must be frozen."""
     table = control_flow.MARKERS if domain == DOMAIN else TABLES.get("" if domain in ONNX_DOMAINS else domain, {})
-    return table.get(op)
+    rule = table.get(op)
+    return rule if rule is None or isinstance(rule, Row) else _row(rule)
+
+
+@functools.lru_cache(maxsize=1024)
+def _row(rule: Rule) -> Row:
+    return Row(rule)
+
+
+def traits_of(node: onnx.NodeProto) -> Traits:
+    """What is known of a node's operator; nothing where it has no row."""
+    return find(node.domain, node.op_type) or NO_ROW
 
 
 def describe(rule: Rule) -> str:
     """One line: the rule's string, or the first sentence that its function says about itself."""
-    return " ".join((rule.__doc__ or "").strip().split("\n\n")[0].split())
+    told = rule.rule if isinstance(rule, Row) else rule
+    return " ".join((told.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+def describe_traits(rule: Rule) -> str:
+    """What else a row says, where it is not the default."""
+    if not isinstance(rule, Row):
+        return ""
+    said = {f.name: getattr(rule, f.name) for f in dataclasses.fields(Traits)}
+    usual = {f.name: getattr(NO_ROW, f.name) for f in dataclasses.fields(Traits)}
+    return ", ".join(_said(n, v) for n, v in said.items() if v != usual[n])
+
+
+def _said(name: str, value: object) -> str:
+    if value is True:
+        return name
+    return f"{name} over {value.over}" if isinstance(value, Norm) else f"{name} `{value}`"
 
 
 def table() -> Iterator[str]:
@@ -61,6 +99,7 @@ def table() -> Iterator[str]:
         yield ""
         yield f"## {domain or 'ai.onnx'}"
         yield ""
-        yield "| operator | rule |"
-        yield "|---|---|"
-        yield from (f"| {op} | {describe(rule).replace('|', chr(92) + '|')} |" for op, rule in sorted(rules.items()))
+        yield "| operator | rule | traits |"
+        yield "|---|---|---|"
+        for op, rule in sorted(rules.items()):
+            yield f"| {op} | {describe(rule).replace('|', chr(92) + '|')} | {describe_traits(rule)} |"

@@ -13,7 +13,8 @@ import math
 from spa_compiler.algebra.expr import Dim, Expr, Prod, Reason
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import rule
-from spa_compiler.operators.site import Rule, Site, Value
+from spa_compiler.operators.site import Row, Rule, Site, Value
+from spa_compiler.operators.traits import UNCOUNTED
 
 
 def _scale(site: Site, d: Expr) -> None:
@@ -149,10 +150,10 @@ def grouped_query(site: Site) -> None:
         _scale(site, Prod((env["d"], Dim(step))))
 
 
-RULES: dict[str, Rule] = {"Attention": attention, "RotaryEmbedding": rotary("tables")}
+RULES: dict[str, Rule] = {"Attention": Row(attention, macs=UNCOUNTED), "RotaryEmbedding": rotary("tables")}
 MICROSOFT: dict[str, Rule] = {
-    "Attention": microsoft_attention,
-    "MultiHeadAttention": multi_head,
-    "GroupQueryAttention": grouped_query,
+    "Attention": Row(microsoft_attention, macs=UNCOUNTED),
+    "MultiHeadAttention": Row(multi_head, macs=UNCOUNTED, biased=True),
+    "GroupQueryAttention": Row(grouped_query, macs=UNCOUNTED),
     "RotaryEmbedding": rotary("positions"),
 }

@@ -7,22 +7,25 @@ reads: the channel axis of input and output and the four vectors are indexed by 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 from spa_compiler.algebra.expr import Prod
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import rule
-from spa_compiler.operators.site import Rule, Site, Value
+from spa_compiler.operators.site import Row, Rule, Site, Value
+from spa_compiler.operators.traits import EVERY_NAME, Norm
 
-UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
-HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh
-Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Cast BitCast
-Affine ParametricSoftplus Scale ScaledTanh""".split()
-NARY = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Dropout Equal Greater GreaterOrEqual Less
-LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum SwiGLU Where Xor""".split()
-REDUCTIONS = """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-ReduceSumSquare""".split()
+FROM_ZERO_TO_ZERO = """Abs Asin Asinh Atan Ceil Celu Elu Erf Floor Gelu HardSwish LeakyRelu Mish Neg Round Selu Sign
+Sin Sinh Softsign Sqrt Swish Tan""".split()
+FUNCTIONS = """Acos Acosh Atanh BitwiseNot Cos Cosh Exp IsInf IsNaN Log Not Reciprocal Shrink Softplus ThresholdedRelu
+BitCast Affine ParametricSoftplus Scale ScaledTanh""".split()
+"""Functions of one number that do not give 0 for 0, or of which nobody has said that they do."""
+OPERATIONS = """And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Mod Or
+Pow SwiGLU Xor""".split()
+GROUPED = {"group": 1}
+"""Convolutions that say nothing of groups have one."""
 
 
 def letters(v: Value) -> list[str]:
@@ -155,7 +158,7 @@ def batch_norm(site: Site) -> None:
 def deform_conv(site: Site) -> None:
     """With several offset groups the input channels are dealt out to them by number."""
     i = "i" if int(site.attrs.get("offset_group", 1)) == 1 else "I"
-    rule(f"n (g {i}) _..., (g o) {i} _..., n _ _..., (g o), n _ _... -> n (g o) _...", g="group")(site)
+    rule(f"n (g {i}) _..., (g o) {i} _k..., n _ _..., (g o), n _ _... -> n (g o) _s...", g="group")(site)
 
 
 def reverse_sequence(site: Site) -> None:
@@ -183,37 +186,76 @@ def center_crop_pad(site: Site) -> None:
 
 
 CHANNELS = rule("n c _... -> n c _...")
+POOL = Row(CHANNELS, zero="keeps")
 RULES: dict[str, Rule] = {
-    "Conv": rule("n (g i) _..., (g o) i _..., (g o) -> n (g o) _...", g="group"),
-    "ConvTranspose": rule("n (g i) _..., (g i) o _..., (g o) -> n (g o) _...", g="group"),
-    "DeformConv": deform_conv,
-    "MatMul": matmul,
-    "Gemm": gemm,
-    "Einsum": einsum,
-    "BatchNormalization": batch_norm,
-    "InstanceNormalization": rule("n c s..., c, c -> n c s...", stat="s"),
-    "GroupNormalization": group_norm,
-    "LayerNormalization": normalisation,
-    "RMSNormalization": normalisation,
-    "MeanVarianceNormalization": mean_variance,
+    "Conv": Row(
+        rule("n (g i) _..., (g o) i _k..., (g o) -> n (g o) _s...", g="group"),
+        macs=EVERY_NAME,
+        kernel="convolution",
+        bias=2,
+        zero="product",
+        defaults=GROUPED,
+    ),
+    "ConvTranspose": Row(
+        rule("n (g i) _s..., (g i) o _k..., (g o) -> n (g o) _...", g="group"),
+        macs=EVERY_NAME,
+        kernel="transposed",
+        bias=2,
+        zero="product",
+        defaults=GROUPED,
+    ),
+    "DeformConv": Row(deform_conv, macs=EVERY_NAME, defaults=GROUPED),
+    "CausalConvWithState": Row(rule("n c _, c _ _k..., c, n c _ -> n c _s..., n c _"), macs=EVERY_NAME),
+    "MatMul": Row(matmul, macs=EVERY_NAME, kernel="matrix", stacks=True, zero="product"),
+    "Gemm": Row(gemm, macs=EVERY_NAME, kernel="matrix", bias=2, zero="product"),
+    "Einsum": Row(einsum, macs=EVERY_NAME),
+    "BatchNormalization": Row(batch_norm, zero="gain", norm=Norm("batch", statistics=(3, 4))),
+    "InstanceNormalization": Row(rule("n c s..., c, c -> n c s...", stat="s"), norm=Norm("space")),
+    "GroupNormalization": Row(group_norm, norm=Norm("groups")),
+    "LayerNormalization": Row(normalisation, norm=Norm()),
+    "RMSNormalization": Row(normalisation, norm=Norm(centred=False)),
+    "MeanVarianceNormalization": Row(mean_variance, norm=Norm("axes", epsilon=1e-9)),
     "LRN": rule("n C s... -> n C s..."),
     "LpNormalization": lp_normalization,
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "LpPool", "Crop"), CHANNELS),
-    "MaxPool": rule("n c _... -> n c _..., _ _ _..."),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "AveragePool", "LpPool"), POOL),
+    **dict.fromkeys(("GlobalLpPool", "Crop"), CHANNELS),
+    "MaxPool": Row(rule("n c _... -> n c _..., _ _ _..."), zero="keeps", one_output=True),
     "MaxRoiPool": rule("_ c _..., _ -> _ c _..."),
     "RoiAlign": rule("_ c _..., _, _ -> _ c _..."),
     "GridSample": rule("_ c _..., _ -> _ c _..."),
     "ReverseSequence": reverse_sequence,
     "TensorScatter": tensor_scatter,
     "CenterCropPad": center_crop_pad,
-    "CausalConvWithState": rule("n c _, c _ _, c, n c _ -> n c _, n c _"),
-    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), along(-1, flattens_below=13)),
+    **dict.fromkeys(("Softmax", "LogSoftmax"), Row(along(-1, flattens_below=13), squashes=True)),
+    "Hardmax": along(-1, flattens_below=13),
     **dict.fromkeys(("ArgMax", "ArgMin"), along(0)),
     **dict.fromkeys(("CumSum", "CumProd"), cumulative),
-    "TopK": along(-1),
-    "DynamicQuantizeLinear": rule("x... -> x..., _, _", stat="x"),
+    "TopK": Row(along(-1), decides="choice"),
+    "DynamicQuantizeLinear": Row(rule("x... -> x..., _, _", stat="x"), decides="step"),
     "Trilu": rule("b... _ _, _ -> b... _ _"),
     "CastLike": rule("x..., ? -> x..."),
-    **dict.fromkeys(REDUCTIONS, reduction),
-    **dict.fromkeys((*UNARY, *NARY), elementwise),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceSum"), Row(reduction, zero="keeps")),
+    **dict.fromkeys(("ReduceLogSum", "ReduceSumSquare"), reduction),
+    "ReduceMean": Row(reduction, zero="keeps", mean=True),
+    "ReduceMax": Row(reduction, zero="keeps", neutral=-math.inf),
+    "ReduceMin": Row(reduction, zero="keeps", neutral=math.inf),
+    "ReduceProd": Row(reduction, neutral=1.0),
+    "ReduceLogSumExp": Row(reduction, neutral=-math.inf),
+    "Identity": Row(elementwise, unary=True, zero="keeps", identity=True, reorders=True),
+    "Dropout": Row(elementwise, zero="keeps", one_output=True, identity=True),
+    "Cast": Row(elementwise, unary=True, zero="keeps", reorders=True),
+    "Relu": Row(elementwise, unary=True, zero="keeps", rectifies=True),
+    "Clip": Row(elementwise, zero="clip"),
+    "PRelu": Row(elementwise, zero="keeps"),
+    "Tanh": Row(elementwise, unary=True, zero="keeps", squashes=True),
+    **dict.fromkeys(("Sigmoid", "HardSigmoid"), Row(elementwise, unary=True, squashes=True)),
+    "Add": Row(elementwise, zero="sum", additive=True, arithmetic="add"),
+    **dict.fromkeys(("Sub", "Sum", "Mean"), Row(elementwise, zero="sum", additive=True)),
+    **dict.fromkeys(("Max", "Min"), Row(elementwise, zero="sum")),
+    "Mul": Row(elementwise, zero="multiply", arithmetic="multiply"),
+    "Where": Row(elementwise, additive=True),
+    **dict.fromkeys(FROM_ZERO_TO_ZERO, Row(elementwise, unary=True, zero="keeps")),
+    **dict.fromkeys(FUNCTIONS, Row(elementwise, unary=True)),
+    **dict.fromkeys(OPERATIONS, elementwise),
 }
+UNARY = tuple(op for op, row in RULES.items() if isinstance(row, Row) and row.unary)

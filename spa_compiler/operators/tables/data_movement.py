@@ -9,7 +9,7 @@ from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, is_frozen
 from spa_compiler.algebra.unify import select
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import freeze_rule, rule
-from spa_compiler.operators.site import Count, Operand, Rule, Site, Take, Value
+from spa_compiler.operators.site import Count, Operand, Row, Rule, Site, Take, Value
 from spa_compiler.operators.tables.compute import letters
 
 PICKED = "one channel is picked out of the axis"
@@ -287,25 +287,29 @@ def scatter_elements(site: Site) -> None:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reorder),
-    "Transpose": transpose,
-    "Concat": concat,
-    "Split": split,
-    "Slice": slice_,
-    "Gather": gather,
+    "Reshape": Row(reorder, zero="keeps", reorders=True, operands_since=5),
+    "Squeeze": Row(reorder, zero="keeps", reorders=True, operands_since=13),
+    **dict.fromkeys(("Flatten", "Unsqueeze"), Row(reorder, zero="keeps", reorders=True)),
+    "Transpose": Row(transpose, zero="keeps", reorders=True),
+    "Concat": Row(concat, zero="keeps", additive=True),
+    "Split": Row(split, zero="keeps", operands_since=13),
+    "Slice": Row(slice_, zero="keeps", operands_since=10),
+    "Gather": Row(gather, zero="keeps", lookup="plain"),
     "GatherElements": gather_elements,
-    "GatherND": gather_nd,
+    "GatherND": Row(gather_nd, lookup="nested"),
     "ScatterND": scatter_nd,
-    "Pad": pad,
-    "Resize": resize,
-    "Upsample": resize,
-    "Expand": expand,
-    "Tile": tile,
+    "Pad": Row(pad, zero="pad", operands_since=11),
+    "Resize": Row(resize, zero="resize"),
+    "Upsample": Row(resize, zero="keeps"),
+    "Expand": Row(expand, zero="keeps"),
+    "Tile": Row(tile, zero="keeps"),
     "Shape": shape,
     "Size": freeze_rule("its size is read at run time"),
     "ConstantOfShape": constant_of_shape,
-    "DepthToSpace": depth_to_space,
-    "SpaceToDepth": rule("_ c (H P) (W Q) -> _ (P Q c) H W", move=True, P="blocksize", Q="blocksize"),
+    "DepthToSpace": Row(depth_to_space, zero="keeps"),
+    "SpaceToDepth": Row(
+        rule("_ c (H P) (W Q) -> _ (P Q c) H W", move=True, P="blocksize", Q="blocksize"), zero="keeps"
+    ),
     "OneHot": one_hot,
     "ScatterElements": scatter_elements,
     "Scatter": scatter_elements,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import freeze_rule, rule
-from spa_compiler.operators.site import Rule, Site
+from spa_compiler.operators.site import Row, Rule, Site
 from spa_compiler.operators.tables import attention, compute, quantized
+from spa_compiler.operators.traits import EVERY_NAME, UNCOUNTED, Norm
 
 
 def fused_matmul(site: Site) -> None:
@@ -22,40 +23,57 @@ def fused_matmul(site: Site) -> None:
 
 def fused_conv(site: Site) -> None:
     """Conv, an addition and an activation."""
-    rule("n (g i) _..., (g o) i _..., (g o), n (g o) _... -> n (g o) _...", g="group")(site)
+    rule("n (g i) _..., (g o) i _k..., (g o), n (g o) _... -> n (g o) _s...", g="group")(site)
 
 
 FROZEN: dict[str, str] = {
-    "blocks of quantised weights": """MatMulNBits MatMulBnb4 MatMulFpQ4 GatherBlockQuantized MatMulNBitsMlp
-        MatMulNBitsQkv""",
+    "blocks of quantised weights": "GatherBlockQuantized",
+    "quantised inside the operator": "QEmbedLayerNormalization QLinearReduceMean QLinearSoftmax",
+    "its sequence layout is packed": "RemovePadding RestorePadding",
+    "every entry depends on every other": "Rfft Irfft Inverse CDist",
+    "compiled code of another runtime": "EPContext",
+}
+FROZEN_CONTRACTIONS: dict[str, str] = {
+    "blocks of quantised weights": "MatMulNBits MatMulBnb4 MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQkv",
     "experts are routed by number": "MoE QMoE",
-    "quantised inside the operator": """QAttention QEmbedLayerNormalization DynamicQuantizeLSTM QLinearReduceMean
-        QLinearSoftmax""",
-    "its sequence layout is packed": "PackedAttention PackedMultiHeadAttention RemovePadding RestorePadding",
+    "quantised inside the operator": "QAttention DynamicQuantizeLSTM",
+    "its sequence layout is packed": "PackedAttention PackedMultiHeadAttention",
     "caches and generation loops": """BeamSearch GreedySearch Sampling WhisperBeamSearch DecoderAttention
         DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention SparseAttention PagedAttention
         LongformerAttention""",
-    "every entry depends on every other": "Rfft Irfft Inverse CDist",
     "channels last": "NhwcConv NhwcFusedConv",
-    "compiled code of another runtime": "EPContext",
 }
 SKIP = "b... c, b... c, c, c, c -> b... c, _, _, b... c"
+SKIP_UNCENTRED = "b... c, b... c, c, c -> b... c, _, _, b... c"
+EMBED = "b s, b s, _ c, _ c, _ c, c, c, _, _ -> b s c, _, b s c"
 RULES: dict[str, Rule] = {
     **attention.MICROSOFT,
     **quantized.MICROSOFT,
-    **dict.fromkeys(("Gelu", "QuickGelu", "FastGelu", "BiasGelu", "BiasAdd"), compute.elementwise),
-    "FusedConv": fused_conv,
-    "FusedMatMul": fused_matmul,
-    "TransposeMatMul": fused_matmul,
-    "FusedMatMulActivation": fused_matmul,
-    "FusedGemm": compute.gemm,
-    "LayerNormalization": compute.normalisation,
-    "SimplifiedLayerNormalization": compute.normalisation,
-    "SkipLayerNormalization": rule(SKIP, stat="c"),
-    "SkipSimplifiedLayerNormalization": rule("b... c, b... c, c, c -> b... c, _, _, b... c", stat="c"),
-    "EmbedLayerNormalization": rule("b s, b s, _ c, _ c, _ c, c, c, _, _ -> b s c, _, b s c", stat="c"),
+    "Gelu": compute.RULES["Gelu"],
+    **dict.fromkeys(("QuickGelu", "FastGelu", "BiasGelu", "BiasAdd"), compute.elementwise),
+    "FusedConv": Row(
+        fused_conv,
+        macs=EVERY_NAME,
+        kernel="convolution",
+        bias=2,
+        activation="activation_params",
+        defaults=compute.GROUPED,
+    ),
+    **dict.fromkeys(
+        ("FusedMatMul", "TransposeMatMul"), Row(fused_matmul, macs=EVERY_NAME, kernel="matrix", zero="product")
+    ),
+    "FusedMatMulActivation": Row(fused_matmul, macs=EVERY_NAME, kernel="matrix", activation="activation_alpha"),
+    "FusedGemm": Row(compute.gemm, macs=EVERY_NAME, kernel="matrix", bias=2, activation="activation_alpha"),
+    "LayerNormalization": compute.RULES["LayerNormalization"],
+    "SimplifiedLayerNormalization": compute.RULES["RMSNormalization"],
+    "SkipLayerNormalization": Row(rule(SKIP, stat="c"), norm=Norm(gain=2, sum_output=3, epsilon=1e-12)),
+    "SkipSimplifiedLayerNormalization": Row(
+        rule(SKIP_UNCENTRED, stat="c"), norm=Norm(gain=2, centred=False, sum_output=3, epsilon=1e-12)
+    ),
+    "EmbedLayerNormalization": Row(rule(EMBED, stat="c"), norm=Norm(gain=5, sum_output=2, epsilon=1e-12)),
     "NhwcMaxPool": rule("n _... c -> n _... c"),
     "Trilu": compute.RULES["Trilu"],
     "GridSample": compute.RULES["GridSample"],
     **{op: freeze_rule(why) for why, ops in FROZEN.items() for op in ops.split()},
+    **{op: Row(freeze_rule(why), macs=UNCOUNTED) for why, ops in FROZEN_CONTRACTIONS.items() for op in ops.split()},
 }

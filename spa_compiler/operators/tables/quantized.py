@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import rule
-from spa_compiler.operators.site import Rule, Site
-from spa_compiler.operators.tables.compute import letters
+from spa_compiler.operators.site import Row, Rule, Site
+from spa_compiler.operators.tables.compute import GROUPED, letters
+from spa_compiler.operators.traits import EVERY_NAME
 
 
 def linear(site: Site) -> None:
@@ -38,9 +39,9 @@ def pool(site: Site) -> None:
 def convolution(site: Site) -> None:
     """QLinearConv; scales and zero points of the weights may be one per output channel."""
     last = site.attrs.get("channels_last", 0)
-    x, y = ("n _... (g i)", "n _... (g o)") if last else ("n (g i) _...", "n (g o) _...")
+    x, y = ("n _... (g i)", "n _s... (g o)") if last else ("n (g i) _...", "n (g o) _s...")
     scale, zero = (_per_channel(site, slot, "(g o)") for slot in (4, 5))
-    rule(f"{x}, _, _, (g o) i _..., {scale}, {zero}, _, _, (g o) -> {y}", g="group")(site)
+    rule(f"{x}, _, _, (g o) i _k..., {scale}, {zero}, _, _, (g o) -> {y}", g="group")(site)
 
 
 def matmul(site: Site) -> None:
@@ -73,14 +74,17 @@ def gemm(site: Site) -> None:
     rule(f"{a}, _, _, {b}, {scale}, {zero}, n, _, _ -> m n")(site)
 
 
-def dynamic_matmul(slots: tuple[int, int, int]) -> Rule:
-    """DynamicQuantizeMatMul and MatMulIntegerToFloat; `slots`: scale, zero point and bias of the columns."""
+def dynamic_matmul(slots: tuple[int, int, int], stat: str = "") -> Rule:
+    """DynamicQuantizeMatMul and MatMulIntegerToFloat; `slots`: scale, zero point and bias of the columns.
+
+    `stat`: the range of all that is read decides how it is rounded.
+    """
 
     def apply(site: Site) -> None:
         rest = ["_"] * (slots[2] - 1)
         for slot in slots:
             rest[slot - 2] = _per_channel(site, slot, "n")
-        rule(f"b... m k, b... k n, {', '.join(rest)} -> b... m n")(site)
+        rule(f"b... m k, b... k n, {', '.join(rest)} -> b... m n", stat=stat)(site)
 
     apply.__doc__ = "`b... m k, b... k n, ... -> b... m n`, scales, zero points and bias per n"
     return apply
@@ -88,19 +92,32 @@ def dynamic_matmul(slots: tuple[int, int, int]) -> Rule:
 
 UNARY = rule("x..., _, _, _, _ -> x...")
 BINARY = rule("x..., _, _, x..., _, _, _, _ -> x...")
+STEP = Row(linear, decides="step")
+QLINEAR_CONV = Row(convolution, macs=EVERY_NAME, kernel="convolution", zero_points=(2, 5), defaults=GROUPED)
 RULES: dict[str, Rule] = {
-    "QuantizeLinear": linear,
-    "DequantizeLinear": linear,
-    "ConvInteger": integers("n (g i) _..., (g o) i _..., _, {zero} -> n (g o) _...", "(g o)", group=True),
-    "MatMulInteger": integers("b... m k, b... k n, _, {zero} -> b... m n", "n"),
-    "QLinearConv": convolution,
-    "QLinearMatMul": matmul,
+    "QuantizeLinear": STEP,
+    "DequantizeLinear": Row(linear, dequantizes=True),
+    "ConvInteger": Row(
+        integers("n (g i) _..., (g o) i _k..., _, {zero} -> n (g o) _s...", "(g o)", group=True),
+        macs=EVERY_NAME,
+        kernel="convolution",
+        zero_points=(2, 3),
+        defaults=GROUPED,
+    ),
+    "MatMulInteger": Row(
+        integers("b... m k, b... k n, _, {zero} -> b... m n", "n"),
+        macs=EVERY_NAME,
+        kernel="matrix",
+        zero_points=(2, 3),
+    ),
+    "QLinearConv": QLINEAR_CONV,
+    "QLinearMatMul": Row(matmul, macs=EVERY_NAME, kernel="matrix", zero_points=(2, 5)),
 }
 MICROSOFT: dict[str, Rule] = {
-    "QuantizeLinear": linear,
-    "DequantizeLinear": linear,
-    "QLinearConv": convolution,
-    "QGemm": gemm,
+    "QuantizeLinear": STEP,
+    "DequantizeLinear": Row(linear, dequantizes=True),
+    "QLinearConv": QLINEAR_CONV,
+    "QGemm": Row(gemm, macs=EVERY_NAME, kernel="matrix", zero_points=(2, 5)),
     "QLinearConcat": concat,
     "QLinearAdd": BINARY,
     "QLinearMul": BINARY,
@@ -109,6 +126,8 @@ MICROSOFT: dict[str, Rule] = {
     "QLinearGlobalAveragePool": pool,
     "QLinearAveragePool": pool,
     "QLinearWhere": rule("x..., x..., _, _, x..., _, _, _, _ -> x..."),
-    "DynamicQuantizeMatMul": dynamic_matmul((2, 3, 4)),
-    "MatMulIntegerToFloat": dynamic_matmul((3, 5, 6)),
+    "DynamicQuantizeMatMul": Row(
+        dynamic_matmul((2, 3, 4), stat="k"), macs=EVERY_NAME, kernel="matrix", zero_points=(0, 3)
+    ),
+    "MatMulIntegerToFloat": Row(dynamic_matmul((3, 5, 6)), macs=EVERY_NAME, kernel="matrix", zero_points=(4, 5)),
 }

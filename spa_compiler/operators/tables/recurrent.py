@@ -6,7 +6,7 @@ GRU   T b i, D (3 h) i, D (3 h) h, D (6 h), b, D b h -> T D b h, D b h       h="
 from __future__ import annotations
 
 from spa_compiler.operators.rule import rule
-from spa_compiler.operators.site import Rule, Site
+from spa_compiler.operators.site import Row, Rule, Site
 
 
 def recurrent(gates: int) -> Rule:
@@ -28,4 +28,9 @@ def recurrent(gates: int) -> Rule:
     return apply
 
 
-RULES: dict[str, Rule] = {"RNN": recurrent(1), "GRU": recurrent(3), "LSTM": recurrent(4)}
+def row(gates: int) -> Row:
+    """At every step each direction's gates read the input and the state."""
+    return Row(recurrent(gates), macs=f"T b D {gates} h i, T b D {gates} h h")
+
+
+RULES: dict[str, Rule] = {"RNN": row(1), "GRU": row(3), "LSTM": row(4)}

@@ -6,10 +6,11 @@ An operator that is in no table is frozen too, but by accident: a test keeps the
 from __future__ import annotations
 
 from spa_compiler.operators.rule import freeze_rule
-from spa_compiler.operators.site import Rule
+from spa_compiler.operators.site import Row, Rule
+from spa_compiler.operators.traits import UNCOUNTED
 
 REASONS: dict[str, str] = {
-    "its positions depend on data": """NonZero Compress Unique NonMaxSuppression MaxUnpool Multinomial StringSplit
+    "its positions depend on data": """Compress Unique MaxUnpool Multinomial StringSplit
         TfIdfVectorizer RegexFullMatch""",
     "its size is an operand": "Range EyeLike HannWindow HammingWindow BlackmanWindow MelWeightMatrix AffineGrid",
     "every entry depends on every other": "Det DFT STFT",
@@ -21,16 +22,21 @@ REASONS: dict[str, str] = {
         SequenceErase SequenceInsert SequenceLength SequenceMap SplitToSequence Optional OptionalGetElement
         OptionalHasElement""",
     "no numbers, or from outside": "ImageDecoder StringConcat StringNormalizer Constant",
-    "its state is indexed by pairs of channels": "LinearAttention",
     "one factor per channel is written in an attribute": "ImageScaler",
-    "given up by ONNX": "ATen GRUUnit GivenTensorFill DynamicSlice",
+    "given up by ONNX": "ATen GivenTensorFill DynamicSlice",
 }
 ML = """ArrayFeatureExtractor Binarizer CastMap CategoryMapper DictVectorizer FeatureVectorizer Imputer LabelEncoder
 LinearClassifier LinearRegressor Normalizer OneHotEncoder SVMClassifier SVMRegressor Scaler TreeEnsemble
 TreeEnsembleClassifier TreeEnsembleRegressor ZipMap"""
 TRAINING = "Adagrad Adam Gradient Momentum"
 
-RULES: dict[str, Rule] = {op: freeze_rule(why) for why, ops in REASONS.items() for op in ops.split()}
+CHOICE = Row(freeze_rule("its positions depend on data"), decides="choice")
+RULES: dict[str, Rule] = {
+    **{op: freeze_rule(why) for why, ops in REASONS.items() for op in ops.split()},
+    **dict.fromkeys(("NonZero", "NonMaxSuppression"), CHOICE),
+    "LinearAttention": Row(freeze_rule("its state is indexed by pairs of channels"), macs=UNCOUNTED),
+    "GRUUnit": Row(freeze_rule("given up by ONNX"), macs=UNCOUNTED),
+}
 ML_RULES: dict[str, Rule] = dict.fromkeys(ML.split(), freeze_rule("classical models number their features"))
 TRAINING_RULES: dict[str, Rule] = dict.fromkeys(TRAINING.split(), freeze_rule("training is not compiled"))
-PREVIEW_RULES: dict[str, Rule] = {"FlexAttention": freeze_rule("its body is a graph of its own")}
+PREVIEW_RULES: dict[str, Rule] = {"FlexAttention": Row(freeze_rule("its body is a graph of its own"), macs=UNCOUNTED)}

@@ -62,6 +62,21 @@ def add(a: V, b: V) -> Call[V]:
     return Call("Add", [a, b])
 
 
+def add_all(parts: Sequence[V]) -> Call[V]:
+    """The sum of all parts."""
+    return Call("Sum", list(parts))
+
+
+def maximum(a: V, b: V) -> Call[V]:
+    """The larger one."""
+    return Call("Max", [a, b])
+
+
+def is_sum(node: gs.Node) -> bool:
+    """Is this a node that `add` makes?"""
+    return bool(node.op == "Add")
+
+
 def subtract(a: V, b: V) -> Call[V]:
     """A - b."""
     return Call("Sub", [a, b])
@@ -87,6 +102,11 @@ def choose(condition: V, a: V, b: V) -> Call[V]:
     return Call("Where", [condition, a, b])
 
 
+def is_choice(node: gs.Node) -> bool:
+    """Is this a node that `choose` makes?"""
+    return bool(node.op == "Where")
+
+
 def identity(x: V) -> Call[V]:
     """X under another name."""
     return Call("Identity", [x])
@@ -105,11 +125,6 @@ def gather(x: V, index: V, axis: int) -> Call[V]:
 def concat(parts: Sequence[V], axis: int) -> Call[V]:
     """The parts, one after the other along an axis."""
     return Call("Concat", list(parts), {"axis": axis})
-
-
-def split(x: V, sizes: V, axis: int) -> Call[V]:
-    """Parts of an axis of these sizes (opset 13)."""
-    return Call("Split", [x, sizes], {"axis": axis})
 
 
 def cut(x: V, starts: V, ends: V, axes: V) -> Call[V]:
@@ -137,14 +152,24 @@ def unsqueeze(x: V, axes: Sequence[int], opset: int, constant: Constant[V]) -> C
     return _with_integers("Unsqueeze", x, "axes", axes, {}, opset, constant)
 
 
+def squeeze(x: V, axes: Sequence[int], opset: int, constant: Constant[V]) -> Call[V]:
+    """Without axes of size 1."""
+    return _with_integers("Squeeze", x, "axes", axes, {}, opset, constant)
+
+
 def reduce_mean(x: V, axes: Sequence[int], opset: int, constant: Constant[V]) -> Call[V]:
     """The mean over axes, which stay with size 1."""
     return _with_integers("ReduceMean", x, "axes", axes, {"keepdims": 1}, opset, constant)
 
 
-def reduce_sum(x: V, axes: V, keep: bool) -> Call[V]:
-    """The sum over axes (opset 13)."""
-    return Call("ReduceSum", [x, axes], {"keepdims": int(keep)})
+def reduce_sum(x: V, axes: V) -> Call[V]:
+    """The sum over axes, which stay with size 1 (opset 13)."""
+    return Call("ReduceSum", [x, axes])
+
+
+def reduce_sum_all(x: V) -> Call[V]:
+    """The sum of all entries, without axes."""
+    return Call("ReduceSum", [x], {"keepdims": 0})
 
 
 def _with_integers(

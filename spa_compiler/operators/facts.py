@@ -54,6 +54,12 @@ onnxruntime: what is folded has to be what the model computes (Softmax before op
 rounding of integer divisions, of Exp and of casts differ)."""
 NUMBERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 """Types that integers and booleans are cast to without a choice."""
+HOLDS_STATISTICS = frozenset({"BatchNormalization"})
+"""Normalisations that hold the statistics of training."""
+KEEPS_NUMBERS = frozenset({"Transpose", "Cast", "Identity"})
+"""Operators whose output has the numbers of the input, each once."""
+FIRST_CONTRACTIONS = frozenset({"Conv", "MatMul", "Gemm"})
+"""Contractions with which models begin: their response tells the scale of an input."""
 KEEPS_ENTRIES = frozenset({"Reshape"})
 """Operators that shape inference accepts although they may make more or fewer entries than they read: to be checked."""
 
@@ -112,3 +118,21 @@ def refuses_rank(node: gs.Node, x: int | None, w: int | None) -> bool:
     if node.op in ("MaxPool", "AveragePool"):
         return x != 2 + len(node.attrs["kernel_shape"])
     return node.op == "Gemm" and x > 2  # onnxruntime takes a vector
+
+
+def is_convolution(op: str) -> bool:
+    """Is this the convolution of floats?"""
+    return op == "Conv"
+
+
+def find_affine(op: str, constant: float, first: bool) -> tuple[float, float] | None:
+    """Factor and shift of an operator of x and one constant; None for any other. `first`: x is the first operand."""
+    if op == "Mul":
+        return constant, 0.0
+    if op == "Div" and first:
+        return 1 / constant if constant else 1.0, 0.0
+    if op == "Add":
+        return 1.0, constant
+    if op == "Sub":
+        return (1.0, -constant) if first else (-1.0, constant)
+    return None

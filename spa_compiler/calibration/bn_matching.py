@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.autodiff.derivatives import RULES
 from spa_compiler.autodiff.reverse_mode import OPSET, Tape, Unknown
 from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.calibration.sample_budget import Feed, runs
@@ -30,6 +29,9 @@ from spa_compiler.errors import ModelError
 from spa_compiler.execution.parallel import each
 from spa_compiler.execution.session import open_session, run
 from spa_compiler.ir.model import Model
+from spa_compiler.operators import build
+from spa_compiler.operators.derivatives import RULES
+from spa_compiler.operators.facts import HOLDS_STATISTICS
 from spa_compiler.shape_inference import evaluator
 
 Array = NDArray[Any]
@@ -65,7 +67,7 @@ def matched(
     most = min(int(MATCHED * count), runs(graph, work=MATCHING) // (BACK * STEPS))
     least = max(ENOUGH_MATCHED, count // 4 if exactly else 0)
     (name, source), *others = found.items()
-    if others or len(source.shape) != 3 or not any(s.op == "BatchNormalization" for s in graph.sites):
+    if others or len(source.shape) != 3 or not any(s.op in HOLDS_STATISTICS for s in graph.sites):
         return ""
     if most < least:
         return f"only {most} inputs could be (by their number and by time), {least} are needed"
@@ -180,14 +182,14 @@ def _before(tape: Tape, wanted: set[str]) -> list[onnx.NodeProto]:
 
 def _losses(tape: Tape) -> str:
     """Add the derivative by the input of every BatchNormalization; returns the name of the mean of their losses."""
-    found = [n for n in tape.nodes if n.op_type == "BatchNormalization" and n.input[0] in tape.live]
+    found = [n for n in tape.nodes if n.op_type in HOLDS_STATISTICS and n.input[0] in tape.live]
     if any(a.name == "training_mode" and a.i for n in found for a in n.attribute):
         raise Unknown("BatchNormalization in training mode")
     if not found:
         raise Unknown("no BatchNormalization")
     values = math.prod(tape.shape(tape.source))
     parts = [_loss(tape, node, values / len(found)) for node in found]
-    return tape.op("Mul", tape.op("Sum", *parts), tape.number(1 / len(found)))
+    return tape.put(build.multiply(tape.put(build.add_all(parts)), tape.number(1 / len(found))))
 
 
 def _loss(tape: Tape, node: onnx.NodeProto, factor: float) -> str:
@@ -202,16 +204,26 @@ def _loss(tape: Tape, node: onnx.NodeProto, factor: float) -> str:
     mean, variance = (tape.constant(node.input[k]).astype(np.float64).reshape(broad) for k in (3, 4))
     variance = variance + epsilon
     over, share = tape.number(axes, np.int64), tape.number(1 / count)
-    found = tape.op("Mul", tape.op("ReduceSum", x, over), share)
-    square = tape.op("Mul", tape.op("ReduceSum", tape.op("Mul", x, x), over), share)
-    spread = tape.op("Max", tape.op("Sub", square, tape.op("Mul", found, found)), tape.number(1e-4 * variance))
-    away = tape.op("Sub", found, tape.number(mean))
-    ratio = tape.op("Div", tape.number(np.sqrt(variance)), tape.op("Sqrt", spread))
-    closed = tape.op("Sub", tape.number(1.0), ratio)
+
+    def times(a: str, b: str) -> str:
+        return tape.put(build.multiply(a, b))
+
+    def minus(a: str, b: str) -> str:
+        return tape.put(build.subtract(a, b))
+
+    def total(v: str) -> str:
+        return tape.put(build.reduce_sum(v, over))
+
+    found = times(total(x), share)
+    square = times(total(times(x, x)), share)
+    spread = tape.put(build.maximum(minus(square, times(found, found)), tape.number(1e-4 * variance)))
+    away = minus(found, tape.number(mean))
+    ratio = tape.put(build.divide(tape.number(np.sqrt(variance)), tape.put(build.square_root(spread))))
+    closed = minus(tape.number(1.0), ratio)
     weight = tape.number(2 * factor / (count * channels * variance))
-    slope = tape.op("Mul", weight, closed)
-    shift = tape.op("Sub", tape.op("Mul", weight, away), tape.op("Mul", slope, found))
-    tape.add(x, tape.op("Add", tape.op("Mul", x, slope), shift))
-    error = tape.op("Sum", tape.op("Mul", away, away), tape.op("Mul", spread, tape.op("Mul", closed, closed)))
-    relative = tape.op("Mul", error, tape.number(1 / (channels * variance)))
-    return tape.op("ReduceSum", relative, keepdims=0)
+    slope = times(weight, closed)
+    shift = minus(times(weight, away), times(slope, found))
+    tape.add(x, tape.put(build.add(times(x, slope), shift)))
+    error = tape.put(build.add_all([times(away, away), times(spread, times(closed, closed))]))
+    relative = times(error, tape.number(1 / (channels * variance)))
+    return tape.put(build.reduce_sum_all(relative))

@@ -37,6 +37,8 @@ from spa_compiler.interpreter.activation_maps import Adjust, rectified
 from spa_compiler.interpreter.interpreter import Late, Walk
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import input_axes, input_types, only_batch
+from spa_compiler.operators.facts import HOLDS_STATISTICS, is_convolution
+from spa_compiler.operators.movement import is_regrouping
 from spa_compiler.verification.dataset import data_of, load_data
 
 Array = NDArray[Any]
@@ -168,13 +170,13 @@ def _spoken(
 def folded(graph: DependencyGraph) -> bool:
     """Are there convolutions that feed a Relu or Relu6, and no BatchNormalization?"""
     walk = Walk(graph.model)
-    feeding = (n.output[0] for n in walk.nodes if n.op_type == "Conv")
-    return not any(s.op == "BatchNormalization" for s in graph.sites) and any(rectified(walk, y) for y in feeding)
+    feeding = (n.output[0] for n in walk.nodes if is_convolution(n.op_type))
+    return not any(s.op in HOLDS_STATISTICS for s in graph.sites) and any(rectified(walk, y) for y in feeding)
 
 
 def adjustment(graph: DependencyGraph) -> Adjust:
     """What synthetic inputs need: the batch's own statistics, or shrunk deviations where they were folded."""
-    normed = any(s.op == "BatchNormalization" for s in graph.sites)
+    normed = any(s.op in HOLDS_STATISTICS for s in graph.sites)
     return Adjust(batch_norm=normed, shrink=SHRINK if folded(graph) else 0.0)
 
 
@@ -263,7 +265,7 @@ def first_grid(graph: DependencyGraph, name: str, shape: tuple[int, ...]) -> tup
     """The shape that a flat input is given by a Reshape at the start, where there is one."""
     for site in graph.readers.get(name, []):
         y = site.outputs[0] if site.outputs else None
-        if site.op != "Reshape" or len(shape) != 1 or y is None or len(y.shape) not in (3, 4):
+        if not is_regrouping(site) or len(shape) != 1 or y is None or len(y.shape) not in (3, 4):
             continue
         grid = y.shape[1:]
         if len(y.shape) == 3 and y.shape[1] == 1:  # one sample as a sequence, time first

@@ -24,6 +24,7 @@ from spa_compiler.interpreter.activation_maps import statistics
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import input_types, only_batch
+from spa_compiler.operators.facts import FIRST_CONTRACTIONS, HOLDS_STATISTICS, KEEPS_NUMBERS, find_affine
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -90,17 +91,10 @@ def leading(walk: Walk, name: str) -> tuple[float, float] | None:
         node = walk.nodes[walk.readers_of[name][0]]
         constants = [float(np.mean(walk.constants[n])) for n in node.input if n in walk.constants]
         first = node.input[0] == name
-        if node.op_type in ("Add", "Sub", "Mul", "Div") and len(constants) == 1 and (first or node.op_type != "Div"):
-            c, found = constants[0], True
-            if node.op_type in ("Mul", "Div"):
-                c = c if node.op_type == "Mul" else 1 / c if c else 1.0
-                factor, shift = factor * c, shift * c
-            else:
-                turned = node.op_type == "Sub" and not first
-                factor, shift = (
-                    (-factor, c - shift) if turned else (factor, shift + (-c if node.op_type == "Sub" else c))
-                )
-        elif node.op_type not in ("Transpose", "Cast", "Identity"):
+        affine = find_affine(node.op_type, constants[0], first) if len(constants) == 1 else None
+        if affine is not None:
+            factor, shift, found = factor * affine[0], shift * affine[0] + affine[1], True
+        elif node.op_type not in KEEPS_NUMBERS:
             break
         name = node.output[0]
     return (factor, shift) if found else None
@@ -153,16 +147,16 @@ def _response(graph: DependencyGraph, name: str, source: Synthetic) -> float:
         shape = [d.dim_value for d in t.tensor_type.shape.dim]
         feed[n] = source.draw(batch, rng) if n == name else np.zeros(shape, np.float32)
     for step in (walk := Walk(model)).run([feed]):
-        if step.node.op_type in ("Conv", "MatMul", "Gemm"):
+        if step.node.op_type in FIRST_CONTRACTIONS:
             walk.execute(step)
             y = step.outputs[0]
             if y is None:
                 return 1.0
             follows = walk.readers.get(step.node.output[0], [])
-            if follows == ["BatchNormalization"]:
+            if len(follows) == 1 and follows[0] in HOLDS_STATISTICS:
                 continue
             return _deviation(y)
-        if step.node.op_type == "BatchNormalization":
+        if step.node.op_type in HOLDS_STATISTICS:
             walk.execute(step)
             return _deviation(step.outputs[0] or [np.ones((2, 2), np.float32)])
     return 1.0

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.algebra import sizes
 from spa_compiler.algebra.sizes import Size
+from spa_compiler.operators.movement import find_order
 from spa_compiler.shape_inference.every_binding import General
 
 
@@ -45,9 +46,9 @@ def find_permutation(chain: list[gs.Node], general: General) -> tuple[int, NDArr
         after = general.axes(node.outputs[0].name)
         if after is None:
             return None
-        if node.op == "Transpose":
-            perm = node.attrs.get("perm") or list(range(len(moved)))[::-1]
-            moved = [moved[int(p)] for p in perm]
+        order = find_order(node, len(moved))
+        if order is not None:
+            moved = [moved[p] for p in order]
         else:
             regrouped = _regrouped([leaf for row in moved for d in row for leaf in d.leaves()], after)
             if regrouped is None:

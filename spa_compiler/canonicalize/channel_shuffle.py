@@ -9,9 +9,11 @@ import onnx_graphsurgeon as gs
 from spa_compiler.canonicalize.axis_digits import find_permutation
 from spa_compiler.ir.editing import index_of
 from spa_compiler.ir.model import Model
+from spa_compiler.operators import build
+from spa_compiler.operators.build import new_node
+from spa_compiler.operators.movement import PERMUTING, is_transposition
 from spa_compiler.shape_inference.every_binding import General
 
-ROW_MAJOR = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 CHAIN_LIMIT = 6
 
 
@@ -20,10 +22,10 @@ def permutations(model: Model, general: General) -> int:
     made = 0
     done: set[int] = set()
     for node in list(model.graph.nodes):
-        if node.op not in ROW_MAJOR or id(node) in done or general.axes(node.inputs[0].name) is None:
+        if node.op not in PERMUTING or id(node) in done or general.axes(node.inputs[0].name) is None:
             continue
         chain = _chain(model, node, general)
-        found = find_permutation(chain, general) if any(n.op == "Transpose" for n in chain) else None
+        found = find_permutation(chain, general) if any(is_transposition(n) for n in chain) else None
         if found is not None:
             _to_gather(model, chain, *found)
             done |= {id(n) for n in chain}
@@ -38,7 +40,7 @@ def _chain(model: Model, node: gs.Node, general: General) -> list[gs.Node]:
     while len(chain) < CHAIN_LIMIT:
         y = at.outputs[0]
         users = y.outputs
-        if y.name in outputs or len(users) != 1 or users[0].op not in ROW_MAJOR or users[0].inputs[0] is not y:
+        if y.name in outputs or len(users) != 1 or users[0].op not in PERMUTING or users[0].inputs[0] is not y:
             break
         at = users[0]
         chain.append(at)
@@ -57,5 +59,5 @@ def _to_gather(model: Model, chain: list[gs.Node], axis: int, order: Any) -> Non
     model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in dead]
     index = model.new_constant(f"{result.name}.order", order)
     name = f"{chain[0].name or result.name}.order"
-    gather = model.new_node("Gather", name, {"axis": axis}, [source, index], [result])
+    gather = new_node(model, build.gather(source, index, axis), name, [result])
     model.graph.nodes.insert(at, gather)

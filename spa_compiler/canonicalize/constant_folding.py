@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from spa_compiler.execution.session import open_session, run, with_outputs
 from spa_compiler.ir.control_flow import is_control, is_marker
 from spa_compiler.ir.model import Model, constant, element_type
+from spa_compiler.operators.facts import is_statistic
+from spa_compiler.operators.movement import find_joined_axis
 from spa_compiler.shape_inference.environment import Facts
 from spa_compiler.shape_inference.every_binding import General
 
@@ -58,7 +60,7 @@ def skip_empty(model: Model, general: General) -> int:
     """Concat without inputs that are empty anyway: rotary embeddings of whole heads cut off a rest of size 0."""
     made = 0
     for node in model.graph.nodes:
-        if node.op == "Concat":
+        if find_joined_axis(node) is not None:
             kept = [t for t in node.inputs if 0 not in (general.axes(t.name) or ())]
             if 0 < len(kept) < len(node.inputs):
                 made += len(node.inputs) - len(kept)
@@ -77,7 +79,7 @@ def fold_statistics(model: Model) -> int:
         if node.inputs and all(not t.name or t.name in known for t in node.inputs) and not _has_body(node):
             known |= {t.name for t in node.outputs}
             inner.append(node)
-    targets = [n for n in inner if _is_statistic(n) and n.outputs[0].name not in {t.name for t in model.graph.outputs}]
+    targets = [n for n in inner if is_statistic(n) and n.outputs[0].name not in {t.name for t in model.graph.outputs}]
     if not targets:
         return 0
     values = _evaluated(model, inner, [n.outputs[0].name for n in targets])
@@ -88,11 +90,6 @@ def fold_statistics(model: Model) -> int:
 
 def _has_body(node: gs.Node) -> bool:
     return is_marker(node) or is_control(node) or any(isinstance(a, gs.Graph) for a in node.attrs.values())
-
-
-def _is_statistic(node: gs.Node) -> bool:
-    trained = node.op == "BatchNormalization" and bool(node.attrs.get("training_mode", 0))
-    return trained or (node.op.startswith("Reduce") and node.domain in (None, "", "ai.onnx"))
 
 
 def _evaluated(model: Model, nodes: list[gs.Node], names: list[str]) -> dict[str, Array]:

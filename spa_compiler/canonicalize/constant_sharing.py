@@ -8,6 +8,21 @@ import onnx_graphsurgeon as gs
 
 from spa_compiler.ir.editing import index_of, unique
 from spa_compiler.ir.model import Model, element_type
+from spa_compiler.operators.facts import is_fill
+from spa_compiler.operators.movement import is_copy, is_slice
+
+
+def bypass(model: Model) -> int:
+    """Exporters share equal constants through Identity: the readers get the constant itself."""
+    made = 0
+    kept = {t.name for t in model.graph.outputs} | set(model.captured)
+    for node in model.graph.nodes:
+        if is_copy(node) and isinstance(node.inputs[0], gs.Constant) and node.outputs[0].name not in kept:
+            for user in unique(node.outputs[0].outputs):
+                for i in [i for i, t in enumerate(user.inputs) if t is node.outputs[0]]:
+                    user.inputs[i] = node.inputs[0]
+            made += 1
+    return made
 
 
 def untie(model: Model) -> int:
@@ -17,7 +32,7 @@ def untie(model: Model) -> int:
         if len(tensor.outputs) < 2 or name in model.captured or not _small(model, tensor):
             continue
         values = model.array(tensor)
-        if all(n.op == "Slice" for n in tensor.outputs):  # gates picked from one bias: what it means
+        if all(is_slice(n) for n in tensor.outputs):  # gates picked from one bias: what it means
             continue
         slots = [(n, i) for n in unique(tensor.outputs) for i, t in enumerate(n.inputs) if t is tensor]
         for k, (node, i) in enumerate(slots[1:], 1):
@@ -29,7 +44,7 @@ def untie(model: Model) -> int:
 
 def untie_zeros(model: Model) -> int:
     """One ConstantOfShape per use: the zero state of every recurrent operator is its own."""
-    return sum(_untie_node(model, node) for node in [n for n in model.graph.nodes if n.op == "ConstantOfShape"])
+    return sum(_untie_node(model, node) for node in [n for n in model.graph.nodes if is_fill(n)])
 
 
 def retie(model: Model) -> int:

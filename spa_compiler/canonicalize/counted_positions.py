@@ -22,6 +22,9 @@ from spa_compiler.algebra import sizes
 from spa_compiler.algebra.sizes import Size
 from spa_compiler.canonicalize.index_arithmetic import find_index, find_places
 from spa_compiler.ir.model import Model
+from spa_compiler.operators import build
+from spa_compiler.operators.build import new_node, replace_node
+from spa_compiler.operators.movement import find_gathered_axis, is_overwriting, is_slice
 from spa_compiler.shape_inference.every_binding import General
 
 
@@ -39,11 +42,11 @@ def identity_gathers(model: Model, general: General) -> int:
     """Replace such Gathers by Reshapes; returns how many. Changes the model."""
     made = 0
     for node in model.graph.nodes:
-        if node.op == "Gather" and len(node.inputs) == 2 and int(node.attrs.get("axis", 0)) == 0:
+        if find_gathered_axis(node) == 0 and len(node.inputs) == 2:
             target = _target(model, node, general)
             if target is not None:
                 shape = model.new_constant(f"{node.outputs[0].name}.shape", np.array(target, np.int64))
-                node.op, node.attrs, node.inputs = "Reshape", {}, [node.inputs[0], shape]
+                replace_node(node, build.reshape(node.inputs[0], shape))
                 made += 1
     return made
 
@@ -60,7 +63,7 @@ def _target(model: Model, node: gs.Node, general: General) -> list[int] | None:
 def written_pieces(model: Model, general: General) -> int:
     """Replace such ScatterNDs by Slices and Concats; returns how many. Changes the model."""
     made = 0
-    for node in [n for n in model.graph.nodes if n.op == "ScatterND" and n.attrs.get("reduction", "none") == "none"]:
+    for node in [n for n in model.graph.nodes if is_overwriting(n)]:
         pieces = _pieces(model, node, general)
         if pieces:
             fresh = _around(model, node.inputs[0], node.inputs[2], node.outputs[0], pieces)
@@ -101,7 +104,7 @@ def whole_axes(model: Model, general: General) -> int:
     Constant bounds are no matter: only those that are computed at run time are in the way of a plan.
     """
     made = 0
-    for node in [n for n in model.graph.nodes if n.op == "Slice" and len(n.inputs) > 2]:
+    for node in [n for n in model.graph.nodes if is_slice(n) and len(n.inputs) > 2]:
         if all(isinstance(t, gs.Constant) for t in node.inputs[1:3]):
             continue
         if gone := _untouched(node, general):
@@ -134,7 +137,7 @@ def _leave_out(model: Model, node: gs.Node, gone: set[int], general: General) ->
     many = int(str((general.axes(node.inputs[1].name) or node.inputs[1].shape)[0]))
     left = np.array([k for k in range(many) if k not in gone])
     if not left.size:
-        node.op, node.inputs = "Identity", node.inputs[:1]
+        replace_node(node, build.identity(node.inputs[0]))
         return
     operands = list(node.inputs[1:])
     if len(operands) < 3 or not operands[2].name:
@@ -145,7 +148,7 @@ def _leave_out(model: Model, node: gs.Node, gone: set[int], general: General) ->
         elif t.name:
             part = operands[i] = model.new_value(f"{name}.operand{i}", t.dtype)
             picked = model.new_constant(f"{part.name}.left", left)
-            model.graph.nodes.insert(at, model.new_node("Gather", part.name, {"axis": 0}, [t, picked], [part]))
+            model.graph.nodes.insert(at, new_node(model, build.gather(t, picked, 0), part.name, [part]))
     node.inputs = [node.inputs[0], *operands]
 
 
@@ -158,7 +161,7 @@ def _around(model: Model, x: gs.Tensor, updates: gs.Tensor, out: gs.Tensor, piec
         part = model.new_value(f"{out.name}.{what}{piece.axis}", x.dtype)
         values = zip(("starts", "ends", "axes"), (start, end, piece.axis), strict=True)
         operands = [model.new_constant(f"{part.name}.{name}", np.array([v], np.int64)) for name, v in values]
-        nodes.append(model.new_node("Slice", part.name, {}, [x, *operands], [part]))
+        nodes.append(new_node(model, build.cut(x, *operands), part.name, [part]))
         return part
 
     inside = updates
@@ -167,4 +170,4 @@ def _around(model: Model, x: gs.Tensor, updates: gs.Tensor, out: gs.Tensor, piec
         nodes += _around(model, cut("between", piece.start, piece.end), updates, inside, rest)
     parts = [cut("before", 0, piece.start)] if piece.start else []
     parts += [inside, *([cut("after", piece.end, piece.size)] if piece.end < piece.size else [])]
-    return [*nodes, model.new_node("Concat", f"{out.name}.pieces{piece.axis}", {"axis": piece.axis}, parts, [out])]
+    return [*nodes, new_node(model, build.concat(parts, piece.axis), f"{out.name}.pieces{piece.axis}", [out])]

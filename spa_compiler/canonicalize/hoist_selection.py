@@ -4,55 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from spa_compiler.algebra.sizes import product
-from spa_compiler.canonicalize.rewrites import Axes
 from spa_compiler.ir.editing import drop_dead, index_of
 from spa_compiler.ir.model import Model
-from spa_compiler.operators.tables.compute import UNARY
+from spa_compiler.operators import build
+from spa_compiler.operators.build import new_node
+from spa_compiler.operators.facts import POINTWISE
+from spa_compiler.operators.movement import Pick, find_order, find_pick, is_regrouping
 
-POINTWISE = frozenset([*UNARY, "QuantizeLinear", "DequantizeLinear", "Add", "Div", "Mul", "Sub"])
-
-
-@dataclass(frozen=True)
-class Pick:
-    """A node that picks runs of one digit: (start, length) per output; `drop`: the digit disappears."""
-
-    axis: int
-    runs: list[tuple[int, int]]
-    drop: bool
-
-
-def _pick(model: Model, node: gs.Node, axes: Mapping[str, Axes]) -> Pick | None:
-    """What a node picks of an axis of fixed size; None for anything else."""
-    small = {i: t for i, t in enumerate(node.inputs) if isinstance(t, gs.Constant) and math.prod(t.shape) < 64}
-    known = {i: model.array(t).ravel() for i, t in small.items()}
-    x = axes.get(node.inputs[0].name) if node.inputs else None
-    if x is None or any(t.name not in axes for t in node.outputs):
-        return None
-    given = [i for i in range(1, len(node.inputs)) if node.inputs[i].name]
-    single = node.op == "Slice" and len(node.inputs) > 3 and all(i in known for i in given) and known[1].size == 1
-    if not single and node.op == "Slice":
-        return None
-    axis = int(known[3][0] if node.op == "Slice" else node.attrs.get("axis", 0)) % len(x)
-    size = x[axis]
-    if not isinstance(size, int):
-        return None
-    if node.op == "Gather":
-        one = 1 in known and known[1].size == 1
-        return Pick(axis, [(int(known[1][0]) % size, 1)], len(node.inputs[1].shape) == 0) if one else None
-    lengths = [s for s in (axes[t.name][axis] for t in node.outputs) if isinstance(s, int)]
-    if node.op == "Split" and len(lengths) == len(node.outputs):
-        starts = np.cumsum([0, *lengths[:-1]]).tolist()
-        return Pick(axis, list(zip(starts, lengths, strict=True)), False)
-    if node.op == "Slice" and lengths and (4 not in known or known[4][0] == 1):
-        start = min(max(int(known[1][0]) + (size if known[1][0] < 0 else 0), 0), size)
-        return Pick(axis, [(start, lengths[0])], False)
-    return None
+Axes = tuple[Size, ...]
 
 
 def selection_first(model: Model, axes: Mapping[str, Axes]) -> int:
@@ -62,24 +26,22 @@ def selection_first(model: Model, axes: Mapping[str, Axes]) -> int:
     """
     made = 0
     for node in list(model.graph.nodes):
-        pick = _pick(model, node, axes) if node.op in ("Gather", "Split", "Slice") else None
+        pick = find_pick(model, node, axes)
         if pick is None or not node.inputs[0].inputs:
             continue
         turned, after = _pointwise(node.inputs[0])
         if not turned.inputs:
             continue
         before = turned.inputs[0]
-        turn = before if before.op == "Transpose" else None
-        perm = (turn.attrs.get("perm") if turn is not None else None) or list(range(len(axes[node.inputs[0].name])))
-        if turn is not None and "perm" not in turn.attrs:
-            perm = perm[::-1]
-        shaped, between = _pointwise(turn.inputs[0]) if turn is not None else (turned, [])
+        rank = len(axes[node.inputs[0].name])
+        turned_axes = find_order(before, rank)
+        shaped, between = _pointwise(before.inputs[0]) if turned_axes is not None else (turned, [])
         grid = shaped.inputs[0] if shaped.inputs else before
-        known = grid.op == "Reshape" and {grid.inputs[0].name, grid.outputs[0].name} <= axes.keys()
+        known = is_regrouping(grid) and {grid.inputs[0].name, grid.outputs[0].name} <= axes.keys()
         if not known or not isinstance(grid.inputs[0], gs.Variable):
             continue
-        order = [int(p) for p in perm]
-        made += _select(model, node, pick, grid, order, turn is not None, [*between, *after], axes)
+        order = turned_axes if turned_axes is not None else list(range(rank))
+        made += _select(model, node, pick, grid, order, turned_axes is not None, [*between, *after], axes)
     if made:
         drop_dead(model)
     return made
@@ -158,13 +120,13 @@ def _chain_of(
         return model.new_constant(f"{name}.{what}", np.array(values, np.int64))
 
     part = model.new_value(f"{name}.part")
-    operands = [x, ints("starts", [run[0]]), ints("ends", [run[1]]), ints("axes", [axis])]
+    bounds = [ints("starts", [run[0]]), ints("ends", [run[1]]), ints("axes", [axis])]
     out.inputs.clear()
     shaped = model.new_value(f"{name}.shaped") if order is not None else out
     nodes = [
-        model.new_node("Slice", f"{name}.part", {}, operands, [part]),
-        model.new_node("Reshape", f"{name}.shaped", {}, [part, ints("shape", target)], [shaped]),
+        new_node(model, build.cut(x, *bounds), f"{name}.part", [part]),
+        new_node(model, build.reshape(part, ints("shape", target)), f"{name}.shaped", [shaped]),
     ]
     if order is not None:
-        nodes.append(model.new_node("Transpose", f"{name}.turned", {"perm": order}, [shaped], [out]))
+        nodes.append(new_node(model, build.transpose(shaped, order), f"{name}.turned", [out]))
     return nodes

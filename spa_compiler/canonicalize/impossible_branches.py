@@ -6,7 +6,7 @@ TorchScript writes `x.squeeze(2)` as an If: x without the axis where its size is
 an LSTM after it takes three axes and no other number: every run that succeeds took the branch that leaves three.
 
 This is a proof: the operator runs wherever the If does, and an output follows from it; onnxruntime fails for that rank,
-too (`refuses`); and the rank follows from constants, declared inputs and the branch alone (`evaluator.prove`).
+too (`refuses_rank`); and the rank follows from constants, declared inputs and the branch alone (`evaluator.prove`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 
 from spa_compiler.ir.control_flow import Chain, chains, is_control, is_marker
 from spa_compiler.ir.model import Model
+from spa_compiler.operators.facts import refuses_rank
 from spa_compiler.shape_inference import evaluator
 from spa_compiler.shape_inference.control_flow import known
 from spa_compiler.shape_inference.environment import Facts
@@ -30,22 +31,9 @@ UNREAD = frozenset(("Shape", "Size"))
 
 
 def refuses(node: gs.Node, general: General) -> bool:
-    """Does this operator fail for the rank of its first input, by its specification and in onnxruntime?
-
-    Only operators that do so at every level of optimisation, and for empty inputs, too (Concat does not).
-    """
-    if node.domain not in (None, "", "ai.onnx"):
-        return False
+    """Does this operator fail for the ranks of its first inputs?"""
     x, w = [*(_rank(t, general) for t in node.inputs[:2]), None, None][:2]
-    if x is None:
-        return False
-    if node.op in ("LSTM", "GRU", "RNN"):
-        return x != 3
-    if node.op in ("Conv", "ConvTranspose"):
-        return w is not None and x != w
-    if node.op in ("MaxPool", "AveragePool"):
-        return x != 2 + len(node.attrs["kernel_shape"])
-    return node.op == "Gemm" and x > 2  # onnxruntime takes a vector
+    return refuses_rank(node, x, w)
 
 
 def find_untaken(model: Model, general: General, sides: Sequence[Facts]) -> set[str]:

@@ -9,17 +9,18 @@ branches is such that no run takes it that succeeds (`impossible_branches`).
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from spa_compiler.ir.control_flow import Chain, chains, is_control, is_marker
 from spa_compiler.ir.model import Model
+from spa_compiler.operators import build
+from spa_compiler.operators.build import unnamed_node
 from spa_compiler.shape_inference.control_flow import known, trips
 from spa_compiler.shape_inference.environment import Facts
-
-AXES_SINCE = 13
-"""Opset from which Unsqueeze takes its axes as an input."""
 
 
 def inline(model: Model, general: Facts, untaken: Set[str] = frozenset()) -> int:
@@ -116,7 +117,7 @@ def _moved(node: gs.Node, sources: list[gs.Tensor]) -> list[gs.Node]:
     results = list(node.outputs)
     node.inputs.clear()
     node.outputs.clear()
-    return [gs.Node("Identity", "", {}, [a], [b]) for a, b in zip(sources, results, strict=True) if b.name]
+    return [unnamed_node(build.identity(a), [b]) for a, b in zip(sources, results, strict=True) if b.name]
 
 
 def _taken(node: gs.Node, path: str) -> list[gs.Node]:
@@ -147,6 +148,7 @@ def _once(model: Model, node: gs.Node) -> list[gs.Node]:
 
 
 def _unsqueeze(model: Model, t: gs.Tensor, out: gs.Variable) -> gs.Node:
-    if model.opset.get("", 1) < AXES_SINCE:
-        return gs.Node("Unsqueeze", "", {"axes": [0]}, [t], [out])
-    return gs.Node("Unsqueeze", "", {}, [t, model.new_constant(f"{out.name}.axes", np.array([0], np.int64))], [out])
+    def axes(values: NDArray[Any]) -> gs.Constant:
+        return model.new_constant(f"{out.name}.axes", values)
+
+    return unnamed_node(build.unsqueeze(t, [0], model.opset.get("", 1), axes), [out])

@@ -22,6 +22,7 @@ from spa_compiler.execution.inputs import random_inputs
 from spa_compiler.execution.session import open_session, run, with_outputs
 from spa_compiler.ir import editing
 from spa_compiler.ir.model import Model
+from spa_compiler.operators.facts import is_fill
 from spa_compiler.shape_inference import evaluator
 from spa_compiler.shape_inference.bindings import Binding, Settling
 from spa_compiler.shape_inference.environment import Facts
@@ -36,7 +37,7 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
     sizes of the symbols fit.
     """
     source, copies = model, 0
-    if any(n.op == "ConstantOfShape" and len(n.outputs[0].outputs) > 1 for n in model.graph.nodes):
+    if any(is_fill(n) and len(n.outputs[0].outputs) > 1 for n in model.graph.nodes):
         model = model.copy()
         copies = constant_sharing.untie_zeros(model)
     settling = Settling(model, sizes or {})
@@ -110,7 +111,7 @@ def _reduce(model: Model, general: General, sides: tuple[Facts, Facts], changes:
     untaken = find_untaken(model, general, sides)
     changes["inlined"] += inline(model, general, untaken) if untaken else 0
     changes["folded"] += constant_folding.fold(model, general)
-    changes["bypassed"] += editing.bypass(model)
+    changes["bypassed"] += constant_sharing.bypass(model)
     changes["empty"] += constant_folding.skip_empty(model, general)
     found = unpack(model)
     changes["unpacked"] += found

@@ -14,6 +14,9 @@ import onnx_graphsurgeon as gs
 
 from spa_compiler.ir.editing import unique
 from spa_compiler.ir.model import Model
+from spa_compiler.operators import build
+from spa_compiler.operators.build import replace_node
+from spa_compiler.operators.sequence_uses import SequenceUse, use_of
 
 
 def unpack(model: Model) -> int:
@@ -26,9 +29,10 @@ def built_and_picked(model: Model) -> int:
     made = 0
     known: dict[str, list[gs.Tensor]] = {}
     for node in model.graph.nodes:
-        if node.op == "SequenceEmpty":
+        use = use_of(node)
+        if use is SequenceUse.START:
             known[node.outputs[0].name] = []
-        elif node.op == "SequenceConstruct":
+        elif use is SequenceUse.COLLECT:
             known[node.outputs[0].name] = list(node.inputs)
         elif node.inputs and node.inputs[0].name in known:
             made += _used(model, node, known)
@@ -38,19 +42,20 @@ def built_and_picked(model: Model) -> int:
 def _used(model: Model, node: gs.Node, known: dict[str, list[gs.Tensor]]) -> int:
     """Follow a known sequence through a node that reads it; 1 where the node does not read it any more."""
     members, out = known[node.inputs[0].name], node.outputs[0].name
-    if node.op == "Identity":
+    use = use_of(node)
+    if use is SequenceUse.COPY:
         known[out] = members
-    elif node.op == "SequenceInsert":
+    elif use is SequenceUse.INSERT:
         at = _place(model, node, 2, len(members))
         if at is not None:
             known[out] = [*members[:at], node.inputs[1], *members[at:]]
-    elif node.op == "SequenceAt":
+    elif use is SequenceUse.PICK:
         at = _place(model, node, 1, len(members))
         if at is not None and at < len(members):
-            node.op, node.attrs, node.inputs = "Identity", {}, [members[at]]
+            replace_node(node, build.identity(members[at]))
             return 1
-    elif node.op == "ConcatFromSequence" and members and not node.attrs.get("new_axis", 0):
-        node.op, node.attrs, node.inputs = "Concat", {"axis": int(node.attrs["axis"])}, members
+    elif use is SequenceUse.JOIN and members and not node.attrs.get("new_axis", 0):
+        replace_node(node, build.concat(members, int(node.attrs["axis"])))
         return 1
     return 0
 
@@ -70,9 +75,9 @@ def split_and_picked(model: Model) -> int:
     """SplitToSequence whose parts are all picked by SequenceAt: each pick is a Slice (Slice stops at the end)."""
     made = 0
     kept = {t.name for t in model.graph.outputs} | set(model.captured)
-    for node in [n for n in model.graph.nodes if n.op == "SplitToSequence" and n.outputs[0].name not in kept]:
+    for node in [n for n in model.graph.nodes if use_of(n) is SequenceUse.SPLIT and n.outputs[0].name not in kept]:
         users = unique(node.outputs[0].outputs)
-        if len(node.inputs) < 2 or any(u.op != "SequenceAt" for u in users):
+        if len(node.inputs) < 2 or any(use_of(u) is not SequenceUse.PICK for u in users):
             continue
         operands = [node.inputs[1], *(u.inputs[1] for u in users)]
         if not all(isinstance(t, gs.Constant) for t in operands):
@@ -86,8 +91,7 @@ def split_and_picked(model: Model) -> int:
             bounds = start, start + int(sizes[at] if sizes.ndim else sizes), int(node.attrs.get("axis", 0))
             whats = zip(("starts", "ends", "axes"), bounds, strict=True)
             name = user.outputs[0].name
-            user.op, user.attrs = "Slice", {}
             operands = [model.new_constant(f"{name}.{w}", np.array([v], np.int64)) for w, v in whats]
-            user.inputs = [node.inputs[0], *operands]
+            replace_node(user, build.cut(node.inputs[0], *operands))
             made += 1
     return made

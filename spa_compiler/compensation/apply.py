@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from spa_compiler.ir.editing import drop_dead
 from spa_compiler.ir.model import Model, constant
+from spa_compiler.operators import build
+from spa_compiler.operators.build import new_node
 from spa_compiler.operators.contraction import Form
 
 Array = NDArray[Any]
@@ -84,7 +86,7 @@ def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
         addend = model.new_constant(f"{node.outputs[0].name}.bias", change)
         total = node.inputs[slot] = model.new_value(f"{addend.name}.sum")
         at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
-        model.graph.nodes.insert(at, model.new_node("Add", total.name, {}, [old, addend], [total]))
+        model.graph.nodes.insert(at, new_node(model, build.add(old, addend), total.name, [total]))
         return
     before = 0.0 if old is None or beta == 0 else model.array(old).astype(np.float64)
     if beta == 0:
@@ -102,7 +104,7 @@ def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) 
     y = node.outputs[0]
     bias = update.form.spread(update.bias, update.weights).astype(update.weights.dtype)
     reader = y.outputs[0] if len(y.outputs) == 1 and y.name not in outputs else None
-    if reader is not None and reader.op == "Add":
+    if reader is not None and build.is_sum(reader):
         for k, t in enumerate(reader.inputs):
             if not isinstance(t, gs.Constant) or len(t.outputs) > 1 or t.name in model.captured:
                 continue
@@ -115,7 +117,7 @@ def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) 
     node.outputs[0] = raw
     at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
     addend = model.new_constant(f"{y.name}.bias", bias)
-    model.graph.nodes.insert(at + 1, model.new_node("Add", f"{y.name}.bias", {}, [raw, addend], [y]))
+    model.graph.nodes.insert(at + 1, new_node(model, build.add(raw, addend), f"{y.name}.bias", [y]))
 
 
 def _put(model: Model, node: gs.Node, slot: int, values: Array) -> None:

@@ -12,19 +12,7 @@ from collections.abc import Iterator, Mapping
 import onnx_graphsurgeon as gs
 
 from spa_compiler.ir.model import Model
-
-MOVING = dict.fromkeys(
-    "Cast Expand Flatten Gather GatherND Identity Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split(), (0,)
-) | {"Concat": None, "Where": (1, 2)}
-"""Operators that pass ids on, and the inputs that they pass on; None: all of them."""
-SELECTING = {"Gather", "GatherND", "Slice", "Split", "Where"}
-"""Pass on some of them only."""
-LOOKUPS = dict.fromkeys("Gather GatherElements GatherND Scatter ScatterElements ScatterND".split(), ((1, 0),)) | {
-    "EmbedLayerNormalization": ((0, 2), (1, 4))
-}
-"""Operators that look something up: pairs of the input that holds ids and the input that they point into."""
-LENGTHS = dict.fromkeys(("GRU", "LSTM", "RNN"), (4, "layout")) | {"ReverseSequence": (1, "time_axis")}
-"""Operators that are told how much of each sequence counts: that input, and the attribute that names the axis."""
+from spa_compiler.operators.lookups import SELECTING, find_lengths, find_lookups, is_count, moves_ids
 
 
 def index_limits(model: Model, sizes: Mapping[str, int] | None = None, fixed: bool = False) -> dict[str, int]:
@@ -45,7 +33,7 @@ def index_limits(model: Model, sizes: Mapping[str, int] | None = None, fixed: bo
                     if not (dynamic and fixed):
                         most = 1 if dynamic and shrunk else size
                         limits[tensor.name] = min(most, limits.get(tensor.name, most))
-                if id(node) not in seen and _moves(node, t) and not (fixed and node.op in SELECTING):
+                if id(node) not in seen and moves_ids(node, t) and not (fixed and node.op in SELECTING):
                     seen.add(id(node))
                     todo += node.outputs
     return limits
@@ -56,7 +44,7 @@ def count_limits(model: Model) -> dict[str, int]:
     shapes = model.shapes.shape if model.shapes is not None else {}
     out: dict[str, int] = {}
     for tensor in model.graph.inputs:
-        for node in (n for n in tensor.outputs if n.op == "TopK" and len(n.inputs) > 1 and n.inputs[1] is tensor):
+        for node in (n for n in tensor.outputs if is_count(n, tensor)):
             shape = shapes.get(node.inputs[0].name) or node.inputs[0].shape or ()
             axis = int(node.attrs.get("axis", -1))
             if -len(shape) <= axis < len(shape) and isinstance(shape[axis], int):
@@ -69,21 +57,14 @@ def _shrunk(model: Model, sizes: Mapping[str, int]) -> bool:
     return any(size < bound[name][0] for name, size in sizes.items() if name in bound)
 
 
-def _moves(node: gs.Node, t: gs.Tensor) -> bool:
-    """Does this node give the ids of `t` on?"""
-    slots = MOVING.get(node.op, ())
-    return any(x is t for k, x in enumerate(node.inputs) if slots is None or k in slots)
-
-
 def _indexed(model: Model, node: gs.Node, index: gs.Tensor) -> Iterator[tuple[int, bool]]:
     """How long the axes are that `index` points into, where this node looks something up; do they follow a symbol?"""
-    for slot, table in LOOKUPS.get(node.op, ()):
-        if max(slot, table) < len(node.inputs) and node.inputs[slot] is index:
-            for axis in _pointed(model, node, index):
-                yield from _length(model, node.inputs[table], axis)
-    slot, attribute = LENGTHS.get(node.op, (0, ""))
-    if attribute and slot < len(node.inputs) and node.inputs[slot] is index:
-        for size, dynamic in _length(model, node.inputs[0], int(node.attrs.get(attribute, 0))):
+    shape = (model.shapes.shape if model.shapes is not None else {}).get(index.name) or index.shape
+    for table, axes in find_lookups(node, index, shape):
+        for axis in axes:
+            yield from _length(model, table, axis)
+    for axis in find_lengths(node, index):
+        for size, dynamic in _length(model, node.inputs[0], axis):
             yield size + 1, dynamic  # all of a sequence may count
 
 
@@ -94,13 +75,3 @@ def _length(model: Model, tensor: gs.Tensor, axis: int) -> Iterator[tuple[int, b
     dynamic = (known.dynamic if known is not None else {}).get(tensor.name) or (False,) * len(shape)
     if axis < len(shape) and isinstance(shape[axis], int):
         yield shape[axis], dynamic[axis]
-
-
-def _pointed(model: Model, node: gs.Node, index: gs.Tensor) -> range:
-    """The axes of the table that one entry of `index` points into."""
-    if node.op in ("GatherND", "ScatterND"):
-        shape = (model.shapes.shape if model.shapes is not None else {}).get(index.name) or index.shape
-        first = int(node.attrs.get("batch_dims", 0))
-        return range(first, first + shape[-1]) if shape and isinstance(shape[-1], int) else range(0)
-    axis = int(node.attrs.get("axis", 0))
-    return range(axis, axis + 1)

@@ -17,40 +17,31 @@ positive.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from spa_compiler.execution.finite import quiet
 from spa_compiler.ir.model import Model
+from spa_compiler.operators.value_ranges import (
+    ANYTHING,
+    FEW,
+    READ_NO_NUMBERS,
+    Pair,
+    bound,
+    find_interval,
+    find_mask_signs,
+    has_no_negative_weights,
+    map_bits,
+    nonnegative_slots,
+)
 
-Array = NDArray[Any]
-Pair = tuple[float, float]
 Inputs = frozenset[str]
 POSITIVE = (0.05, 0.95)
 """What positive inputs are drawn from: logarithms, roots and reciprocals are finite, and those of 1 - x as well."""
-ANYTHING = (-math.inf, math.inf)
-HIDDEN, SHOWN = -1e3, 1.0
-"""Added to a score, a number below the first hides it, and one up to the second does not."""
-FEW = 64
-"""Elements up to which a constant is looked at for being one number."""
-SAME = set(
-    """Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile Slice Split Gather GatherND GatherElements
-    Concat Dropout DepthToSpace SpaceToDepth Pad ReduceMax ReduceMin ReduceMean MaxPool AveragePool GlobalAveragePool
-    GlobalMaxPool Compress Trilu""".split()
-)
-"""Operators whose outputs lie between the numbers of their first input, or of all inputs (Concat), and zero."""
-ZEROS = {"Pad", "AveragePool", "Trilu"}
-"""Those of them that put in zeros."""
-SHAPES = {"Shape", "Size", "ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike"}
-"""Operators that look at the sizes of their inputs only."""
-MASKS = {"Attention": (3, 5), "MultiHeadAttention": (4,), "EmbedLayerNormalization": (7,), "QAttention": (5,)}
-"""Inputs of operators that are masks, with 1 for what is seen."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +73,10 @@ def sources(model: Model) -> dict[str, Inputs]:
     found = {t.name: frozenset([t.name]) for t in model.graph.inputs}
     none: Inputs = frozenset()
     for node in model.graph.nodes:
-        held = none if node.op in SHAPES else none.union(*(found.get(t.name, none) for t in node.inputs))
+        held = none if node.op in READ_NO_NUMBERS else none.union(*(found.get(t.name, none) for t in node.inputs))
         for t in node.outputs:
             found[t.name] = held
     return found
-
-
-def number(model: Model, t: gs.Tensor) -> float | None:
-    """The number that a constant consists of; None where it is no constant or has several."""
-    if not isinstance(t, gs.Constant) or math.prod(t.shape or ()) > FEW:
-        return None
-    values = np.asarray(model.array(t))
-    values = np.unique(values.astype(np.float64)) if values.dtype.kind in "fiubV" else np.zeros(0)
-    return float(values[0]) if values.size == 1 else None
-
-
-# --- masks: what becomes of 0 and of 1
 
 
 def _mask(model: Model, tensor: gs.Tensor, kind: str) -> InputFacts:
@@ -109,8 +88,8 @@ def _mask(model: Model, tensor: gs.Tensor, kind: str) -> InputFacts:
     while todo:  # every value once: it is in `values` from then on
         t = todo.pop()
         for node in t.outputs:
-            hints += _hints(model, node, t, values, whole)
-            pair = _image(model, node, values)
+            hints += find_mask_signs(model, node, t, values, whole)
+            pair = map_bits(model, node, values)
             for out in node.outputs if pair is not None else ():
                 if pair is not None and out.name not in values:
                     values[out.name] = pair
@@ -119,85 +98,6 @@ def _mask(model: Model, tensor: gs.Tensor, kind: str) -> InputFacts:
         return InputFacts()
     sure = [h for h in hints if h >= 0]
     return InputFacts(True, sure[0] if sure else 1)
-
-
-def _image(model: Model, node: gs.Node, values: Mapping[str, Pair]) -> Pair | None:
-    """What 0 and 1 become in a node's output, where single numbers and they alone decide it."""
-    operands: list[Pair] = []
-    moving = node.op in SAME
-    for t in node.inputs[: 1 if moving and node.op != "Concat" else None]:
-        constant = number(model, t)
-        if t.name in values:
-            operands.append(values[t.name])
-        elif constant is not None:
-            operands.append((constant, constant))
-        elif node.op not in ("Mul", "Min", "And", "Max", "Or"):  # a second mask is 1 where it does not matter
-            return None
-    if moving:
-        truth = node.op == "Cast" and node.attrs.get("to") in (onnx.TensorProto.BOOL, np.bool_, bool)
-        return (float(operands[0][0] != 0), float(operands[0][1] != 0)) if truth else operands[0]
-    if node.op not in EXACT or not operands or (node.op == "Div" and np.ptp(operands[-1])):
-        return None
-    function = EXACT[node.op]
-    try:
-        first, second = (float(function(*(np.float64(o[k]) for o in operands))) for k in (0, 1))
-    except TypeError:  # operands are missing
-        return None
-    return first, second
-
-
-def _folded(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    return lambda first, *rest: first if not rest else function(first, _folded(function)(*rest))
-
-
-EXACT: dict[str, Callable[..., Any]] = {
-    "Add": np.add, "Sub": np.subtract, "Mul": _folded(np.multiply), "Div": np.divide, "Neg": np.negative, "Abs": np.abs,
-    "Not": lambda a: a == 0, "And": _folded(np.multiply), "Or": _folded(np.maximum), "Xor": lambda a, b: a != b,
-    "Equal": lambda a, b: a == b, "Greater": lambda a, b: a > b, "Less": lambda a, b: a < b,
-    "GreaterOrEqual": lambda a, b: a >= b, "LessOrEqual": lambda a, b: a <= b, "Min": _folded(np.minimum),
-    "Max": _folded(np.maximum), "Where": lambda c, a, b: a if c else b, "Clip": lambda a, *_: a,
-}  # fmt: skip
-"""Operators as functions of single numbers."""
-
-
-def _hints(model: Model, node: gs.Node, t: gs.Tensor, values: Mapping[str, Pair], whole: bool) -> Iterator[int]:
-    """Signs that an input is a mask, for each the input's value that hides nothing, or -1 where this is not told."""
-    zero, one = values[t.name]
-    slots = [k for k, x in enumerate(node.inputs) if x is t]
-    if whole and set(slots) & set(MASKS.get(node.op, ())):
-        yield 1
-    if {zero, one} <= {0.0, 1.0} and zero != one:
-        if node.op == "Cast" and node.attrs.get("to") in (onnx.TensorProto.BOOL, np.bool_, bool):
-            yield -1
-        if node.op == "Where" and 0 in slots:
-            yield from _shown(model, node, one == 1)
-        compared = any(number(model, x) in (0.0, 1.0) for x in node.inputs if x is not t)
-        if compared and (node.op == "Equal" or (whole and node.op in ("Greater", "GreaterOrEqual", "Less"))):
-            yield -1
-        if whole and node.op == "Sub" and slots == [1] and number(model, node.inputs[0]) == 1:
-            yield -1
-        if whole and node.op == "Mul" and any(_activation(x, values) for x in node.inputs):
-            yield int(one == 1)
-    image = _image(model, node, values)
-    if image is not None and not np.isnan(image).any():
-        low, high = min(image), max(image)
-        if low <= HIDDEN and abs(high) <= SHOWN:
-            yield int(image[1] == high)
-
-
-def _activation(t: gs.Tensor, values: Mapping[str, Pair]) -> bool:
-    return not isinstance(t, gs.Constant) and t.name not in values
-
-
-def _shown(model: Model, node: gs.Node, upright: bool) -> Iterator[int]:
-    """Where(mask, a, b): which value of the input lets through what is no constant far below zero."""
-    for slot, open_ in ((1, not upright), (2, upright)):
-        constant = number(model, node.inputs[slot]) if len(node.inputs) > 2 else None
-        if constant is not None and constant <= HIDDEN:
-            yield int(open_)
-
-
-# --- signs: intervals of values, for any inputs and for those between 0 and 1
 
 
 def _positive(model: Model, kinds: Mapping[str, str]) -> set[str]:
@@ -210,16 +110,16 @@ def _positive(model: Model, kinds: Mapping[str, str]) -> set[str]:
         both[t.name] = ((0.0, math.inf), (1.0, math.inf)) if t.name in whole else (ANYTHING, POSITIVE)
     for node in model.graph.nodes:
         pairs = [_of(model, t, both) for t in node.inputs]
-        for k in _partial(model, node):
+        for k in nonnegative_slots(model, node):
             (low, _), (inside, _) = pairs[k]
             held = after.get(node.inputs[k].name, frozenset())
             if inside >= 0 and (low < 0 or (low == 0 and inside > 0 and held & whole)):
                 out |= held
         changes = any(a != b for a, b in pairs)
-        weights = changes and _signless(model, node)
-        spans = [_interval(node, [p[k] for p in pairs], weights) for k in (0, 1)]
+        weights = changes and has_no_negative_weights(model, node)
+        spans = [find_interval(node, [p[k] for p in pairs], weights) for k in (0, 1)]
         for t in node.outputs:
-            both[t.name] = (_defined(spans[0]), _defined(spans[1]))
+            both[t.name] = (bound(spans[0]), bound(spans[1]))
     return out
 
 
@@ -233,121 +133,3 @@ def _of(model: Model, t: gs.Tensor, both: Mapping[str, tuple[Pair, Pair]]) -> tu
         return ANYTHING, ANYTHING
     span = float(values.min()), float(values.max())
     return (ANYTHING, ANYTHING) if np.isnan(span).any() else (span, span)
-
-
-def _partial(model: Model, node: gs.Node) -> tuple[int, ...]:
-    """Operands of a node that must not be negative."""
-    if node.op in ("Log", "Sqrt", "Reciprocal"):
-        return (0,)
-    if node.op == "Div":
-        return (1,)
-    exponent = number(model, node.inputs[1]) if node.op == "Pow" else None
-    return (0,) if exponent is not None and exponent != math.floor(exponent) else ()
-
-
-def _signless(model: Model, node: gs.Node) -> bool:
-    """Is this a product with constants that hold nothing negative (a mel filter bank, a mean)?"""
-    if node.op not in ("MatMul", "Conv", "Gemm", "ConvTranspose"):
-        return False
-    for t in (t for t in node.inputs if isinstance(t, gs.Constant)):
-        values = np.asarray(model.array(t))
-        if (values.ravel()[:4096] < 0).any() or (values < 0).any():
-            return False
-    return any(isinstance(t, gs.Constant) for t in node.inputs)
-
-
-def _defined(span: Pair) -> Pair:
-    return ANYTHING if np.isnan(span).any() else span
-
-
-def _interval(node: gs.Node, spans: list[Pair], weights: bool) -> Pair:
-    """The interval of a node's outputs, given those of its inputs; ANYTHING where it is not known."""
-    if node.op in SAME:
-        given = spans if node.op == "Concat" else spans[:1]
-        given = [*given, *spans[2:3], (0.0, 0.0)] if node.op in ZEROS else given
-        return min(a for a, _ in given), max(b for _, b in given)
-    if node.op in BOUNDED:
-        return BOUNDED[node.op]
-    if node.op in MONOTONE:
-        return _ordered(float(MONOTONE[node.op](np.float64(v))) for v in spans[0])
-    if weights:
-        free = [s for s, t in zip(spans, node.inputs, strict=True) if not isinstance(t, gs.Constant)]
-        return (0.0, math.inf) if all(a >= 0 for a, _ in free) else ANYTHING
-    if node.op in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool"):
-        return (max(spans[0][0], 0.0), math.inf) if spans[0][0] >= 0 or node.op != "ReduceSum" else ANYTHING
-    rule = RULES.get(node.op)
-    if rule is None:
-        return ANYTHING
-    twice = len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
-    return _square(spans[0]) if node.op == "Mul" and twice else rule(spans)
-
-
-def _ordered(values: Iterator[float]) -> Pair:
-    found = list(values)
-    return min(found), max(found)
-
-
-def _corners(function: Callable[[Any, Any], Any]) -> Callable[[list[Pair]], Pair]:
-    """The interval of an operator that is monotone in each of two operands."""
-
-    def rule(spans: list[Pair]) -> Pair:
-        if len(spans) != 2:
-            return ANYTHING
-        found = [float(function(np.float64(a), np.float64(b))) for a in spans[0] for b in spans[1]]
-        return min(found), max(found)
-
-    return rule
-
-
-def _product(a: Any, b: Any) -> Any:
-    return 0.0 if a == 0 or b == 0 else a * b  # zero times what is endless but a number
-
-
-def _square(span: Pair) -> Pair:
-    low, high = sorted((abs(span[0]), abs(span[1])))
-    return (0.0 if span[0] < 0 < span[1] else low * low), high * high
-
-
-def _quotient(spans: list[Pair]) -> Pair:
-    low, high = spans[1]
-    if low < 0 <= high or low == high == 0:
-        return ANYTHING
-    inverse = (1 / high if high else -math.inf), (1 / low if low else math.inf)
-    return _corners(_product)([spans[0], inverse])
-
-
-def _power(spans: list[Pair]) -> Pair:
-    low, high = spans[1]
-    if low != high:
-        return (0.0, math.inf) if spans[0][0] >= 0 else ANYTHING
-    if low == 2:
-        return _square(spans[0])
-    return (0.0, math.inf) if low % 2 == 0 or spans[0][0] >= 0 else ANYTHING
-
-
-RULES: dict[str, Callable[[list[Pair]], Pair]] = {
-    "Add": _corners(np.add), "Sub": _corners(np.subtract), "Mul": _corners(_product), "Div": _quotient, "Pow": _power,
-    "Sum": lambda spans: (sum(a for a, _ in spans), sum(b for _, b in spans)),
-    "Max": lambda spans: (max(a for a, _ in spans), max(b for _, b in spans)),
-    "Min": lambda spans: (min(a for a, _ in spans), min(b for _, b in spans)),
-    "Mean": lambda spans: (min(a for a, _ in spans), max(b for _, b in spans)),
-    "Where": lambda spans: (min(a for a, _ in spans[1:]), max(b for _, b in spans[1:])),
-    "Clip": lambda spans: _clipped(*spans) if len(spans) == 3 else ANYTHING,
-    "Abs": lambda spans: (0.0 if spans[0][0] < 0 < spans[0][1] else min(map(abs, spans[0])), max(map(abs, spans[0]))),
-    "Reciprocal": lambda spans: _quotient([(1.0, 1.0), spans[0]]),
-}  # fmt: skip
-MONOTONE: dict[str, Callable[[Any], Any]] = {
-    "Relu": lambda v: max(v, 0.0), "Exp": np.exp, "Sqrt": lambda v: np.sqrt(max(v, 0.0)), "Neg": np.negative,
-    "Log": lambda v: np.log(v) if v > 0 else -math.inf, "Floor": np.floor, "Ceil": np.ceil, "Round": np.round,
-    "Softplus": lambda v: np.logaddexp(0.0, v),
-}  # fmt: skip
-BOUNDED: dict[str, Pair] = {
-    **dict.fromkeys(["Sigmoid", "HardSigmoid", "Softmax", "Hardmax", "Not", "And", "Or", "Xor", "IsNaN"], (0.0, 1.0)),
-    **dict.fromkeys(["Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "RandomUniform"], (0.0, 1.0)),
-    **dict.fromkeys(["Tanh", "Erf", "Sin", "Cos", "Sign", "Softsign"], (-1.0, 1.0)),
-    **dict.fromkeys(["Shape", "Size", "NonZero", "ArgMax", "ArgMin"], (0.0, math.inf)),
-}
-
-
-def _clipped(span: Pair, least: Pair, most: Pair) -> Pair:
-    return min(max(span[0], least[0]), most[1]), max(min(span[1], most[1]), least[0])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from spa_compiler.errors import ModelError
 from spa_compiler.ir.external_data import PROTOBUF_LIMIT
 from spa_compiler.ir.writer import write
+from spa_compiler.operators.facts import CONTRACTS_INTEGERS
 
 Array = NDArray[Any]
 LEVELS = (
@@ -100,11 +101,6 @@ def _lifted_weights(proto: onnx.ModelProto) -> Iterator[dict[str, Array]]:
             t.raw_data = data
 
 
-INTEGER = """ConvInteger MatMulInteger DynamicQuantizeMatMul MatMulIntegerToFloat QLinearConv QLinearMatMul
-QGemm""".split()
-"""Operators that contract integers."""
-
-
 def exact_session(
     proto: onnx.ModelProto, folder: Path, level: int = 1, threads: int = 0, what: str = "the model"
 ) -> ort.InferenceSession:
@@ -112,7 +108,7 @@ def exact_session(
 
     Where onnxruntime has no kernel for other weights it is one like any other. Raises ModelError as `open_session`.
     """
-    if any(n.op_type in INTEGER for n in proto.graph.node):
+    if any(n.op_type in CONTRACTS_INTEGERS for n in proto.graph.node):
         try:
             return open_session(proto, folder, max(level, 2), threads, what, exact=True)
         except ModelError:

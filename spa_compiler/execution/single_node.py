@@ -16,14 +16,8 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from spa_compiler.execution.session import quiet_session
+from spa_compiler.operators.facts import is_exact_in_reference
 
-EXACT = frozenset(
-    """Abs Add And Concat ConstantOfShape Equal Expand Flatten Gather Greater GreaterOrEqual Identity Less LessOrEqual
-    Max Min Mul Neg Not Or Reshape Shape Size Split Sqrt Squeeze Sub Tile Transpose Unsqueeze Where Xor""".split()
-)
-"""What onnx's reference implementation gives bit for bit as onnxruntime does, and sooner. All else is run by
-onnxruntime: what is folded has to be what the model computes (Softmax before opset 13, bounds of negative steps, the
-rounding of integer divisions, of Exp and of casts differ)."""
 REPEATED, REMEMBERED = 4096, 2048
 """Elements up to which the result of a node is remembered with its operands, and how many results are."""
 OLDEST_IR = 4
@@ -75,8 +69,8 @@ def _evaluated(proto: onnx.NodeProto, versions: Versions, values: list[Array]) -
     kinds = [helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for v in values]
     try:
         one = _model(proto, dict(zip((f"x{k}" for k in range(len(kinds))), kinds, strict=True)), versions)
-        runtime = _is_for_runtime(proto, values)
-        evaluator = quiet_session(one.SerializeToString()) if runtime else ReferenceEvaluator(one)
+        exact = is_exact_in_reference(proto, values)
+        evaluator = ReferenceEvaluator(one) if exact else quiet_session(one.SerializeToString())
         with np.errstate(all="ignore"):
             got = evaluator.run(None, {f"x{k}": v for k, v in enumerate(values)})
     except Exception:  # neither has all operators for all types; inference is the fallback
@@ -86,22 +80,6 @@ def _evaluated(proto: onnx.NodeProto, versions: Versions, values: list[Array]) -
         return None
     found = iter(arrays)
     return [next(found) if o else np.zeros(0) for o in proto.output]
-
-
-def _is_for_runtime(proto: onnx.NodeProto, values: Sequence[Array]) -> bool:
-    """Is this run by onnxruntime, because the reference implementation may give something else?"""
-    if proto.op_type == "Slice":  # operands are x0, x1, ...: axes may be left out, and one constant may be two operands
-        steps = proto.input[4] if len(proto.input) > 4 else ""
-        return bool(steps) and bool((values[int(steps[1:])] < 0).any())
-    if proto.op_type in ("Div", "Range"):
-        return any(v.dtype.kind != "i" or bool((v < 0).any()) for v in values)
-    if proto.op_type == "Cast":
-        return values[0].dtype.kind not in "iub" or any(a.name == "to" and a.i not in NUMBERS for a in proto.attribute)
-    return proto.op_type not in EXACT
-
-
-NUMBERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
-"""Types that integers and booleans are cast to without a choice."""
 
 
 def _model(proto: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], versions: Versions) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Edits of a graph that every rewrite needs: where a node stands, and dead or idle nodes that go."""
+"""Edits of a graph that every rewrite needs: where a node stands, dead nodes that go."""
 
 from __future__ import annotations
 
@@ -27,19 +27,6 @@ def drop_dead(model: Model) -> int:
 def index_of(graph: gs.Graph, node: gs.Node) -> int:
     """Position of a node by identity (graphsurgeon compares by content)."""
     return next(i for i, n in enumerate(graph.nodes) if n is node)
-
-
-def bypass(model: Model) -> int:
-    """Exporters share equal constants through Identity: the readers get the constant itself."""
-    made = 0
-    kept = {t.name for t in model.graph.outputs} | set(model.captured)
-    for node in model.graph.nodes:
-        if node.op == "Identity" and isinstance(node.inputs[0], gs.Constant) and node.outputs[0].name not in kept:
-            for user in unique(node.outputs[0].outputs):
-                for i in [i for i, t in enumerate(user.inputs) if t is node.outputs[0]]:
-                    user.inputs[i] = node.inputs[0]
-            made += 1
-    return made
 
 
 def unique(nodes: list[gs.Node]) -> list[gs.Node]:

@@ -20,6 +20,8 @@ from spa_compiler.algebra.expr import Dim, Expr, Prod, atoms, resolve
 from spa_compiler.algebra.masks import Masks, whole
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.model import Model, constant
+from spa_compiler.operators import build
+from spa_compiler.operators.build import Call, new_node
 from spa_compiler.operators.site import Scope, Site, Value
 from spa_compiler.operators.traits import Norm
 
@@ -121,12 +123,12 @@ class _Editor:
         kind = shapes.kind.get(value.name, 0) if shapes is not None else 0
         return onnx.helper.tensor_dtype_to_np_dtype(kind or onnx.TensorProto.FLOAT)
 
-    def _op(self, op: str, inputs: list[gs.Tensor], attrs: dict[str, Any] | None = None) -> gs.Variable:
+    def _put(self, call: Call[gs.Tensor]) -> gs.Variable:
         """A new node before this one."""
         self.made += 1
         out = self.model.new_value(f"{self.stem}.{self.made}")
         at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
-        self.model.graph.nodes.insert(at, self.model.new_node(op, out.name, attrs or {}, inputs, [out]))
+        self.model.graph.nodes.insert(at, new_node(self.model, call, out.name, [out]))
         return out
 
     def _const(self, values: Array) -> gs.Constant:
@@ -147,16 +149,16 @@ class _Editor:
         held = mask.shape[axis] // (outer * inner)
         digits = [*mask.shape[:axis], outer, held, inner, *mask.shape[axis + 1 :]]
         small = mask.reshape(digits).take([0], axis).take([0], axis + 2)
-        length = self._op("Gather", [self._op("Shape", [x]), self._const(np.array([axis], np.int64))], {"axis": 0})
+        length = self._put(build.gather(self._put(build.shape_of(x)), self._const(np.array([axis], np.int64)), 0))
         fixed = self._const(np.array([held * (outer if inner > 1 else 1)], np.int64))
-        free = self._op("Div", [length, fixed])
+        free = self._put(build.divide(length, fixed))
         sizes = [self._const(np.array([n], np.int64)) for n in small.shape]
         sizes[axis + 2 if inner > 1 else axis] = free
         if inner > 1:
             sizes[axis] = self._const(np.array([outer], np.int64))
-        whole_mask = self._op("Expand", [self._const(small), self._op("Concat", sizes, {"axis": 0})])
+        whole_mask = self._put(build.expand(self._const(small), self._put(build.concat(sizes, 0))))
         shape = [-1 if i == axis else n for i, n in enumerate(mask.shape)]
-        return self._op("Reshape", [whole_mask, self._const(np.array(shape, np.int64))])
+        return self._put(build.reshape(whole_mask, self._const(np.array(shape, np.int64))))
 
     def _slot(self, value: Value) -> int:
         return next(i for i, t in enumerate(self.node.inputs) if t.name == value.name)
@@ -166,12 +168,12 @@ class _Editor:
         slot = self._slot(value)
         mask, x = self._mask(value, dims), self.node.inputs[slot]
         if mask.dtype.kind == "f" or mask.dtype.kind == "V":
-            self.node.inputs[slot] = self._op("Mul", [x, self._beside(x, value, mask)])
+            self.node.inputs[slot] = self._put(build.multiply(x, self._beside(x, value, mask)))
         else:
             slot_of_zero = self.site.traits.zero_points[0]
             given = self.node.inputs[slot_of_zero] if 0 < slot_of_zero < len(self.node.inputs) else None
             zero = given if given is not None and given.name else self._const(np.zeros((), mask.dtype))
-            self.node.inputs[slot] = self._op("Where", [self._beside(x, value, mask.astype(bool)), x, zero])
+            self.node.inputs[slot] = self._put(build.choose(self._beside(x, value, mask.astype(bool)), x, zero))
 
     def _statistic(self, dims: set[Dim]) -> None:
         traits = self.site.traits
@@ -182,10 +184,10 @@ class _Editor:
         elif traits.neutral:
             fill = self._const(np.array(traits.neutral, mask.dtype))
             x = self.node.inputs[0]
-            self.node.inputs[0] = self._op("Where", [self._beside(x, value, mask.astype(bool)), x, fill])
+            self.node.inputs[0] = self._put(build.choose(self._beside(x, value, mask.astype(bool)), x, fill))
         else:
             x = self.node.inputs[0]
-            self.node.inputs[0] = self._op("Mul", [x, self._beside(x, value, mask)])
+            self.node.inputs[0] = self._put(build.multiply(x, self._beside(x, value, mask)))
             if traits.mean:
                 self._scale_output(value, mask)
 
@@ -199,20 +201,18 @@ class _Editor:
         at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
         self.node.outputs = [raw]
         divisor = self._const(share.astype(mask.dtype))
-        mean = self.model.new_node("Div", f"{self.stem}.mean", {}, [raw, divisor], [result])
+        mean = new_node(self.model, build.divide(raw, divisor), f"{self.stem}.mean", [result])
         self.model.graph.nodes.insert(at + 2, mean)
 
     def _mean(self, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
         """Mean over the kept entries of these axes, which stay with size 1; `spread` is the mask as an operand."""
-        kept = self._op("Mul", [x, spread])
+        kept = self._put(build.multiply(x, spread))
         mean = self._reduce_mean(kept, axes)
         share = mask.astype(np.float64).mean(axis=tuple(axes), keepdims=True)
-        return self._op("Div", [mean, self._const(share.astype(mask.dtype))])
+        return self._put(build.divide(mean, self._const(share.astype(mask.dtype))))
 
     def _reduce_mean(self, x: gs.Tensor, axes: list[int]) -> gs.Variable:
-        if self.model.opset.get("", 1) >= 18:
-            return self._op("ReduceMean", [x, self._const(np.array(axes, np.int64))], {"keepdims": 1})
-        return self._op("ReduceMean", [x], {"axes": axes, "keepdims": 1})
+        return self._put(build.reduce_mean(x, axes, self.model.opset.get("", 1), self._const))
 
     def _norm(self, norm: Norm, value: Value, mask: Array) -> None:
         """A normalisation written out, with its statistics over the kept channels only."""
@@ -222,7 +222,7 @@ class _Editor:
         x: gs.Tensor = self._summed(norm.sum_output) if norm.sum_output else self.node.inputs[0]
         axes, spread = self._norm_axes(norm, rank), self._beside(x, value, mask)
         if norm.centred:
-            x = self._op("Mul", [self._op("Sub", [x, self._mean(x, mask, spread, axes)]), spread])
+            x = self._put(build.multiply(self._put(build.subtract(x, self._mean(x, mask, spread, axes))), spread))
         self._finish(self._affine(norm, self._normalised(norm, x, mask, spread, axes), rank))
         return None
 
@@ -246,17 +246,17 @@ class _Editor:
 
     def _normalised(self, norm: Norm, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
         eps = float(self.site.attrs.get("epsilon", norm.epsilon))
-        power = self._mean(self._op("Mul", [x, x]), mask, spread, axes)
-        root = self._op("Sqrt", [self._op("Add", [power, self._const(np.array(eps, mask.dtype))])])
-        return self._op("Div", [x, root])
+        power = self._mean(self._put(build.multiply(x, x)), mask, spread, axes)
+        root = self._put(build.square_root(self._put(build.add(power, self._const(np.array(eps, mask.dtype))))))
+        return self._put(build.divide(x, root))
 
     def _affine(self, norm: Norm, y: gs.Tensor, rank: int) -> gs.Tensor:
         """Gain and bias; those of a normalisation per channel lie on axis 1."""
         operands = self.node.inputs[norm.gain : norm.gain + 1 + norm.centred]
-        for op, t in zip(("Mul", "Add"), operands, strict=False):
+        for combine, t in zip((build.multiply, build.add), operands, strict=False):
             if t.name:
                 shape = self._const(np.array([-1] + [1] * (rank - 2), np.int64))
-                y = self._op(op, [y, self._op("Reshape", [t, shape]) if norm.per_channel else t])
+                y = self._put(combine(y, self._put(build.reshape(t, shape)) if norm.per_channel else t))
         return y
 
     def _group_norm(self, norm: Norm, value: Value, mask: Array) -> None:
@@ -267,20 +267,22 @@ class _Editor:
         back = self._const(np.array([0, -1] + [1] * (rank - 2), np.int64))
 
         def per_group(t: gs.Tensor) -> gs.Variable:
-            flat = self._op("Reshape", [self._reduce_mean(t, space), self._const(np.array([0, groups, -1], np.int64))])
+            mean = self._reduce_mean(t, space)
+            flat = self._put(build.reshape(mean, self._const(np.array([0, groups, -1], np.int64))))
             ones = self._const(np.ones(small.shape, small.dtype))
             mean = self._mean(flat, small, self._const(small), [2])
-            return self._op("Reshape", [self._op("Mul", [mean, ones]), back])
+            return self._put(build.reshape(self._put(build.multiply(mean, ones)), back))
 
         x = self.node.inputs[0]
-        centred = self._op("Sub", [x, per_group(x)])
+        centred = self._put(build.subtract(x, per_group(x)))
         eps = self._const(np.array(float(self.site.attrs.get("epsilon", norm.epsilon)), mask.dtype))
-        root = self._op("Sqrt", [self._op("Add", [per_group(self._op("Mul", [centred, centred])), eps])])
-        self._finish(self._affine(norm, self._op("Div", [centred, root]), rank))
+        power = per_group(self._put(build.multiply(centred, centred)))
+        root = self._put(build.square_root(self._put(build.add(power, eps))))
+        self._finish(self._affine(norm, self._put(build.divide(centred, root)), rank))
 
     def _finish(self, y: gs.Tensor) -> None:
         """The written-out form takes the place of the node's first output."""
         result = self.node.outputs[0]
         self.node.outputs[0] = self.model.new_value(f"{self.stem}.unused")
         at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
-        self.model.graph.nodes.insert(at, self.model.new_node("Identity", f"{self.stem}.y", {}, [y], [result]))
+        self.model.graph.nodes.insert(at, new_node(self.model, build.identity(y), f"{self.stem}.y", [result]))

@@ -22,6 +22,8 @@ from spa_compiler.algebra.masks import Ints, Masks, coordinates, count, keep, or
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import VerificationError
 from spa_compiler.ir.model import Model, constant, element_type
+from spa_compiler.operators import build
+from spa_compiler.operators.build import new_node, replace_node, takes_input
 from spa_compiler.operators.site import Operand, Site, Value
 
 Array = NDArray[Any]
@@ -149,11 +151,11 @@ def _name_axes(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
     if not any(_cut(a, masks) and count(a, masks) == 1 for a in site.x().axes):
         return
     axes = [i for i, a in enumerate(site.x().axes) if count(a, {}) == 1]
-    if site.opset < site.traits.operands_since:
-        node.attrs["axes"] = axes
-    else:
-        named = model.new_constant(f"{node.outputs[0].name}.axes", np.array(axes, np.int64))
-        node.inputs = [node.inputs[0], named]
+
+    def named(values: Array) -> gs.Constant:
+        return model.new_constant(f"{node.outputs[0].name}.axes", values)
+
+    replace_node(node, build.squeeze(node.inputs[0], axes, site.opset, named))
 
 
 def _retake(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
@@ -171,10 +173,9 @@ def _retake(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
     wide = site.op != "Gather" or element_type(node.inputs[1]) == onnx.TensorProto.INT64
     dtype = np.int64 if wide else np.int32
     values = np.array(left[0], dtype) if scalar else np.array(left, dtype)
-    node.op, node.attrs = "Gather", {"axis": axis}
     own = _own_name(model, node.inputs[1]) if site.op == "Gather" else ""
     index = constant(own, values) if own else model.new_constant(f"{node.outputs[0].name}.positions", values)
-    node.inputs = [node.inputs[0], index]
+    replace_node(node, build.gather(node.inputs[0], index, axis))
 
 
 def _write(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Masks) -> None:
@@ -192,7 +193,7 @@ def _write(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Mas
         pairs = enumerate(zip(old, changed, strict=True))
         kept = [not c or _still_holds(site, i, o, new[i], masks) for i, (o, c) in pairs]
         new = [o if k else n for o, n, k in zip(old, new, kept, strict=True)]
-    if operand.attr and site.opset < site.traits.operands_since:
+    if operand.attr and not takes_input(site.op, site.opset):
         node.attrs[operand.attr] = new
     elif old is None and operand.slot < len(site.inputs) and site.inputs[operand.slot] is not None:
         _patch(model, node, operand.slot, new, changed)
@@ -242,15 +243,15 @@ def _patch(model: Model, node: gs.Node, slot: int, new: list[int], changed: list
     stem = f"{node.outputs[0].name}.{slot}"
     out = model.new_value(f"{stem}.sizes", np.int64)
     mask = model.new_constant(f"{stem}.changed", np.array(changed))
-    inputs = [mask, model.new_constant(f"{stem}.new", np.array(new, np.int64)), node.inputs[slot]]
+    patched = build.choose(mask, model.new_constant(f"{stem}.new", np.array(new, np.int64)), node.inputs[slot])
     at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
-    model.graph.nodes.insert(at, model.new_node("Where", f"{stem}.patch", {}, inputs, [out]))
+    model.graph.nodes.insert(at, new_node(model, patched, f"{stem}.patch", [out]))
     node.inputs[slot] = out
 
 
 def _is_patch(model: Model, node: gs.Node, entries: int) -> bool:
     """Is this a Where by constants of its own, for one reader? So a file that was compiled before is patched again."""
-    if node.op != "Where" or len(node.outputs[0].outputs) > 1:
+    if not build.is_choice(node) or len(node.outputs[0].outputs) > 1:
         return False
     used = {*model.captured, *(t.name for t in model.graph.outputs)}
     own = [_own_name(model, t) != "" and tuple(t.shape) == (entries,) for t in node.inputs[:2]]

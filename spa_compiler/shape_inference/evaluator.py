@@ -26,6 +26,7 @@ from spa_compiler.ir.control_flow import chains, is_marker
 from spa_compiler.ir.model import Model, Shapes, element_type
 from spa_compiler.ir.subgraphs import subgraphs
 from spa_compiler.ir.symbols import Ties, input_axes, input_types, is_telling, substitute
+from spa_compiler.operators.facts import KEEPS_ENTRIES, SHAPED_BY_VALUE, SIZED_BY_DATA, UNFOLDED, count_made
 from spa_compiler.shape_inference.control_flow import Flow
 from spa_compiler.shape_inference.environment import Facts
 from spa_compiler.shape_inference.every_binding import ByNode, General, Pass, evaluate_general
@@ -36,21 +37,7 @@ KNOWN_ENTRIES = 64
 """Entries up to which an operand is followed one by one: bounds, pads and shapes."""
 RUN_LIMIT = 1 << 26
 """Elements of one input up to which a node is run on its own, to see the shape of what it makes."""
-RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout"}  # never folded: chance, or the storage format
-BY_DATA = {"NonZero", "NonMaxSuppression", "Compress", "Unique"}
-"""What these find depends on data: how much, only a run of the whole model shows."""
 Array = NDArray[Any]
-SHAPED_BY_VALUE: dict[str, tuple[int, ...]] = {
-    "Slice": (1, 2, 3, 4), "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Pad": (1, 3), "Resize": (2, 3),
-    "Upsample": (1,), "TopK": (1,), "Range": (0, 1, 2), "ConstantOfShape": (0,), "OneHot": (1,), "Split": (1,),
-    "Squeeze": (1,), "Unsqueeze": (1,), "CenterCropPad": (1,), "HannWindow": (0,), "HammingWindow": (0,),
-    "BlackmanWindow": (0,), "DFT": (1, 2), "STFT": (1, 3), "MaxUnpool": (2,), "AffineGrid": (1,), "Col2Im": (1, 2),
-    "MelWeightMatrix": (0, 1), "SplitToSequence": (1,), "SequenceAt": (1,),
-    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
-                     "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"), (1,)),
-}  # fmt: skip
-"""Operators whose result is as large as the numbers in these inputs say."""
 
 
 def evaluate(model: Model, sizes: dict[str, int], base: Facts | None = None) -> Facts:
@@ -152,7 +139,7 @@ def _given(
         start, end = node.attrs.get("start", 0), node.attrs.get("end")
         _know(facts, [t.name for t in node.outputs], [np.array(shape[start:end], np.int64)])
         return True
-    known = bool(names) and all(not n or n in facts.values for n in names) and node.op not in KEPT
+    known = bool(names) and all(not n or n in facts.values for n in names) and node.op not in UNFOLDED
     if known and not any(isinstance(a, gs.Graph) for a in node.attrs.values()):
         got = _compute(proto, names, facts, imports)
         if got is not None:
@@ -171,21 +158,11 @@ def _compute(
     proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
 ) -> list[Array] | None:
     """The outputs of a node whose inputs are known; None where they would be large or it cannot be run."""
-    growing = proto.op_type in ("ConstantOfShape", "Expand", "Tile", "Range")
-    if proto.domain not in ("", "ai.onnx") or (growing and _is_large(proto, facts)):
+    if proto.domain not in ("", "ai.onnx"):
+        return None
+    if count_made(proto.op_type, [facts.values[n] for n in proto.input if n]) > SMALL:  # before memory is taken
         return None
     return compute(proto, [facts.values[n] if n else None for n in names], versions_of(imports))
-
-
-def _is_large(proto: onnx.NodeProto, facts: Facts) -> bool:
-    """Would the node make something big out of something small? Sizes are checked before memory is taken."""
-    values = [facts.values[n] for n in proto.input if n]
-    if proto.op_type == "Range":
-        start, limit, delta = (float(v.ravel()[0]) for v in values)
-        return delta == 0 or abs(limit - start) / abs(delta) > SMALL
-    sizes = values[0 if proto.op_type == "ConstantOfShape" else 1]
-    grown = float(np.prod(np.maximum(sizes.astype(float), 0)))
-    return grown * (values[0].size if proto.op_type == "Tile" else 1) > SMALL
 
 
 def _infer(
@@ -216,8 +193,8 @@ def _infer(
                 facts.doubts.append(f"'{name}' of {proto.op_type} '{proto.name}' would be empty")
     if any(o and facts.shape(o) is None for o in proto.output) and not subgraphs(proto):
         _observe(model, proto, names, facts, imports)
-    if proto.op_type == "Reshape":
-        _check_reshape(proto, facts)
+    if proto.op_type in KEEPS_ENTRIES:
+        _check_entries(proto, facts)
     return by_schema
 
 
@@ -228,7 +205,7 @@ def _observe(
     used = list(dict.fromkeys(n for n in names if n))
     if any((s := facts.shape(n)) is None or math.prod(s) > RUN_LIMIT for n in used):
         return
-    if proto.op_type in BY_DATA:
+    if proto.op_type in SIZED_BY_DATA:
         return
     inputs = [onnx.ValueInfoProto(name=n, type=facts.types[n]) for n in used]
     outputs = [o for o in proto.output if o]
@@ -256,11 +233,11 @@ def _filled(t: onnx.TypeProto, number: int) -> Array:
     return np.full(shape, number, helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
 
 
-def _check_reshape(proto: onnx.NodeProto, facts: Facts) -> None:
+def _check_entries(proto: onnx.NodeProto, facts: Facts) -> None:
     """Shape inference accepts a Reshape whose sizes do not fit: exporters write batch 1 under a symbolic N."""
     x, y = facts.shape(proto.input[0]), facts.shape(proto.output[0])
     if x is not None and y is not None and np.prod(x, dtype=np.int64) != np.prod(y, dtype=np.int64):
-        facts.errors.append(f"Reshape '{proto.name or proto.output[0]}' cannot make {list(y)} of {list(x)}")
+        facts.errors.append(f"{proto.op_type} '{proto.name or proto.output[0]}' cannot make {list(y)} of {list(x)}")
 
 
 def record_shapes(

@@ -27,10 +27,11 @@ from spa_compiler.algebra import sizes
 from spa_compiler.algebra.sizes import Size
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import is_telling
-from spa_compiler.shape_inference import size_tables
+from spa_compiler.operators import size_tables
+from spa_compiler.operators.facts import RANKED_BY, UNFOLDED
+from spa_compiler.operators.size_formulas import Found, Operands, find_sizes, has_formula
 from spa_compiler.shape_inference.control_flow import Flow
 from spa_compiler.shape_inference.environment import Facts
-from spa_compiler.shape_inference.size_formulas import FORMULAS, Found, Operands, split_parts
 
 Array = NDArray[Any]
 
@@ -43,7 +44,7 @@ class General(Facts):
     sizes: dict[str, Size] = field(default_factory=dict)
     keys: dict[Size, str] = field(default_factory=dict)
     demands: list[tuple[Size, Size]] = field(default_factory=list)  # sizes that are equal where the model runs
-    positions: dict[str, Any] = field(default_factory=dict)  # value -> its `index_arithmetic.Index`, once asked for
+    positions: dict[str, Any] = field(default_factory=dict)  # value -> its `operators.positions.Index`, once asked for
 
     def axes(self, name: str) -> tuple[Size, ...] | None:
         """Sizes of a value's axes, or None where its rank is not known."""
@@ -302,8 +303,7 @@ class Pass:
         return all(isinstance(size, int) for size in axes.get(names[slot]) or ())
 
     def formula(self, proto: onnx.NodeProto, names: Sequence[str]) -> list[Found]:
-        found = FORMULAS.get(proto.op_type) if proto.domain in ("", "ai.onnx") else None
-        if found is None:
+        if proto.domain not in ("", "ai.onnx") or not has_formula(proto.op_type):
             return []
         first = self.at.shape(proto.output[0])
         axes = [self.general.axes(n) if n else None for n in names]
@@ -311,7 +311,7 @@ class Pass:
         rank, opset = len(first) if first is not None else 0, self.model.opset.get("", 1)
         operands = Operands(proto, axes, tables, rank, opset, self.general.demands)
         try:
-            return split_parts(operands) if proto.op_type == "Split" else [found(operands)]
+            return find_sizes(operands)
         except (LookupError, TypeError, ValueError, ZeroDivisionError):
             return []
 
@@ -358,14 +358,7 @@ def value_of_its_own(name: str, value: Array) -> Array:
     return table.reshape(value.shape)
 
 
-RANKED_BY = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0, "Squeeze": 1, "Unsqueeze": 1}
-"""Operators whose result has as many axes as the length of this operand says."""
 NUMBERS = frozenset((onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT))
 """Element types of shape arithmetic."""
-UNFOLDED = frozenset(
-    """RandomNormal RandomUniform RandomNormalLike RandomUniformLike Multinomial Bernoulli Dropout QuantizeLinear
-    DequantizeLinear""".split()
-)
-"""Chance, and the format in which numbers are stored: never computed beforehand."""
 
 __all__ = ["General", "Pass", "evaluate_general"]

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from spa_compiler.errors import ModelError
 from spa_compiler.execution.parallel import each
-from spa_compiler.execution.session import INTEGER, exact_session, quiet_session, with_outputs
+from spa_compiler.execution.session import exact_session, quiet_session, with_outputs
 from spa_compiler.ir.control_flow import chains, is_marker
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import read
+from spa_compiler.operators.facts import CONTRACTS_INTEGERS
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -45,7 +46,7 @@ class Side:
         outputs = {t.name for t in source.graph.outputs}
         if not source.path.is_file():
             return cls(source.proto(), source.folder, names, what)
-        if not outputs.issuperset(names) or any(n.op in INTEGER for n in source.graph.nodes):
+        if not outputs.issuperset(names) or any(n.op in CONTRACTS_INTEGERS for n in source.graph.nodes):
             return cls(read(source.path), source.folder, names, what)
         out = cls.__new__(cls)
         out.what, out.names = what, names

@@ -8,8 +8,8 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, shape_inference
 
-from spa_compiler.autodiff.derivatives import RULES
 from spa_compiler.autodiff.reverse_mode import OPSET, Tape, Unknown
+from spa_compiler.operators.derivatives import RULES
 from zoo_base import Case, Init, build
 
 NORM = {"s": (3,), "t": (3,), "mu": (3,), "var": (3,)}

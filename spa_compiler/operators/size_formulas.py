@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.algebra import sizes
 from spa_compiler.algebra.sizes import Size
-from spa_compiler.shape_inference.size_tables import find_attribute
+from spa_compiler.operators.size_tables import find_attribute
 
 Axes = Sequence[Size]
 Found = Sequence[Size | None]
@@ -421,4 +421,15 @@ FORMULAS: Mapping[str, Callable[[Operands], Found]] = {
 }  # fmt: skip
 
 
-__all__ = ["FORMULAS", "Operands", "split_parts"]
+def has_formula(op: str) -> bool:
+    """Does an operator of ONNX have a formula here?"""
+    return op in FORMULAS
+
+
+def find_sizes(operands: Operands) -> list[Found]:
+    """Sizes of the first outputs of a node that has a formula. Raises LookupError where too little is known."""
+    op = operands.node.op_type
+    return split_parts(operands) if op == "Split" else [FORMULAS[op](operands)]
+
+
+__all__ = ["Operands", "find_sizes", "has_formula"]

@@ -6,7 +6,8 @@ Weights are constants: nothing goes back into them. What has no row here is Unkn
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,93 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from spa_compiler.autodiff.reverse_mode import Derivatives, Rule, Tape, Unknown
-from spa_compiler.execution.session import quiet_session
-from spa_compiler.execution.single_node import OLDEST_IR
+from spa_compiler.ir.names import Names
+from spa_compiler.operators import build
+from spa_compiler.operators.build import Call
 from spa_compiler.operators.contraction import attributes
 
 Array = NDArray[Any]
+NUMBERS_READ = {"Shape": 0, "Size": 0, "CastLike": 1}
+"""Operators that look at the numbers of so many first inputs only."""
+
+
+class Unknown(Exception):
+    """An operator whose derivative is not known here."""
+
+
+class DerivativeNodes(ABC):
+    """Nodes of a forward graph with static shapes, and those of a derivative that rules make of them."""
+
+    def __init__(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        constants: Mapping[str, Array],
+        shapes: Mapping[str, Sequence[int]],
+        source: str,
+        opset: int,
+        names: Names | None = None,
+    ) -> None:
+        self.nodes, self.constants, self.shapes, self.source = nodes, constants, shapes, source
+        self.opset = opset  # of the forward nodes
+        self.made: list[onnx.NodeProto] = []
+        self.tables: list[onnx.TensorProto] = []
+        self.names = Names(constants) if names is None else names.copy()  # of the model that the nodes are of
+        self.names.add_nodes(nodes)
+        self.live = {source}  # what depends on it
+        for node in nodes:
+            if not self.live.isdisjoint(node.input[: NUMBERS_READ.get(node.op_type)]):
+                self.live |= {n for n in node.output if n}
+
+    @abstractmethod
+    def run(self, graph: onnx.GraphProto, feed: Mapping[str, Array]) -> Array:
+        """The first output of a small graph of the forward nodes' opset."""
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
+        """A new node: the name of its (last) output."""
+        names = [self.names.value(f"spa.grad.{len(self.made)}.{k}") for k in range(outputs)]
+        self.made.append(helper.make_node(kind, inputs, names, **attributes))
+        return names[-1]
+
+    def put(self, call: Call[str]) -> str:
+        """A new node of one output: its name."""
+        return self.op(call.op, *call.inputs, **call.attributes)
+
+    def number(self, values: Any, dtype: type = np.float32) -> str:
+        """A new constant."""
+        name = self.names.value(f"spa.grad.c{len(self.tables)}")
+        self.tables.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def shape(self, name: str) -> list[int]:
+        """Static shape of a value. Raises Unknown where it has none."""
+        if name in self.constants:
+            return list(self.constants[name].shape)
+        if name not in self.shapes:
+            raise Unknown(f"the shape of '{name}' is not known")
+        return list(self.shapes[name])
+
+    def constant(self, name: str) -> Array:
+        """The numbers of a constant. Raises Unknown where it is made at run time."""
+        if name not in self.constants:
+            raise Unknown(f"'{name}' is made at run time")
+        return self.constants[name]
+
+    def shaped(self, value: str, like: Sequence[int]) -> str:
+        """Reshape to these sizes."""
+        return self.put(build.reshape(value, self.number(like, np.int64)))
+
+    def fitted(self, value: str, shape: Sequence[int], like: Sequence[int]) -> str:
+        """Sum over the axes along which an operand of shape `like` was broadcast to `shape`."""
+        if list(shape) == list(like):
+            return value
+        lead = len(shape) - len(like)
+        axes = [k for k in range(len(shape)) if k < lead or (like[k - lead] == 1 and shape[k] != 1)]
+        return self.shaped(self.op("ReduceSum", value, self.number(axes, np.int64)), like)
+
+
+Derivatives = dict[int, str]
+"""By input slot the name of the derivative by that input."""
+Rule = Callable[[DerivativeNodes, onnx.NodeProto, str], Derivatives]
 
 
 def _window(node: onnx.NodeProto, rank: int, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
@@ -30,7 +112,7 @@ def _window(node: onnx.NodeProto, rank: int, kernel: Sequence[int]) -> tuple[lis
     return list(a.get("strides", [1] * rank)), list(a.get("pads", [0] * 2 * rank)), list(a.get("dilations", [1] * rank))
 
 
-def _transposed(tape: Tape, node: onnx.NodeProto, given: str, w: Array, group: int) -> str:
+def _transposed(tape: DerivativeNodes, node: onnx.NodeProto, given: str, w: Array, group: int) -> str:
     """The derivative by a convolution's input: the transposed convolution with the same weights (o, i / group, ...)."""
     x, y, kernel = tape.shape(node.input[0])[2:], tape.shape(node.output[0])[2:], w.shape[2:]
     strides, pads, dilations = _window(node, len(kernel), kernel)
@@ -50,11 +132,11 @@ def _transposed(tape: Tape, node: onnx.NodeProto, given: str, w: Array, group: i
     )  # fmt: skip
 
 
-def _conv(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _conv(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: _transposed(tape, node, given, tape.constant(node.input[1]), attributes(node).get("group", 1))}
 
 
-def _average_pool(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _average_pool(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """A depthwise convolution with equal weights."""
     a, channels = attributes(node), tape.shape(node.input[0])[1]
     kernel = list(a["kernel_shape"])
@@ -64,7 +146,7 @@ def _average_pool(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: _transposed(tape, node, given, w, channels)}
 
 
-def _max_pool(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _max_pool(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """To where the largest were found."""
     shape = tape.shape(node.input[0])
     if attributes(node).get("storage_order"):
@@ -75,13 +157,13 @@ def _max_pool(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: tape.shaped(tape.op("ScatterElements", zeros, *flat, axis=0, reduction="add"), shape)}
 
 
-def _global_average(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _global_average(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     shape = tape.shape(node.input[0])
     each = tape.op("Mul", given, tape.number(1 / math.prod(shape[2:])))
     return {0: tape.op("Expand", each, tape.number(shape, np.int64))}
 
 
-def _reduce_mean(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _reduce_mean(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     shape, a = tape.shape(node.input[0]), attributes(node)
     named = tape.constant(node.input[1]).tolist() if len(node.input) > 1 and node.input[1] else a.get("axes")
     if not named and a.get("noop_with_empty_axes"):
@@ -92,7 +174,7 @@ def _reduce_mean(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: tape.op("Expand", each, tape.number(shape, np.int64))}
 
 
-def _batch_norm(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _batch_norm(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """As it is at inference: a factor per channel."""
     scale, variance = (tape.constant(node.input[k]).astype(np.float64) for k in (1, 4))
     factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
@@ -100,40 +182,40 @@ def _batch_norm(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: tape.op("Mul", given, tape.number(factor.reshape([-1 if k == 1 else 1 for k in range(rank)])))}
 
 
-def _sum(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _sum(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     shape = tape.shape(node.output[0])
     return {k: tape.fitted(given, shape, tape.shape(n)) for k, n in enumerate(node.input) if n in tape.live}
 
 
-def _sub(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _sub(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     found = _sum(tape, node, given)
     return {k: tape.op("Neg", d) if k else d for k, d in found.items()}
 
 
-def _mul(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _mul(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     shape = tape.shape(node.output[0])
     both = {k: tape.op("Mul", given, node.input[1 - k]) for k in (0, 1) if node.input[k] in tape.live}
     return {k: tape.fitted(d, shape, tape.shape(node.input[k])) for k, d in both.items()}
 
 
-def _div(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _div(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     if node.input[1] in tape.live:
         raise Unknown("Div by what depends on the input")
     shape = tape.shape(node.output[0])
     return {0: tape.fitted(tape.op("Div", given, node.input[1]), shape, tape.shape(node.input[0]))}
 
 
-def _relu(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _relu(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: tape.op("Mul", given, tape.op("Sign", node.output[0]))}
 
 
-def _leaky(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _leaky(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     slope = tape.number(attributes(node).get("alpha", 0.01))
     positive = tape.op("Greater", node.input[0], tape.number(0.0))
     return {0: tape.op("Where", positive, given, tape.op("Mul", given, slope))}
 
 
-def _clip(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _clip(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """Where the input is inside, neither bound included."""
     inside = [
         tape.op(kind, node.input[0], node.input[k])
@@ -145,26 +227,26 @@ def _clip(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: given}
 
 
-def _sigmoid(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _sigmoid(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     y = node.output[0]
     return {0: tape.op("Mul", given, tape.op("Mul", y, tape.op("Sub", tape.number(1.0), y)))}
 
 
-def _softplus(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _softplus(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: tape.op("Mul", given, tape.op("Sigmoid", node.input[0]))}
 
 
-def _prelu(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _prelu(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     positive = tape.op("Greater", node.input[0], tape.number(0.0))
     return {0: tape.op("Where", positive, given, tape.op("Mul", given, node.input[1]))}
 
 
-def _tanh(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _tanh(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     y = node.output[0]
     return {0: tape.op("Mul", given, tape.op("Sub", tape.number(1.0), tape.op("Mul", y, y)))}
 
 
-def _ramp(tape: Tape, node: onnx.NodeProto) -> tuple[str, float]:
+def _ramp(tape: DerivativeNodes, node: onnx.NodeProto) -> tuple[str, float]:
     """Where a HardSigmoid rises, and how steeply."""
     a = {"alpha": 0.2, "beta": 0.5} | attributes(node)
     inside = [
@@ -174,12 +256,12 @@ def _ramp(tape: Tape, node: onnx.NodeProto) -> tuple[str, float]:
     return tape.op("And", *inside), a["alpha"]
 
 
-def _hard_sigmoid(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _hard_sigmoid(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     inside, slope = _ramp(tape, node)
     return {0: tape.op("Where", inside, tape.op("Mul", given, tape.number(slope)), tape.number(0.0))}
 
 
-def _hard_swish(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _hard_swish(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """X / 3 + 1 / 2 between -3 and 3, then 1."""
     x = node.input[0]
     slope = tape.op("Add", tape.op("Mul", x, tape.number(1 / 3)), tape.number(0.5))
@@ -188,28 +270,28 @@ def _hard_swish(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: tape.op("Mul", given, slope)}
 
 
-def _concat(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _concat(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     axis = attributes(node)["axis"]
     sizes = tape.number([tape.shape(n)[axis] for n in node.input], np.int64)
     tape.op("Split", given, sizes, outputs=len(node.input), axis=axis)
     return dict(enumerate(tape.made[-1].output))
 
 
-def _transpose(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _transpose(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     rank = len(tape.shape(node.input[0]))
     order = attributes(node).get("perm", list(range(rank))[::-1])
     return {0: tape.op("Transpose", given, perm=np.argsort(order).tolist())}
 
 
-def _moved(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _moved(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: tape.shaped(given, tape.shape(node.input[0]))}
 
 
-def _same(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _same(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: given}
 
 
-def _picked(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _picked(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """Slice, Gather and Pad: back to where each element came from, found by doing it to the places of one row."""
     (rows, *inner), size = tape.shape(node.input[0]), tape.shape(node.output[0])
     places = np.arange(1, math.prod(inner) + 1, dtype=np.int64).reshape(1, *inner)
@@ -225,7 +307,7 @@ def _picked(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: tape.shaped(tape.op("Gather", source, tape.number(at[1:], np.int64), axis=1), [rows, *inner])}
 
 
-def _alone(tape: Tape, node: onnx.NodeProto, places: Array) -> Array:
+def _alone(tape: DerivativeNodes, node: onnx.NodeProto, places: Array) -> Array:
     """What a node does to the numbers of places; Pad fills with place 0."""
     if attributes(node).get("mode", b"constant") != b"constant":
         raise Unknown("Pad that repeats its input")
@@ -236,11 +318,10 @@ def _alone(tape: Tape, node: onnx.NodeProto, places: Array) -> Array:
     given = helper.make_tensor_value_info(node.input[0], onnx.TensorProto.INT64, places.shape)
     tables = [numpy_helper.from_array(a, n) for n, a in feed.items()]
     graph = helper.make_graph([alone], "alone", [given], [onnx.ValueInfoProto(name=node.output[0])], tables)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", tape.opset)], ir_version=OLDEST_IR)
-    return np.asarray(quiet_session(model.SerializeToString(), 0, 1).run(None, {node.input[0]: places})[0])
+    return tape.run(graph, {node.input[0]: places})
 
 
-def _product(tape: Tape, node: onnx.NodeProto, given: str) -> Derivatives:
+def _product(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """An activation times a constant matrix."""
     if node.input[1] in tape.live or len(tape.shape(node.input[1])) != 2:
         raise Unknown("a product of two activations")
@@ -265,3 +346,13 @@ RULES: dict[str, Rule] = {
     "Identity": _same, "Dropout": _same,
 }  # fmt: skip
 """What a derivative by an operator's output says of its inputs."""
+
+
+def _join(tape: DerivativeNodes, node: onnx.NodeProto, given: Sequence[str | None]) -> str:
+    """The derivatives by the parts of a Split as one; parts that nothing reads have none."""
+    parts = [g or tape.number(np.zeros(tape.shape(n))) for g, n in zip(given, node.output, strict=True)]
+    return tape.put(build.concat(parts, attributes(node).get("axis", 0)))
+
+
+JOINED: dict[str, Callable[[DerivativeNodes, onnx.NodeProto, Sequence[str | None]], str]] = {"Split": _join}
+"""Operators of several outputs: one derivative of those by each, which their rule is given."""

@@ -1,0 +1,105 @@
+"""Operators that move entries and compute nothing: which they are, and what a node of them moves.
+
+find_order(node, 3)                 # of Transpose: [0, 2, 1]; None for any other operator
+find_pick(model, node, axes)        # of Split, Gather or Slice: runs of positions of one axis
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from spa_compiler.algebra.sizes import Size
+from spa_compiler.ir.model import Model
+
+PERMUTING = frozenset("Reshape Transpose Flatten Squeeze Unsqueeze Identity".split())
+"""Operators that give every entry of their input once: a chain of them is a permutation."""
+REGROUPING = frozenset("Squeeze Unsqueeze Reshape Identity".split())
+"""Operators that leave entries in their order, whatever the axes are (Flatten counts as a product of its own)."""
+PICKING = frozenset("Gather Split Slice".split())
+"""Operators that may pick runs of positions of one axis."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A node that picks runs of one axis: (start, length) per output; `drop`: the axis disappears."""
+
+    axis: int
+    runs: list[tuple[int, int]]
+    drop: bool
+
+
+def is_copy(node: gs.Node) -> bool:
+    """Is the output the input, under another name?"""
+    return bool(node.op == "Identity")
+
+
+def is_slice(node: gs.Node) -> bool:
+    """Does this node take from a start to an end of some axes?"""
+    return bool(node.op == "Slice")
+
+
+def is_regrouping(node: gs.Node) -> bool:
+    """Does this node give its input a shape that is an operand?"""
+    return bool(node.op == "Reshape")
+
+
+def is_overwriting(node: gs.Node) -> bool:
+    """Does this node put updates at positions that are listed as rows, in place of what is there?"""
+    return bool(node.op == "ScatterND" and node.attrs.get("reduction", "none") == "none")
+
+
+def is_transposition(node: gs.Node) -> bool:
+    """Does this node put axes into another order?"""
+    return bool(node.op == "Transpose")
+
+
+def find_order(node: gs.Node, rank: int) -> list[int] | None:
+    """Which axis of its input each axis of the output is, for a node that reorders `rank` axes; None for any other."""
+    if not is_transposition(node):
+        return None
+    return [int(p) for p in node.attrs.get("perm") or range(rank)[::-1]]
+
+
+def find_gathered_axis(node: gs.Node) -> int | None:
+    """The axis whose positions an operand names; None for any other operator."""
+    return int(node.attrs.get("axis", 0)) if node.op == "Gather" else None
+
+
+def find_joined_axis(node: gs.Node) -> int | None:
+    """The axis along which all inputs stand one after the other, as it is written; None for any other operator."""
+    return int(node.attrs["axis"]) if node.op == "Concat" else None
+
+
+def find_pick(model: Model, node: gs.Node, axes: Mapping[str, tuple[Size, ...]]) -> Pick | None:
+    """What a node picks of an axis of fixed size; None for anything else. `axes`: the sizes of values' axes."""
+    if node.op not in PICKING:
+        return None
+    small = {i: t for i, t in enumerate(node.inputs) if isinstance(t, gs.Constant) and math.prod(t.shape) < 64}
+    known = {i: model.array(t).ravel() for i, t in small.items()}
+    x = axes.get(node.inputs[0].name) if node.inputs else None
+    if x is None or any(t.name not in axes for t in node.outputs):
+        return None
+    given = [i for i in range(1, len(node.inputs)) if node.inputs[i].name]
+    single = node.op == "Slice" and len(node.inputs) > 3 and all(i in known for i in given) and known[1].size == 1
+    if not single and node.op == "Slice":
+        return None
+    axis = int(known[3][0] if node.op == "Slice" else node.attrs.get("axis", 0)) % len(x)
+    size = x[axis]
+    if not isinstance(size, int):
+        return None
+    if node.op == "Gather":
+        one = 1 in known and known[1].size == 1
+        return Pick(axis, [(int(known[1][0]) % size, 1)], len(node.inputs[1].shape) == 0) if one else None
+    lengths = [s for s in (axes[t.name][axis] for t in node.outputs) if isinstance(s, int)]
+    if node.op == "Split" and len(lengths) == len(node.outputs):
+        starts = np.cumsum([0, *lengths[:-1]]).tolist()
+        return Pick(axis, list(zip(starts, lengths, strict=True)), False)
+    if node.op == "Slice" and lengths and (4 not in known or known[4][0] == 1):
+        start = min(max(int(known[1][0]) + (size if known[1][0] < 0 else 0), 0), size)
+        return Pick(axis, [(start, lengths[0])], False)
+    return None

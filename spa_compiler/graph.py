@@ -26,7 +26,7 @@ from spa_compiler import rules
 from spa_compiler.axes import cover
 from spa_compiler.blocks import find_blocks
 from spa_compiler.collector import paused
-from spa_compiler.dims import Dim, Expr, Reason, UndecidedError, atoms, deciding, freeze, trivial
+from spa_compiler.dims import Dim, Expr, Reason, UndecidedError, atoms, deciding, freeze, naming, trivial
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.initializers import REPLACEABLE
 from spa_compiler.model import Model, element_type, label
@@ -322,7 +322,7 @@ def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) ->
             raise Conflict(f"there is no rule for {node.domain or 'ai.onnx'}::{node.op}")
         if unknown and not (is_marker(node) or is_control(node)):  # these say it for each of their values
             raise Conflict(site.attrs.get("why") or f"the shape of '{unknown[0]}' is not known")
-        with deciding(decide):
+        with deciding(decide), naming(f"{site.op} '{site.name}'"):
             found(site)
     except UndecidedError:
         site.clear()

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.dims import Dim, Expr, Prod, Reason, Sum, atoms, freeze, is_frozen, mark, unify
+from spa_compiler.dims import Dim, Expr, Prod, Reason, Sum, atoms, freeze, is_frozen, mark, select, unify
 from spa_compiler.errors import Conflict
 from spa_compiler.sizes import Size
 
@@ -76,12 +76,22 @@ class Take:
 
 
 @dataclass(frozen=True)
+class Equation:
+    """Two axes that a node said are indexed by the same set: b is a, or a at these positions."""
+
+    a: Expr
+    b: Expr
+    positions: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Scope:
     """What one rule said: for each tensor the names on each axis, and what the names stand for."""
 
     tensors: list[tuple[Value, bool, list[frozenset[str]]]]  # value, is it an output, names per axis
     env: dict[str, Expr]
     stats: frozenset[str]
+    equations: tuple[Equation, ...] = ()
 
     def contracted(self) -> set[str]:
         """Names that no output carries: channels are summed over."""
@@ -108,6 +118,7 @@ class Site:
     operands: list[Operand] = field(default_factory=list)
     take: Take | None = None
     scopes: list[Scope] = field(default_factory=list)
+    equations: list[Equation] = field(default_factory=list)  # what was said without a rule string
     shape_reads: frozenset[int] | None = None
     known: dict[int, tuple[int | None, ...]] = field(default_factory=dict)  # entries of operands that follow a symbol
     path: str = ""  # of the body that the node lies in
@@ -115,7 +126,7 @@ class Site:
     def clear(self) -> None:
         """Forget what the rule left for the rewrite; what it said about axes stays said."""
         self.sizes, self.lists, self.defaults = {}, {}, {}
-        self.operands, self.take, self.scopes = [], None, []
+        self.operands, self.take, self.scopes, self.equations = [], None, [], []
 
     def ints(self, slot: int, attr: str = "") -> list[int] | None:
         """Integers of a constant input, or of the attribute that held them in older opsets; None when unknown."""
@@ -161,10 +172,20 @@ class Site:
 
     def unify(self, a: Expr, b: Expr, move: bool = True) -> None:
         """Unify; where the two cannot agree, freeze both and say so."""
-        try:
-            unify(a, b, move)
-        except Conflict as e:
-            self.freeze(Prod((a, b)), str(e))
+        self.equations.append(Equation(a, b))
+        _unify_or_freeze(self, a, b, move)
+
+    def select(self, x: Expr, positions: list[int], y: Expr) -> Expr | None:
+        """State that y is x at these positions; see `dims.select`."""
+        self.equations.append(Equation(x, y, None if positions == list(range(x.size)) else tuple(positions)))
+        return select(x, positions, y)
+
+
+def _unify_or_freeze(site: Site, a: Expr, b: Expr, move: bool) -> None:
+    try:
+        unify(a, b, move)
+    except Conflict as e:
+        site.freeze(Prod((a, b)), str(e))
 
 
 Rule = Callable[[Site], None]
@@ -201,12 +222,13 @@ def rule(spec: str, move: bool = False, stat: str = "", known: Mapping[str, int]
         for n, e in env.items():
             if n[0].isupper():
                 site.freeze(e, f"{site.op} fixes the size of this axis")
-        for p, axis in pairs:
-            site.unify(axis, _build(p, axis.size, env, site), move)
+        equations = tuple(Equation(axis, _build(p, axis.size, env, site)) for p, axis in pairs)
+        for said in equations:
+            _unify_or_freeze(site, said.a, said.b, move)
         named = frozenset(n for n in env if n.split(".")[0] in stats)
         for n in named:
             mark(env[n], f"{site.op} '{site.name}' takes a statistic over it")
-        site.scopes.append(Scope([(v, out, _names_per_axis(v, row)) for v, out, row in tensors], env, named))
+        site.scopes.append(Scope([(v, out, _names_per_axis(v, row)) for v, out, row in tensors], env, named, equations))
         site.sizes.update({a: env[n] for n, a in attrs.items()})
 
     bound = "".join(f', {n}="{a}"' for n, a in attrs.items()) + (f', stat="{stat}"' if stat else "")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from spa_compiler.dims import Dim, Expr, Prod, Sum, is_frozen, select
+from spa_compiler.dims import Dim, Expr, Prod, Sum, is_frozen
 from spa_compiler.errors import Conflict
 from spa_compiler.rules.core import letters
 from spa_compiler.spec import Count, Operand, Rule, Site, Take, Value, freeze_rule, rule
@@ -86,7 +86,7 @@ def slice_(site: Site) -> None:
             site.freeze(Prod((x.axes[a], y.axes[a])), "sliced with bounds that are computed at run time")
             continue
         positions = list(range(x.shape[a]))[s:e:t]
-        before = select(x.axes[a], positions, y.axes[a])
+        before = site.select(x.axes[a], positions, y.axes[a])
         if before is not None:
             befores[k] = before
         elif not is_frozen(x.axes[a]):
@@ -116,10 +116,10 @@ def gather(site: Site) -> None:
     positions = [int(p) % x.shape[a] for p in site.consts[1].ravel()]
     if n == 0:
         one = Dim(1, unit=True)
-        before = select(x.axes[a], positions, one)
+        before = site.select(x.axes[a], positions, one)
         site.freeze(one, PICKED)
     else:
-        before = select(x.axes[a], positions, y.axes[a])
+        before = site.select(x.axes[a], positions, y.axes[a])
     site.take = Take(a, positions, before)
     return None
 

@@ -10,9 +10,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 _serial = itertools.count()
+_node: ContextVar[str] = ContextVar("_node", default="")
+
+
+@contextmanager
+def naming(node: str) -> Iterator[None]:
+    """Reasons that are made inside name this node, unless they name something else."""
+    token = _node.set(node)
+    try:
+        yield
+    finally:
+        _node.reset(token)
 
 
 @dataclass(frozen=True, order=True)
@@ -25,7 +38,7 @@ class Reason:
 
     @classmethod
     def new(cls, text: str, where: str = "") -> Reason:
-        return cls(next(_serial), text, where)
+        return cls(next(_serial), text, where or _node.get())
 
 
 @dataclass(eq=False)

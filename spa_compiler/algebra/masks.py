@@ -13,6 +13,7 @@ outer dim (a head, a convolution group) keeps channels of its own, equally many 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -102,6 +103,17 @@ def cover(e: Expr) -> set[Dim]:
     if isinstance(e, Sum):
         return set.intersection(*sets) if sets else set()
     return set().union(*sets)
+
+
+def multiplicity(e: Expr) -> Counter[Dim]:
+    """How often each dim of an axis occurs at one position at most: twice in `(d d)`, once in `d+d`."""
+    e = resolve(e)
+    if isinstance(e, Dim):
+        return Counter([e])
+    out: Counter[Dim] = Counter()
+    for p in e.parts:
+        out = out | multiplicity(p) if isinstance(e, Sum) else out + multiplicity(p)
+    return out
 
 
 def riders(e: Expr) -> dict[Dim, set[Dim]]:

@@ -14,7 +14,9 @@ The idea is Hindley-Milner unification (Damas and Milner 1982) with two construc
 
 from __future__ import annotations
 
+import collections
 import itertools
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -30,6 +32,7 @@ from spa_compiler.algebra.expr import (
     freeze,
     is_frozen,
     mark,
+    naming,
     resolve,
     trivial,
 )
@@ -37,6 +40,10 @@ from spa_compiler.errors import Conflict
 
 ATOMS_LIMIT = 1 << 16
 """Longest axis that is written as single units; beyond it straddling digits are frozen instead."""
+
+REPEATED = (
+    "an axis times itself is taken apart: every position stands for several channels at once, so none can be removed"
+)
 
 _deciding: ContextVar[bool] = ContextVar("_deciding", default=True)
 
@@ -118,6 +125,8 @@ def _cover(a: Expr, b: Expr, move: bool) -> None:
         if _cuttable(x, y.size):
             left, right = _cut(x, y.size)
             xs += [right, left]
+        elif has_same_channels(Sum((x, *xs[::-1])), Sum((y, *ys[::-1]))):
+            return
         else:
             xs += atomise(x, Reason.new(f"a cut at {y.size} runs through the digits of {x.size}"))[::-1]
         ys.append(y)
@@ -131,6 +140,8 @@ def _align(xs: list[Expr], ys: list[Expr], move: bool) -> None:
     _strip(xs, ys, -1, move)
     _strip(xs, ys, 0, move)
     a, b = Prod(tuple(xs)), Prod(tuple(ys))
+    if has_same_channels(a, b):
+        return
     if not xs or not ys or a.size == 1:
         for rest in xs + ys:  # a removed unit would leave an empty tensor behind the squeeze
             freeze(rest, Reason.new("one channel is picked out of the axis"))
@@ -139,7 +150,8 @@ def _align(xs: list[Expr], ys: list[Expr], move: bool) -> None:
         return
     why = Reason.new(f"digits straddle: {[p.size for p in xs]} against {[p.size for p in ys]}")
     if move and a.size <= ATOMS_LIMIT and not is_frozen(a) and not is_frozen(b):
-        for x, y in zip(atomise(a, why), atomise(b, why), strict=True):
+        _choose_digits([a, b], why)
+        for x, y in zip(_spell(a), _spell(b), strict=True):
             unify(x, y)
     else:
         freeze(Prod((a, b)), why)
@@ -149,6 +161,9 @@ def _strip(xs: list[Expr], ys: list[Expr], end: int, move: bool) -> None:
     """Unify digits at one end (-1 minor, 0 major) of two products for as long as one size divides the other."""
     while xs and ys:
         x, y = resolve(xs[end]), resolve(ys[end])
+        loses = 1 in (x.size, y.size) or (x.size != y.size and (_has_sum(x) or _has_sum(y)))
+        if loses and has_same_channels(Prod(tuple(xs)), Prod(tuple(ys))):
+            return
         if 1 in (x.size, y.size) and x.size != y.size:
             freeze(x if x.size == 1 else y, Reason.new("one channel is picked out of the axis"))
             (xs if x.size == 1 else ys).pop(end)
@@ -163,6 +178,10 @@ def _strip(xs: list[Expr], ys: list[Expr], end: int, move: bool) -> None:
         xs.pop(end)
         ys.pop(end)
         unify(x, y, move)
+
+
+def _has_sum(e: Expr) -> bool:
+    return isinstance(e, Sum) or (isinstance(e, Prod) and any(isinstance(p, Sum) for p in e.parts))
 
 
 def _factorable(e: Expr, minor: int) -> bool:
@@ -270,26 +289,82 @@ def split(e: Expr, at: int) -> tuple[Expr, Expr]:
 
 
 def atomise(e: Expr, why: Reason) -> list[Dim]:
-    """Write e as a list of units. Of a product only the largest free digit stays free: its units repeat.
+    """Write e as a list of units. Of a product only one digit stays free: its units repeat.
 
-    A product whose digits are all free loses the freedom of all but one of them; `why` is their reason. Raises
+    A product with several free digits loses the freedom of all but one of them; `why` is their reason. Raises
     UndecidedError where that is a choice and choices are postponed (see `deciding`).
     """
+    _choose_digits([e], why)
+    return _spell(e)
+
+
+def _spell(e: Expr) -> list[Dim]:
+    """The units of e, of whose products no more than one digit is free."""
     e = resolve(e)
     if isinstance(e, Dim):
         return _units(e)
+    columns = [_spell(p) for p in e.parts]
     if isinstance(e, Sum):
-        return [u for p in e.parts for u in atomise(p, why)]
-    free = [p for p in e.parts if not is_frozen(p)]
-    best = max(free, key=lambda p: p.size, default=None)
-    if len(free) > 1 and not _deciding.get():
+        return [u for column in columns for u in column]
+    at = next((i for i, p in enumerate(e.parts) if not is_frozen(p)), 0)
+    return [position[at] for position in itertools.product(*columns)]
+
+
+def _choose_digits(axes: list[Expr], why: Reason) -> None:
+    """Leave no more than one digit of every product free, and freeze the others.
+
+    A dim in two digits of one product, as in `(d d)`, puts two of its channels on one position: no unit can stand for
+    both, so it is frozen first. Then the product with the largest digit comes first, on whichever axis it is.
+    """
+    products = [p for e in axes for p in _products(e) if len(_free_digits(p)) > 1]
+    if products and not _deciding.get():
         raise UndecidedError
-    for p in free:
-        if p is not best:
-            freeze(p, why)
-    columns = [atomise(p, why) for p in e.parts]
-    at = next((i for i, p in enumerate(e.parts) if p is best), 0)
-    return [combination[at] for combination in itertools.product(*columns)]
+    for p in products:
+        times = collections.Counter(d for q in p.parts for d in set(atoms(q)) if not d.frozen)
+        for d in (d for d, many in times.items() if many > 1):
+            freeze(d, Reason.new(REPEATED))
+    for p in sorted(products, key=lambda p: (-_largest(_free_digits(p)), [d.serial for d in atoms(p)])):
+        free = _free_digits(p)
+        best = next((q for q in free if q.size == _largest(free)), None)
+        for q in free:
+            if q is not best:
+                freeze(q, why)
+
+
+def _products(e: Expr) -> Iterator[Prod]:
+    e = resolve(e)
+    if isinstance(e, Prod):
+        yield e
+    if not isinstance(e, Dim):
+        for p in e.parts:
+            yield from _products(p)
+
+
+def _free_digits(p: Prod) -> list[Expr]:
+    return [q for q in p.parts if not is_frozen(q)]
+
+
+def _largest(digits: list[Expr]) -> int:
+    return max((q.size for q in digits), default=0)
+
+
+def has_same_channels(a: Expr, b: Expr) -> bool:
+    """Do two axes of one size carry the same free channels at every position, and carry any?"""
+    free_a, free_b = ({d for d in atoms(e) if not d.frozen and not trivial(d)} for e in (a, b))
+    return free_a == free_b != set() and a.size <= ATOMS_LIMIT and all(map(operator.eq, _channels(a), _channels(b)))
+
+
+def _channels(e: Expr) -> Iterator[frozenset[tuple[Dim, int]]]:
+    """For every position of e the free channels that it stands for: (dim, index)."""
+    e = resolve(e)
+    if isinstance(e, Sum):
+        yield from itertools.chain.from_iterable(map(_channels, e.parts))
+    elif isinstance(e, Prod):
+        for position in itertools.product(*map(_channels, e.parts)):
+            yield frozenset().union(*position)
+    else:
+        none = e.frozen is not None or trivial(e)
+        yield from (frozenset() if none else frozenset([(e, i)]) for i in range(e.size))
 
 
 def _units(d: Dim) -> list[Dim]:
@@ -329,5 +404,5 @@ def select(x: Expr, positions: list[int], y: Expr) -> Expr | None:
 
 __all__ = [
     "Dim", "Expr", "Prod", "Reason", "Sum", "UndecidedError", "atomise", "atoms", "deciding", "first_reason", "freeze",
-    "is_frozen", "mark", "resolve", "select", "split", "trivial", "unify",
+    "is_frozen", "mark", "naming", "resolve", "select", "split", "trivial", "unify",
 ]  # fmt: skip

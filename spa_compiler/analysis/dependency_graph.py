@@ -24,7 +24,7 @@ import onnx_graphsurgeon as gs
 
 from spa_compiler.algebra.expr import Dim, Expr, Reason, atoms, freeze, trivial
 from spa_compiler.algebra.masks import cover
-from spa_compiler.algebra.unify import UndecidedError, deciding
+from spa_compiler.algebra.unify import UndecidedError, deciding, naming
 from spa_compiler.analysis.blocks import find_blocks
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.execution.gc_pause import paused
@@ -325,7 +325,7 @@ def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) ->
             raise Conflict(f"there is no rule for {node.domain or 'ai.onnx'}::{node.op}")
         if unknown and not (is_marker(node) or is_control(node)):  # these say it for each of their values
             raise Conflict(site.attrs.get("why") or f"the shape of '{unknown[0]}' is not known")
-        with deciding(decide):
+        with deciding(decide), naming(f"{site.op} '{site.name}'"):
             found(site)
     except UndecidedError:
         site.clear()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from spa_compiler.algebra.sizes import product
+from spa_compiler.algebra.sizes import Size, product
 from spa_compiler.ir.editing import drop_dead, index_of
 from spa_compiler.ir.model import Model
 from spa_compiler.operators import build

@@ -26,7 +26,17 @@ import numpy as np
 
 from spa_compiler.algebra.expr import Dim, Expr, Prod, Reason, Sum, atoms, mark
 from spa_compiler.errors import Conflict
-from spa_compiler.operators.site import Axis, Pattern, Rule, Scope, Site, Value, describe_place
+from spa_compiler.operators.site import (
+    Axis,
+    Equation,
+    Pattern,
+    Rule,
+    Scope,
+    Site,
+    Value,
+    describe_place,
+    unify_or_freeze,
+)
 
 TOKEN = re.compile(r"\w+(?:\.\w+)?(?:\.\.\.)?|[()+?]")
 
@@ -50,12 +60,15 @@ def rule(spec: str, move: bool = False, stat: str = "", known: Mapping[str, int]
         for n, e in env.items():
             if n[0].isupper():
                 site.freeze(e, f"{site.op} fixes the size of this axis")
-        for p, axis in pairs:
-            site.unify(axis, _build(p, axis.size, env, site), move)
+        equations = tuple(Equation(axis, _build(p, axis.size, env, site)) for p, axis in pairs)
+        for said in equations:
+            unify_or_freeze(site, said.a, said.b, move)
         named = frozenset(n for n in env if n.split(".")[0] in stats)
         for n in named:
             mark(env[n], f"{site.op} '{site.name}' takes a statistic over it")
-        site.scopes.append(Scope([(v, out, _names_per_axis(v, row)) for v, out, row in tensors], env, named, spec))
+        site.scopes.append(
+            Scope([(v, out, _names_per_axis(v, row)) for v, out, row in tensors], env, named, spec, equations)
+        )
         site.sizes.update({a: env[n] for n, a in attrs.items()})
 
     bound = "".join(f', {n}="{a}"' for n, a in attrs.items()) + (f', stat="{stat}"' if stat else "")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim, Expr, Prod, Reason, freeze
 from spa_compiler.algebra.sizes import Size
-from spa_compiler.algebra.unify import unify
+from spa_compiler.algebra.unify import select, unify
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.traits import EVERY_NAME, UNCOUNTED, Traits
 
@@ -61,6 +61,15 @@ class Take:
 
 
 @dataclass(frozen=True)
+class Equation:
+    """Two axes that a node said are indexed by the same set: b is a, or a at these positions."""
+
+    a: Expr
+    b: Expr
+    positions: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Scope:
     """What one rule said: for each tensor the names on each axis, and what the names stand for."""
 
@@ -68,6 +77,7 @@ class Scope:
     env: dict[str, Expr]
     stats: frozenset[str]
     spec: str = ""  # the rule's string
+    equations: tuple[Equation, ...] = ()
 
     def contracted(self) -> set[str]:
         """Names that no output carries: channels are summed over."""
@@ -99,6 +109,7 @@ class Site:
     operands: list[Operand] = field(default_factory=list)
     take: Take | None = None
     scopes: list[Scope] = field(default_factory=list)
+    equations: list[Equation] = field(default_factory=list)  # what was said without a rule string
     shape_reads: frozenset[int] | None = None
     known: dict[int, tuple[int | None, ...]] = field(default_factory=dict)  # entries of operands that follow a symbol
     path: str = ""  # of the body that the node lies in
@@ -107,7 +118,7 @@ class Site:
     def clear(self) -> None:
         """Forget what the rule left for the rewrite; what it said about axes stays said."""
         self.sizes, self.lists, self.defaults = {}, {}, {}
-        self.operands, self.take, self.scopes = [], None, []
+        self.operands, self.take, self.scopes, self.equations = [], None, [], []
 
     @property
     def products(self) -> list[list[Expr]] | None:
@@ -169,10 +180,21 @@ class Site:
 
     def unify(self, a: Expr, b: Expr, move: bool = True) -> None:
         """Unify; where the two cannot agree, freeze both and say so."""
-        try:
-            unify(a, b, move)
-        except Conflict as e:
-            self.freeze(Prod((a, b)), str(e))
+        self.equations.append(Equation(a, b))
+        unify_or_freeze(self, a, b, move)
+
+    def select(self, x: Expr, positions: list[int], y: Expr) -> Expr | None:
+        """State that y is x at these positions; see `unify.select`."""
+        self.equations.append(Equation(x, y, None if positions == list(range(x.size)) else tuple(positions)))
+        return select(x, positions, y)
+
+
+def unify_or_freeze(site: Site, a: Expr, b: Expr, move: bool) -> None:
+    """Unify; where the two cannot agree, freeze both, naming the node."""
+    try:
+        unify(a, b, move)
+    except Conflict as e:
+        site.freeze(Prod((a, b)), str(e))
 
 
 def _sized(name: str, env: dict[str, Expr]) -> Expr:

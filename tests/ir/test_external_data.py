@@ -368,7 +368,7 @@ def test_numbers_of_tensors_are_read_in_one_place() -> None:
         for name in ast.walk(ast.parse(path.read_text()))
         if isinstance(name, ast.Attribute) and name.attr in ("to_array", "load_external_data_for_model")
     }
-    assert found == {"external.py"}
+    assert found == {"external_data.py"}
 
 
 def test_a_model_in_memory_has_nothing_outside() -> None:

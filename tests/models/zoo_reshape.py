@@ -322,4 +322,62 @@ CASES: dict[str, Case] = {
         {"w1": (6, 3, 1, 1), "s0": [2], "e0": [LAST], "s1": [0], "e1": [2], "ax": [1], "w2": (5, 6, 1, 1)},
         {"w1:0 w2:1": 2, "w1:0 w2:1#2": 4},
     ),
+    "gram_flat": Case(  # an axis times itself, as a whole: what goes is a row and a column
+        """(float[2,5,4] x) => (float[2,6] y) {
+            a = MatMul(x, w1)  t = Transpose<perm=[0,2,1]>(a)  g = MatMul(t, a)  f = Reshape(g, flat)
+            y = MatMul(f, w2) }""",
+        {"w1": (4, 3), "flat": [0, -1], "w2": (9, 6)},
+        {"w1:1 w2:0": 3},
+    ),
+    "gram_rows": Case(  # its first row, and the others: the rows are cut, and so are the columns
+        """(float[2,5,4] x) => (float[2,6] y) {
+            a = MatMul(x, w1)  t = Transpose<perm=[0,2,1]>(a)  g = MatMul(t, a)  f = Reshape(g, flat)
+            b, c = Split<axis=1>(f, parts)  d = MatMul(b, w2)  e = MatMul(c, w3)  y = Add(d, e) }""",
+        {"w1": (4, 5), "flat": [0, -1], "parts": [10, 15], "w2": (10, 6), "w3": (15, 6)},
+        {"w1:1 w2:0 w3:0": 2, "w1:1 w2:0 w3:0#2": 3},
+    ),
+    "gram_triangle": Case(  # its lower triangle: every position belongs to two channels
+        """(float[2,5,4] x) => (float[2,6] y) {
+            a = MatMul(x, w1)  t = Transpose<perm=[0,2,1]>(a)  g = MatMul(t, a)  f = Reshape(g, flat)
+            h = Gather<axis=1>(f, triangle)  y = MatMul(h, w2) }""",
+        {"w1": (4, 3), "flat": [0, -1], "triangle": [0, 3, 4, 6, 7, 8], "w2": (6, 6)},
+        {},
+        frozen={"w1:1": "an axis times itself is taken apart", "w2:0": "Gather"},
+    ),
+    "gram_per_item": Case(  # two channels of an item meet on one axis: all items keep the same
+        """(float[2,3,4] x) => (float[2,1,4] y) {
+            a = Einsum<equation="bsk,bkd->bsd">(x, w1)  g = Einsum<equation="bsd,bse->bde">(a, a)
+            f = Reshape(g, flat)  y = MatMul(f, w2) }""",
+        {"w1": (2, 4, 5), "flat": [2, 1, 25], "w2": (2, 25, 4)},
+        {"w1:2 w2:1": 5},
+    ),
+    "weights_per_item": Case(  # where an item is an item everywhere, each keeps channels of its own
+        """(float[2,3,4] x) => (float[2,3,4] y) {
+            a = Einsum<equation="bsk,bkd->bsd">(x, w1)  y = Einsum<equation="bsd,bde->bse">(a, w2) }""",
+        {"w1": (2, 4, 5), "w2": (2, 5, 4)},
+        {"w1:2 w2:1": 5},
+        blocks={"w1:2 w2:1": 2},
+    ),
+    "items_regrouped": Case(  # (2 3) items read as (3 2), and added to a transpose: no item stays where it was
+        """(float[2,3,4] x) => (float[3,2,4] y) {
+            a = Einsum<equation="bsk,bkd->bsd">(x, w1)  b = Einsum<equation="bsd,st->btd">(a, w2)
+            c = Reshape(b, shape)  d = Transpose<perm=[1,0,2]>(b)  e = Add(c, d)
+            y = Einsum<equation="cbd,bde->cbe">(e, w3) }""",
+        {"w1": (2, 4, 5), "w2": (3, 3), "shape": [3, 2, 5], "w3": (2, 5, 4)},
+        {"w1:2 w3:1": 5},
+    ),
+    "items_reversed": Case(  # the second item is added to the first
+        """(float[2,3,4] x) => (float[2,3,4] y) {
+            a = Einsum<equation="bsk,bkd->bsd">(x, w1)  b = Gather<axis=0>(a, turned)  c = Add(a, b)
+            y = Einsum<equation="bsd,bde->bse">(c, w2) }""",
+        {"w1": (2, 4, 5), "turned": [1, 0], "w2": (2, 5, 4)},
+        {"w1:2 w2:1": 5},
+    ),
+    "items_looked_up": Case(  # the same, and which item it is comes with the input
+        """(float[2,3,4] x, int64[2] i) => (float[2,3,4] y) {
+            a = Einsum<equation="bsk,bkd->bsd">(x, w1)  b = Gather<axis=0>(a, i)  c = Add(a, b)
+            y = Einsum<equation="bsd,bde->bse">(c, w2) }""",
+        {"w1": (2, 4, 5), "w2": (2, 5, 4)},
+        {"w1:2 w2:1": 5},
+    ),
 }

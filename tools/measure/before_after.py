@@ -27,9 +27,7 @@ Row = dict[str, Any]
 WORKER = """
 import json, sys, time
 import spa_compiler
-from spa_compiler.graph import analyze
-from spa_compiler.model import load
-from spa_compiler.normalize import normalize
+from spa_compiler import analyze, load, normalize
 path, output, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 row = {}
 try:

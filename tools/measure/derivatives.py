@@ -37,7 +37,6 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from scipy.special import erf
 
-from spa_compiler.autodiff.derivatives import RULES
 from spa_compiler.autodiff.reverse_mode import OPSET, READ, Tape, Unknown
 from spa_compiler.calibration.bn_matching import OLDEST
 from spa_compiler.cli.inspection import graph_of
@@ -46,6 +45,7 @@ from spa_compiler.execution.session import open_session
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.subgraphs import subgraphs
 from spa_compiler.ir.symbols import input_types
+from spa_compiler.operators.derivatives import RULES
 from spa_compiler.shape_inference.evaluator import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,6 @@ Reshape [2, 12] -> [2, 3, 4]    unify(Prod(x.axes), Prod(y.axes)): the 12 is a p
 from __future__ import annotations
 
 from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, is_frozen
-from spa_compiler.algebra.unify import select
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import freeze_rule, rule
 from spa_compiler.operators.site import Count, Operand, Row, Rule, Site, Take, Value
@@ -88,7 +87,7 @@ def slice_(site: Site) -> None:
             site.freeze(Prod((x.axes[a], y.axes[a])), "sliced with bounds that are computed at run time")
             continue
         positions = list(range(x.shape[a]))[s:e:t]
-        before = select(x.axes[a], positions, y.axes[a])
+        before = site.select(x.axes[a], positions, y.axes[a])
         if before is not None:
             befores[k] = before
         elif not is_frozen(x.axes[a]):
@@ -118,10 +117,10 @@ def gather(site: Site) -> None:
     positions = [int(p) % x.shape[a] for p in site.consts[1].ravel()]
     if n == 0:
         one = Dim(1, unit=True)
-        before = select(x.axes[a], positions, one)
+        before = site.select(x.axes[a], positions, one)
         site.freeze(one, PICKED)
     else:
-        before = select(x.axes[a], positions, y.axes[a])
+        before = site.select(x.axes[a], positions, y.axes[a])
     site.take = Take(a, positions, before)
     return None
 

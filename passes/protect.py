@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from spa_compiler.calibration.inputs import Calibration
+from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.scores import Scores
@@ -25,11 +25,19 @@ class Protect:
     floor: float = 0.5
     rounds: int = 2
     name: ClassVar[str] = "protect"
+    after: ClassVar[tuple[str, ...]] = ("compensate",)
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+    provides: ClassVar[tuple[str, ...]] = ("plan",)
+
+    @classmethod
+    def chosen(cls, options: Options) -> Protect | None:
+        """Where the remaining weights are updated."""
+        return cls(**options.fields_of(cls)) if options.is_compensated() else None
 
     def run(self, state: State) -> State:
         """The state of the plan that explains most of the dense outputs, and the history for the report."""
         again = _from_allocate(state)
-        if again is None or state.plan.empty or not isinstance(state.calibration, Calibration):
+        if again is None or state.plan.empty or state.calibration is None:
             return state
         feeds = _some(state.calibration.feeds)
         dense = outputs(state.analyzed().model, taps(state.analyzed().model), feeds, "the dense model", level=3)

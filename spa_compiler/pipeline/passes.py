@@ -14,6 +14,7 @@ import json
 import re
 import time
 import typing
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, replace
 from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
@@ -23,6 +24,9 @@ from spa_compiler.execution.interrupts import check
 from spa_compiler.pipeline.state import Pass, State
 from spa_compiler.pipeline.text import PLAIN, parse_value, split_text
 from spa_compiler.plugins import found_in
+
+PROVIDED = frozenset({"source", "model", "plan", "erased"})
+"""Fields that a state has before any pass."""
 
 
 @functools.cache
@@ -53,6 +57,28 @@ def make(name: str, **options: Any) -> Pass:
     return made
 
 
+def requirements(step: Pass) -> tuple[str, ...]:
+    """Fields of the state that a pass requires; nothing where it does not say."""
+    return getattr(step, "requires", ())
+
+
+def is_automatic(kind: type[Any], field_name: str) -> bool:
+    """Is a pass put into a pipeline where this field is required and nothing provides it?"""
+    return getattr(kind, "automatic", False) and field_name in kind.provides
+
+
+def providers(field_name: str) -> list[str]:
+    """Names of the passes that provide a field of the state."""
+    return sorted(n for n in available() if field_name in getattr(pass_type(n), "provides", ()))
+
+
+def _check_requirements(step: Pass, there: set[str]) -> None:
+    """Raise UsageError where something that a pass requires is not there."""
+    for missing in [n for n in requirements(step) if n not in there]:
+        names = " or ".join(f"`{n}`" for n in providers(missing))
+        raise UsageError(f"pass '{step.name}' needs the {missing} of an earlier pass: put {names or 'one'} before it")
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Passes in order; itself a pass."""
@@ -60,12 +86,16 @@ class Pipeline:
     passes: tuple[Pass, ...]
     name: ClassVar[str] = "pipeline"
 
+    requires: ClassVar[tuple[str, ...]] = ()
+    provides: ClassVar[tuple[str, ...]] = ()
+
     def run(self, state: State) -> State:
         """Run every pass and take its time; an error names the pass that it came from.
 
-        Raises KeyboardInterrupt between passes where the command was told to stop.
+        Raises UsageError before anything is run where a pass lacks what another one provides, KeyboardInterrupt
+        between passes where the command was told to stop.
         """
-        for step in self.passes:
+        for step in self.completed(state.provided()).passes:
             check()
             start = time.perf_counter()
             state.progress(step.name)
@@ -75,14 +105,42 @@ class Pipeline:
                 e.add_note(f"in pass {text_of(step)}")
                 raise
             spent = state.seconds.get(step.name, 0.0) + time.perf_counter() - start
-            done = state.done if isinstance(step, Pipeline) else (*state.done, step)  # its passes have said so
-            state = replace(state, seconds={**state.seconds, step.name: spent}, done=done)
+            state = replace(state, seconds={**state.seconds, step.name: spent}, done=(*state.done, step))
         return state
 
-    def split(self, name: str) -> tuple[Pipeline, Pipeline]:
-        """What comes before the first pass of this name, and the rest; all is rest where there is none."""
-        at = next((i for i, p in enumerate(self.passes) if p.name == name), 0)
-        return Pipeline(self.passes[:at]), Pipeline(self.passes[at:])
+    def completed(self, provided: frozenset[str] = PROVIDED) -> Pipeline:
+        """The pipeline with the passes in it that need no options and provide what others require.
+
+        `provided`: fields of the state that are there before. Raises UsageError that names the pass that lacks
+        something and one that provides it.
+        """
+        there, out = set(provided), list[Pass]()
+        for step in self.flat():
+            for missing in [n for n in requirements(step) if n not in there]:
+                made = next((k() for k in map(pass_type, sorted(available())) if is_automatic(k, missing)), None)
+                if made is not None:
+                    _check_requirements(made, there)
+                    out.append(made)
+                    there.update(made.provides)
+            _check_requirements(step, there)
+            out.append(step)
+            there.update(getattr(step, "provides", ()))
+        return Pipeline(tuple(out))
+
+    def flat(self) -> Iterator[Pass]:
+        """The passes, also those of pipelines that are among them."""
+        for step in self.passes:
+            yield from step.flat() if isinstance(step, Pipeline) else (step,)
+
+    def split(self, required: str) -> tuple[Pipeline, Pipeline]:
+        """What comes before the first pass that requires a field of the state, and the rest; all is rest without."""
+        steps = tuple(self.flat())
+        at = next((i for i, p in enumerate(steps) if required in requirements(p)), 0)
+        return Pipeline(steps[:at]), Pipeline(steps[at:])
+
+    def index_of(self, provided: str) -> int | None:
+        """Where the last pass stands that provides a field of the state; None where there is none."""
+        return max((i for i, p in enumerate(self.flat()) if provided in getattr(p, "provides", ())), default=None)
 
     def __str__(self) -> str:
         return ",".join(text_of(p) for p in self.passes)

@@ -104,7 +104,7 @@ def test_a_pipeline_is_a_pass(models: Path) -> None:
     state = whole.run(State.of(load(models / "digits_gru.onnx")))
     assert state.scores
     assert {"normalize", "erase", "score"} <= set(state.seconds)
-    assert [p.name for p in state.done] == ["normalize", "erase", "score"]
+    assert [p.name for p in state.done] == ["normalize", "analyze", "erase", "score"]
 
 
 @dataclass(frozen=True)

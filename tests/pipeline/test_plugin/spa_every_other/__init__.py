@@ -16,12 +16,15 @@ class EveryOther:
 
     step: int = 2
     name: ClassVar[str] = "every_other"
+    after: ClassVar[tuple[str, ...]] = ("erase", "normalize")
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+    provides: ClassVar[tuple[str, ...]] = ("plan",)
 
     def run(self, state: State) -> State:
         """The state with such a plan."""
         groups = state.analyzed().groups
         keep = {g.label: np.broadcast_to(np.arange(g.size) % self.step == 0, g.shape) for g in groups}
-        return replace(state, plan=Plan(keep).merged(state.plan)).note(notes=["every other channel went"])
+        return replace(state, plan=Plan(keep).merged(state.plan)).remark("every other channel went")
 
 
 def position(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> dict[str, np.ndarray[Any, Any]]:

@@ -34,7 +34,8 @@ class Normalize:
         """A model whose axes the rules can read."""
         model, changes = normalize(state.model, input_sizes(state.model, parse_shapes(self.input_shape, state.model)))
         fresh = [n for n in model.notes if n not in state.model.notes]
-        return replace(state, model=model, folded=changes).remark(*fresh)
+        before = state.folded or {}  # an exact pass may have edited what was normalised
+        return replace(state, model=model, folded={n: k + before.get(n, 0) for n, k in changes.items()}).remark(*fresh)
 
 
 def parse_shapes(entries: tuple[str, ...], model: Model) -> dict[str, list[int]]:

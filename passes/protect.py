@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spa_compiler.pipeline.options import Options
-from spa_compiler.pipeline.passes import Pipeline
+from spa_compiler.pipeline.passes import Pipeline, requirements
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.scores import Scores
 from spa_compiler.verification.fidelity import explain_variance
@@ -36,7 +36,7 @@ class Protect:
 
     def run(self, state: State) -> State:
         """The state of the plan that explains most of the dense outputs, and the history for the report."""
-        again = _from_allocate(state)
+        again = _since_scores(state)
         if again is None or state.plan.empty or state.calibration is None:
             return state
         feeds = _some(state.calibration.feeds)
@@ -69,10 +69,10 @@ def _some(feeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _from_allocate(state: State) -> Pipeline | None:
-    """What was run since the allocation, to be run again."""
-    at = next((i for i, p in enumerate(state.done) if p.name == "allocate"), None)
-    return None if at is None else Pipeline(state.done[at:])
+def _since_scores(state: State) -> Pipeline | None:
+    """What was run since the scores were first read, to be run again."""
+    again = Pipeline(state.done).split("scores")[1]
+    return again if any("scores" in requirements(p) for p in again.passes) else None
 
 
 def raised(state: State) -> Scores:

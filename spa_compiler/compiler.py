@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def compile_file(
     first, rest = steps.split("scores")  # what comes before does not depend on the budget
     named = pass_files(steps) | ({Path(options.data): "what --data reads"} if options.data else {})
     before = Snapshot.of(named)
-    state = (known or {}).get(str(first)) or State.of(load(source), tell)
+    state = (known or {}).get(str(first)) or _first_state(source, options, tell)
     read_files = named | dict.fromkeys(state.source.files.states, "the input or its external data")
     if output is not None:
         check_output(output, options.dry_run)
@@ -117,6 +117,12 @@ def compile_file(
             report["output"] |= {"path": str(output), "data": _data_beside(file)}
             publish(scratch, output, read_files)
     return Result(proto, report, state)
+
+
+def _first_state(source: Path, options: Options, tell: Progress) -> State:
+    """The state before the first pass, and how inputs are drawn."""
+    state = State.of(load(source), tell)
+    return replace(state, seed=options.seed, ranges=parse_ranges(options.input_range, state.source))
 
 
 def _data_beside(file: Path) -> str | None:
@@ -155,7 +161,7 @@ def _write(state: State, text: str, file: Path, options: Options) -> tuple[onnx.
 
     The second value is notes about what is written in another form.
     """
-    if state.plan.empty and state.model is state.pruned:
+    if not state.is_changed():
         proto = read(state.source.path)
         if state.source.external:
             write(proto, state.source.folder, file)
@@ -206,7 +212,7 @@ def _report(state: State, text: str, file: Path, options: Options) -> dict[str, 
     signature(sessions[0], sessions[1], only)
     found = _fidelity(state, sessions, options)
     checked = time.perf_counter()
-    if options.latency and not state.plan.empty:
+    if options.latency and (not state.plan.empty or state.edits):
         ranges = parse_ranges(options.input_range, state.source)
         feed = draw_sample(state.analyzed().model, sessions, ranges, options.seed)
         threads = options.threads or os.cpu_count() or 1

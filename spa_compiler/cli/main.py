@@ -87,10 +87,11 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 CALIBRATION, INPUTS, UNPROVEN = topic_options("calibration"), topic_options("inputs"), topic_options("proof")
-SCORING = topic_options("scoring", leave_out=("pipeline",))
+SCORING = topic_options("scoring", leave_out=("pipeline", "with_passes"))
 TEXTS = [
     click.option("--mask", type=FILE, help="Apply keep-masks from an .npz, one boolean array per group label."),
     named_option("pipeline"),
+    named_option("with_passes"),
 ]
 RUNNING: list[Callable[..., Any]] = [
     click.option("--report", "report_file", type=FILE, help="Write the report: a page for .html, else JSON."),
@@ -266,7 +267,7 @@ def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None
 @click.option("--ratios", default="0.1,0.3,0.5,0.7", help="Ratios to try.")
 @add_options(
     topic_options("budget", leave_out=("ratio", "target")),
-    topic_options("scoring", leave_out=("plan", "pipeline")),
+    topic_options("scoring", leave_out=("plan", "pipeline", "with_passes")),
     CALIBRATION,
     INPUTS,
     UNPROVEN,

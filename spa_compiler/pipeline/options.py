@@ -32,6 +32,10 @@ class Command:
     """Options that belong to no pass, or that are read around the passes, too."""
 
     pipeline: str = option("", "The passes as text; replaces what the other options build.", "scoring")
+    with_passes: tuple[str, ...] = option(
+        (), "Another pass, put where it belongs.", "scoring", name="with_passes", flag="--with",
+        metavar="PASS{OPTIONS}",
+    )  # fmt: skip
     input_range: tuple[str, ...] = input_range_option()
     data: str = option("", "An .npz with inputs and labels: accuracy before and after.", "inputs", file=True)
     seed: int = seed_option()
@@ -182,6 +186,16 @@ def replace_options(o: Options, **values: Any) -> Options:
 
 def pipeline_of(o: Options) -> Pipeline:
     """The pipeline that these options stand for. Raises UsageError when they do not say how much should go."""
+    steps, added = _base_pipeline(o), list[Pass]()
+    for text in o.with_passes:
+        for step in Pipeline.parse(text).passes:
+            steps = steps.insert(step, frozenset(added))
+            added.append(step)
+    return steps
+
+
+def _base_pipeline(o: Options) -> Pipeline:
+    """The pipeline without the passes that are put into it."""
     if o.pipeline:
         if o.target or o.plan or o.ratio is not None:
             raise UsageError("a pipeline says what goes: give it without --ratio, --target and --plan")

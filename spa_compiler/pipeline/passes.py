@@ -21,10 +21,14 @@ from typing import Any, ClassVar
 
 from spa_compiler.errors import SpaError, UsageError
 from spa_compiler.execution.interrupts import check
+from spa_compiler.ir.model import Model
 from spa_compiler.pipeline.state import Pass, State
 from spa_compiler.pipeline.text import PLAIN, parse_value, split_text
 from spa_compiler.plugins import found_in
+from spa_compiler.verification.exact import prove_same
 
+READING = ("folded", "graph")
+"""What is made again of a model that an exact pass has edited."""
 PROVIDED = frozenset({"source", "model", "plan", "erased"})
 """Fields that a state has before any pass."""
 
@@ -72,6 +76,51 @@ def providers(field_name: str) -> list[str]:
     return sorted(n for n in available() if field_name in getattr(pass_type(n), "provides", ()))
 
 
+def is_exact(step: Pass) -> bool:
+    """Does a pass say that it edits the model without changing its function?"""
+    return bool(getattr(step, "exact", False))
+
+
+def _check_unread(step: Pass, before: list[Pass]) -> None:
+    """Raise UsageError where a pass edits the graph by which an earlier one has planned."""
+    read = next((p for p in before if "graph" in requirements(p) and not is_exact(p)), None)
+    if read is not None:
+        raise UsageError(
+            f"pass '{step.name}' edits the graph that pass '{read.name}' reads: put it before `{read.name}`"
+        )
+
+
+def _last_provider(field_name: str, before: list[Pass]) -> Pass:
+    """The pass, with its options, that gave a field of the state last; a new one where there is none."""
+    own = [p for p in before if field_name in p.provides and not is_exact(p)]
+    if own:
+        return own[-1]
+    made: Pass = pass_type(providers(field_name)[0])()
+    return made
+
+
+def _take_edit(step: Pass, before: State, after: State) -> State:
+    """The state after an exact pass, to be proven once its graph is there; as it was where the graph is the same."""
+    if after.model is before.model or _content(after.model) == _content(before.model):
+        return replace(after, model=before.model)
+    return replace(after, graph=None, proven=before.model, edits=(*before.edits, step.name))
+
+
+def _prove_edit(state: State) -> State:
+    """The state with the edit of an exact pass proven. Raises VerificationError that names the pass."""
+    if state.proven is None or state.graph is None or state.proven is state.model:
+        return state
+    step, start = state.edits[-1], time.perf_counter()
+    prove_same(step, state.proven, state.graph, state.seed, state.ranges)
+    spent = state.seconds.get(step, 0.0) + time.perf_counter() - start
+    return replace(state, proven=state.model, seconds={**state.seconds, step: spent})
+
+
+def _content(model: Model) -> bytes:
+    content: bytes = model.proto().SerializeToString(deterministic=True)
+    return content
+
+
 def _check_requirements(step: Pass, there: set[str]) -> None:
     """Raise UsageError where something that a pass requires is not there."""
     for missing in [n for n in requirements(step) if n not in there]:
@@ -100,12 +149,14 @@ class Pipeline:
             start = time.perf_counter()
             state.progress(step.name)
             try:
-                state = step.run(state)
+                state = _take_edit(step, state, step.run(state)) if is_exact(step) else step.run(state)
             except SpaError as e:
                 e.add_note(f"in pass {text_of(step)}")
                 raise
             spent = state.seconds.get(step.name, 0.0) + time.perf_counter() - start
             state = replace(state, seconds={**state.seconds, step.name: spent}, done=(*state.done, step))
+            if "graph" in getattr(step, "provides", ()):
+                state = _prove_edit(state)
         return state
 
     def completed(self, provided: frozenset[str] = PROVIDED) -> Pipeline:
@@ -116,6 +167,8 @@ class Pipeline:
         """
         there, out = set(provided), list[Pass]()
         for step in self.flat():
+            if out and step == out[-1] and getattr(step, "automatic", False):
+                continue  # it has been put in already
             for missing in [n for n in requirements(step) if n not in there]:
                 made = next((k() for k in map(pass_type, sorted(available())) if is_automatic(k, missing)), None)
                 if made is not None:
@@ -125,12 +178,33 @@ class Pipeline:
             _check_requirements(step, there)
             out.append(step)
             there.update(getattr(step, "provides", ()))
+            if is_exact(step):
+                _check_unread(step, out[:-1])
+                out += [_last_provider(n, out) for n in READING]
+                there.update(READING)
         return Pipeline(tuple(out))
 
     def flat(self) -> Iterator[Pass]:
         """The passes, also those of pipelines that are among them."""
         for step in self.passes:
             yield from step.flat() if isinstance(step, Pipeline) else (step,)
+
+    def insert(self, step: Pass, added: frozenset[Pass] = frozenset()) -> Pipeline:
+        """The pipeline with a pass where its `after` says: behind the last of these passes, and those `added` there.
+
+        Raises UsageError where it does not say, where none of them is here, and where it is here already.
+        """
+        steps, names = list(self.flat()), getattr(step, "after", ())
+        if any(p.name == step.name for p in steps):
+            raise UsageError(f"--with {step.name}: the pipeline has this pass: {self}")
+        if not names:
+            raise UsageError(f"--with {step.name}: the pass does not say what it goes after (`after`); give --pipeline")
+        at = max((k for k, p in enumerate(steps) if p.name in names), default=None)
+        if at is None:
+            raise UsageError(f"--with {step.name}: goes after {' or '.join(names)}, which the pipeline lacks: {self}")
+        while at + 1 < len(steps) and steps[at + 1] in added:
+            at += 1
+        return Pipeline((*steps[: at + 1], step, *steps[at + 1 :]))
 
     def split(self, required: str) -> tuple[Pipeline, Pipeline]:
         """What comes before the first pass that requires a field of the state, and the rest; all is rest without."""

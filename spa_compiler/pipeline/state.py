@@ -13,6 +13,7 @@ from spa_compiler.ir.model import Model
 from spa_compiler.planning.plan import Plan
 from spa_compiler.planning.scores import Scores
 from spa_compiler.statistics.moments import Moments
+from spa_compiler.verification.feeds import Ranges
 from spa_compiler.verification.proof import Structural
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
@@ -24,6 +25,8 @@ class State:
 
     `folded` counts what normalising did; `scores_are_errors` says whether the scores of different groups compare;
     `erased` is the part of the plan that costs nothing; `pruned` is the rewritten model, `proof` what was shown of it.
+    `proven` is the last model that was shown to give what the one before an exact pass gave, None before the first of
+    these passes, which `edits` names; `seed` and `ranges` say how inputs are drawn for that.
     `results` and `notes` are for the report, and nothing is decided by them; `done` is what has been run.
     """
 
@@ -39,6 +42,10 @@ class State:
     erased: Plan = field(default_factory=Plan)
     pruned: Model | None = None
     proof: Structural | None = None
+    proven: Model | None = None
+    edits: tuple[str, ...] = ()
+    seed: int = 0
+    ranges: Ranges = field(default_factory=dict)
     done: tuple[Pass, ...] = ()
     results: Mapping[str, Json] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -57,9 +64,14 @@ class State:
         return self.graph
 
     def provided(self) -> frozenset[str]:
-        """Fields that hold something: what a pass may require."""
+        """Fields that hold something, or that a pass has given though it found nothing: what a pass may require."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return frozenset(n for n, v in values.items() if v is not None and v != {})
+        given = {n for step in self.done for n in getattr(step, "provides", ())} - {"graph"}
+        return frozenset(n for n, v in values.items() if n in given or (v is not None and v != {}))
+
+    def is_changed(self) -> bool:
+        """Is the model another one than the file that was given?"""
+        return not self.plan.empty or bool(self.edits) or self.model is not self.pruned
 
     def note(self, **results: Json) -> State:
         """The state with more results."""
@@ -74,7 +86,10 @@ class Pass(Protocol):
     """A step of the compiler: a frozen dataclass whose fields are its options.
 
     `name` is what it is called in a pipeline's text; it may be run where passes before it provide what it `requires`:
-    both that and `provides` are names of fields of State.
+    both that and `provides` are names of fields of State. More may be said, as class variables: `after`, names of
+    passes that it is put behind; `chosen(options)`, a class method that gives it where it is part of the pipeline that
+    options stand for; `automatic`, that it is put in where something requires what it provides; `exact`, that it edits
+    the model without changing its function, which is then proven; `switch`, an option of the command line for it.
     """
 
     name: ClassVar[str]

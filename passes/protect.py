@@ -9,7 +9,7 @@ import numpy as np
 
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.passes import Pipeline, requirements
-from spa_compiler.pipeline.state import State
+from spa_compiler.pipeline.state import Pass, State
 from spa_compiler.planning.scores import Scores
 from spa_compiler.verification.fidelity import explain_variance
 from spa_compiler.verification.replay import taps
@@ -20,23 +20,30 @@ SAMPLES = 64
 
 @dataclass(frozen=True)
 class Protect:
-    """Revise while less than `floor` of the outputs' variance is explained, `rounds` times at most; the best stays."""
+    """Revise while less than `floor` of the outputs' variance is explained, `rounds` times at most; the best stays.
+
+    `inner`: the passes in its parentheses, which make the plan and the model; without any, those since the scores were
+    first read, as older texts have it.
+    """
 
     floor: float = 0.5
     rounds: int = 2
+    inner: tuple[Pass, ...] = ()
     name: ClassVar[str] = "protect"
     after: ClassVar[tuple[str, ...]] = ("compensate",)
+    wraps: ClassVar[str] = "scores"
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("plan",)
 
     @classmethod
     def chosen(cls, options: Options) -> Protect | None:
-        """Where the remaining weights are updated."""
-        return cls(**options.fields_of(cls)) if options.is_compensated() else None
+        """Where channels are chosen and the remaining weights are updated."""
+        return cls(**options.fields_of(cls)) if options.is_compensated() and options.is_pruning() else None
 
     def run(self, state: State) -> State:
         """The state of the plan that explains most of the dense outputs, and the history for the report."""
-        again = _since_scores(state)
+        state = Pipeline(self.inner).run(state)
+        again = Pipeline(self.inner) if self.inner else _since_scores(state)
         if again is None or state.plan.empty or state.calibration is None:
             return state
         feeds = _some(state.calibration.feeds)
@@ -47,7 +54,9 @@ class Protect:
             if max(found) >= self.floor:
                 break
             state.progress("protect: the outputs collapse, the plan is made again")
-            fresh = replace(state, scores=raised(trial), plan=state.erased, pruned=None, model=state.analyzed().model)
+            fresh = replace(
+                state, scores=raised(trial), plan=state.erased, pruned=None, proof=None, model=state.analyzed().model
+            )
             trial = again.run(fresh)
             found.append(self.kept(trial, dense, feeds))
             best = trial if found[-1] == max(found) else best

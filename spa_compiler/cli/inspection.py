@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +267,9 @@ def pass_table() -> Iterator[str]:
     yield "passes:"
     for name in sorted(passes.available()):
         kind = passes.pass_type(name)
-        options = ", ".join(f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in fields(kind))
+        options = ", ".join(
+            f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in passes.option_fields(kind)
+        )
         yield f"  {name}: {_first(kind)}" + (f"\n      {options}" if options else "")
     yield "criteria:"
     for name in sorted(registry.available()):

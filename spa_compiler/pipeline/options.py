@@ -19,7 +19,7 @@ from typing import Any
 
 from spa_compiler.errors import UsageError
 from spa_compiler.pipeline.fields import Shown, input_range_option, option, seed_option, shown_of, threads_option
-from spa_compiler.pipeline.passes import Pipeline, available, pass_type
+from spa_compiler.pipeline.passes import Pipeline, available, pass_type, with_inner
 from spa_compiler.pipeline.state import Pass
 from spa_compiler.scoring.registry import criterion
 
@@ -212,7 +212,19 @@ def _base_pipeline(o: Options) -> Pipeline:
 def choose_passes(o: Options) -> list[Pass]:
     """The passes that say they are part of the pipeline, in order."""
     found = (kind.chosen(o) for kind in default_passes(tuple(available())))
-    return sort_by_place(step for step in found if step is not None)
+    out: list[Pass] = []
+    for step in sort_by_place(step for step in found if step is not None):
+        out = _wrap(step, out)
+    return out
+
+
+def _wrap(step: Pass, before: list[Pass]) -> list[Pass]:
+    """The passes with one more, which takes those into its parentheses that come after what it `wraps` is there."""
+    field_name = getattr(step, "wraps", "")
+    if not field_name:
+        return [*before, step]
+    first, inner = Pipeline(tuple(before)).split(field_name)
+    return [*first.passes, with_inner(step, inner.passes)]
 
 
 def front_end(o: Options) -> Pipeline:

@@ -14,8 +14,8 @@ import json
 import re
 import time
 import typing
-from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
 
@@ -23,10 +23,12 @@ from spa_compiler.errors import SpaError, UsageError
 from spa_compiler.execution.interrupts import check
 from spa_compiler.ir.model import Model
 from spa_compiler.pipeline.state import Pass, State
-from spa_compiler.pipeline.text import PLAIN, parse_value, split_text
+from spa_compiler.pipeline.text import PLAIN, Written, parse_value, split_text
 from spa_compiler.plugins import found_in
 from spa_compiler.verification.exact import prove_same
 
+INNER = "inner"
+"""The field of a pass that holds the passes in its parentheses."""
 READING = ("folded", "graph")
 """What is made again of a model that an exact pass has edited."""
 PROVIDED = frozenset({"source", "model", "plan", "erased"})
@@ -47,11 +49,35 @@ def pass_type(name: str) -> type[Any]:
     return found
 
 
+def holds_passes(kind: Any) -> bool:
+    """Can a pass have others in parentheses, which it runs?"""
+    return any(f.name == INNER for f in fields(kind))
+
+
+def option_fields(kind: Any) -> list[Field[Any]]:
+    """Fields that are options in a text: all but the passes in parentheses."""
+    return [f for f in fields(kind) if f.name != INNER]
+
+
+def inner_passes(step: Pass) -> tuple[Pass, ...]:
+    """The passes that a pass runs."""
+    found: tuple[Pass, ...] = getattr(step, INNER, ())
+    return found
+
+
+def with_inner(step: Pass, inner: tuple[Pass, ...]) -> Pass:
+    """The pass with others in its parentheses."""
+    made: Pass = replace(step, **{INNER: inner})  # type: ignore[type-var]  # every pass is a dataclass
+    return made
+
+
 def make(name: str, **options: Any) -> Pass:
     """A pass with these options. Raises UsageError with the names that there are, or the option that is missing."""
     kind = pass_type(name)
-    known = [f.name for f in fields(kind)]
-    if unknown := sorted(set(options) - set(known)):
+    known = [f.name for f in option_fields(kind)]
+    if INNER in options and not holds_passes(kind):
+        raise UsageError(f"pass '{name}' holds no passes: write it without (...)")
+    if unknown := sorted(set(options) - {INNER, *known}):
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise UsageError(f"pass '{name}' has no option {', '.join(unknown)}; {has}")
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
@@ -64,6 +90,13 @@ def make(name: str, **options: Any) -> Pass:
 def requirements(step: Pass) -> tuple[str, ...]:
     """Fields of the state that a pass requires; nothing where it does not say."""
     return getattr(step, "requires", ())
+
+
+def deep(steps: Iterable[Pass]) -> Iterator[Pass]:
+    """Passes in the order in which they end: those in the parentheses of a pass before it."""
+    for step in steps:
+        yield from deep(inner_passes(step))
+        yield step
 
 
 def is_automatic(kind: type[Any], field_name: str) -> bool:
@@ -146,14 +179,15 @@ class Pipeline:
         """
         for step in self.completed(state.provided()).passes:
             check()
-            start = time.perf_counter()
+            start, before = time.perf_counter(), sum(state.seconds.values())
             state.progress(step.name)
             try:
                 state = _take_edit(step, state, step.run(state)) if is_exact(step) else step.run(state)
             except SpaError as e:
                 e.add_note(f"in pass {text_of(step)}")
                 raise
-            spent = state.seconds.get(step.name, 0.0) + time.perf_counter() - start
+            own = time.perf_counter() - start - (sum(state.seconds.values()) - before)  # passes in it say theirs
+            spent = state.seconds.get(step.name, 0.0) + own
             state = replace(state, seconds={**state.seconds, step.name: spent}, done=(*state.done, step))
             if "graph" in getattr(step, "provides", ()):
                 state = _prove_edit(state)
@@ -176,6 +210,9 @@ class Pipeline:
                     out.append(made)
                     there.update(made.provides)
             _check_requirements(step, there)
+            if inner := inner_passes(step):
+                step = with_inner(step, Pipeline(inner).completed(frozenset(there)).passes)
+                there.update(n for p in deep(inner_passes(step)) for n in getattr(p, "provides", ()))
             out.append(step)
             there.update(getattr(step, "provides", ()))
             if is_exact(step):
@@ -195,12 +232,16 @@ class Pipeline:
         Raises UsageError where it does not say, where none of them is here, and where it is here already.
         """
         steps, names = list(self.flat()), getattr(step, "after", ())
-        if any(p.name == step.name for p in steps):
+        if any(p.name == step.name for p in deep(steps)):
             raise UsageError(f"--with {step.name}: the pipeline has this pass: {self}")
         if not names:
             raise UsageError(f"--with {step.name}: the pass does not say what it goes after (`after`); give --pipeline")
         at = max((k for k, p in enumerate(steps) if p.name in names), default=None)
         if at is None:
+            for k, holder in enumerate(steps):
+                if any(p.name in names for p in deep(inner_passes(holder))):
+                    inner = Pipeline(inner_passes(holder)).insert(step, added)
+                    return Pipeline((*steps[:k], with_inner(holder, inner.passes), *steps[k + 1 :]))
             raise UsageError(f"--with {step.name}: goes after {' or '.join(names)}, which the pipeline lacks: {self}")
         while at + 1 < len(steps) and steps[at + 1] in added:
             at += 1
@@ -209,12 +250,12 @@ class Pipeline:
     def split(self, required: str) -> tuple[Pipeline, Pipeline]:
         """What comes before the first pass that requires a field of the state, and the rest; all is rest without."""
         steps = tuple(self.flat())
-        at = next((i for i, p in enumerate(steps) if required in requirements(p)), 0)
+        at = next((i for i, p in enumerate(steps) if any(required in requirements(q) for q in deep((p,)))), 0)
         return Pipeline(steps[:at]), Pipeline(steps[at:])
 
     def index_of(self, provided: str) -> int | None:
         """Where the last pass stands that provides a field of the state; None where there is none."""
-        return max((i for i, p in enumerate(self.flat()) if provided in getattr(p, "provides", ())), default=None)
+        return max((i for i, p in enumerate(deep(self.flat())) if provided in getattr(p, "provides", ())), default=None)
 
     def __str__(self) -> str:
         return ",".join(text_of(p) for p in self.passes)
@@ -222,12 +263,16 @@ class Pipeline:
     @classmethod
     def parse(cls, text: str) -> Pipeline:
         """Read the text form. Raises UsageError that shows where it stops making sense."""
-        return cls(tuple(_build(name, options) for name, options in split_text(text)))
+        return cls(tuple(_build(written) for written in split_text(text)))
 
 
-def _build(name: str, options: dict[str, str]) -> Pass:
+def _build(written: Written) -> Pass:
+    name, options, inner = written
     hints = typing.get_type_hints(pass_type(name))
-    return make(name, **{k: parse_value(f"{name}.{k}", v, hints[k]) if k in hints else v for k, v in options.items()})
+    values = {k: parse_value(f"{name}.{k}", v, hints[k]) if k in hints else v for k, v in options.items()}
+    if INNER in options:
+        raise UsageError(f"pass '{name}' has no option {INNER}; passes stand in parentheses")
+    return make(name, **values, **({} if inner is None else {INNER: tuple(map(_build, inner))}))
 
 
 def text_of(step: Pass) -> str:
@@ -235,12 +280,13 @@ def text_of(step: Pass) -> str:
     if isinstance(step, Pipeline):
         return str(step)
     shown = []
-    for f in fields(step):  # type: ignore[arg-type]  # every pass is a dataclass
+    for f in option_fields(step):
         value = getattr(step, f.name)
         if value != f.default:
             text = _text(value)
             shown.append(f"{f.name}={text if PLAIN.match(text) else json.dumps(text)}")
-    return f"{step.name}{{{','.join(shown)}}}" if shown else step.name
+    inner = f"({Pipeline(inner_passes(step))})" if inner_passes(step) else ""
+    return (f"{step.name}{{{','.join(shown)}}}" if shown else step.name) + inner
 
 
 def _text(value: Any) -> str:

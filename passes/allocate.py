@@ -10,6 +10,8 @@ import numpy as np
 from spa_compiler.analysis.cost import CostModel
 from spa_compiler.errors import NothingToPrune, UsageError
 from spa_compiler.execution.cpu import convolution_block
+from spa_compiler.pipeline.fields import exclude_option, include_option, min_keep_option, option, threads_option
+from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.allocation import Budget, allocate
 from spa_compiler.planning.budget import parse_target
@@ -18,8 +20,7 @@ from spa_compiler.planning.plan import Plan, best
 from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.width_ladder import Limits
 
-BY_ERROR = ("obspa", "flap")
-UNITS = ("macs", "params", "size", "channels", "latency")
+UNITS = ("macs", "params", "size", "latency", "channels")
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,36 @@ class Allocate:
     found by bisection on the rewritten model.
     """
 
-    of: str = "macs"
-    ratio: float | None = None
-    target: str = ""
-    scope: str = "auto"
-    align: int = 0
-    min_keep: int = 1
-    max_group_ratio: float = 0.9
-    exclude: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-    group_ratio: tuple[str, ...] = ()
-    threads: int = 0
+    ratio: float | None = option(None, "Share to remove, 0 to 1: --ratio 0.5 halves the MACs.", "budget")
+    of: str = option("macs", "What the ratio is of.", "budget", choices=UNITS)
+    target: str = option("", "The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms.", "budget")
+    scope: str = option(
+        "auto", "Groups compete by error per cost, or all lose the same share; auto follows the criterion.",
+        "budget", choices=("auto", "global", "uniform"),
+    )  # fmt: skip
+    align: int = option(
+        0, "Widths in multiples of N; auto: what the kernels here need.", "budget", word="auto", unit="channels"
+    )
+    min_keep: int = min_keep_option()
+    max_group_ratio: float = option(0.9, "Most that one group may lose.", "budget", least=0, most=1)
+    exclude: tuple[str, ...] = exclude_option()
+    include: tuple[str, ...] = include_option()
+    group_ratio: tuple[str, ...] = option(
+        (), "A ratio of their own for some groups, also a larger one.", "budget", metavar="PATTERN=R"
+    )
+    threads: int = threads_option()
     name: ClassVar[str] = "allocate"
+    after: ClassVar[tuple[str, ...]] = ("score", "calibrate")
+    requires: ClassVar[tuple[str, ...]] = ("graph", "scores")
+    provides: ClassVar[tuple[str, ...]] = ("plan",)
+
+    @classmethod
+    def chosen(cls, options: Options) -> Allocate | None:
+        """Where there is a budget; a target says itself of what it is."""
+        given = options.fields_of(cls)
+        if options.target:
+            given.pop("of", None)
+        return cls(**given) if options.is_pruning() else None
 
     def run(self, state: State) -> State:
         """A plan that meets the budget. Raises NothingToPrune when no group may change, BudgetError when few may."""
@@ -74,8 +93,7 @@ class Allocate:
         """`auto`: scores that are errors of the output compare between groups, magnitudes do not."""
         if self.of == "channels":
             return "uniform"
-        by_error = state.results.get("criterion") in BY_ERROR
-        return self.scope if self.scope != "auto" else "global" if by_error else "uniform"
+        return self.scope if self.scope != "auto" else "global" if state.scores_are_errors else "uniform"
 
     def plan(self, state: State, of: str, ratio: float) -> Plan:
         """The plan for one share."""

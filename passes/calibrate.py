@@ -15,7 +15,9 @@ from spa_compiler.errors import UsageError
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.parallel import linear_algebra
 from spa_compiler.interpreter.activation_maps import Adjust
-from spa_compiler.pipeline.state import State
+from spa_compiler.pipeline.fields import input_range_option, option, seed_option
+from spa_compiler.pipeline.options import Options
+from spa_compiler.pipeline.state import Json, State
 from spa_compiler.statistics.moments import Moments, collect
 
 SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
@@ -31,14 +33,30 @@ class Calibrate:
     only.
     """
 
-    source: str = "synthetic"
-    samples: int = 0
-    memory: str = "2GB"
-    seed: int = 0
-    input_range: tuple[str, ...] = ()
+    source: str = option(
+        "synthetic",
+        "Inputs to calibrate on: synthetic, one kind of it (photographs, tokens, ...), FILE.npz, a folder of them "
+        "or script.py:function.",
+        "calibration", name="calib", metavar="SOURCE",
+    )  # fmt: skip
+    samples: int = option(0, "Calibration inputs; 0: what memory allows.", "calibration", least=0)
+    memory: str = option("2GB", "Memory for calibration.", "calibration")
+    seed: int = seed_option()
+    input_range: tuple[str, ...] = input_range_option()
     stored: bool = False
     moments: bool = True
     name: ClassVar[str] = "calibrate"
+    after: ClassVar[tuple[str, ...]] = ("erase",)
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+    provides: ClassVar[tuple[str, ...]] = ("calibration", "moments")
+
+    @classmethod
+    def chosen(cls, options: Options) -> Calibrate | None:
+        """Where the criterion or the compensation reads inputs; moments only where channels are scored by them."""
+        scored = options.is_scored_by_moments()
+        if not scored and not options.is_compensated():
+            return None
+        return cls(**options.fields_of(cls), moments=scored)
 
     def run(self, state: State) -> State:
         """The state with inputs and, unless they are not wanted, moments of every contraction that may be cut."""
@@ -46,9 +64,8 @@ class Calibrate:
         if not graph.groups:
             return state
         found = self.inputs(state)
-        state = replace(state, calibration=found).note(
-            calibration={"inputs": found.source, "samples": found.samples, "synthetic": found.synthetic}
-        )
+        inputs: dict[str, Json] = {"inputs": found.source, "samples": found.samples, "synthetic": found.synthetic}
+        state = replace(state, calibration=found).note(calibration=inputs)
         if not self.moments:
             return state
         state.progress(f"calibrate: {found.source}")
@@ -58,9 +75,9 @@ class Calibrate:
         if names:
             few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             text = f"{len(names)} contractions inside bodies ({few}) are not calibrated: weights score what they read"
-            state = state.note(notes=[*state.results.get("notes", []), text])
-        taken = state.results["calibration"] | {"moments": len(moments.of), "missed": moments.missed}
-        return replace(state, moments=moments).note(calibration=taken)
+            state = state.remark(text)
+        inputs |= {"moments": len(moments.of), "missed": moments.missed}
+        return replace(state, moments=moments).note(calibration=inputs)
 
     def inputs(self, state: State) -> Calibration:
         """Inputs as asked for. Raises UsageError for a source or a memory that makes no sense."""

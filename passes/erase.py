@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from spa_compiler.analysis.dead_channels import dead_channels
+from spa_compiler.pipeline.fields import exclude_option, include_option, min_keep_option
+from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
 from spa_compiler.planning.width_ladder import open_groups
@@ -15,10 +17,18 @@ from spa_compiler.planning.width_ladder import open_groups
 class Erase:
     """Exact zeros only; `exclude`, `include` and `min_keep` as for `allocate`."""
 
-    exclude: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-    min_keep: int = 1
+    exclude: tuple[str, ...] = exclude_option()
+    include: tuple[str, ...] = include_option()
+    min_keep: int = min_keep_option()
     name: ClassVar[str] = "erase"
+    after: ClassVar[tuple[str, ...]] = ("analyze",)
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+    provides: ClassVar[tuple[str, ...]] = ("plan", "erased")
+
+    @classmethod
+    def chosen(cls, options: Options) -> Erase:
+        """Part of every pipeline; a saved plan says itself what is left alone."""
+        return cls() if options.plan else cls(**options.fields_of(cls))
 
     def run(self, state: State) -> State:
         """The plan without the channels that are dead; blocks lose equally many."""
@@ -26,5 +36,4 @@ class Erase:
         found = dead_channels(graph, self.min_keep)
         dead = {g.label: found[g.label] for g in open_groups(graph, self.exclude, self.include) if g.label in found}
         plan = Plan({label: ~mask for label, mask in dead.items()})
-        count = sum(int(mask.sum()) for mask in dead.values())
-        return replace(state, plan=plan.merged(state.plan), erased=plan).note(erased=count)
+        return replace(state, plan=plan.merged(state.plan), erased=plan)

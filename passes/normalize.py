@@ -1,16 +1,17 @@
-"""normalize: fold shape arithmetic, untie shared constants, free axes; then the dependency analysis."""
+"""normalize: fold shape arithmetic, untie shared constants, free axes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from spa_compiler.analysis.dependency_graph import analyze
 from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.inputs import named
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import input_sizes
+from spa_compiler.pipeline.fields import option
+from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 
 
@@ -18,15 +19,23 @@ from spa_compiler.pipeline.state import State
 class Normalize:
     """`input_shape`: entries `name:1,3,224,224` that give symbolic axes a size; a single input needs no name."""
 
-    input_shape: tuple[str, ...] = ()
+    input_shape: tuple[str, ...] = option((), "Sizes for symbolic axes.", "inputs", metavar="[NAME:]1,3,224,224")
     name: ClassVar[str] = "normalize"
+    after: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[tuple[str, ...]] = ()
+    provides: ClassVar[tuple[str, ...]] = ("model", "folded")
+
+    @classmethod
+    def chosen(cls, options: Options) -> Normalize:
+        """Part of every pipeline."""
+        return cls(**options.fields_of(cls))
 
     def run(self, state: State) -> State:
-        """A model whose axes the rules can read, and its dependency graph."""
+        """A model whose axes the rules can read."""
         model, changes = normalize(state.model, input_sizes(state.model, parse_shapes(self.input_shape, state.model)))
         fresh = [n for n in model.notes if n not in state.model.notes]
-        state = state.note(normalize=changes, notes=[*state.results.get("notes", []), *fresh])
-        return replace(state, model=model, graph=analyze(model))
+        before = state.folded or {}  # an exact pass may have edited what was normalised
+        return replace(state, model=model, folded={n: k + before.get(n, 0) for n, k in changes.items()}).remark(*fresh)
 
 
 def parse_shapes(entries: tuple[str, ...], model: Model) -> dict[str, list[int]]:

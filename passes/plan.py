@@ -8,6 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from spa_compiler.pipeline.fields import needed
+from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
 from spa_compiler.verification.dataset import load_npz
@@ -17,8 +19,16 @@ from spa_compiler.verification.dataset import load_npz
 class UsePlan:
     """`file`: what `--save-plan` wrote, or an .npz with one boolean keep-mask per group label."""
 
-    file: str
+    file: str = needed("Apply a saved plan (JSON) instead of scoring.", "scoring", name="plan", file=True)
     name: ClassVar[str] = "plan"
+    after: ClassVar[tuple[str, ...]] = ("erase", "score")
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+    provides: ClassVar[tuple[str, ...]] = ("plan",)
+
+    @classmethod
+    def chosen(cls, options: Options) -> UsePlan | None:
+        """Where a plan is given."""
+        return cls(**options.fields_of(cls)) if options.plan else None
 
     def run(self, state: State) -> State:
         """The state with the plan. Raises UsageError when the file or a group in it does not fit the model."""

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from spa_compiler.calibration.inputs import Calibration
-from spa_compiler.pipeline.passes import Pipeline
-from spa_compiler.pipeline.state import State
+from spa_compiler.pipeline.options import Options
+from spa_compiler.pipeline.passes import Pipeline, requirements
+from spa_compiler.pipeline.state import Pass, State
 from spa_compiler.planning.scores import Scores
 from spa_compiler.verification.fidelity import explain_variance
 from spa_compiler.verification.replay import taps
@@ -20,16 +20,31 @@ SAMPLES = 64
 
 @dataclass(frozen=True)
 class Protect:
-    """Revise while less than `floor` of the outputs' variance is explained, `rounds` times at most; the best stays."""
+    """Revise while less than `floor` of the outputs' variance is explained, `rounds` times at most; the best stays.
+
+    `inner`: the passes in its parentheses, which make the plan and the model; without any, those since the scores were
+    first read, as older texts have it.
+    """
 
     floor: float = 0.5
     rounds: int = 2
+    inner: tuple[Pass, ...] = ()
     name: ClassVar[str] = "protect"
+    after: ClassVar[tuple[str, ...]] = ("compensate",)
+    wraps: ClassVar[str] = "scores"
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+    provides: ClassVar[tuple[str, ...]] = ("plan",)
+
+    @classmethod
+    def chosen(cls, options: Options) -> Protect | None:
+        """Where channels are chosen and the remaining weights are updated."""
+        return cls(**options.fields_of(cls)) if options.is_compensated() and options.is_pruning() else None
 
     def run(self, state: State) -> State:
         """The state of the plan that explains most of the dense outputs, and the history for the report."""
-        again = _from_allocate(state)
-        if again is None or state.plan.empty or not isinstance(state.calibration, Calibration):
+        state = Pipeline(self.inner).run(state)
+        again = Pipeline(self.inner) if self.inner else _since_scores(state)
+        if again is None or state.plan.empty or state.calibration is None:
             return state
         feeds = _some(state.calibration.feeds)
         dense = outputs(state.analyzed().model, taps(state.analyzed().model), feeds, "the dense model", level=3)
@@ -39,7 +54,9 @@ class Protect:
             if max(found) >= self.floor:
                 break
             state.progress("protect: the outputs collapse, the plan is made again")
-            fresh = replace(state, scores=raised(trial), plan=state.erased, pruned=None, model=state.analyzed().model)
+            fresh = replace(
+                state, scores=raised(trial), plan=state.erased, pruned=None, proof=None, model=state.analyzed().model
+            )
             trial = again.run(fresh)
             found.append(self.kept(trial, dense, feeds))
             best = trial if found[-1] == max(found) else best
@@ -61,10 +78,10 @@ def _some(feeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _from_allocate(state: State) -> Pipeline | None:
-    """What was run since the allocation, to be run again."""
-    at = next((i for i, p in enumerate(state.done) if p.name == "allocate"), None)
-    return None if at is None else Pipeline(state.done[at:])
+def _since_scores(state: State) -> Pipeline | None:
+    """What was run since the scores were first read, to be run again."""
+    again = Pipeline(state.done).split("scores")[1]
+    return again if any("scores" in requirements(p) for p in again.passes) else None
 
 
 def raised(state: State) -> Scores:

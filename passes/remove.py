@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.rewriting.prune import rewrite
 
@@ -14,6 +15,14 @@ class Remove:
     """No options: the plan says everything."""
 
     name: ClassVar[str] = "remove"
+    after: ClassVar[tuple[str, ...]] = ("allocate", "plan", "calibrate")
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+    provides: ClassVar[tuple[str, ...]] = ("model", "pruned")
+
+    @classmethod
+    def chosen(cls, options: Options) -> Remove:
+        """Part of every pipeline."""
+        return cls()
 
     def run(self, state: State) -> State:
         """`pruned` and `model` become the rewritten model; an empty plan changes nothing."""

@@ -11,10 +11,11 @@ import numpy as np
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.analysis.weight_slices import spoiled_weights
-from spa_compiler.calibration.inputs import Calibration
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.finite import quiet
 from spa_compiler.execution.parallel import linear_algebra
+from spa_compiler.pipeline.fields import option, seed_option
+from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.scores import Noted, Scores, check_scores
 from spa_compiler.scoring.rank_correction import doubted
@@ -29,10 +30,24 @@ class Score:
     Where the calibration inputs are a guess (tabular data), magnitude stands in for obspa.
     """
 
-    criterion: str = "l2"
-    seed: int = 0
-    file: str = ""
+    criterion: str = option("l2", "How channels are scored; `spa passes` lists them.", "scoring", start="obspa")
+    seed: int = seed_option()
+    file: str = option("", "Scores from an .npz, one array per group label.", "scoring", name="scores", file=True)
     name: ClassVar[str] = "score"
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+    provides: ClassVar[tuple[str, ...]] = ("scores",)
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Passes that it goes after: scores of a file need no calibration."""
+        return ("erase",) if self.file else ("erase", "calibrate")
+
+    @classmethod
+    def chosen(cls, options: Options) -> Score | None:
+        """Where there is a budget."""
+        if not options.is_pruning():
+            return None
+        return cls(**options.fields_of(cls, *(("file",) if options.scores else ("criterion", "seed"))))
 
     def run(self, state: State) -> State:
         """Scores of every group; groups that a file leaves out are not cut."""
@@ -40,21 +55,22 @@ class Score:
         if self.file:
             if self.criterion != Score.criterion:
                 raise UsageError("score: a file of scores is a criterion: give it without criterion")
-            return replace(state, scores=load_scores(graph, Path(self.file))).note(criterion=self.file)
-        inputs = state.calibration if isinstance(state.calibration, Calibration) else None
-        guessed, hidden = inputs is not None and inputs.guessed, inputs is not None and inputs.doubted
-        name = "l2" if guessed and self.criterion == "obspa" else self.criterion
+            return replace(state, scores=load_scores(graph, Path(self.file)), scores_are_errors=False)
+        inputs, chosen, name = state.calibration, criterion(self.criterion), self.criterion
+        if inputs is not None and inputs.guessed and chosen.stand_in:
+            chosen, name = criterion(chosen.stand_in), chosen.stand_in
         with linear_algebra(graph), quiet():
-            found = criterion(name)(graph, state.moments, np.random.default_rng(self.seed))
+            found = chosen(graph, state.moments, np.random.default_rng(self.seed))
             scores = check_scores(graph, found, f"the criterion '{name}'")
-            if name == "obspa" and hidden and state.moments is not None:
+            if chosen.raises_hidden and inputs is not None and inputs.doubted and state.moments is not None:
                 scores = doubted(graph, state.moments, Noted(scores, find_fallbacks(found)))
         notes = [*describe_spoiled(graph), *describe_fallbacks(find_fallbacks(found))]
         if name != self.criterion:
-            notes.append("what the inputs are is a guess: magnitude (l2) chooses the channels, not obspa; see --calib")
-        if notes:
-            state = state.note(notes=[*state.results.get("notes", []), *notes])
-        return replace(state, scores=scores).note(criterion=name)
+            what = "magnitude (l2)" if name == "l2" else name
+            notes.append(
+                f"what the inputs are is a guess: {what} chooses the channels, not {self.criterion}; see --calib"
+            )
+        return replace(state, scores=scores, scores_are_errors=chosen.scores_are_errors).remark(*notes)
 
 
 def find_fallbacks(scores: Scores) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from spa_compiler.errors import UnprovenError, UsageError
 from spa_compiler.execution.inputs import parse_ranges
+from spa_compiler.pipeline.fields import input_range_option, option, seed_option
+from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.verification.proof import structural
 
@@ -15,10 +17,18 @@ from spa_compiler.verification.proof import structural
 class Verify:
     """`input_range`: entries `name:low,high` that inputs stay in; `allow_unproven`: silent groups are no error."""
 
-    seed: int = 0
-    input_range: tuple[str, ...] = ()
-    allow_unproven: bool = False
+    seed: int = seed_option()
+    input_range: tuple[str, ...] = input_range_option()
+    allow_unproven: bool = option(False, "Exit 0 although nothing that the proof sees depends on some groups.", "proof")
     name: ClassVar[str] = "verify"
+    after: ClassVar[tuple[str, ...]] = ("remove",)
+    requires: ClassVar[tuple[str, ...]] = ("graph", "pruned")
+    provides: ClassVar[tuple[str, ...]] = ("proof",)
+
+    @classmethod
+    def chosen(cls, options: Options) -> Verify:
+        """Part of every pipeline."""
+        return cls(**options.fields_of(cls))
 
     def run(self, state: State) -> State:
         """The state with the check's figures.
@@ -33,4 +43,4 @@ class Verify:
         found = structural(graph, masks, state.pruned, self.seed, ranges, state.source)
         if found.silent and not self.allow_unproven:
             raise UnprovenError(found.silent, found.groups)
-        return state.note(prune_equals_mask=found.document())
+        return replace(state, proof=found)

@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from spa_compiler.ir.writer import sparse_again, write
 from spa_compiler.output import open_scratch, publish
 from spa_compiler.pipeline.options import Options, heeded, idle, pipeline_of
 from spa_compiler.pipeline.output_paths import check_apart, check_output, pass_files
-from spa_compiler.pipeline.passes import Pipeline
+from spa_compiler.pipeline.passes import Pipeline, providers
 from spa_compiler.pipeline.state import State
 from spa_compiler.report.document import METRICS, metrics, summary_of
 from spa_compiler.verification.dataset import accuracy, load_data, predict
@@ -41,7 +41,6 @@ from spa_compiler.version import VERSION
 
 Progress = Callable[[str], None]
 STATUS = Path("/proc/self/status")
-UNPROVEN = "the pipeline does not prove its rewrite: put `verify` after `remove`"
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,14 @@ def compile_file(
     steps, gates = pipeline_of(options), parse_gates(options.fail_under)
     unread = heeded(idle(options), f"the passes are {steps}", lenient=options.ratio == 0)
     _check_proof(steps)
+    steps.completed()
     _check_measured(gates, options)
     tell = progress or (lambda text: None)
     tell("load")
-    first, rest = steps.split("allocate")
+    first, rest = steps.split("scores")  # what comes before does not depend on the budget
     named = pass_files(steps) | ({Path(options.data): "what --data reads"} if options.data else {})
     before = Snapshot.of(named)
-    state = (known or {}).get(str(first)) or State.of(load(source), tell)
+    state = (known or {}).get(str(first)) or _first_state(source, options, tell)
     read_files = named | dict.fromkeys(state.source.files.states, "the input or its external data")
     if output is not None:
         check_output(output, options.dry_run)
@@ -100,9 +100,10 @@ def compile_file(
         known[str(first)] = state
     state = rest.run(state)
     if not state.plan.empty and state.pruned is None:
-        raise UsageError("the pipeline makes a plan and does not apply it: put `remove,verify` at its end")
-    if not state.plan.empty and "prune_equals_mask" not in state.results:
-        raise UsageError(UNPROVEN)
+        apply = ",".join(_names("pruned", "proof"))
+        raise UsageError(f"the pipeline makes a plan and does not apply it: put `{apply}` at its end")
+    if not state.plan.empty and state.proof is None:
+        raise UsageError(_describe_unproven())
     with open_scratch(output if not options.dry_run else None) as scratch:
         file = scratch / (output.name if output else "compiled.onnx")
         proto, dense = _write(state, str(steps), file, options)
@@ -118,6 +119,12 @@ def compile_file(
     return Result(proto, report, state)
 
 
+def _first_state(source: Path, options: Options, tell: Progress) -> State:
+    """The state before the first pass, and how inputs are drawn."""
+    state = State.of(load(source), tell)
+    return replace(state, seed=options.seed, ranges=parse_ranges(options.input_range, state.source))
+
+
 def _data_beside(file: Path) -> str | None:
     """The name of the external data of a model that was just written."""
     return next((p.name for p in file.parent.iterdir() if p.name != file.name), None)
@@ -125,9 +132,19 @@ def _data_beside(file: Path) -> str | None:
 
 def _check_proof(steps: Pipeline) -> None:
     """Raise UsageError for a text that rewrites and never proves it, before any work is done."""
-    names = [p.name for p in steps.passes]
-    if "remove" in names and "verify" not in names[names.index("remove") :]:
-        raise UsageError(UNPROVEN)
+    rewritten, proven = steps.index_of("pruned"), steps.index_of("proof")
+    if rewritten is not None and (proven is None or proven < rewritten):
+        raise UsageError(_describe_unproven())
+
+
+def _names(*provided: str) -> list[str]:
+    """A pass for each of these fields that provides it."""
+    return [providers(n)[0] for n in provided]
+
+
+def _describe_unproven() -> str:
+    rewrite, proof = _names("pruned", "proof")
+    return f"the pipeline does not prove its rewrite: put `{proof}` after `{rewrite}`"
 
 
 def _check_measured(gates: Mapping[str, float], options: Options) -> None:
@@ -144,7 +161,7 @@ def _write(state: State, text: str, file: Path, options: Options) -> tuple[onnx.
 
     The second value is notes about what is written in another form.
     """
-    if state.plan.empty and state.model is state.pruned:
+    if not state.is_changed():
         proto = read(state.source.path)
         if state.source.external:
             write(proto, state.source.folder, file)
@@ -195,7 +212,7 @@ def _report(state: State, text: str, file: Path, options: Options) -> dict[str, 
     signature(sessions[0], sessions[1], only)
     found = _fidelity(state, sessions, options)
     checked = time.perf_counter()
-    if options.latency and not state.plan.empty:
+    if options.latency and (not state.plan.empty or state.edits):
         ranges = parse_ranges(options.input_range, state.source)
         feed = draw_sample(state.analyzed().model, sessions, ranges, options.seed)
         threads = options.threads or os.cpu_count() or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from spa_compiler.ir.reader import load
 from spa_compiler.ir.snapshots import Snapshot
 from spa_compiler.ir.symbols import only_sizes
 from spa_compiler.pipeline import passes
-from spa_compiler.pipeline.options import Options, given, heeded
-from spa_compiler.pipeline.passes import Pipeline, make
+from spa_compiler.pipeline.options import Options, front_end, given, heeded, replace_options
+from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
 from spa_compiler.report.document import describe_fidelity, si, unproven_status
@@ -47,7 +47,7 @@ DRAWN = {"input_shape", "input_range", "seed"}
 
 def graph_of(path: Path, input_shape: tuple[str, ...] = ()) -> DependencyGraph:
     """Load, normalise and analyse a file."""
-    return Pipeline((make("normalize", input_shape=input_shape),)).run(State.of(load(path))).analyzed()
+    return front_end(Options(input_shape=input_shape)).run(State.of(load(path))).analyzed()
 
 
 class Inspection(dict[str, Any]):
@@ -167,7 +167,7 @@ def verification(dense: Path, compiled: Path, plan: Plan | None, options: Option
     """
     sessions, files = _sessions([dense, compiled], options)
     small = load(compiled)
-    compensated = plan is not None and "compensate" in _pipeline_of(small)
+    compensated = plan is not None and _is_changed_later(_pipeline_of(small))
     if options.data and (plan is None or compensated):  # nothing is drawn
         notes = heeded(sorted(DRAWN & set(given(options))), "only the inputs of --data are run")
     else:
@@ -202,6 +202,16 @@ def verification(dense: Path, compiled: Path, plan: Plan | None, options: Option
 def _pipeline_of(model: Model) -> str:
     """The pipeline that a compiled file carries, or ''."""
     return next((p.value for p in model.header.metadata_props if p.key == "spa_compile.pipeline"), "")
+
+
+def _is_changed_later(text: str) -> bool:
+    """Does a pass change the model after its rewrite was proven? Also where a pass of the text is not installed."""
+    try:
+        steps = Pipeline.parse(text) if text else Pipeline(())
+    except UsageError:
+        return True
+    proven, changed = steps.index_of("proof"), steps.index_of("model")
+    return proven is not None and changed is not None and changed > proven
 
 
 def comparison(dense: Path, others: list[Path], options: Options) -> Table:
@@ -239,7 +249,7 @@ def sweep_table(source: Path, ratios: str, options: Options) -> Table:
     known: dict[str, State] = {}
     for ratio in wanted:
         try:
-            report = compile_file(source, None, replace(options, ratio=ratio, dry_run=True), known=known).report
+            report = compile_file(source, None, replace_options(options, ratio=ratio, dry_run=True), known=known).report
         except (BudgetError, NothingToPrune) as e:
             table.add_row(f"{ratio:g}", str(e).split(";")[0])
             continue
@@ -257,7 +267,9 @@ def pass_table() -> Iterator[str]:
     yield "passes:"
     for name in sorted(passes.available()):
         kind = passes.pass_type(name)
-        options = ", ".join(f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in fields(kind))
+        options = ", ".join(
+            f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in passes.option_fields(kind)
+        )
         yield f"  {name}: {_first(kind)}" + (f"\n      {options}" if options else "")
     yield "criteria:"
     for name in sorted(registry.available()):

@@ -13,13 +13,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
+from spa_compiler.cli.arguments import FILE, add_options, named_option, read_options, topic_options
 from spa_compiler.cli.inspection import (
     axis_of,
     comparison,
@@ -40,7 +40,6 @@ from spa_compiler.version import VERSION
 
 INTERRUPTED, INTERNAL = 130, 70
 """Exit codes of what is no SpaError: Ctrl-C, and a defect or a lack of memory (sysexits' EX_SOFTWARE)."""
-FILE = click.Path(path_type=Path)
 
 
 def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,70 +86,18 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(f"spa-compile: {text}")
 
 
-BUDGET = [
-    click.option("--ratio", type=float, help="Share to remove, 0 to 1: --ratio 0.5 halves the MACs."),
-    click.option(
-        "--of", type=click.Choice(["macs", "params", "size", "latency", "channels"]), default="macs",
-        help="What the ratio is of.",
-    ),
-    click.option(
-        "--target", default="", show_default=False,
-        help="The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms.",
-    ),
-    click.option(
-        "--scope", type=click.Choice(["auto", "global", "uniform"]), default="auto",
-        help="Groups compete by error per cost, or all lose the same share; auto follows the criterion.",
-    ),
-    click.option("--align", default="auto", help="Widths in multiples of N; auto: what the kernels here need."),
-    click.option("--min-keep", type=click.IntRange(1), default=1, help="Channels that every group keeps at least."),
-    click.option("--max-group-ratio", type=click.FloatRange(0, 1), default=0.9, help="Most that one group may lose."),
-    click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave groups alone, by label, weight or node."),
-    click.option("--include", multiple=True, metavar="PATTERN", help="Prune these groups only."),
-    click.option(
-        "--group-ratio", multiple=True, metavar="PATTERN=R",
-        help="A ratio of their own for some groups, also a larger one.",
-    ),
-]  # fmt: skip
-SCORING = [
-    click.option("--criterion", default=Options.criterion, help="How channels are scored; `spa passes` lists them."),
-    click.option("--scores", type=FILE, help="Scores from an .npz, one array per group label."),
-    click.option("--plan", type=FILE, help="Apply a saved plan (JSON) instead of scoring."),
+CALIBRATION, INPUTS, UNPROVEN = topic_options("calibration"), topic_options("inputs"), topic_options("proof")
+SCORING = topic_options("scoring", leave_out=("pipeline", "with_passes"))
+TEXTS = [
     click.option("--mask", type=FILE, help="Apply keep-masks from an .npz, one boolean array per group label."),
-    click.option(
-        "--pipeline", default="", show_default=False, help="The passes as text; replaces what the other options build."
-    ),
+    named_option("pipeline"),
+    named_option("with_passes"),
 ]
-CALIBRATION = [
-    click.option(
-        "--calib", default=Options.calib, metavar="SOURCE",
-        help="Inputs to calibrate on: synthetic, one kind of it (photographs, tokens, ...), FILE.npz, a folder of them "
-        "or script.py:function.",
-    ),
-    click.option("--samples", type=click.IntRange(0), default=0, help="Calibration inputs; 0: what memory allows."),
-    click.option("--memory", default=Options.memory, help="Memory for calibration."),
-    click.option(
-        "--compensate/--no-compensate", default=None,
-        help="Let what is left take over the work of what went; default: where the criterion calibrates (obspa, flap).",
-    ),
-]  # fmt: skip
-INPUTS = [
-    click.option("--input-shape", multiple=True, metavar="[NAME:]1,3,224,224", help="Sizes for symbolic axes."),
-    click.option("--input-range", multiple=True, metavar="[NAME:]LO,HI", help="Range of an input's values."),
-    click.option("--data", type=FILE, help="An .npz with inputs and labels: accuracy before and after."),
-    click.option("--seed", type=click.IntRange(0), default=0, help="Every random choice follows it."),
-    click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime; 0: one per core."),
-]
-UNPROVEN = [
-    click.option(
-        "--allow-unproven", is_flag=True,
-        help="Exit 0 although nothing that the proof sees depends on some groups.",
-    ),
-]  # fmt: skip
-RUNNING = [
+RUNNING: list[Callable[..., Any]] = [
     click.option("--report", "report_file", type=FILE, help="Write the report: a page for .html, else JSON."),
-    click.option("--fail-under", multiple=True, metavar="METRIC=VALUE", help="Exit 6 when it is lower: cosine=0.95."),
+    named_option("fail_under"),
     click.option("--allow-noop", is_flag=True, help="Exit 0 instead of 5 when nothing can be pruned."),
-    click.option("--no-latency", is_flag=True, help="Do not measure latency."),
+    named_option("latency"),
     click.option("-q", "--quiet", is_flag=True, help="Only the last line."),
     click.option("-v", "--verbose", is_flag=True, help="Groups, frozen parameters by reason, tracebacks."),
 ]
@@ -158,28 +105,13 @@ TRACES = [click.option("-v", "--verbose", is_flag=True, help="Say where an error
 SETTINGS: dict[str, Any] = {"show_default": True, "max_content_width": 120}
 
 
-def _with(*groups: list[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed([o for g in groups for o in g]):
-            command = option(command)
-        return command
-
-    return add
-
-
 def _options(given: dict[str, Any]) -> Options:
-    """Command-line values as Options."""
-    align = given.get("align", "auto")
-    if align != "auto" and (not str(align).isdigit() or int(align) < 1):
-        raise UsageError(f"--align {align}: expected auto or a number of channels")
-    values = {f.name: given[f.name] for f in fields(Options) if f.name in given}
-    values |= {n: str(v) if v else "" for n, v in values.items() if n in ("scores", "plan", "data")}
-    values["align"] = 0 if align == "auto" else int(align)
+    """Command-line values as Options; keep-masks are a plan."""
     if given.get("mask"):
-        if values["plan"]:
+        if given["plan"]:
             raise UsageError("--plan and --mask say the same thing: give one of them")
-        values["plan"] = str(given["mask"])
-    return Options(**values, latency=not given.get("no_latency"))
+        given = {**given, "plan": given["mask"]}
+    return read_options(given)
 
 
 def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
@@ -261,8 +193,8 @@ def _compile(source: Path, output: Path | None, **given: Any) -> None:
 
 def _command(name: str) -> click.Command:
     body = _guard(_compile)
-    body = _with(BUDGET, SCORING, CALIBRATION, INPUTS, UNPROVEN, RUNNING)(body)
-    body = click.option("--dry-run", is_flag=True, help="Do everything but write the model.")(body)
+    body = add_options(topic_options("budget"), SCORING, TEXTS, CALIBRATION, INPUTS, UNPROVEN, RUNNING)(body)
+    body = named_option("dry_run")(body)
     body = click.option("--save-plan", type=FILE, help="Write which channels stay, as JSON.")(body)
     body = click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")(body)
     body = click.version_option(VERSION, prog_name="spa-compile")(body)
@@ -287,7 +219,7 @@ spa.add_command(_command("compile"), "compile")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="The members of every group, and where an error comes from.")
-@_with(INPUTS[:1])
+@add_options([named_option("input_shape")])
 @_guard
 def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], verbose: bool) -> None:
     """List the groups of coupled channels, and why the rest is frozen."""
@@ -299,7 +231,7 @@ def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], v
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.argument("axis_a", metavar="A")
 @click.argument("axis_b", metavar="[B]", required=False)
-@_with(INPUTS[:1])
+@add_options([named_option("input_shape")])
 @_guard
 def explain_command(source: Path, axis_a: str, axis_b: str | None, input_shape: tuple[str, ...]) -> None:
     """Print the path that couples axes A and B (VALUE:AXIS), or why A is frozen."""
@@ -311,7 +243,7 @@ def explain_command(source: Path, axis_a: str, axis_b: str | None, input_shape: 
 @click.argument("dense", metavar="DENSE.onnx", type=FILE)
 @click.argument("compiled", metavar="COMPILED.onnx", type=FILE)
 @click.option("--plan", type=FILE, help="The plan that was applied: checks prune equals mask, too.")
-@_with(UNPROVEN, INPUTS, TRACES)
+@add_options(UNPROVEN, INPUTS, TRACES)
 @_guard
 def verify_command(dense: Path, compiled: Path, plan: Path | None, **given: Any) -> None:
     """Check a compiled model against the dense one: signature, fidelity, and prune equals mask with a plan."""
@@ -323,7 +255,7 @@ def verify_command(dense: Path, compiled: Path, plan: Path | None, **given: Any)
 @spa.command("compare")
 @click.argument("dense", metavar="DENSE.onnx", type=FILE)
 @click.argument("others", metavar="OTHER.onnx...", nargs=-1, required=True, type=FILE)
-@_with(INPUTS, TRACES)
+@add_options(INPUTS, TRACES)
 @_guard
 def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None:
     """A table of models with the dense one's signature: size, MACs, latency, fidelity, accuracy."""
@@ -333,7 +265,14 @@ def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None
 @spa.command("sweep")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.option("--ratios", default="0.1,0.3,0.5,0.7", help="Ratios to try.")
-@_with(BUDGET[1:2], BUDGET[3:], SCORING[:2], CALIBRATION, INPUTS, UNPROVEN, TRACES)
+@add_options(
+    topic_options("budget", leave_out=("ratio", "target")),
+    topic_options("scoring", leave_out=("plan", "pipeline", "with_passes")),
+    CALIBRATION,
+    INPUTS,
+    UNPROVEN,
+    TRACES,
+)
 @_guard
 def sweep_command(source: Path, ratios: str, **given: Any) -> None:
     """What each ratio would cost; nothing is written."""
@@ -344,7 +283,7 @@ def sweep_command(source: Path, ratios: str, **given: Any) -> None:
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.argument("plan", metavar="PLAN.json", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")
-@_with(CALIBRATION, INPUTS, UNPROVEN, RUNNING)
+@add_options(CALIBRATION, INPUTS, UNPROVEN, RUNNING)
 @_guard
 def apply_command(source: Path, plan: Path, output: Path | None, **given: Any) -> None:
     """Apply a saved plan to another checkpoint of the same graph."""

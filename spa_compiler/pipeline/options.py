@@ -1,76 +1,201 @@
 """What the command line can say, the pipeline that it stands for, and which options change nothing in a combination.
 
-    pipeline_of(Options(ratio=0.5, criterion="l2"))    # normalize,erase,score{criterion=l2},allocate{ratio=0.5},...
+    pipeline_of(Options(ratio=0.5, criterion="l2"))    # normalize,analyze,erase,score,allocate{ratio=0.5},...
     idle(Options(ratio=0.5, criterion="l2", samples=8))         # ["samples"]: nothing is calibrated
 
-There is no table of combinations: an option counts when the pipeline without it is another one, or when what is around
-the pipeline reads it. Others are refused.
+Options are the fields of passes (`fields.option`) and of Command: each is declared there, with its default, and nowhere
+else. A pass says itself whether it is part of the pipeline that options stand for (`chosen`) and behind which passes it
+goes (`after`). There is no table of combinations: an option counts when the pipeline without it is another one, or when
+what is around the pipeline reads it. Others are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+import functools
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from spa_compiler.errors import UsageError
-from spa_compiler.pipeline.passes import Pipeline, make
+from spa_compiler.pipeline.fields import Shown, input_range_option, option, seed_option, shown_of, threads_option
+from spa_compiler.pipeline.passes import Pipeline, available, pass_type, with_inner
+from spa_compiler.pipeline.state import Pass
+from spa_compiler.scoring.registry import criterion
 
-CALIBRATED = ("obspa", "flap")
-"""Criteria that score by moments."""
 ALWAYS = ("seed",)
 """Options that a script may give to every run: where they change nothing, a note says so."""
 
 
 @dataclass(frozen=True)
+class Command:
+    """Options that belong to no pass, or that are read around the passes, too."""
+
+    pipeline: str = option("", "The passes as text; replaces what the other options build.", "scoring")
+    with_passes: tuple[str, ...] = option(
+        (), "Another pass, put where it belongs.", "scoring", name="with_passes", flag="--with",
+        metavar="PASS{OPTIONS}",
+    )  # fmt: skip
+    input_range: tuple[str, ...] = input_range_option()
+    data: str = option("", "An .npz with inputs and labels: accuracy before and after.", "inputs", file=True)
+    seed: int = seed_option()
+    threads: int = threads_option()
+    fail_under: tuple[str, ...] = option((), "Exit 6 when it is lower: cosine=0.95.", "run", metavar="METRIC=VALUE")
+    latency: bool = option(True, "Do not measure latency.", "run", flag="--no-latency")
+    dry_run: bool = option(False, "Do everything but write the model.", "run")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An option: the field that it is of every pass in `owners`, its type, its default and how it is shown."""
+
+    name: str
+    kind: Any
+    default: Any
+    shown: Shown
+    owners: Mapping[str, str]
+
+    @property
+    def flag(self) -> str:
+        """How it is written on the command line."""
+        return self.shown.flag or "--" + self.name.replace("_", "-")
+
+
+def declared() -> Mapping[str, Declared]:
+    """All options by name, in the order of the passes that read them last."""
+    return _declared(tuple(available()))
+
+
+@functools.cache
+def _declared(names: tuple[str, ...]) -> Mapping[str, Declared]:
+    out: dict[str, Declared] = {}
+    kinds: list[tuple[str, type[Any]]] = [(k.name, k) for k in default_passes(names)]
+    kinds.append(("", Command))
+    for owner, kind in kinds:
+        for own in _options_of(owner, kind):
+            before = out.pop(own.name, None)
+            if before and (before.kind, before.default, before.shown) != (own.kind, own.default, own.shown):
+                both = ", ".join([*(repr(n) for n in before.owners if n), repr(owner)])
+                raise UsageError(f"the passes {both} declare {own.flag} differently: one option has one meaning")
+            owners = {**(before.owners if before else {}), **own.owners}
+            out[own.name] = Declared(own.name, own.kind, own.default, own.shown, owners)
+    return out
+
+
+def _options_of(owner: str, kind: type[Any]) -> Iterator[Declared]:
+    hints = typing.get_type_hints(kind)
+    for f in fields(kind):
+        if shown := shown_of(f):
+            default = f.default if shown.start is None else shown.start
+            yield Declared(shown.name or f.name, hints[f.name], default, shown, {owner: f.name})
+    if shown := getattr(kind, "switch", None):  # an option that says whether the pass is run at all
+        yield Declared(shown.name or owner, bool | None, None, shown, {owner: ""})
+
+
+@functools.cache
+def default_passes(names: tuple[str, ...]) -> tuple[type[Any], ...]:
+    """Passes that say when they are part of the pipeline (`chosen`), each behind those that it goes after."""
+    return tuple(sort_by_place(k for k in map(pass_type, names) if hasattr(k, "chosen")))
+
+
+def sort_by_place(steps: Iterable[Any]) -> list[Any]:
+    """Passes in order: each behind those that it goes after; of several, one that reads a file first, then by name."""
+    rest, out = sorted(steps, key=lambda s: (not _reads_file(s), s.name)), list[Any]()
+    while rest:
+        names = {s.name for s in rest}
+        free = [s for s in rest if not names.intersection(places_before(s))]
+        if not free:
+            raise UsageError(f"the passes {', '.join(sorted(names))} go after each other: no order is right")
+        out.append(free[0])
+        rest.remove(free[0])
+    return out
+
+
+def places_before(step: Any) -> tuple[str, ...]:
+    """Names of the passes that a pass, or its class, goes after."""
+    found = getattr(step, "after", ())
+    return found if isinstance(found, tuple) else ()
+
+
+def _reads_file(step: Any) -> bool:
+    """Does one of the options that were given name a file? Then what is wrong with it shows before any work."""
+    shown = ((f, shown_of(f)) for f in fields(step))
+    return not isinstance(step, type) and any(s and s.file and getattr(step, f.name) != f.default for f, s in shown)
+
+
 class Options:
-    """Everything the command line can say; `pipeline` replaces what the others would build."""
+    """Everything the command line can say, as attributes; what is not given has its default. Immutable.
 
-    ratio: float | None = None
-    of: str = "macs"
-    target: str = ""
-    scope: str = "auto"
-    align: int = 0
-    min_keep: int = 1
-    max_group_ratio: float = 0.9
-    exclude: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-    group_ratio: tuple[str, ...] = ()
-    criterion: str = "obspa"
-    calib: str = "synthetic"
-    samples: int = 0
-    memory: str = "2GB"
-    compensate: bool | None = None  # None: where the criterion calibrates anyway
-    scores: str = ""
-    plan: str = ""
-    input_shape: tuple[str, ...] = ()
-    input_range: tuple[str, ...] = ()
-    seed: int = 0
-    pipeline: str = ""
-    data: str = ""
-    threads: int = 0
-    fail_under: tuple[str, ...] = ()
-    dry_run: bool = False
-    latency: bool = True
-    allow_unproven: bool = False
+    Raises TypeError for a name that no pass and no command declares.
+    """
 
-    def scored(self) -> bool:
+    def __init__(self, **values: Any) -> None:
+        if unknown := sorted(set(values) - set(declared())):
+            raise TypeError(f"no option is called {', '.join(unknown)}; there are {', '.join(declared())}")
+        self.__dict__["given"] = {n: v for n, v in values.items() if v != declared()[n].default}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name not in declared():
+            raise AttributeError(name)
+        return self.__dict__["given"].get(name, declared()[name].default)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"options are immutable: replace_options gives others ({name})")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Options) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self.__dict__["given"].items())))
+
+    def __repr__(self) -> str:
+        return f"Options({', '.join(f'{n}={v!r}' for n, v in self.__dict__['given'].items())})"
+
+    def fields_of(self, kind: type[Any], *names: str) -> dict[str, Any]:
+        """Fields of a pass (these, or all) whose options were given, for its constructor."""
+        out: dict[str, Any] = {}
+        for own in _options_of(kind.name, kind):
+            if field_name := own.owners[kind.name]:
+                value, wanted = getattr(self, own.name), not names or field_name in names
+                of_pass = next(f.default for f in fields(kind) if f.name == field_name)
+                out |= {field_name: value} if wanted and value != of_pass else {}
+        return out
+
+    def is_pruning(self) -> bool:
+        """Do they choose channels by score, under a budget?"""
+        return not self.plan and bool(self.target or self.ratio or self.group_ratio)
+
+    def calibrates(self) -> bool:
+        """Does the criterion read moments? Then what is left is compensated, too, whoever chose what goes."""
+        reads = bool(self.ratio or self.target or self.plan or self.group_ratio)
+        return reads and criterion(self.criterion).needs == "moments"
+
+    def is_scored_by_moments(self) -> bool:
         """Are channels scored here, and by moments?"""
-        return self.informed() and not self.scores and not self.plan
+        return self.calibrates() and not self.scores and not self.plan
 
-    def informed(self) -> bool:
-        """Does the criterion calibrate? Then what is left is compensated, too, whoever chose what goes."""
-        return self.criterion in CALIBRATED and bool(self.ratio or self.target or self.plan or self.group_ratio)
+    def is_compensated(self) -> bool:
+        """Are the remaining weights updated?"""
+        return self.calibrates() if self.compensate is None else bool(self.compensate)
 
 
-def _given(o: Options, *names: str) -> dict[str, Any]:
-    """Options that differ from their defaults."""
-    defaults = {f.name: f.default for f in fields(Options)}
-    return {n: getattr(o, n) for n in names if getattr(o, n) != defaults[n]}
+def replace_options(o: Options, **values: Any) -> Options:
+    """Options with some of them replaced."""
+    return Options(**{**o.__dict__["given"], **values})
 
 
 def pipeline_of(o: Options) -> Pipeline:
     """The pipeline that these options stand for. Raises UsageError when they do not say how much should go."""
+    steps, added = _base_pipeline(o), list[Pass]()
+    for text in o.with_passes:
+        for step in Pipeline.parse(text).passes:
+            steps = steps.insert(step, frozenset(added))
+            added.append(step)
+    return steps
+
+
+def _base_pipeline(o: Options) -> Pipeline:
+    """The pipeline without the passes that are put into it."""
     if o.pipeline:
         if o.target or o.plan or o.ratio is not None:
             raise UsageError("a pipeline says what goes: give it without --ratio, --target and --plan")
@@ -81,47 +206,53 @@ def pipeline_of(o: Options) -> Pipeline:
         raise UsageError("a plan says what goes: give it without --ratio and --target")
     if not o.target and o.ratio is None and not o.plan:
         raise UsageError("say how much should go: --ratio 0.5, --target 1.2GMACs or --plan FILE.json")
-    steps = [make("normalize", **_given(o, "input_shape"))]
-    steps.append(make("erase", **({} if o.plan else _given(o, "exclude", "include", "min_keep"))))
-    compensates = o.informed() if o.compensate is None else o.compensate
-    calibrate = []
-    if o.scored() or compensates:
-        inputs = _given(o, "samples", "memory", "seed", "input_range")
-        source = {"source": o.calib} if o.calib != "synthetic" else {}
-        calibrate = [make("calibrate", **source, **inputs, **({} if o.scored() else {"moments": False}))]
-    if o.plan:
-        steps += [make("plan", file=o.plan), *calibrate]
-    elif o.target or o.ratio or o.group_ratio:
-        score = {"file": o.scores} if o.scores else {"criterion": o.criterion, **_given(o, "seed")}
-        limits = ("scope", "align", "min_keep", "max_group_ratio", "exclude", "include", "group_ratio", "threads")
-        budget = _given(o, "target" if o.target else "of", "ratio", *limits)
-        both = [*calibrate, make("score", **score)]  # a file of scores is read first
-        steps += [*(both[::-1] if o.scores else both), make("allocate", **budget)]
-    else:
-        steps += calibrate
-    steps += [make("remove"), make("verify", **_given(o, "seed", "input_range", "allow_unproven"))]
-    return Pipeline((*steps, *([make("compensate"), make("protect")] if compensates else [])))
+    return Pipeline(tuple(choose_passes(o)))
+
+
+def choose_passes(o: Options) -> list[Pass]:
+    """The passes that say they are part of the pipeline, in order."""
+    found = (kind.chosen(o) for kind in default_passes(tuple(available())))
+    out: list[Pass] = []
+    for step in sort_by_place(step for step in found if step is not None):
+        out = _wrap(step, out)
+    return out
+
+
+def _wrap(step: Pass, before: list[Pass]) -> list[Pass]:
+    """The passes with one more, which takes those into its parentheses that come after what it `wraps` is there."""
+    field_name = getattr(step, "wraps", "")
+    if not field_name:
+        return [*before, step]
+    first, inner = Pipeline(tuple(before)).split(field_name)
+    return [*first.passes, with_inner(step, inner.passes)]
+
+
+def front_end(o: Options) -> Pipeline:
+    """The first of these passes, up to the one that gives a dependency graph."""
+    steps = choose_passes(o)
+    return Pipeline(tuple(steps[: 1 + next(k for k, s in enumerate(steps) if "graph" in s.provides)]))
 
 
 def _around(o: Options) -> set[str]:
     """Options that are read by what measures the compiled file, whatever the passes are."""
-    drawn = {"seed", "input_range"} if o.latency or not o.data else set()
-    return {"pipeline", "data", "threads", "fail_under", "dry_run", "latency"} | drawn
+    drawn = {"seed", "input_range"}
+    names = {f.name for f in fields(Command)}
+    return names if o.latency or not o.data else names - drawn
 
 
 def given(o: Options) -> list[str]:
     """Names of the options that are not at their defaults."""
-    return [f.name for f in fields(Options) if getattr(o, f.name) != f.default]
+    return [n for n in declared() if n in o.__dict__["given"]]
 
 
 def idle(o: Options) -> list[str]:
     """Options that were given and change nothing. Raises UsageError as `pipeline_of` does."""
-    steps, defaults = pipeline_of(o), Options()
+    steps = pipeline_of(o)
 
     def counts(name: str) -> bool:
         value = getattr(o, name)
-        others = [getattr(defaults, name), *([not value] if isinstance(value, bool) else [])]
-        return any(_differs(replace(o, **{name: other}), steps) for other in others)
+        others = [declared()[name].default, *([not value] if isinstance(value, bool) else [])]
+        return any(_differs(replace_options(o, **{name: other}), steps) for other in others)
 
     return [n for n in given(o) if n not in _around(o) and not counts(n)]
 
@@ -135,7 +266,7 @@ def _differs(o: Options, steps: Pipeline) -> bool:
 
 def heeded(names: Iterable[str], runs: str, lenient: bool = False) -> list[str]:
     """Notes about options that change nothing in what `runs`. Raises UsageError unless scripts may always give them."""
-    flags = {n: "--" + n.replace("_", "-") for n in names}
+    flags = {n: declared()[n].flag for n in names}
     if refused := [flag for n, flag in flags.items() if not lenient and n not in ALWAYS]:
         raise UsageError(f"{', '.join(refused)}: changes nothing here, where {runs}; leave it out")
     return [f"{flag} changes nothing here, where {runs}" for flag in flags.values()]

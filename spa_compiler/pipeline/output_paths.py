@@ -17,7 +17,7 @@ from pathlib import Path
 
 from spa_compiler.errors import UsageError
 from spa_compiler.output import OURS
-from spa_compiler.pipeline.passes import Pipeline
+from spa_compiler.pipeline.passes import Pipeline, deep
 
 ROOM = 1 << 18
 """Bytes that are written and removed again to see whether there is room: as many as a long report has."""
@@ -99,7 +99,7 @@ def _is_same(a: Path, b: Path) -> bool:
 
 def pass_files(steps: Pipeline) -> dict[Path, str]:
     """Files that options of passes name: plans, scores, calibration inputs (of a folder, its .npz), scripts."""
-    named = ((p.name, value) for p in steps.passes for value in _texts(p))
+    named = ((p.name, value) for p in deep(steps.flat()) for value in _texts(p))
     return {file: f"what the pass '{name}' reads" for name, value in named for file in _files(value)}
 
 

@@ -14,15 +14,25 @@ import json
 import re
 import time
 import typing
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
 
 from spa_compiler.errors import SpaError, UsageError
 from spa_compiler.execution.interrupts import check
+from spa_compiler.ir.model import Model
 from spa_compiler.pipeline.state import Pass, State
-from spa_compiler.pipeline.text import PLAIN, parse_value, split_text
+from spa_compiler.pipeline.text import PLAIN, Written, parse_value, split_text
 from spa_compiler.plugins import found_in
+from spa_compiler.verification.exact import prove_same
+
+INNER = "inner"
+"""The field of a pass that holds the passes in its parentheses."""
+READING = ("folded", "graph")
+"""What is made again of a model that an exact pass has edited."""
+PROVIDED = frozenset({"source", "model", "plan", "erased"})
+"""Fields that a state has before any pass."""
 
 
 @functools.cache
@@ -39,11 +49,35 @@ def pass_type(name: str) -> type[Any]:
     return found
 
 
+def holds_passes(kind: Any) -> bool:
+    """Can a pass have others in parentheses, which it runs?"""
+    return any(f.name == INNER for f in fields(kind))
+
+
+def option_fields(kind: Any) -> list[Field[Any]]:
+    """Fields that are options in a text: all but the passes in parentheses."""
+    return [f for f in fields(kind) if f.name != INNER]
+
+
+def inner_passes(step: Pass) -> tuple[Pass, ...]:
+    """The passes that a pass runs."""
+    found: tuple[Pass, ...] = getattr(step, INNER, ())
+    return found
+
+
+def with_inner(step: Pass, inner: tuple[Pass, ...]) -> Pass:
+    """The pass with others in its parentheses."""
+    made: Pass = replace(step, **{INNER: inner})  # type: ignore[type-var]  # every pass is a dataclass
+    return made
+
+
 def make(name: str, **options: Any) -> Pass:
     """A pass with these options. Raises UsageError with the names that there are, or the option that is missing."""
     kind = pass_type(name)
-    known = [f.name for f in fields(kind)]
-    if unknown := sorted(set(options) - set(known)):
+    known = [f.name for f in option_fields(kind)]
+    if INNER in options and not holds_passes(kind):
+        raise UsageError(f"pass '{name}' holds no passes: write it without (...)")
+    if unknown := sorted(set(options) - {INNER, *known}):
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise UsageError(f"pass '{name}' has no option {', '.join(unknown)}; {has}")
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
@@ -53,6 +87,80 @@ def make(name: str, **options: Any) -> Pass:
     return made
 
 
+def requirements(step: Pass) -> tuple[str, ...]:
+    """Fields of the state that a pass requires; nothing where it does not say."""
+    return getattr(step, "requires", ())
+
+
+def deep(steps: Iterable[Pass]) -> Iterator[Pass]:
+    """Passes in the order in which they end: those in the parentheses of a pass before it."""
+    for step in steps:
+        yield from deep(inner_passes(step))
+        yield step
+
+
+def is_automatic(kind: type[Any], field_name: str) -> bool:
+    """Is a pass put into a pipeline where this field is required and nothing provides it?"""
+    return getattr(kind, "automatic", False) and field_name in kind.provides
+
+
+def providers(field_name: str) -> list[str]:
+    """Names of the passes that provide a field of the state."""
+    return sorted(n for n in available() if field_name in getattr(pass_type(n), "provides", ()))
+
+
+def is_exact(step: Pass) -> bool:
+    """Does a pass say that it edits the model without changing its function?"""
+    return bool(getattr(step, "exact", False))
+
+
+def _check_unread(step: Pass, before: list[Pass]) -> None:
+    """Raise UsageError where a pass edits the graph by which an earlier one has planned."""
+    read = next((p for p in before if "graph" in requirements(p) and not is_exact(p)), None)
+    if read is not None:
+        raise UsageError(
+            f"pass '{step.name}' edits the graph that pass '{read.name}' reads: put it before `{read.name}`"
+        )
+
+
+def _last_provider(field_name: str, before: list[Pass]) -> Pass:
+    """The pass, with its options, that gave a field of the state last; a new one where there is none."""
+    own = [p for p in before if field_name in p.provides and not is_exact(p)]
+    if own:
+        return own[-1]
+    made: Pass = pass_type(providers(field_name)[0])()
+    return made
+
+
+def _take_edit(step: Pass, before: State, after: State) -> State:
+    """The state after an exact pass, to be proven once its graph is there; as it was where the graph is the same."""
+    if after.model is before.model or _content(after.model) == _content(before.model):
+        return replace(after, model=before.model)
+    return replace(after, graph=None, proven=before.model, edits=(*before.edits, step.name))
+
+
+def _prove_edit(state: State) -> State:
+    """The state with the edit of an exact pass proven. Raises VerificationError that names the pass."""
+    if state.proven is None or state.graph is None or state.proven is state.model:
+        return state
+    step, start = state.edits[-1], time.perf_counter()
+    prove_same(step, state.proven, state.graph, state.seed, state.ranges)
+    spent = state.seconds.get(step, 0.0) + time.perf_counter() - start
+    return replace(state, proven=state.model, seconds={**state.seconds, step: spent})
+
+
+def _content(model: Model) -> bytes:
+    content: bytes = model.proto().SerializeToString(deterministic=True)
+    return content
+
+
+def _check_requirements(step: Pass, there: set[str]) -> None:
+    """Raise UsageError where something that a pass requires is not there."""
+    for missing in [n for n in requirements(step) if n not in there]:
+        names = " or ".join(f"`{n}`" for n in providers(missing))
+        raise UsageError(f"pass '{step.name}' needs the {missing} of an earlier pass: put {names or 'one'} before it")
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Passes in order; itself a pass."""
@@ -60,29 +168,94 @@ class Pipeline:
     passes: tuple[Pass, ...]
     name: ClassVar[str] = "pipeline"
 
+    requires: ClassVar[tuple[str, ...]] = ()
+    provides: ClassVar[tuple[str, ...]] = ()
+
     def run(self, state: State) -> State:
         """Run every pass and take its time; an error names the pass that it came from.
 
-        Raises KeyboardInterrupt between passes where the command was told to stop.
+        Raises UsageError before anything is run where a pass lacks what another one provides, KeyboardInterrupt
+        between passes where the command was told to stop.
         """
-        for step in self.passes:
+        for step in self.completed(state.provided()).passes:
             check()
-            start = time.perf_counter()
+            start, before = time.perf_counter(), sum(state.seconds.values())
             state.progress(step.name)
             try:
-                state = step.run(state)
+                state = _take_edit(step, state, step.run(state)) if is_exact(step) else step.run(state)
             except SpaError as e:
                 e.add_note(f"in pass {text_of(step)}")
                 raise
-            spent = state.seconds.get(step.name, 0.0) + time.perf_counter() - start
-            done = state.done if isinstance(step, Pipeline) else (*state.done, step)  # its passes have said so
-            state = replace(state, seconds={**state.seconds, step.name: spent}, done=done)
+            own = time.perf_counter() - start - (sum(state.seconds.values()) - before)  # passes in it say theirs
+            spent = state.seconds.get(step.name, 0.0) + own
+            state = replace(state, seconds={**state.seconds, step.name: spent}, done=(*state.done, step))
+            if "graph" in getattr(step, "provides", ()):
+                state = _prove_edit(state)
         return state
 
-    def split(self, name: str) -> tuple[Pipeline, Pipeline]:
-        """What comes before the first pass of this name, and the rest; all is rest where there is none."""
-        at = next((i for i, p in enumerate(self.passes) if p.name == name), 0)
-        return Pipeline(self.passes[:at]), Pipeline(self.passes[at:])
+    def completed(self, provided: frozenset[str] = PROVIDED) -> Pipeline:
+        """The pipeline with the passes in it that need no options and provide what others require.
+
+        `provided`: fields of the state that are there before. Raises UsageError that names the pass that lacks
+        something and one that provides it.
+        """
+        there, out = set(provided), list[Pass]()
+        for step in self.flat():
+            if out and step == out[-1] and getattr(step, "automatic", False):
+                continue  # it has been put in already
+            for missing in [n for n in requirements(step) if n not in there]:
+                made = next((k() for k in map(pass_type, sorted(available())) if is_automatic(k, missing)), None)
+                if made is not None:
+                    _check_requirements(made, there)
+                    out.append(made)
+                    there.update(made.provides)
+            _check_requirements(step, there)
+            if inner := inner_passes(step):
+                step = with_inner(step, Pipeline(inner).completed(frozenset(there)).passes)
+                there.update(n for p in deep(inner_passes(step)) for n in getattr(p, "provides", ()))
+            out.append(step)
+            there.update(getattr(step, "provides", ()))
+            if is_exact(step):
+                _check_unread(step, out[:-1])
+                out += [_last_provider(n, out) for n in READING]
+                there.update(READING)
+        return Pipeline(tuple(out))
+
+    def flat(self) -> Iterator[Pass]:
+        """The passes, also those of pipelines that are among them."""
+        for step in self.passes:
+            yield from step.flat() if isinstance(step, Pipeline) else (step,)
+
+    def insert(self, step: Pass, added: frozenset[Pass] = frozenset()) -> Pipeline:
+        """The pipeline with a pass where its `after` says: behind the last of these passes, and those `added` there.
+
+        Raises UsageError where it does not say, where none of them is here, and where it is here already.
+        """
+        steps, names = list(self.flat()), getattr(step, "after", ())
+        if any(p.name == step.name for p in deep(steps)):
+            raise UsageError(f"--with {step.name}: the pipeline has this pass: {self}")
+        if not names:
+            raise UsageError(f"--with {step.name}: the pass does not say what it goes after (`after`); give --pipeline")
+        at = max((k for k, p in enumerate(steps) if p.name in names), default=None)
+        if at is None:
+            for k, holder in enumerate(steps):
+                if any(p.name in names for p in deep(inner_passes(holder))):
+                    inner = Pipeline(inner_passes(holder)).insert(step, added)
+                    return Pipeline((*steps[:k], with_inner(holder, inner.passes), *steps[k + 1 :]))
+            raise UsageError(f"--with {step.name}: goes after {' or '.join(names)}, which the pipeline lacks: {self}")
+        while at + 1 < len(steps) and steps[at + 1] in added:
+            at += 1
+        return Pipeline((*steps[: at + 1], step, *steps[at + 1 :]))
+
+    def split(self, required: str) -> tuple[Pipeline, Pipeline]:
+        """What comes before the first pass that requires a field of the state, and the rest; all is rest without."""
+        steps = tuple(self.flat())
+        at = next((i for i, p in enumerate(steps) if any(required in requirements(q) for q in deep((p,)))), 0)
+        return Pipeline(steps[:at]), Pipeline(steps[at:])
+
+    def index_of(self, provided: str) -> int | None:
+        """Where the last pass stands that provides a field of the state; None where there is none."""
+        return max((i for i, p in enumerate(deep(self.flat())) if provided in getattr(p, "provides", ())), default=None)
 
     def __str__(self) -> str:
         return ",".join(text_of(p) for p in self.passes)
@@ -90,12 +263,16 @@ class Pipeline:
     @classmethod
     def parse(cls, text: str) -> Pipeline:
         """Read the text form. Raises UsageError that shows where it stops making sense."""
-        return cls(tuple(_build(name, options) for name, options in split_text(text)))
+        return cls(tuple(_build(written) for written in split_text(text)))
 
 
-def _build(name: str, options: dict[str, str]) -> Pass:
+def _build(written: Written) -> Pass:
+    name, options, inner = written
     hints = typing.get_type_hints(pass_type(name))
-    return make(name, **{k: parse_value(f"{name}.{k}", v, hints[k]) if k in hints else v for k, v in options.items()})
+    values = {k: parse_value(f"{name}.{k}", v, hints[k]) if k in hints else v for k, v in options.items()}
+    if INNER in options:
+        raise UsageError(f"pass '{name}' has no option {INNER}; passes stand in parentheses")
+    return make(name, **values, **({} if inner is None else {INNER: tuple(map(_build, inner))}))
 
 
 def text_of(step: Pass) -> str:
@@ -103,12 +280,13 @@ def text_of(step: Pass) -> str:
     if isinstance(step, Pipeline):
         return str(step)
     shown = []
-    for f in fields(step):  # type: ignore[arg-type]  # every pass is a dataclass
+    for f in option_fields(step):
         value = getattr(step, f.name)
         if value != f.default:
             text = _text(value)
             shown.append(f"{f.name}={text if PLAIN.match(text) else json.dumps(text)}")
-    return f"{step.name}{{{','.join(shown)}}}" if shown else step.name
+    inner = f"({Pipeline(inner_passes(step))})" if inner_passes(step) else ""
+    return (f"{step.name}{{{','.join(shown)}}}" if shown else step.name) + inner
 
 
 def _text(value: Any) -> str:

@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar, Protocol
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.calibration.inputs import Calibration
 from spa_compiler.errors import UsageError
 from spa_compiler.ir.model import Model
 from spa_compiler.planning.plan import Plan
 from spa_compiler.planning.scores import Scores
+from spa_compiler.statistics.moments import Moments
+from spa_compiler.verification.feeds import Ranges
+from spa_compiler.verification.proof import Structural
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
 @dataclass(frozen=True)
 class State:
-    """What a pass gets and gives. `results` collects what the report shows, by pass; `done` is what has been run."""
+    """What a pass gets and gives.
+
+    `folded` counts what normalising did; `scores_are_errors` says whether the scores of different groups compare;
+    `erased` is the part of the plan that costs nothing; `pruned` is the rewritten model, `proof` what was shown of it.
+    `proven` is the last model that was shown to give what the one before an exact pass gave, None before the first of
+    these passes, which `edits` names; `seed` and `ranges` say how inputs are drawn for that.
+    `results` and `notes` are for the report, and nothing is decided by them; `done` is what has been run.
+    """
 
     source: Model
     model: Model
+    folded: Mapping[str, int] | None = None
     graph: DependencyGraph | None = None
-    calibration: Any = None
-    moments: Any = None
+    calibration: Calibration | None = None
+    moments: Moments | None = None
     scores: Scores = field(default_factory=dict)
+    scores_are_errors: bool = False
     plan: Plan = field(default_factory=Plan)
     erased: Plan = field(default_factory=Plan)
     pruned: Model | None = None
+    proof: Structural | None = None
+    proven: Model | None = None
+    edits: tuple[str, ...] = ()
+    seed: int = 0
+    ranges: Ranges = field(default_factory=dict)
     done: tuple[Pass, ...] = ()
-    results: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Json] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     progress: Callable[[str], None] = lambda text: None
 
@@ -39,18 +60,41 @@ class State:
     def analyzed(self) -> DependencyGraph:
         """The dependency graph. Raises UsageError when no pass has made one."""
         if self.graph is None:
-            raise UsageError("this pass needs an analysed model: put `normalize` before it")
+            raise UsageError("this pass needs a dependency graph: say so in its `requires`")
         return self.graph
 
-    def note(self, **results: Any) -> State:
+    def provided(self) -> frozenset[str]:
+        """Fields that hold something, or that a pass has given though it found nothing: what a pass may require."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = {n for step in self.done for n in getattr(step, "provides", ())} - {"graph"}
+        return frozenset(n for n, v in values.items() if n in given or (v is not None and v != {}))
+
+    def is_changed(self) -> bool:
+        """Is the model another one than the file that was given?"""
+        return not self.plan.empty or bool(self.edits) or self.model is not self.pruned
+
+    def note(self, **results: Json) -> State:
         """The state with more results."""
         return replace(self, results={**self.results, **results})
 
+    def remark(self, *notes: str) -> State:
+        """The state with more notes, each of them once: a pass that is run again says the same."""
+        return replace(self, notes=tuple(dict.fromkeys([*self.notes, *notes])))
+
 
 class Pass(Protocol):
-    """A step of the compiler. `name` is what it is called in a pipeline's text."""
+    """A step of the compiler: a frozen dataclass whose fields are its options.
+
+    `name` is what it is called in a pipeline's text; it may be run where passes before it provide what it `requires`:
+    both that and `provides` are names of fields of State. More may be said, as class variables: `after`, names of
+    passes that it is put behind; `chosen(options)`, a class method that gives it where it is part of the pipeline that
+    options stand for; `automatic`, that it is put in where something requires what it provides; `exact`, that it edits
+    the model without changing its function, which is then proven; `switch`, an option of the command line for it.
+    """
 
     name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]]
+    provides: ClassVar[tuple[str, ...]]
 
     def run(self, state: State) -> State:
         """The state after this step. Raises SpaError; never changes the state it is given."""

@@ -1,4 +1,4 @@
-"""The text form of pipelines: `score{criterion=l2},allocate{ratio=0.5}`, there and back."""
+"""The text form of pipelines: `score{criterion=l2},protect(allocate{ratio=0.5},remove)`, there and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 import types
 import typing
-from typing import Any
+from typing import Any, NamedTuple
 
 from spa_compiler.errors import UsageError
 
@@ -16,23 +16,50 @@ PLAIN = re.compile(r"[\w.:/*?\[\]%+|-]+\Z")
 ENTRY = re.compile(r"(?:\\.|[^|\\])+", re.DOTALL)
 
 
-def split_text(text: str) -> list[tuple[str, dict[str, str]]]:
-    """Names and options as written. Raises UsageError that shows where it stops making sense."""
-    out: list[tuple[str, dict[str, str]]] = []
-    at = 0
-    while not out or at < len(text):
+class Written(NamedTuple):
+    """A pass as it is written; `inner` are the passes in its parentheses, None where it has none."""
+
+    name: str
+    options: dict[str, str]
+    inner: list[Written] | None
+
+
+def split_text(text: str) -> list[Written]:
+    """Names, options and inner passes as written. Raises UsageError that shows where it stops making sense."""
+    out, at = _split(text, 0)
+    if at < len(text):
+        raise UsageError(f"pipeline: ')' without '(' at '{text[at : at + 20]}'")
+    return out
+
+
+def _split(text: str, at: int) -> tuple[list[Written], int]:
+    """Passes up to the end of the text or a ')' that ends them, and where that is."""
+    out: list[Written] = []
+    while not out or (at < len(text) and text[at] != ")"):
         found = PASS.match(text, at)
         if found is None:
             raise UsageError(f"pipeline: expected the name of a pass at '{text[at : at + 20]}'")
         options, at = _options(found[1], text, found.end()) if found[2] else ({}, found.end())
-        out.append((found[1], options))
+        inner, at = _inner(found[1], text, at)
+        out.append(Written(found[1], options, inner))
         rest = text[at:].lstrip()
-        if rest and not rest.startswith(","):
+        if rest and rest[0] not in ",)":
             raise UsageError(f"pipeline: expected ',' before '{rest[:20]}'")
-        if rest == ",":
+        if rest == "," or rest.startswith(",)"):
             raise UsageError("pipeline: expected the name of a pass after the last ','")
-        at = len(text) - len(rest) + 1 if rest else len(text)
-    return out
+        at = len(text) - len(rest) + rest.startswith(",")
+    return out, at
+
+
+def _inner(name: str, text: str, at: int) -> tuple[list[Written] | None, int]:
+    """The passes in parentheses, and where they end."""
+    rest = text[at:].lstrip()
+    if not rest.startswith("("):
+        return None, at
+    inner, at = _split(text, len(text) - len(rest) + 1)
+    if at == len(text):
+        raise UsageError(f"pipeline: expected ')' after the passes of {name}(...)")
+    return inner, at + 1
 
 
 def _options(name: str, text: str, at: int) -> tuple[dict[str, str], int]:

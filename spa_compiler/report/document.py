@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -46,13 +47,14 @@ def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
     cost = CostModel(graph)
     dense, small = cost.totals({}), cost.totals(widths_of(graph, plan))
     frozen = graph.frozen_parameters()
+    proof = state.proof.document() if state.proof is not None else None
     return {
         "format": "spa-compile report", "version": FORMAT, "tool": f"spa-compile {VERSION}",
-        "status": _status(state.results.get("prune_equals_mask")),
+        "status": _status(proof),
         "input": {"path": str(source), "bytes": source.stat().st_size, "sha256": state.source.files.digest(source)},
         "output": {"path": None, "data": None, "bytes": _bytes(file.parent), "sha256": sha256(file)},
         "pipeline": text,
-        "asked": dict(state.results.get("asked", {})),
+        "asked": state.results.get("asked", {}),
         "reached": {
             **{k: 1 - small[k] / dense[k] if dense[k] else 0.0 for k in dense}, "channels": _channels(graph, plan)
         },
@@ -61,17 +63,17 @@ def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
             "groups": len(graph.groups),
             "prunable_parameters": dense["params"] - sum(frozen.values()),
             "frozen_parameters": frozen,
-            "folded": dict(state.results.get("normalize", {})),
-            "erased_channels": int(state.results.get("erased", 0)),
+            "folded": dict(state.folded or {}),
+            "erased_channels": _removed(state.erased),
         },
         "groups": [_group_entry(graph, plan, g.label) for g in graph.groups],
         "plan_sha256": plan.digest(),
-        "verification": {"prune_equals_mask": state.results.get("prune_equals_mask")},
+        "verification": {"prune_equals_mask": proof},
         "calibration": state.results.get("calibration"),
         "compensation": state.results.get("compensation"),
         "protection": state.results.get("protection"),
         "latency": None,
-        "notes": [*state.source.notes, *state.results.get("notes", []), *describe_uncounted(cost)],
+        "notes": [*state.source.notes, *state.notes, *describe_uncounted(cost)],
     }  # fmt: skip
 
 
@@ -94,6 +96,11 @@ def _group_entry(graph: DependencyGraph, plan: Plan, label: str) -> dict[str, An
         "kept": plan.kept(group),
         "statistic": group.stat,
     }
+
+
+def _removed(plan: Plan) -> int:
+    """Number of bits of a plan that are off."""
+    return sum(int((~np.asarray(mask, bool)).sum()) for mask in plan.keep.values())
 
 
 def _channels(graph: DependencyGraph, plan: Plan) -> float:

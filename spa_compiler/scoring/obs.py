@@ -24,6 +24,7 @@ from spa_compiler.execution.finite import is_finite, quiet
 from spa_compiler.execution.parallel import each
 from spa_compiler.planning.scores import Noted, Scores
 from spa_compiler.scoring import magnitude
+from spa_compiler.scoring.criterion import criterion
 from spa_compiler.statistics.covariance import WIDE
 from spa_compiler.statistics.moments import Meeting, Moment, Moments
 
@@ -276,11 +277,13 @@ def meeting_error(graph: DependencyGraph, group: Group, meeting: Meeting) -> Flo
     return product / max(float(product.sum()), 1e-30)
 
 
+@criterion(needs="moments", scores_are_errors=True, stand_in="l2", raises_hidden=True)
 def obspa(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generator) -> Scores:
     """Greedy block OBS over all contractions of every group; magnitude where there are no moments."""
     return _score(graph, moments, rng, diagonal=False)
 
 
+@criterion(needs="moments", scores_are_errors=True)
 def flap(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generator) -> Scores:
     """Var(X_j) |W_:,j|^2 (An et al., arXiv 2312.11983): OBS with a diagonal H."""
     return _score(graph, moments, rng, diagonal=True)

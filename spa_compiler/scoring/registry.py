@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from importlib.metadata import EntryPoint
-from typing import Any
 
-import numpy as np
-
-from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import UsageError
-from spa_compiler.planning.scores import Scores
 from spa_compiler.plugins import found_in
-
-Criterion = Callable[[DependencyGraph, Any, np.random.Generator], Scores]
+from spa_compiler.scoring.criterion import Criterion
 
 
 @functools.cache
@@ -24,8 +17,8 @@ def available() -> dict[str, EntryPoint]:
 
 
 def criterion(name: str) -> Criterion:
-    """A criterion by name. Raises UsageError with the names that there are."""
+    """A criterion by name; a plain function needs weights only. Raises UsageError with the names that there are."""
     if name not in available():
         raise UsageError(f"no criterion is called '{name}'; there are {', '.join(sorted(available()))}")
-    found: Criterion = available()[name].load()
-    return found
+    found = available()[name].load()
+    return found if isinstance(found, Criterion) else Criterion(found)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no PO
 NAMED = re.compile(r"(.+)\.([0-9a-f]{16})\.data")
 CHILD = """
 import os, pathlib, signal, sys
-from spa_compiler.cli import compile_command
+from spa_compiler.cli.main import compile_command
 left = [int(sys.argv.pop(1))]
 def deadly(name):
     method = getattr(pathlib.Path, name)

@@ -234,11 +234,11 @@ def test_values_that_overflow_are_named_and_their_groups_scored_by_weights() -> 
     loud = replace(EXPONENTIAL, inits={**EXPONENTIAL.inits, "w1": 100 * value("w1", (8, 3, 1, 1))})
     text = "normalize,calibrate{source=white,samples=32},score{criterion=obspa},allocate{ratio=0.4},remove,compensate"
     state = Pipeline.parse(text).run(State.of(from_proto(build(loud), Path("m.onnx"))))
-    notes = [n for n in state.results["notes"] if "scored by weights alone" in n]
+    notes = [n for n in state.notes if "scored by weights alone" in n]
     assert any("'e' is NaN or infinite on" in n and "inputs" in n for n in notes), notes
-    assert sum("keep their old weights" in n for n in state.results["notes"]) == 1
+    assert sum("keep their old weights" in n for n in state.notes) == 1
     again = Pipeline.parse("compensate").run(replace(state, model=state.pruned or state.model))
-    assert again.results["notes"] == state.results["notes"], "a pass that runs again says the same once"
+    assert again.notes == state.notes, "a pass that runs again says the same once"
     assert any("'e'" in why for why in state.results["calibration"]["missed"].values())
     assert set(state.results["compensation"]["unfit"]) <= set(state.results["compensation"]["left"])
     assert not state.plan.empty
@@ -316,7 +316,7 @@ def test_weights_that_are_no_numbers_are_in_the_notes() -> None:
     weights[2, 3] = np.nan
     model = from_proto(build(replace(DENSE, inits={**DENSE.inits, "w1": weights})), Path("m.onnx"))
     state = Pipeline.parse("normalize,score{criterion=l2}").run(State.of(model))
-    assert any("1 weights hold NaN or infinite values (w1)" in n for n in state.results["notes"])
+    assert any("1 weights hold NaN or infinite values (w1)" in n for n in state.notes)
 
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e-8, 1e8, 1e30])

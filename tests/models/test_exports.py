@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from spa_compiler.algebra.expr import atoms, trivial
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import NothingToPrune
-from spa_compiler.pipeline.options import Options
+from spa_compiler.pipeline.options import Options, replace_options
 
 FOLDER = Path(__file__).parents[1] / "exports"
 LARGEST, ALL = 32_000, 400_000  # bytes
@@ -111,7 +110,7 @@ def test_half_can_go(name: str, of: str, tmp_path: Path) -> None:
 def error_of_compiling_again(path: Path, options: Options) -> float:
     """What was compiled can be compiled again; 0 where one channel of each group is left."""
     try:
-        again = compile_file(path, None, replace(options, ratio=0.2)).report
+        again = compile_file(path, None, replace_options(options, ratio=0.2)).report
     except NothingToPrune:
         return 0.0
     return float(again["verification"]["prune_equals_mask"]["error"])

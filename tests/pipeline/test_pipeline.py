@@ -29,6 +29,7 @@ TEXT = "normalize,erase,score{criterion=l2},allocate{ratio=0.4},remove,verify"
         "normalize",
         TEXT,
         "allocate{ratio=0.5,align=8,exclude=conv1|*.bias}",
+        "normalize,score,protect{floor=0.3}(allocate{ratio=0.5},remove,verify),erase",
         'normalize{input_shape="x:1,3,224,224"}',
         'plan{file="a plan, {new}.json"}',
         'score{file="größe \\\\ \\"1\\".npz"}',
@@ -81,6 +82,12 @@ def test_only_what_differs_from_the_defaults_is_written() -> None:
         ("score{seed=many}", r"score\.seed='many' is not a int"),
         ("allocate{ratio=half}", r"allocate\.ratio='half'"),
         ("plan", "'plan' needs file"),
+        ("protect(allocate{ratio=0.5}", r"expected '\)' after the passes of protect"),
+        ("normalize)", r"'\)' without '\('"),
+        ("protect(remove,)", "after the last ','"),
+        ("protect()", "expected the name of a pass"),
+        ("erase(remove)", "'erase' holds no passes"),
+        ("protect{inner=remove}", "cannot be given as text|has no option inner"),
     ],
 )
 def test_text_that_makes_no_sense_says_where(text: str, part: str) -> None:
@@ -104,7 +111,24 @@ def test_a_pipeline_is_a_pass(models: Path) -> None:
     state = whole.run(State.of(load(models / "digits_gru.onnx")))
     assert state.scores
     assert {"normalize", "erase", "score"} <= set(state.seconds)
-    assert [p.name for p in state.done] == ["normalize", "erase", "score"]
+    assert [p.name for p in state.done] == ["normalize", "analyze", "erase", "score"]
+
+
+def test_passes_in_parentheses_are_run_again_as_those_before_are(models: Path, tmp_path: Path) -> None:
+    """Older texts have `protect` behind the passes that it repeats."""
+    begin = "normalize,calibrate{source=white,samples=32},score{criterion=obspa},"
+    repeated = "allocate{ratio=0.5},remove,verify,compensate"
+    texts = (f"{begin}{repeated},protect{{floor=2,rounds=1}}", f"{begin}protect{{floor=2,rounds=1}}({repeated})")
+    states = [Pipeline.parse(t).run(State.of(load(models / "digits_gru.onnx"))) for t in texts]
+    assert len(states[0].results["protection"]["explained_variance"]) == 2
+    assert states[0].results["protection"] == states[1].results["protection"]
+    assert states[0].plan.digest() == states[1].plan.digest()
+    assert states[1].done[-1].name == "protect"
+
+
+def test_what_a_pass_in_parentheses_lacks_is_found_before_anything_is_run() -> None:
+    with pytest.raises(UsageError, match="pass 'allocate' needs the scores of an earlier pass: put `score` before it"):
+        Pipeline.parse("normalize,protect(allocate{ratio=0.5},remove,verify)").completed()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from click.testing import CliRunner
 
@@ -66,6 +68,97 @@ def test_an_outside_criterion_scores(models: Path) -> None:
     for label, mask in result.state.plan.keep.items():
         kept = int(mask.reshape(-1, mask.shape[-1])[0].sum())
         assert mask.reshape(-1, mask.shape[-1])[:, -kept:].all(), label
+
+
+@pytest.mark.usefixtures("site")
+def test_an_outside_criterion_that_needs_moments_is_calibrated(models: Path) -> None:
+    """`--calib` and `--samples` count for it as they do for ours, and its errors make groups compete."""
+    options = {"criterion": "spread", "calib": "white", "samples": 16, "latency": False}
+    report = spa_compiler.compile(models / "digits_gru.onnx", 0.3, **options).report
+    assert report["calibration"]["samples"] == 16
+    assert report["asked"]["scope"] == "global"
+    assert report["compensation"]
+
+
+@pytest.mark.usefixtures("site")
+def test_with_puts_a_pass_where_its_after_says(models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.onnx"
+    arguments = ["compile", models / "digits_gru.onnx", "-o", out, "--ratio", 0, "--with", "every_other{step=4}", "-q"]
+    result = CliRunner().invoke(spa, [*map(str, arguments), "--no-latency"])
+    assert result.exit_code == 0, result.output
+    said = {p.key: p.value for p in onnx.load(out).metadata_props}["spa_compile.pipeline"]
+    assert said == "normalize,analyze,erase,every_other{step=4},remove,verify"
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize(
+    ("added", "why"),
+    [
+        (("every_other", "every_other"), "the pipeline has this pass"),
+        (("remove",), "the pipeline has this pass"),
+        (("merge",), "no pass is called 'merge'"),
+        (("every_other{pace=2}",), "has no option pace"),
+        (("compensate",), "needs the calibration|put `calibrate`"),
+    ],
+)
+def test_what_cannot_be_put_anywhere_is_refused(models: Path, added: tuple[str, ...], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        spa_compiler.compile(models / "digits_gru.onnx", 0.3, criterion="l2", with_passes=added, latency=False)
+
+
+def test_a_pass_that_says_no_place_is_not_put_anywhere() -> None:
+    with pytest.raises(UsageError, match="goes after verify, which the pipeline lacks"):
+        passes.Pipeline.parse("normalize").insert(passes.make("compensate"))
+
+
+def scaled(file: Path, hidden: int = 8) -> Path:
+    """x, a weight, a scale and a weight: `frozen` by one hidden unit, it has nothing that may be pruned."""
+    rng = np.random.default_rng(0)
+    weights = {"w1": (4, hidden), "s": (hidden,), "w2": (hidden, 3)}
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 3] y)
+        { a = MatMul(x, w1) r = Relu(a) m = Mul(r, s) y = MatMul(m, w2) }"""
+    )
+    tensors = {n: rng.uniform(0.5, 1.5, shape).astype(np.float32) for n, shape in weights.items()}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in tensors.items())
+    onnx.save(model, file)
+    return file
+
+
+@pytest.mark.usefixtures("site")
+def test_a_right_fold_is_proven_and_kept_though_nothing_is_pruned(tmp_path: Path) -> None:
+    source, out = scaled(tmp_path / "m.onnx"), tmp_path / "o.onnx"
+    result = spa_compiler.compile(source, 0, out, with_passes=("fold_scale",), latency=False)
+    assert result.state.plan.empty and result.state.edits == ("fold_scale",)
+    assert [n.op_type for n in onnx.load(out).graph.node] == ["MatMul", "Relu", "MatMul"]
+    assert result.report["fidelity"]["cosine"] > 0.999999
+    assert "fold_scale" in result.report["seconds"]
+
+
+@pytest.mark.usefixtures("site")
+def test_where_an_exact_pass_finds_nothing_the_file_comes_back_byte_for_byte(models: Path, tmp_path: Path) -> None:
+    source, out = models / "digits_gru.onnx", tmp_path / "o.onnx"
+    spa_compiler.compile(source, 0, out, with_passes=("fold_scale",), latency=False)
+    assert out.read_bytes() == source.read_bytes()
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("ratio", [0, 0.5])
+def test_a_wrong_fold_is_refused_and_named(tmp_path: Path, ratio: float) -> None:
+    source, out = scaled(tmp_path / "m.onnx"), tmp_path / "o.onnx"
+    arguments = [source, "-o", out, "--ratio", ratio, "--with", "fold_scale{factor=0.08}", "--criterion", "l2"]
+    if not ratio:
+        arguments = arguments[:-2]
+    result = CliRunner().invoke(spa, ["compile", *map(str, arguments), "--no-latency"])
+    assert result.exit_code == 1, result.output
+    assert "pass 'fold_scale' says that it changes no output" in result.stderr
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("site")
+def test_a_pass_that_edits_the_graph_comes_before_those_that_read_it() -> None:
+    with pytest.raises(UsageError, match="'fold_scale' edits the graph that pass 'erase' reads"):
+        passes.Pipeline.parse("normalize,erase,fold_scale,remove,verify").completed()
 
 
 @pytest.mark.usefixtures("site")

@@ -34,7 +34,7 @@ GB = 1 << 30
 LIMITS = {"spa": (600.0, 14 * GB), "torch_pruning": (60.0, 14 * GB), "onnxsim": (120.0, 14 * GB)}
 """Seconds and bytes that one measurement may take; onnxsim's, in which we count MACs three times, takes longer."""
 LARGE = 200e6
-PASSES = ("normalize", "erase", "score", "allocate", "remove", "verify")
+PASSES = ("normalize", "analyze", "erase", "score", "allocate", "remove", "verify")
 PRELOAD = (*zoo.PRELOAD, "peers", "torch_pruning", "onnxsim", *(f"spa_compiler.passes.{name}" for name in PASSES))
 """Imported once, so that editing our sources does not change a run that is under way."""
 
@@ -125,7 +125,7 @@ def half_of_macs(state: Any) -> Row:
         done = Pipeline.parse("erase,score{criterion=l2},allocate{of=macs,ratio=0.5},remove,verify").run(state)
     except SpaError as error:
         return {"error": f"{type(error).__name__}: {error}"[:600], "exit": error.exit_code}
-    graph, check = done.analyzed(), done.results["prune_equals_mask"]
+    graph, check = done.analyzed(), done.proof.document()
     cost = CostModel(graph)
     dense, small = cost.totals({}), cost.totals(widths_of(graph, done.plan))
     return {

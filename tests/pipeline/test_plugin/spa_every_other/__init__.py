@@ -1,4 +1,4 @@
-"""A pass and a criterion that come from outside: what a plugin needs, and no more."""
+"""Passes and criteria that come from outside: what a plugin needs, and no more."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spa_compiler import DependencyGraph, Plan, State
+from spa_compiler.analysis.channel_index import owners
+from spa_compiler.scoring.criterion import criterion
+from spa_compiler.scoring.obs import reading
+from spa_compiler.statistics.moments import Moments
 
 
 @dataclass(frozen=True)
@@ -16,12 +20,55 @@ class EveryOther:
 
     step: int = 2
     name: ClassVar[str] = "every_other"
+    after: ClassVar[tuple[str, ...]] = ("erase", "normalize")
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+    provides: ClassVar[tuple[str, ...]] = ("plan",)
 
     def run(self, state: State) -> State:
         """The state with such a plan."""
         groups = state.analyzed().groups
         keep = {g.label: np.broadcast_to(np.arange(g.size) % self.step == 0, g.shape) for g in groups}
-        return replace(state, plan=Plan(keep).merged(state.plan)).note(notes=["every other channel went"])
+        return replace(state, plan=Plan(keep).merged(state.plan)).remark("every other channel went")
+
+
+@dataclass(frozen=True)
+class FoldScale:
+    """Multiply a scale into the rows of the weight behind it; `factor` other than 1 is a mistake on purpose."""
+
+    factor: float = 1.0
+    name: ClassVar[str] = "fold_scale"
+    after: ClassVar[tuple[str, ...]] = ("normalize",)
+    requires: ClassVar[tuple[str, ...]] = ("folded",)
+    provides: ClassVar[tuple[str, ...]] = ("model",)
+    exact: ClassVar[bool] = True
+
+    def run(self, state: State) -> State:
+        """The state with the edited model; the same state where there is no such scale."""
+        model = state.model.copy()
+        for node in [n for n in model.graph.nodes if n.op == "Mul"]:
+            value, scale = node.inputs
+            reader = node.outputs[0].outputs[0]
+            weight = reader.inputs[1]
+            folded = self.factor * scale.values[:, None] * weight.values
+            reader.inputs = [value, model.new_constant(f"{weight.name}_folded", folded.astype(np.float32))]
+            node.outputs.clear()
+            model.graph.nodes.remove(node)
+            return replace(state, model=model)
+        return state
+
+
+@criterion(needs="moments", scores_are_errors=True)
+def spread(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generator) -> dict[str, Any]:
+    """Channels that vary more on the calibration inputs matter more."""
+    assert moments is not None and moments.of, "it is calibrated for whoever needs moments"
+    out: dict[str, Any] = {}
+    for g in graph.groups:
+        out[g.label] = np.zeros(g.shape)
+        for m in reading(moments, g):
+            for covariance, channels in zip(m.covariance, m.channels, strict=True):
+                where = owners(g, m.axis)[channels]
+                np.add.at(out[g.label].reshape(-1, g.size)[0], where[where >= 0], np.diag(covariance)[where >= 0])
+    return out
 
 
 def position(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> dict[str, np.ndarray[Any, Any]]:

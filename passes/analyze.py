@@ -1,0 +1,30 @@
+"""analyze: how the axes of all values depend on each other, and the groups of channels that follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from spa_compiler.analysis.dependency_graph import analyze
+from spa_compiler.pipeline.options import Options
+from spa_compiler.pipeline.state import State
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """No options: the rules of the operators say everything."""
+
+    name: ClassVar[str] = "analyze"
+    after: ClassVar[tuple[str, ...]] = ("normalize",)
+    requires: ClassVar[tuple[str, ...]] = ("folded",)
+    provides: ClassVar[tuple[str, ...]] = ("graph",)
+    automatic: ClassVar[bool] = True
+
+    @classmethod
+    def chosen(cls, options: Options) -> Analyze:
+        """Part of every pipeline."""
+        return cls()
+
+    def run(self, state: State) -> State:
+        """The state with the dependency graph of its model."""
+        return replace(state, graph=analyze(state.model))

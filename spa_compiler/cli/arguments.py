@@ -1,0 +1,114 @@
+"""Options of the command line, made from the fields that declare them (`pipeline.fields`), and read back as Options."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spa_compiler.errors import UsageError
+from spa_compiler.pipeline.fields import Topic
+from spa_compiler.pipeline.options import Declared, Options, declared
+
+FILE = click.Path(path_type=Path)
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def topic_options(topic: Topic, leave_out: tuple[str, ...] = ()) -> list[Decorator]:
+    """The options of a topic, in the order of the passes."""
+    return [make_option(d) for d in declared().values() if d.shown.topic == topic and d.name not in leave_out]
+
+
+def named_option(name: str) -> Decorator:
+    """One option by its name."""
+    return make_option(declared()[name])
+
+
+def make_option(own: Declared) -> Decorator:
+    """A declared option as click has it."""
+    shown, plain = own.shown, plain_type(own.kind)
+    common: dict[str, Any] = {"help": shown.help}
+    if plain is bool and own.default is None:
+        flag = f"{own.flag}/--no-{own.flag.removeprefix('--')}"
+        return click.option(flag, own.name, default=None, **common)
+    if plain is bool:  # given, it says the opposite of the default
+        return click.option(
+            own.flag,
+            own.name,
+            is_flag=True,
+            flag_value=not own.default,
+            default=own.default,
+            show_default=False,
+            **common,
+        )
+    if shown.metavar:
+        common["metavar"] = shown.metavar
+    if plain is tuple:
+        return click.option(own.flag, own.name, multiple=True, **common)
+    if shown.file:
+        return click.option(own.flag, own.name, type=FILE, **common)
+    default = shown.word or own.default
+    return click.option(
+        own.flag, own.name, type=value_type(own, plain), default=default, show_default=default not in (None, ""),
+        **common,
+    )  # fmt: skip
+
+
+def plain_type(kind: Any) -> type[Any]:
+    """`tuple` for a tuple of texts, `float` for a float or None."""
+    parts = [a for a in typing.get_args(kind) if a is not type(None)]
+    found: type[Any] = typing.get_origin(kind) if typing.get_origin(kind) is tuple else parts[0] if parts else kind
+    return found
+
+
+def value_type(own: Declared, plain: type[Any]) -> Any:
+    """What click checks a value by."""
+    shown = own.shown
+    if shown.choices:
+        return click.Choice(list(shown.choices))
+    if shown.word:
+        return str
+    if shown.least is not None or shown.most is not None:
+        return (click.IntRange if plain is int else click.FloatRange)(shown.least, shown.most)  # type: ignore[arg-type]
+    return plain
+
+
+def read_options(values: Mapping[str, Any]) -> Options:
+    """Command-line values as Options. Raises UsageError for a number that is none."""
+    return Options(**dict(_read(declared()[n], v) for n, v in values.items() if n in declared()))
+
+
+def _read(own: Declared, value: Any) -> tuple[str, Any]:
+    """The name and the value of an option; the default where nothing was given."""
+    if own.shown.file:
+        return own.name, str(value) if value else ""
+    if own.shown.word:
+        return own.name, _read_number(own, str(value))
+    return own.name, own.default if value is None else value
+
+
+def _read_number(own: Declared, text: str) -> Any:
+    if text == own.shown.word:
+        return own.default
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"{own.flag} {text}: expected {own.shown.word} or a number of {own.shown.unit}")
+    return int(text)
+
+
+def add_options(*groups: Sequence[Callable[..., Any]]) -> Decorator:
+    """A decorator that gives a command these options."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(list(_all(groups))):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _all(groups: Sequence[Sequence[Callable[..., Any]]]) -> Iterator[Callable[..., Any]]:
+    for group in groups:
+        yield from group

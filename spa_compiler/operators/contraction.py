@@ -11,6 +11,7 @@ and depthwise convolutions have a block per group, ConvTranspose is the convolut
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from onnx import helper
 from spa_compiler.errors import Conflict
 from spa_compiler.operators import tables
 from spa_compiler.operators.rule import parse
-from spa_compiler.operators.site import Site, Value
+from spa_compiler.operators.site import Rule, Site, Value
 from spa_compiler.operators.traits import EVERY_NAME, Traits
 
 Array = NDArray[Any]
@@ -306,7 +307,7 @@ def find(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], constan
         summed = any(node.input[traits.bias + 1 :])  # a fused addition is no part of the product
         return _convolution(traits, shapes[1], attrs) if constant[1] and not summed else None
     data = int(constant[0])
-    terms = _terms(node, attrs, shapes, data)
+    terms = _terms(node, shapes, data)
     if terms is None:
         return None
     x, w, y = terms[data], terms[1 - data], terms[2]
@@ -323,12 +324,10 @@ def find(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], constan
     return replace(plain, axes=axes, out=out, blocks=math.prod(both[c] for c in plain._each))
 
 
-def _terms(
-    node: onnx.NodeProto, attrs: dict[str, Any], shapes: Sequence[tuple[int, ...] | None], data: int
-) -> tuple[str, str, str] | None:
+def _terms(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], data: int) -> tuple[str, str, str] | None:
     """Letters of the axes of both operands and of the output; None where a node is no product of two operands."""
     a, b = shapes[0] or (), shapes[1] or ()
-    named = _names(node, attrs, (a, b))
+    named = _names(node, (a, b))
     if named is None:
         return None
     letters: dict[str, str] = {}
@@ -345,15 +344,21 @@ def _terms(
     return _apart(terms, (a, b), data) if fits else None
 
 
-def _names(node: onnx.NodeProto, attrs: dict[str, Any], shapes: tuple[tuple[int, ...], ...]) -> list[list[str]] | None:
+def _names(node: onnx.NodeProto, shapes: tuple[tuple[int, ...], ...]) -> list[list[str]] | None:
     """The names that a node's rule gives the axes of two operands and of their product; None where it says more."""
     row = tables.find(node.domain, node.op_type)
-    told = {n: v.decode() if isinstance(v, bytes) else v for n, v in attrs.items()}
+    plain = onnx.NodeProto(op_type=node.op_type, attribute=node.attribute)
+    return None if row is None else _names_of(row.rule, plain.SerializeToString(), shapes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_of(rule: Rule, node: bytes, shapes: tuple[tuple[int, ...], ...]) -> list[list[str]] | None:
+    plain = onnx.NodeProto.FromString(node)
+    told = {n: v.decode() if isinstance(v, bytes) else v for n, v in attributes(plain).items()}
     inputs = [Value(f"operand {k}", shape) for k, shape in enumerate(shapes)]
-    site = Site(node.op_type, node.name, 1, inputs, [], told, {}, traits=row or Traits())
+    site = Site(plain.op_type, "", 1, inputs, [], told, {})
     try:
-        if row is not None:
-            row(site)
+        rule(site)
     except Conflict:
         return None
     left, right = parse(site.scopes[0].spec) if site.scopes else ([], [])

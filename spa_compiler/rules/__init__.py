@@ -6,11 +6,12 @@ A table maps an operator's name to its rule, most of them one string (see `spec`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from spa_compiler.errors import RuleError
 from spa_compiler.nesting import DOMAIN
 from spa_compiler.rules import attention, contrib, control, core, frozen, movement, quantized, recurrent
-from spa_compiler.spec import Rule
+from spa_compiler.spec import Rule, rule
 
 ONNX_DOMAINS = ("", "ai.onnx")
 TABLES: dict[str, dict[str, Rule]] = {
@@ -29,6 +30,21 @@ TABLES: dict[str, dict[str, Rule]] = {
     "ai.onnx.preview": frozen.PREVIEW_RULES,
     "ai.onnx.preview.training": frozen.TRAINING_RULES,
 }
+
+
+def read_table(domain: str, rows: Mapping[str, Rule | str]) -> dict[str, Rule]:
+    """A table of rules or rule strings. Raises RuleError that names the operator and the place in its string.
+
+    TABLES["my.domain"] = read_table("my.domain", {"Scale": "n c _..., c -> n c _..."})
+    """
+    return {op: _read_row(f"{domain}::{op}", row) for op, row in rows.items()}
+
+
+def _read_row(operator: str, row: Rule | str) -> Rule:
+    try:
+        return rule(row) if isinstance(row, str) else row
+    except RuleError as e:
+        raise RuleError(e.rule, e.place, e.text, operator) from None
 
 
 def find(domain: str, op: str) -> Rule | None:

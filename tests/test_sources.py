@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -367,8 +366,3 @@ def test_what_does_not_fit_is_a_usage_error(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         draw(kind, shape, rng, **keywords)
-
-
-def test_the_examples_in_the_docstrings_hold() -> None:
-    for module in (images, sources):
-        assert doctest.testmod(module).failed == 0

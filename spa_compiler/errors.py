@@ -9,9 +9,12 @@
     |-- NothingToPrune (5)      no group of the model may lose a channel
     |-- GateError (6)           a --fail-under gate was missed
     |-- ReportError (7)         the model was written, its report or its plan could not be
+    |-- RuleError               the rule string of an operator cannot be read
     `-- Conflict                two axes have no common refinement; the analysis turns it into a freeze
 
->>> raise ModelError("model.onnx: node 'conv1' reads 'w', which nothing produces")  # doctest: +SKIP
+>>> raise ModelError("model.onnx: node 'conv1' reads 'w', which nothing produces")
+Traceback (most recent call last):
+spa_compiler.errors.ModelError: model.onnx: node 'conv1' reads 'w', which nothing produces
 """
 
 from __future__ import annotations
@@ -84,3 +87,16 @@ class ReportError(SpaError):
 
 class Conflict(SpaError):
     """Two axes cannot be given a common refinement. Rules never let it escape: it becomes a frozen reason."""
+
+
+class RuleError(SpaError):
+    """A rule string cannot be read: the string, where in it, what is wrong, and of which operator where that is known.
+
+    >>> raise RuleError("n c -> n d", 9, "'d' is an axis of an output and of no input", "Conv")
+    Traceback (most recent call last):
+    spa_compiler.errors.RuleError: Conv: 'd' is an axis of an output and of no input (character 10 of `n c -> n d`)
+    """
+
+    def __init__(self, rule: str, place: int, text: str, operator: str = "") -> None:
+        self.rule, self.place, self.text = rule, place, text
+        super().__init__(f"{operator + ': ' if operator else ''}{text} (character {place + 1} of `{rule}`)")

@@ -331,8 +331,9 @@ def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) ->
         site.clear()
         return False
     except Exception as e:  # nothing that loads may crash the analysis
-        why = str(e) if isinstance(e, Conflict) else f"the rule of {node.op} does not fit ({type(e).__name__}: {e})"
-        site.freeze_all([*site.inputs, *site.outputs], why[:160])
+        if not isinstance(e, Conflict):
+            site.failure = f"the rule of {node.op} does not fit ({type(e).__name__}: {e})"
+        site.freeze_all([*site.inputs, *site.outputs], (site.failure or str(e))[:160])
         site.clear()
     return True
 

@@ -21,11 +21,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from spa_compiler.algebra.expr import Dim, Expr, Prod, Reason, Sum, atoms, mark
-from spa_compiler.errors import Conflict
+from spa_compiler.errors import Conflict, RuleError
 from spa_compiler.operators.site import (
     Axis,
     Equation,
@@ -38,18 +39,20 @@ from spa_compiler.operators.site import (
     unify_or_freeze,
 )
 
-TOKEN = re.compile(r"\w+(?:\.\w+)?(?:\.\.\.)?|[()+?]")
+TOKEN = re.compile(r"\s+|->|\d+(?!\w)|[^\W\d]\w*(?:\.\.\.)?|[(),+?]")
 
 
 def rule(spec: str, move: bool = False, stat: str = "", known: Mapping[str, int] | None = None, **attrs: str) -> Rule:
     """The rule that a string states. `move`: the operator only moves data, so straddling digits may become units.
 
-    `known` gives names a size that neither the tensors nor one attribute tell.
+    `known` gives names a size that neither the tensors nor one attribute tell. Raises RuleError at once where the
+    string cannot be read, or where a name is bound by nothing.
     """
     stats = frozenset(stat.split())
+    lhs, rhs = parse(spec)
+    _check_names(spec, frozenset({*attrs, *(known or {})}), stats)
 
     def apply(site: Site) -> None:
-        lhs, rhs = parse(spec)
         tensors = [*_matched(site, lhs, site.inputs, False), *_matched(site, rhs, site.outputs, True)]
         pairs = [(p, v.axes[i]) for v, _, row in tensors for i, p in row]
         sizes = {**(known or {}), **{n: int(site.attrs[a]) for n, a in attrs.items()}}
@@ -120,36 +123,112 @@ def _match(site: Site, pattern: list[Axis], v: Value) -> Iterator[tuple[int, Axi
 
 @functools.lru_cache(maxsize=4096)
 def parse(spec: str) -> tuple[list[list[Axis]], list[list[Axis]]]:
-    """Inputs and outputs of a rule string, each tensor a list of axis patterns."""
-    lhs, rhs = spec.split("->")
-    return [_tensor(t) for t in lhs.split(",")], [_tensor(t) for t in rhs.split(",")]
+    """Inputs and outputs of a rule string, each tensor a list of axis patterns. Raises RuleError with the place."""
+    text = _Text(spec, _tokens(spec))
+    inputs = text.read_side()
+    if text.next != "->":
+        raise text.error("nothing opens this bracket" if text.next else "'->' is missing")
+    text.at += 1
+    outputs = text.read_side()
+    if text.next:
+        raise text.error("a second '->'" if text.next == "->" else "nothing opens this bracket")
+    return inputs, outputs
 
 
-def _tensor(text: str) -> list[Axis]:
-    tokens = TOKEN.findall(text)[::-1]
-    axes = []
-    while tokens:
-        axes.append(_sum(tokens))
-    return axes
+def _tokens(spec: str) -> list[tuple[str, int]]:
+    """The words and signs of a rule string and where they begin; the last one is empty."""
+    tokens, at = [], 0
+    while at < len(spec):
+        token = TOKEN.match(spec, at)
+        if token is None:
+            raise RuleError(spec, at, f"'{spec[at]}' has no meaning in a rule")
+        if token[0].strip():
+            tokens.append((token[0], at))
+        at = token.end()
+    return [*tokens, ("", at)]
 
 
-def _sum(tokens: list[str]) -> Axis:
-    parts = [_term(tokens)]
-    while tokens and tokens[-1] == "+":
-        tokens.pop()
-        parts.append(_term(tokens))
-    return parts[0] if len(parts) == 1 else Pattern("+", tuple(parts))
+@dataclass
+class _Text:
+    """A rule string that is read from left to right; `at` is the number of the next token."""
+
+    spec: str
+    tokens: list[tuple[str, int]]
+    at: int = 0
+
+    @property
+    def next(self) -> str:
+        return self.tokens[self.at][0]
+
+    def error(self, text: str, at: int | None = None) -> RuleError:
+        """What is wrong with the next token, or with token number `at`."""
+        return RuleError(self.spec, self.tokens[self.at if at is None else at][1], text)
+
+    def read_side(self) -> list[list[Axis]]:
+        tensors = [self.read_tensor()]
+        while self.next == ",":
+            self.at += 1
+            tensors.append(self.read_tensor())
+        return tensors
+
+    def read_tensor(self) -> list[Axis]:
+        axes: list[Axis] = []
+        groups = 0
+        while self.next not in ("", ",", "->", ")"):
+            groups += self.next.endswith("...")
+            if groups > 1:
+                raise self.error("a tensor has one group of axes ('...') at most")
+            if "?" in (self.next, *axes[-1:]) and axes:
+                raise self.error("'?' is a whole tensor and stands alone")
+            axes.append(self.read_axis())
+        return axes
+
+    def read_axis(self, inside: bool = False) -> Axis:
+        first, parts = self.at, [self.read_term(inside)]
+        while self.next == "+":
+            self.at += 1
+            parts.append(self.read_term(True))
+        if len(parts) > 1 and _stands_alone(parts[0]):
+            raise self.error(f"'{parts[0]}' is no part of an axis", first)
+        return parts[0] if len(parts) == 1 else Pattern("+", tuple(parts))
+
+    def read_term(self, inside: bool) -> Axis:
+        token = self.next
+        if token in ("", ",", "->", "+", ")"):
+            raise self.error(f"a name is missing before '{token}'" if token else "a name is missing at the end")
+        if inside and _stands_alone(token):
+            raise self.error(f"'{token}' is no part of an axis")
+        opened = self.at
+        self.at += 1
+        if token != "(":
+            return token
+        parts = []
+        while self.next != ")":
+            if self.next in ("", ",", "->"):
+                raise self.error("the bracket is not closed", opened)
+            parts.append(self.read_axis(True))
+        self.at += 1
+        if not parts:
+            raise self.error("there is nothing in the bracket", opened)
+        return Pattern("*", tuple(parts))
 
 
-def _term(tokens: list[str]) -> Axis:
-    token = tokens.pop()
-    if token != "(":
-        return token
-    parts = []
-    while tokens[-1] != ")":
-        parts.append(_sum(tokens))
-    tokens.pop()
-    return Pattern("*", tuple(parts))
+def _stands_alone(p: Axis) -> bool:
+    """Is this a whole tensor or a group of axes, of which no axis is made?"""
+    return isinstance(p, str) and (p == "?" or p.endswith("..."))
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_names(spec: str, sizes: frozenset[str], stats: frozenset[str]) -> None:
+    """Raise RuleError for a name that nothing binds: only on the right, or only beside the string."""
+    lhs, rhs = (frozenset(n for t in side for p in t for n in _names(p)) for side in parse(spec))
+    stems = {n.removesuffix("...") for n in lhs | rhs}
+    for n in sorted((sizes | stats) - stems):
+        raise RuleError(spec, len(spec), f"'{n}' is given beside the rule and does not occur in it")
+    for n in sorted(rhs - lhs - sizes):
+        if not n.isdigit() and n[0] not in "_?":
+            place = re.compile(rf"(?<!\w){re.escape(n)}(?!\w)").search(spec, spec.index("->"))
+            raise RuleError(spec, place.start() if place else 0, f"'{n}' is an axis of an output and of no input")
 
 
 def _names(p: Axis) -> frozenset[str]:

@@ -113,6 +113,7 @@ class Site:
     shape_reads: frozenset[int] | None = None
     known: dict[int, tuple[int | None, ...]] = field(default_factory=dict)  # entries of operands that follow a symbol
     path: str = ""  # of the body that the node lies in
+    failure: str = ""  # what its rule stumbled over; a fault of the rule, not of the model
     traits: Traits = field(default_factory=Traits)
 
     def clear(self) -> None:

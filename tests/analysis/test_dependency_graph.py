@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
+import onnx
 import pytest
 
-from laws import analyzed, listing
+from laws import analyzed, assert_every_rule_fits, listing
+from spa_compiler import rules
 from spa_compiler.errors import UsageError
 from zoo import CASES, build
 
@@ -55,3 +58,16 @@ def test_blocks_have_masks_of_two_axes() -> None:
     graph = analyzed(build(CASES["grouped_conv"]))
     shapes = {k: g.shape for k, g in listing(graph).items()}
     assert shapes["b1:0 w1:0 w2:1"] == (3, 2) and shapes["b1:0 b2:0 w1:0 w2:0 w3:1"] == (3,)
+
+
+def test_every_rule_fits_the_digits_models(models: Path) -> None:
+    for path in models.glob("*.onnx"):
+        assert_every_rule_fits(analyzed(onnx.load(path)))
+
+
+def test_a_rule_that_stumbles_is_told_and_freezes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rules.TABLES[""], "Relu", lambda site: site.x(0).axes[9])
+    graph = analyzed(build(CASES["conv"]))
+    with pytest.raises(AssertionError, match="the rule of Relu does not fit"):
+        assert_every_rule_fits(graph)
+    assert not graph.groups

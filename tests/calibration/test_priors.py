@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -379,8 +378,3 @@ def test_what_does_not_fit_is_a_usage_error(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         draw(kind, shape, rng, **keywords)
-
-
-def test_the_examples_in_the_docstrings_hold() -> None:
-    for module in (photographs, kinds_module):
-        assert doctest.testmod(module).failed == 0

@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laws import TOLERANCE, VISIBLE, Masks, analyzed, assert_nothing_is_lost, compare, listing, random_masks
+from laws import (
+    TOLERANCE,
+    VISIBLE,
+    Masks,
+    analyzed,
+    assert_every_rule_fits,
+    assert_nothing_is_lost,
+    compare,
+    listing,
+    random_masks,
+)
 from random_graphs import graphs
 from spa_compiler.algebra.masks import Bools
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, analyze
@@ -50,6 +60,11 @@ def test_frozen_axes_say_why(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_weight_axis_is_in_a_group_or_has_a_reason(name: str) -> None:
     assert_nothing_is_lost(graph_of(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_rule_fits(name: str) -> None:
+    assert_every_rule_fits(graph_of(name))
 
 
 @pytest.mark.parametrize("name", RUNNING)

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from exports_table import EXPORTS
-from laws import TOLERANCE, VISIBLE, analyzed, assert_nothing_is_lost, compare, random_masks
+from laws import TOLERANCE, VISIBLE, analyzed, assert_every_rule_fits, assert_nothing_is_lost, compare, random_masks
 from spa_compiler.algebra.expr import atoms, trivial
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.compiler import compile_file
@@ -71,6 +71,7 @@ def test_groups_and_frozen_parameters_are_as_stated(name: str) -> None:
 def test_every_frozen_axis_has_an_expected_reason(name: str) -> None:
     graph, parts = graph_of(name), EXPORTS[name].reasons
     assert_nothing_is_lost(graph)
+    assert_every_rule_fits(graph)
     axes = [a for n in graph.weights for a in graph.values[n].axes]
     found = {d.frozen.text for a in axes for d in atoms(a) if d.frozen and not trivial(d)}
     assert {t for t in found if not any(p in t for p in parts)} == set()

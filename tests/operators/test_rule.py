@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from spa_compiler.algebra.expr import Prod, atoms, is_frozen, resolve
-from spa_compiler.errors import Conflict
+from spa_compiler.errors import Conflict, RuleError
 from spa_compiler.operators.rule import freeze_rule, parse, rule
 from spa_compiler.operators.site import Pattern, Site, Value
+from spa_compiler.operators.tables import read_table
 
 
 def site(inputs: list[tuple[int, ...] | None], outputs: list[tuple[int, ...]], **attrs: int) -> Site:
@@ -100,3 +103,62 @@ def test_a_deliberate_freeze_says_why() -> None:
     freeze_rule("it depends on data")(s)
     reason = next(atoms(s.x().axes[0])).frozen
     assert reason is not None and "it depends on data" in reason.text and "node" in reason.where
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ("n (g i -> n", 3, "the bracket is not closed"),
+        ("n ((g i) -> n", 3, "the bracket is not closed"),
+        ("n, (a -> n", 4, "the bracket is not closed"),
+        ("n g) i -> n", 4, "nothing opens this bracket"),
+        ("n -> n)", 7, "nothing opens this bracket"),
+        ("n () -> n", 3, "there is nothing in the bracket"),
+        ("n c", 4, "'->' is missing"),
+        ("n -> n -> n", 8, "a second '->'"),
+        ("n $c -> n", 3, "'$' has no meaning in a rule"),
+        ("n c.. -> n", 4, "'.' has no meaning in a rule"),
+        ("n 3a -> n", 3, "'3' has no meaning in a rule"),
+        ("n a+ -> n", 6, "a name is missing before '->'"),
+        ("+a -> a", 1, "a name is missing before '+'"),
+        ("a -> a+", 8, "a name is missing at the end"),
+        ("a... b... -> a...", 6, "a tensor has one group of axes ('...') at most"),
+        ("(n a...) -> n", 4, "'a...' is no part of an axis"),
+        ("a...+b -> b", 1, "'a...' is no part of an axis"),
+        ("n ? -> n", 3, "'?' is a whole tensor and stands alone"),
+        ("? n -> n", 3, "'?' is a whole tensor and stands alone"),
+        ("n c -> n d", 10, "'d' is an axis of an output and of no input"),
+        ("n c -> (n c) x...", 14, "'x...' is an axis of an output and of no input"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_is_refused_when_it_is_made(text: str, place: int, message: str) -> None:
+    with pytest.raises(RuleError) as e:
+        rule(text)
+    assert str(e.value) == f"{message} (character {place} of `{text}`)"
+
+
+@pytest.mark.parametrize("beside", [{"g": "group"}, {"stat": "g"}, {"known": {"g": 2}}])
+def test_a_name_beside_the_rule_occurs_in_it(beside: dict[str, Any]) -> None:
+    with pytest.raises(RuleError, match="'g' is given beside the rule and does not occur in it"):
+        rule("n c -> n c", **beside)
+
+
+def test_names_of_outputs_may_be_bound_by_an_attribute_or_a_size() -> None:
+    s = site([(6,)], [(2, 3)], group=3)
+    rule("_ -> a g", known={"a": 2}, g="group")(s)
+    assert [a.size for a in s.y.axes] == [2, 3]
+
+
+def test_a_table_that_cannot_be_read_names_the_operator_and_the_place() -> None:
+    with pytest.raises(RuleError) as e:
+        read_table("my.domain", {"Scale": "n c _..., c -> n c _...", "Mix": "n c -> n) c"})
+    assert str(e.value) == "my.domain::Mix: nothing opens this bracket (character 9 of `n c -> n) c`)"
+
+
+def test_a_table_holds_rules_and_rule_strings() -> None:
+    s = site([(2, 3)], [(2, 3)])
+    table = read_table("my.domain", {"Scale": "n c -> n c", "Stop": freeze_rule("it depends on data")})
+    table["Scale"](s)
+    assert same((s.x(), 1), (s.y, 1)) and not is_frozen(s.x().axes[1])
+    table["Stop"](s)
+    assert is_frozen(s.x().axes[1])

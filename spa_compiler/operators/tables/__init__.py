@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 
+from spa_compiler.errors import RuleError
 from spa_compiler.ir.control_flow import DOMAIN
+from spa_compiler.operators.rule import rule
 from spa_compiler.operators.site import Row, Rule
 from spa_compiler.operators.tables import (
     attention,
@@ -51,11 +53,26 @@ TABLES: dict[str, dict[str, Rule]] = {
 NO_ROW = Traits()
 
 
+def read_table(domain: str, rows: Mapping[str, Rule | str]) -> dict[str, Rule]:
+    """A table of rules or rule strings. Raises RuleError that names the operator and the place in its string.
+
+    TABLES["my.domain"] = read_table("my.domain", {"Scale": "n c _..., c -> n c _..."})
+    """
+    return {op: _read_row(f"{domain}::{op}", row) for op, row in rows.items()}
+
+
+def _read_row(operator: str, row: Rule | str) -> Rule:
+    try:
+        return rule(row) if isinstance(row, str) else row
+    except RuleError as e:
+        raise RuleError(e.rule, e.place, e.text, operator) from None
+
+
 def find(domain: str, op: str) -> Row | None:
     """The row of an operator; None when there is none and everything it touches must be frozen."""
     table = control_flow.MARKERS if domain == DOMAIN else TABLES.get("" if domain in ONNX_DOMAINS else domain, {})
-    rule = table.get(op)
-    return rule if rule is None or isinstance(rule, Row) else _row(rule)
+    row = table.get(op)
+    return row if row is None or isinstance(row, Row) else _row(row)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -101,5 +118,5 @@ def table() -> Iterator[str]:
         yield ""
         yield "| operator | rule | traits |"
         yield "|---|---|---|"
-        for op, rule in sorted(rules.items()):
-            yield f"| {op} | {describe(rule).replace('|', chr(92) + '|')} | {describe_traits(rule)} |"
+        for op, row in sorted(rules.items()):
+            yield f"| {op} | {describe(row).replace('|', chr(92) + '|')} | {describe_traits(row)} |"

@@ -43,7 +43,8 @@ def matmul(site: Site) -> None:
     """Operands of rank 1 lose their outer axis."""
     ra, rb = len(site.x(0).axes), len(site.x(1).axes)
     a, b = ("k" if ra == 1 else "b... m k"), ("k" if rb == 1 else "b... k n")
-    rule(f"{a}, {b} -> b... {'m' * (ra > 1)} {'n' * (rb > 1)}")(site)
+    batch = "b..." if ra > 1 or rb > 1 else ""
+    rule(f"{a}, {b} -> {batch} {'m' * (ra > 1)} {'n' * (rb > 1)}")(site)
 
 
 def gemm(site: Site) -> None:

@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from laws import analyzed, assert_every_rule_fits, listing
-from spa_compiler import rules
 from spa_compiler.errors import UsageError
+from spa_compiler.operators import tables
 from zoo import CASES, build
 
 
@@ -66,7 +66,7 @@ def test_every_rule_fits_the_digits_models(models: Path) -> None:
 
 
 def test_a_rule_that_stumbles_is_told_and_freezes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rules.TABLES[""], "Relu", lambda site: site.x(0).axes[9])
+    monkeypatch.setitem(tables.TABLES[""], "Relu", lambda site: site.x(0).axes[9])
     graph = analyzed(build(CASES["conv"]))
     with pytest.raises(AssertionError, match="the rule of Relu does not fit"):
         assert_every_rule_fits(graph)

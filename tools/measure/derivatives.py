@@ -37,7 +37,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from scipy.special import erf
 
-from spa_compiler.autodiff.reverse_mode import OPSET, READ, Tape, Unknown
+from spa_compiler.autodiff.reverse_mode import OPSET, Tape, Unknown
 from spa_compiler.calibration.bn_matching import OLDEST
 from spa_compiler.cli.inspection import graph_of
 from spa_compiler.execution.inputs import finite_inputs
@@ -45,7 +45,7 @@ from spa_compiler.execution.session import open_session
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.subgraphs import subgraphs
 from spa_compiler.ir.symbols import input_types
-from spa_compiler.operators.derivatives import RULES
+from spa_compiler.operators.derivatives import NUMBERS_READ, RULES
 from spa_compiler.shape_inference.evaluator import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,7 +240,7 @@ def question(model: Model, proto: onnx.ModelProto, wanted: str = "") -> tuple[st
     for source in [wanted] if wanted else floats:
         live = {source}
         for node in model.flat():
-            if not live.isdisjoint(node.input[: READ.get(node.op_type)]):
+            if not live.isdisjoint(node.input[: NUMBERS_READ.get(node.op_type)]):
                 live |= {n for n in node.output if n}
         if not narrow.isdisjoint(live):
             raise LookupError("its activations are quantised")

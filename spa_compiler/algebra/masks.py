@@ -13,7 +13,6 @@ outer dim (a head, a convolution group) keeps channels of its own, equally many 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -105,14 +104,15 @@ def cover(e: Expr) -> set[Dim]:
     return set().union(*sets)
 
 
-def multiplicity(e: Expr) -> Counter[Dim]:
+def multiplicity(e: Expr) -> dict[Dim, int]:
     """How often each dim of an axis occurs at one position at most: twice in `(d d)`, once in `d+d`."""
     e = resolve(e)
     if isinstance(e, Dim):
-        return Counter([e])
-    out: Counter[Dim] = Counter()
+        return {e: 1}
+    out: dict[Dim, int] = {}
     for p in e.parts:
-        out = out | multiplicity(p) if isinstance(e, Sum) else out + multiplicity(p)
+        for d, times in multiplicity(p).items():
+            out[d] = max(out.get(d, 0), times) if isinstance(e, Sum) else out.get(d, 0) + times
     return out
 
 

@@ -23,7 +23,7 @@ def find_blocks(values: dict[str, Value], sites: Iterable[Site]) -> dict[Dim, Di
     """For every dim the outer dim inside which its channels may be chosen freely."""
     common = _accompanied(values)
     live = {d for d, beside in common.items() if beside}
-    for site in sites:
+    for site in sites if live else ():
         for scope in (*site.scopes, *_scope_of_equations(site)):
             _agree(scope, common, live)
     out: dict[Dim, Dim] = {}
@@ -41,7 +41,9 @@ def _accompanied(values: dict[str, Value]) -> dict[Dim, set[Dim]]:
         if not any(d.size > 1 and not d.frozen for a in v.axes for d in atoms(a)):
             continue
         each = [multiplicity(a) for a in v.axes]
-        times = sum(each, collections.Counter[Dim]())
+        times = collections.Counter[Dim]()
+        for counts in each:
+            times.update(counts)
         covers = [cover(a) for a in v.axes]
         for i, a in enumerate(v.axes):
             others = set().union(*(c for j, c in enumerate(covers) if j != i))

@@ -359,8 +359,8 @@ def tensor(seed: int) -> Tensor:
         return Prod(tuple(parts))
 
     def is_right(axes: list[Expr]) -> bool:
-        times = sum((multiplicity(a) for a in axes), Counter[Dim]())
-        return times[b] <= 1 and all(multiplicity(a)[d] <= 1 for a in axes for d in ds)
+        times = [multiplicity(a) for a in axes]
+        return sum(t.get(b, 0) for t in times) <= 1 and all(t.get(d, 0) <= 1 for t in times for d in ds)
 
     if rng.random() < 0.5:  # every d next to b, in a product
         home = [random_axis(rng, [*plain, *map(beside, ds)])]

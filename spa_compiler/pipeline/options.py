@@ -18,8 +18,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from spa_compiler.errors import UsageError
+from spa_compiler.pipeline.default_order import default_passes, sort_by_place
 from spa_compiler.pipeline.fields import Shown, input_range_option, option, seed_option, shown_of, threads_option
-from spa_compiler.pipeline.passes import Pipeline, available, pass_type, with_inner
+from spa_compiler.pipeline.passes import Pipeline, available, with_inner
 from spa_compiler.pipeline.state import Pass
 from spa_compiler.scoring.registry import criterion
 
@@ -90,37 +91,6 @@ def _options_of(owner: str, kind: type[Any]) -> Iterator[Declared]:
             yield Declared(shown.name or f.name, hints[f.name], default, shown, {owner: f.name})
     if shown := getattr(kind, "switch", None):  # an option that says whether the pass is run at all
         yield Declared(shown.name or owner, bool | None, None, shown, {owner: ""})
-
-
-@functools.cache
-def default_passes(names: tuple[str, ...]) -> tuple[type[Any], ...]:
-    """Passes that say when they are part of the pipeline (`chosen`), each behind those that it goes after."""
-    return tuple(sort_by_place(k for k in map(pass_type, names) if hasattr(k, "chosen")))
-
-
-def sort_by_place(steps: Iterable[Any]) -> list[Any]:
-    """Passes in order: each behind those that it goes after; of several, one that reads a file first, then by name."""
-    rest, out = sorted(steps, key=lambda s: (not _reads_file(s), s.name)), list[Any]()
-    while rest:
-        names = {s.name for s in rest}
-        free = [s for s in rest if not names.intersection(places_before(s))]
-        if not free:
-            raise UsageError(f"the passes {', '.join(sorted(names))} go after each other: no order is right")
-        out.append(free[0])
-        rest.remove(free[0])
-    return out
-
-
-def places_before(step: Any) -> tuple[str, ...]:
-    """Names of the passes that a pass, or its class, goes after."""
-    found = getattr(step, "after", ())
-    return found if isinstance(found, tuple) else ()
-
-
-def _reads_file(step: Any) -> bool:
-    """Does one of the options that were given name a file? Then what is wrong with it shows before any work."""
-    shown = ((f, shown_of(f)) for f in fields(step))
-    return not isinstance(step, type) and any(s and s.file and getattr(step, f.name) != f.default for f, s in shown)
 
 
 class Options:

@@ -23,10 +23,10 @@ from spa_compiler.verification.branches import Choice, forced
 from spa_compiler.verification.comparison import difference
 from spa_compiler.verification.feeds import Feed
 from spa_compiler.verification.inside import Cuts, Push, add_pushes, draw_pushes, find_pushed, name_pushes, zero_pushes
-from spa_compiler.verification.power import Power
 from spa_compiler.verification.replay import compared, decided, replayed
 from spa_compiler.verification.runs import Side, outer_values
 from spa_compiler.verification.sizes import Sizes
+from spa_compiler.verification.unproven_groups import Power
 
 SLACK, ABOVE = 100.0, 32.0
 """Up to how many times the tolerance an error may be rounding, and how far above that of the masked model itself."""

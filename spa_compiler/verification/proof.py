@@ -31,11 +31,11 @@ from spa_compiler.verification.culprit import describe, find_culprits
 from spa_compiler.verification.feeds import VARIATIONS, Feed, Ranges, count_draws, draw_inputs, vary_inputs
 from spa_compiler.verification.inside import find_inside, find_pushed, sample_evenly
 from spa_compiler.verification.masked import Comparison, Outcome, Round
-from spa_compiler.verification.power import FAR, Power, find_body_outputs, find_cut
 from spa_compiler.verification.replay import compared
 from spa_compiler.verification.runs import Side
 from spa_compiler.verification.sizes import CHEAP, Sizes, analysis_sizes, count_macs, proof_sizes
 from spa_compiler.verification.source import SourcePair
+from spa_compiler.verification.unproven_groups import FAR, Power, find_body_outputs, find_cut
 
 HEAVY = 3e8
 """Multiply-accumulates of a sample from which fewer runs are made, and several at once."""

@@ -397,7 +397,7 @@ def test_random_numbers_of_one_output_hide_nothing_in_another(tmp_path: Path, mo
     assert result.exit_code == 1 and "value 'a' of Gemm 'a' is the first that differs" in result.stderr
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if "dynamic" in n and CASES[n].runs])
+@pytest.mark.parametrize("name", [n for n in CASES if n.endswith("_dynamic") and CASES[n].runs])
 def test_masks_hold_at_sizes_that_the_analysis_did_not_use(name: str) -> None:
     model = build(CASES[name])
     graph = analyzed(model)

@@ -1,4 +1,4 @@
-"""analyze: how the axes of all values depend on each other, and the groups of channels that follow."""
+"""analyze: make the dependency graph of the axes of all values, and the groups of channels that follow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Analyze:
     automatic: ClassVar[bool] = True
 
     @classmethod
-    def chosen(cls, options: Options) -> Analyze:
+    def from_options(cls, options: Options) -> Analyze:
         """Part of every pipeline."""
         return cls()
 

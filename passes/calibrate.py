@@ -1,4 +1,4 @@
-"""calibrate: inputs for the dense model, synthetic or given, and the moments that they leave."""
+"""calibrate: draw or load inputs for the dense model, and measure the moments of what contractions read."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from spa_compiler.algebra.expr import Dim, atoms
+from spa_compiler.algebra.expr import Dim, iterate_dims
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.calibration.inputs import Calibration, real, synthetic
+from spa_compiler.calibration.inputs import Calibration, draw_calibration, load_calibration
 from spa_compiler.calibration.priors.kinds import KINDS
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.inputs import parse_ranges
-from spa_compiler.execution.parallel import linear_algebra
+from spa_compiler.execution.parallel import limit_threads
 from spa_compiler.interpreter.activation_maps import Adjust
-from spa_compiler.pipeline.fields import input_range_option, option, seed_option
+from spa_compiler.pipeline.fields import make_option, make_range_option, make_seed_option
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import Json, State
-from spa_compiler.statistics.moments import Moments, collect
+from spa_compiler.statistics.moments import Moments, collect_moments
 
-SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
-SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+SIZE_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
+BYTE_SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class Calibrate:
     only.
     """
 
-    source: str = option(
+    source: str = make_option(
         "synthetic",
         "Inputs to calibrate on: synthetic, one kind of it (photographs, tokens, ...), FILE.npz, a folder of them "
         "or script.py:function.",
         "calibration", name="calib", metavar="SOURCE",
     )  # fmt: skip
-    samples: int = option(0, "Calibration inputs; 0: what memory allows.", "calibration", least=0)
-    memory: str = option("2GB", "Memory for calibration.", "calibration")
-    seed: int = seed_option()
-    input_range: tuple[str, ...] = input_range_option()
+    samples: int = make_option(0, "Calibration inputs; 0: what memory allows.", "calibration", least=0)
+    memory: str = make_option("2GB", "Memory for calibration.", "calibration")
+    seed: int = make_seed_option()
+    input_range: tuple[str, ...] = make_range_option()
     stored: bool = False
     moments: bool = True
     name: ClassVar[str] = "calibrate"
@@ -51,7 +51,7 @@ class Calibrate:
     provides: ClassVar[tuple[str, ...]] = ("calibration", "moments")
 
     @classmethod
-    def chosen(cls, options: Options) -> Calibrate | None:
+    def from_options(cls, options: Options) -> Calibrate | None:
         """Where the criterion or the compensation reads inputs; moments only where channels are scored by them."""
         scored = options.is_scored_by_moments()
         if not scored and not options.is_compensated():
@@ -60,39 +60,41 @@ class Calibrate:
 
     def run(self, state: State) -> State:
         """The state with inputs and, unless they are not wanted, moments of every contraction that may be cut."""
-        graph = state.analyzed()
+        graph = state.require_graph()
         if not graph.groups:
             return state
         found = self.inputs(state)
         inputs: dict[str, Json] = {"inputs": found.source, "samples": found.samples, "synthetic": found.synthetic}
-        state = replace(state, calibration=found).note(calibration=inputs)
+        state = replace(state, calibration=found).add_results(calibration=inputs)
         if not self.moments:
             return state
         state.progress(f"calibrate: {found.source}")
-        with linear_algebra(graph):
-            moments = collect(graph, found.feeds, found.adjust, seed=self.seed, late=found.late)
-        names, moments = whole(graph, moments)
+        with limit_threads(graph):
+            moments = collect_moments(graph, found.feeds, found.adjust, seed=self.seed, late=found.late)
+        names, moments = exclude_unmeasured(graph, moments)
         if names:
             few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            text = f"{len(names)} contractions inside bodies ({few}) are not calibrated: weights score what they read"
-            state = state.remark(text)
+            text = f"{len(names)} contractions inside bodies ({few}) have no statistics: weights score what they read"
+            state = state.add_notes(text)
         inputs |= {"moments": len(moments.of), "missed": moments.missed}
-        return replace(state, moments=moments).note(calibration=inputs)
+        return replace(state, moments=moments).add_results(calibration=inputs)
 
     def inputs(self, state: State) -> Calibration:
         """Inputs as asked for. Raises UsageError for a source or a memory that makes no sense."""
-        graph, memory = state.analyzed(), parse_size(self.memory)
+        graph, memory = state.require_graph(), parse_size(self.memory)
         kind = "" if self.source == "synthetic" else self.source
         if kind and kind not in KINDS:
             if not Path(kind).exists() and not set(kind) & set("./"):
                 known = ", ".join(KINDS)
                 raise UsageError(f"--calib {kind}: no file or folder, and no kind of synthetic input ({known})")
-            return real(graph, kind, self.samples, memory)
-        found = synthetic(graph, self.seed, self.samples, memory, parse_ranges(self.input_range, state.source), kind)
+            return load_calibration(graph, kind, self.samples, memory)
+        found = draw_calibration(
+            graph, self.seed, self.samples, memory, parse_ranges(self.input_range, state.source), kind
+        )
         return replace(found, adjust=Adjust()) if self.stored else found
 
 
-def whole(graph: DependencyGraph, moments: Moments) -> tuple[list[str], Moments]:
+def exclude_unmeasured(graph: DependencyGraph, moments: Moments) -> tuple[list[str], Moments]:
     """Contractions inside bodies that left no moments, and the moments of channels that none of them reads.
 
     Half of the story is worse than none: the state of a recurrence would be judged by what it gives to the outside.
@@ -101,7 +103,9 @@ def whole(graph: DependencyGraph, moments: Moments) -> tuple[list[str], Moments]
     names: list[str] = []
     blind: set[Dim] = set()
     for k, site in enumerate(graph.sites):
-        read = {d for s in site.scopes for n in s.contracted() if n in s.env for d in atoms(s.env[n])} & live
+        read = {
+            d for s in site.scopes for n in s.find_contracted() if n in s.env for d in iterate_dims(s.env[n])
+        } & live
         if site.path and site.traits.is_contraction and read and k not in moments.of:
             names.append(site.name)
             blind |= read
@@ -110,7 +114,7 @@ def whole(graph: DependencyGraph, moments: Moments) -> tuple[list[str], Moments]
 
 def parse_size(text: str) -> int:
     """`2GB` in bytes. Raises UsageError for anything else."""
-    found = SIZE.match(text)
+    found = SIZE_PATTERN.match(text)
     if found is None or float(found[1]) <= 0:
         raise UsageError(f"--memory {text}: expected a size like 2GB or 500MB")
-    return int(float(found[1]) * SCALES[found[2].upper()])
+    return int(float(found[1]) * BYTE_SCALES[found[2].upper()])

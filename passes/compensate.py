@@ -1,4 +1,4 @@
-"""compensate: what is left takes over the work of what was removed, in closed form."""
+"""compensate: update the remaining weights by least squares to absorb what was removed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 from spa_compiler.compensation import solvers
-from spa_compiler.compensation.neuron_merging import merge
+from spa_compiler.compensation.neuron_merging import merge_channels
 from spa_compiler.errors import UsageError
-from spa_compiler.execution.parallel import linear_algebra
-from spa_compiler.pipeline.fields import Shown
+from spa_compiler.execution.parallel import limit_threads
+from spa_compiler.pipeline.fields import OptionText
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 
@@ -26,38 +26,43 @@ class Compensate:
     requires: ClassVar[tuple[str, ...]] = ("graph", "pruned")
     provides: ClassVar[tuple[str, ...]] = ("model",)
 
-    switch: ClassVar[Shown] = Shown(
-        "Let what is left take over the work of what went; default: where the criterion calibrates (obspa, flap).",
+    switch: ClassVar[OptionText] = OptionText(
+        "Update the remaining weights by least squares to absorb what was removed; default: where the criterion "
+        "calibrates (obspa, flap).",
         "calibration",
     )
 
     @classmethod
-    def chosen(cls, options: Options) -> Compensate | None:
+    def from_options(cls, options: Options) -> Compensate | None:
         """Where the criterion calibrates, or where it is asked for."""
         return cls(**options.fields_of(cls)) if options.is_compensated() else None
 
     def run(self, state: State) -> State:
         """`model` gets new weights and biases; an empty plan leaves it alone."""
-        graph = state.analyzed()
+        graph = state.require_graph()
         if self.method not in ("lockstep", "bias", "merge"):
             raise UsageError(f"compensate{{method={self.method}}}: expected lockstep, bias or merge")
         if self.method == "merge" and state.pruned is not None:
-            return replace(state, model=merge(graph, state.plan, state.pruned)).note(compensation={"method": "merge"})
+            return replace(state, model=merge_channels(graph, state.plan, state.pruned)).add_results(
+                compensation={"method": "merge"}
+            )
         if state.pruned is None or state.calibration is None:
             raise UsageError("compensate needs inputs and a rewritten model: put `calibrate` and `remove` before it")
-        if state.plan.empty:
+        if state.plan.is_empty:
             return state
         given = state.calibration
         settings = solvers.Options(
             self.ridge, given.adjust, bias_only=self.method == "bias", late=given.late, seed=self.seed
         )
-        with linear_algebra(graph):
-            model, outcome = solvers.compensated(graph, state.plan.masks(graph), state.pruned, given.feeds, settings)
+        with limit_threads(graph):
+            model, outcome = solvers.compensate_weights(
+                graph, state.plan.masks(graph), state.pruned, given.feeds, settings
+            )
         if outcome.unfit:
             few = ", ".join(outcome.unfit[:3]) + (", ..." if len(outcome.unfit) > 3 else "")
             why = "their values in calibration are not finite or too large"
             text = f"{len(outcome.unfit)} contractions keep their old weights ({few}): {why}, see `compensation`"
-            state = state.remark(text)
-        return replace(state, model=model).note(
+            state = state.add_notes(text)
+        return replace(state, model=model).add_results(
             compensation={"method": self.method, "ridge": self.ridge, **asdict(outcome)}
         )

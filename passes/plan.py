@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from spa_compiler.pipeline.fields import needed
+from spa_compiler.pipeline.fields import require_option
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
@@ -19,24 +19,24 @@ from spa_compiler.verification.dataset import load_npz
 class UsePlan:
     """`file`: what `--save-plan` wrote, or an .npz with one boolean keep-mask per group label."""
 
-    file: str = needed("Apply a saved plan (JSON) instead of scoring.", "scoring", name="plan", file=True)
+    file: str = require_option("Apply a saved plan (JSON) instead of scoring.", "scoring", name="plan", file=True)
     name: ClassVar[str] = "plan"
     after: ClassVar[tuple[str, ...]] = ("erase", "score")
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("plan",)
 
     @classmethod
-    def chosen(cls, options: Options) -> UsePlan | None:
+    def from_options(cls, options: Options) -> UsePlan | None:
         """Where a plan is given."""
         return cls(**options.fields_of(cls)) if options.plan else None
 
     def run(self, state: State) -> State:
         """The state with the plan. Raises UsageError when the file or a group in it does not fit the model."""
         path = Path(self.file)
-        plan = _masks(path) if path.suffix == ".npz" else Plan.load(path)
-        plan.masks(state.analyzed())
-        return replace(state, plan=plan.merged(state.plan)).note(asked={"plan": path.name})
+        plan = _load_masks(path) if path.suffix == ".npz" else Plan.load(path)
+        plan.masks(state.require_graph())
+        return replace(state, plan=plan.merge(state.plan)).add_results(asked={"plan": path.name})
 
 
-def _masks(path: Path) -> Plan:
+def _load_masks(path: Path) -> Plan:
     return Plan({n: np.asarray(a, bool) for n, a in load_npz(path).items()})

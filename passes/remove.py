@@ -1,4 +1,4 @@
-"""remove: apply the plan to the graph, physically."""
+"""remove: apply the plan to the graph: slice the weights and rewrite the shapes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Remove:
     provides: ClassVar[tuple[str, ...]] = ("model", "pruned")
 
     @classmethod
-    def chosen(cls, options: Options) -> Remove:
+    def from_options(cls, options: Options) -> Remove:
         """Part of every pipeline."""
         return cls()
 
     def run(self, state: State) -> State:
         """`pruned` and `model` become the rewritten model; an empty plan changes nothing."""
-        graph = state.analyzed()
+        graph = state.require_graph()
         small = rewrite(graph, state.plan.masks(graph))
         return replace(state, model=small, pruned=small)

@@ -10,29 +10,29 @@ from typing import ClassVar
 import numpy as np
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.analysis.weight_slices import spoiled_weights
+from spa_compiler.analysis.weight_slices import find_spoiled_weights
 from spa_compiler.errors import UsageError
-from spa_compiler.execution.finite import quiet
-from spa_compiler.execution.parallel import linear_algebra
-from spa_compiler.pipeline.fields import option, seed_option
+from spa_compiler.execution.finite import ignore_overflow
+from spa_compiler.execution.parallel import limit_threads
+from spa_compiler.pipeline.fields import make_option, make_seed_option
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
-from spa_compiler.planning.scores import Noted, Scores, check_scores
-from spa_compiler.scoring.rank_correction import doubted
-from spa_compiler.scoring.registry import criterion
+from spa_compiler.planning.scores import NotedScores, Scores, check_scores
+from spa_compiler.scoring.rank_correction import raise_low_rank
+from spa_compiler.scoring.registry import find_criterion
 from spa_compiler.verification.dataset import load_npz
 
 
 @dataclass(frozen=True)
 class Score:
-    """`criterion` by name; `file`: an .npz with one array per group label instead.
+    """`find_criterion` by name; `file`: an .npz with one array per group label instead.
 
     Where the calibration inputs are a guess (tabular data), magnitude stands in for obspa.
     """
 
-    criterion: str = option("l2", "How channels are scored; `spa passes` lists them.", "scoring", start="obspa")
-    seed: int = seed_option()
-    file: str = option("", "Scores from an .npz, one array per group label.", "scoring", name="scores", file=True)
+    criterion: str = make_option("l2", "How channels are scored; `spa passes` lists them.", "scoring", start="obspa")
+    seed: int = make_seed_option()
+    file: str = make_option("", "Scores from an .npz, one array per group label.", "scoring", name="scores", file=True)
     name: ClassVar[str] = "score"
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("scores",)
@@ -43,7 +43,7 @@ class Score:
         return ("erase",) if self.file else ("erase", "calibrate")
 
     @classmethod
-    def chosen(cls, options: Options) -> Score | None:
+    def from_options(cls, options: Options) -> Score | None:
         """Where there is a budget."""
         if not options.is_pruning():
             return None
@@ -51,31 +51,32 @@ class Score:
 
     def run(self, state: State) -> State:
         """Scores of every group; groups that a file leaves out are not cut."""
-        graph = state.analyzed()
+        graph = state.require_graph()
         if self.file:
             if self.criterion != Score.criterion:
                 raise UsageError("score: a file of scores is a criterion: give it without criterion")
             return replace(state, scores=load_scores(graph, Path(self.file)), scores_are_errors=False)
-        inputs, chosen, name = state.calibration, criterion(self.criterion), self.criterion
-        if inputs is not None and inputs.guessed and chosen.stand_in:
-            chosen, name = criterion(chosen.stand_in), chosen.stand_in
-        with linear_algebra(graph), quiet():
+        inputs, chosen, name = state.calibration, find_criterion(self.criterion), self.criterion
+        if inputs is not None and inputs.is_guessed and chosen.stand_in:
+            chosen, name = find_criterion(chosen.stand_in), chosen.stand_in
+        with limit_threads(graph), ignore_overflow():
             found = chosen(graph, state.moments, np.random.default_rng(self.seed))
             scores = check_scores(graph, found, f"the criterion '{name}'")
-            if chosen.raises_hidden and inputs is not None and inputs.doubted and state.moments is not None:
-                scores = doubted(graph, state.moments, Noted(scores, find_fallbacks(found)))
+            if chosen.raises_hidden and inputs is not None and inputs.has_low_rank and state.moments is not None:
+                scores = raise_low_rank(graph, state.moments, NotedScores(scores, find_fallbacks(found)))
         notes = [*describe_spoiled(graph), *describe_fallbacks(find_fallbacks(found))]
         if name != self.criterion:
             what = "magnitude (l2)" if name == "l2" else name
             notes.append(
-                f"what the inputs are is a guess: {what} chooses the channels, not {self.criterion}; see --calib"
+                f"the graph does not tell what its inputs are: {what} scores the channels instead of {self.criterion}; "
+                "give real inputs with --calib"
             )
-        return replace(state, scores=scores, scores_are_errors=chosen.scores_are_errors).remark(*notes)
+        return replace(state, scores=scores, scores_are_errors=chosen.scores_are_errors).add_notes(*notes)
 
 
 def find_fallbacks(scores: Scores) -> dict[str, str]:
     """Groups that a criterion has scored by their weights for want of anything better, and why."""
-    return scores.notes if isinstance(scores, Noted) else {}
+    return scores.notes if isinstance(scores, NotedScores) else {}
 
 
 def describe_fallbacks(notes: Mapping[str, str]) -> Iterator[str]:
@@ -89,7 +90,7 @@ def describe_fallbacks(notes: Mapping[str, str]) -> Iterator[str]:
 
 def describe_spoiled(graph: DependencyGraph) -> Iterator[str]:
     """A sentence about weights that hold NaN or infinite values."""
-    if names := spoiled_weights(graph):
+    if names := find_spoiled_weights(graph):
         few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         yield f"{len(names)} weights hold NaN or infinite values ({few}): channels that have some are kept first"
 

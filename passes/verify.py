@@ -7,26 +7,28 @@ from typing import ClassVar
 
 from spa_compiler.errors import UnprovenError, UsageError
 from spa_compiler.execution.inputs import parse_ranges
-from spa_compiler.pipeline.fields import input_range_option, option, seed_option
+from spa_compiler.pipeline.fields import make_option, make_range_option, make_seed_option
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
-from spa_compiler.verification.proof import structural
+from spa_compiler.verification.proof import prove_rewrite
 
 
 @dataclass(frozen=True)
 class Verify:
     """`input_range`: entries `name:low,high` that inputs stay in; `allow_unproven`: silent groups are no error."""
 
-    seed: int = seed_option()
-    input_range: tuple[str, ...] = input_range_option()
-    allow_unproven: bool = option(False, "Exit 0 although nothing that the proof sees depends on some groups.", "proof")
+    seed: int = make_seed_option()
+    input_range: tuple[str, ...] = make_range_option()
+    allow_unproven: bool = make_option(
+        False, "Exit 0 although nothing that the proof sees depends on some groups.", "proof"
+    )
     name: ClassVar[str] = "verify"
     after: ClassVar[tuple[str, ...]] = ("remove",)
     requires: ClassVar[tuple[str, ...]] = ("graph", "pruned")
     provides: ClassVar[tuple[str, ...]] = ("proof",)
 
     @classmethod
-    def chosen(cls, options: Options) -> Verify:
+    def from_options(cls, options: Options) -> Verify:
         """Part of every pipeline."""
         return cls(**options.fields_of(cls))
 
@@ -35,12 +37,12 @@ class Verify:
 
         Raises VerificationError that names the culprit, UnprovenError where nothing shows what a group does.
         """
-        graph = state.analyzed()
+        graph = state.require_graph()
         if state.pruned is None:
             raise UsageError("verify needs a rewritten model: put `remove` before it")
         masks = state.plan.masks(graph)
         ranges = parse_ranges(self.input_range, state.source)
-        found = structural(graph, masks, state.pruned, self.seed, ranges, state.source)
+        found = prove_rewrite(graph, masks, state.pruned, self.seed, ranges, state.source)
         if found.silent and not self.allow_unproven:
             raise UnprovenError(found.silent, found.groups)
         return replace(state, proof=found)

@@ -1,4 +1,4 @@
-"""From a file to a smaller file: builds the pipeline from options, runs it, proves the result, then writes it.
+"""A compile from file to file: build the pipeline from options, run it, prove the result, then write it.
 
     result = compile("m.onnx", ratio=0.5)
     result.report["compiled"]["macs"], result.model
@@ -19,28 +19,28 @@ from typing import Any
 
 import onnx
 
-from spa_compiler.canonicalize.constant_sharing import retie
+from spa_compiler.canonicalize.constant_sharing import retie_constants
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
 from spa_compiler.execution.inputs import parse_ranges
-from spa_compiler.execution.session import quiet_session
-from spa_compiler.ir.reader import load, read
+from spa_compiler.execution.session import open_quiet_session
+from spa_compiler.ir.reader import load, read_proto
 from spa_compiler.ir.snapshots import Snapshot
-from spa_compiler.ir.symbols import only_sizes
-from spa_compiler.ir.writer import sparse_again, write
+from spa_compiler.ir.symbols import find_only_sizes
+from spa_compiler.ir.writer import restore_sparse, write
 from spa_compiler.output import open_scratch, publish
-from spa_compiler.pipeline.options import Options, heeded, idle, pipeline_of
+from spa_compiler.pipeline.options import Options, find_idle, pipeline_of, report_idle
 from spa_compiler.pipeline.output_paths import check_apart, check_output, pass_files
-from spa_compiler.pipeline.passes import Pipeline, providers
+from spa_compiler.pipeline.passes import Pipeline, find_providers
 from spa_compiler.pipeline.state import State
-from spa_compiler.report.document import METRICS, metrics, summary_of
-from spa_compiler.verification.dataset import accuracy, load_data, predict
+from spa_compiler.report.document import METRICS, list_metrics, summarize
+from spa_compiler.verification.dataset import load_data, measure_accuracy, predict_outputs
 from spa_compiler.verification.fidelity import draw_feeds, measure_fidelity
-from spa_compiler.verification.latency import draw_sample, latency
-from spa_compiler.verification.signature import signature
+from spa_compiler.verification.latency import draw_sample, measure_latency
+from spa_compiler.verification.signature import check_signature
 from spa_compiler.version import VERSION
 
 Progress = Callable[[str], None]
-STATUS = Path("/proc/self/status")
+STATUS_FILE = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def compile_file(
     """
     start = time.perf_counter()
     steps, gates = pipeline_of(options), parse_gates(options.fail_under)
-    unread = heeded(idle(options), f"the passes are {steps}", lenient=options.ratio == 0)
+    unread = report_idle(find_idle(options), f"the passes are {steps}", lenient=options.ratio == 0)
     _check_proof(steps)
-    steps.completed()
-    _check_measured(gates, options)
+    steps.complete()
+    _check_gate_names(gates, options)
     tell = progress or (lambda text: None)
     tell("load")
     first, rest = steps.split("scores")  # what comes before does not depend on the budget
@@ -99,22 +99,22 @@ def compile_file(
     if known is not None:
         known[str(first)] = state
     state = rest.run(state)
-    if not state.plan.empty and state.pruned is None:
-        apply = ",".join(_names("pruned", "proof"))
+    if not state.plan.is_empty and state.pruned is None:
+        apply = ",".join(_name_passes("pruned", "proof"))
         raise UsageError(f"the pipeline makes a plan and does not apply it: put `{apply}` at its end")
-    if not state.plan.empty and state.proof is None:
+    if not state.plan.is_empty and state.proof is None:
         raise UsageError(_describe_unproven())
     with open_scratch(output if not options.dry_run else None) as scratch:
         file = scratch / (output.name if output else "compiled.onnx")
         proto, dense = _write(state, str(steps), file, options)
         tell("compare")
-        report = _report(state, str(steps), file, options)
+        report = _make_report(state, str(steps), file, options)
         report["notes"] += [*dense, *unread]
         report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
         _check_gates(report, gates)
-        state.source.files.joined(before).check()
+        state.source.files.join(before).check()
         if output is not None and not options.dry_run:
-            report["output"] |= {"path": str(output), "data": _data_beside(file)}
+            report["output"] |= {"path": str(output), "data": _find_data_name(file)}
             publish(scratch, output, read_files)
     return Result(proto, report, state)
 
@@ -125,29 +125,29 @@ def _first_state(source: Path, options: Options, tell: Progress) -> State:
     return replace(state, seed=options.seed, ranges=parse_ranges(options.input_range, state.source))
 
 
-def _data_beside(file: Path) -> str | None:
+def _find_data_name(file: Path) -> str | None:
     """The name of the external data of a model that was just written."""
     return next((p.name for p in file.parent.iterdir() if p.name != file.name), None)
 
 
 def _check_proof(steps: Pipeline) -> None:
     """Raise UsageError for a text that rewrites and never proves it, before any work is done."""
-    rewritten, proven = steps.index_of("pruned"), steps.index_of("proof")
+    rewritten, proven = steps.find_index("pruned"), steps.find_index("proof")
     if rewritten is not None and (proven is None or proven < rewritten):
         raise UsageError(_describe_unproven())
 
 
-def _names(*provided: str) -> list[str]:
+def _name_passes(*provided: str) -> list[str]:
     """A pass for each of these fields that provides it."""
-    return [providers(n)[0] for n in provided]
+    return [find_providers(n)[0] for n in provided]
 
 
 def _describe_unproven() -> str:
-    rewrite, proof = _names("pruned", "proof")
+    rewrite, proof = _name_passes("pruned", "proof")
     return f"the pipeline does not prove its rewrite: put `{proof}` after `{rewrite}`"
 
 
-def _check_measured(gates: Mapping[str, float], options: Options) -> None:
+def _check_gate_names(gates: Mapping[str, float], options: Options) -> None:
     """Raise UsageError for a gate on what these options do not measure."""
     for name in gates:
         if name == "speedup" and not options.latency:
@@ -162,24 +162,24 @@ def _write(state: State, text: str, file: Path, options: Options) -> tuple[onnx.
     The second value is notes about what is written in another form.
     """
     if not state.is_changed():
-        proto = read(state.source.path)
+        proto = read_proto(state.source.path)
         if state.source.external:
             write(proto, state.source.folder, file)
         else:
             shutil.copyfile(state.source.path, file)
         return proto, []
     model = state.model.copy()
-    retie(model)
+    retie_constants(model)
     proto = model.proto()
-    dense = sparse_again(proto, state.source)
-    for key, value in _provenance(state, text, options).items():
+    dense = restore_sparse(proto, state.source)
+    for key, value in _describe_provenance(state, text, options).items():
         entry = next((p for p in proto.metadata_props if p.key == key), None) or proto.metadata_props.add(key=key)
         entry.value = value
     write(proto, state.source.folder, file)
     return proto, dense
 
 
-def _provenance(state: State, text: str, options: Options) -> dict[str, str]:
+def _describe_provenance(state: State, text: str, options: Options) -> dict[str, str]:
     return {
         "spa_compile.version": VERSION,
         "spa_compile.pipeline": text,
@@ -201,52 +201,52 @@ def _check_file(state: State, file: Path) -> None:
         raise VerificationError(f"the compiled model is invalid: {str(e).strip()}") from e
 
 
-def _report(state: State, text: str, file: Path, options: Options) -> dict[str, Any]:
+def _make_report(state: State, text: str, file: Path, options: Options) -> dict[str, Any]:
     start = time.perf_counter()
     _check_file(state, file)
     try:
-        sessions = [quiet_session(str(f), 3, options.threads) for f in (state.source.path, file)]
+        sessions = [open_quiet_session(str(f), 3, options.threads) for f in (state.source.path, file)]
     except Exception as e:
         raise ModelError(f"onnxruntime cannot load the model: {' '.join(str(e).split())[:400]}") from e
-    only = only_sizes(state.analyzed().model) if state.graph is not None else {}
-    signature(sessions[0], sessions[1], only)
-    found = _fidelity(state, sessions, options)
+    only = find_only_sizes(state.require_graph().model) if state.graph is not None else {}
+    check_signature(sessions[0], sessions[1], only)
+    found = _measure_fidelity(state, sessions, options)
     checked = time.perf_counter()
-    if options.latency and (not state.plan.empty or state.edits):
+    if options.latency and (not state.plan.is_empty or state.edits):
         ranges = parse_ranges(options.input_range, state.source)
-        feed = draw_sample(state.analyzed().model, sessions, ranges, options.seed)
+        feed = draw_sample(state.require_graph().model, sessions, ranges, options.seed)
         threads = options.threads or os.cpu_count() or 1
-        found["latency"] = latency(sessions[0], sessions[1], feed, threads).document()
+        found["latency"] = measure_latency(sessions[0], sessions[1], feed, threads).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
-    summary = summary_of(state, text, file)
+    summary = summarize(state, text, file)
     if only:
         sizes = ", ".join(f"{n}={size}" for n, size in only.items())
         summary["notes"].append(f"the model fits these sizes of its symbolic axes only, as far as was tried: {sizes}")
     if (found["fidelity"]["snr_db"] or 0) < 0:
         lost = f"the outputs are farther from the dense model's than zeros would be ({found['fidelity']['inputs']})"
         summary["notes"].append(lost)
-    return {**summary, **found, "seconds": seconds, "peak_memory_bytes": peak_memory()}
+    return {**summary, **found, "seconds": seconds, "peak_memory_bytes": measure_peak_memory()}
 
 
-def _fidelity(state: State, sessions: list[Any], options: Options) -> dict[str, Any]:
+def _measure_fidelity(state: State, sessions: list[Any], options: Options) -> dict[str, Any]:
     if options.data:
         data = load_data(Path(options.data), state.source)
-        dense, compiled = (predict(s, data) for s in sessions)
+        dense, compiled = (predict_outputs(s, data) for s in sessions)
         name = Path(options.data).name
-        before, after = accuracy(dense, data), accuracy(compiled, data)
+        before, after = measure_accuracy(dense, data), measure_accuracy(compiled, data)
         measured = None if before is None else {"dense": before, "compiled": after, "samples": data.rows, "data": name}
         return {"fidelity": measure_fidelity(dense, compiled, name).document(), "accuracy": measured}
     ranges = parse_ranges(options.input_range, state.source)
-    feeds = draw_feeds(state.analyzed().model, options.seed, ranges)
+    feeds = draw_feeds(state.require_graph().model, options.seed, ranges)
     source = "random normal inputs" if not ranges else "random inputs in their ranges"
     dense, compiled = ([list(s.run(None, f)) for f in feeds] for s in sessions)
     return {"fidelity": measure_fidelity(dense, compiled, source).document(), "accuracy": None}
 
 
-def peak_memory() -> int:
+def measure_peak_memory() -> int:
     """Largest resident memory of this process so far, in bytes; 0 where the system does not tell."""
     try:  # what getrusage tells on Linux includes what the process was forked from
-        found = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        found = next(line for line in STATUS_FILE.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(found.split()[1]) * 1024
     except (OSError, StopIteration):
         pass
@@ -273,7 +273,7 @@ def parse_gates(gates: tuple[str, ...]) -> dict[str, float]:
 
 def _check_gates(report: dict[str, Any], gates: dict[str, float]) -> None:
     """Raise GateError for the first metric below its gate; UsageError for a metric that was not measured."""
-    values = metrics(report)
+    values = list_metrics(report)
     for name, limit in gates.items():
         if name not in values:
             raise UsageError(f"--fail-under {name}: not measured here; there are {', '.join(sorted(values))}")

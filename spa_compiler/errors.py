@@ -50,7 +50,7 @@ def describe_unproven(silent: int, groups: int) -> str:
 
 
 class UsageError(SpaError):
-    """What the caller asked for does not make sense for this model."""
+    """The caller's options or files do not make sense for this model."""
 
     exit_code = 2
 

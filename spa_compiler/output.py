@@ -1,4 +1,4 @@
-"""The way of a result to its place: all of it at once, or nothing, whatever ends the process.
+"""Publishing a result: all of it at once, or nothing, whatever ends the process.
 
     with open_scratch(output) as folder:               # beside the output, so that a rename publishes
         write(proto, source, folder / output.name)
@@ -28,23 +28,23 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from spa_compiler.errors import ModelError, UsageError
-from spa_compiler.execution.interrupts import check, held
-from spa_compiler.ir.external_data import PROTOBUF_LIMIT, locations
+from spa_compiler.execution.interrupts import check_stop, hold_signals
+from spa_compiler.ir.external_data import PROTOBUF_LIMIT, find_locations
 
 if sys.platform != "win32":
     import fcntl
 
-PREFIX = ".spa-compile-"
+SCRATCH_PREFIX = ".spa-compile-"
 LOCK, DATA, RESULT = "lock", "data.json", "result"
 """In a scratch folder: whose it is, the data files that a killed process may have left over, and the new files."""
-OLD = 7 * 24 * 3600.0
+STALE_SECONDS = 7 * 24 * 3600.0
 """Seconds after which a folder is left over, where it cannot be asked whether its process lives."""
-PATIENCE = 5.0
+LOCK_SECONDS = 5.0
 """Seconds to wait for another run that publishes in the same folder."""
-OURS = re.compile(r"(?P<model>.+)\.[0-9a-f]{16}\.data")
-BOOT = Path("/proc/sys/kernel/random/boot_id")
+DATA_NAME = re.compile(r"(?P<model>.+)\.[0-9a-f]{16}\.data")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FIRST_BYTE = b"\x08"
-"""What a model file begins with: the tag of its IR version."""
+"""The first byte of a model file: the tag of its IR version."""
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def open_scratch(output: Path | None) -> Iterator[Path]:
     parent = output.parent if output else Path(tempfile.gettempdir())
     try:
         remove_stale(parent)
-        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent) as name, _claim(Path(name)):
+        with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=parent) as name, _claim(Path(name)):
             result = Path(name) / RESULT
             result.mkdir()
             yield result
@@ -70,22 +70,22 @@ def _claim(folder: Path) -> Iterator[None]:
     with open(folder / LOCK, "w") as file:
         if sys.platform != "win32":
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(_machine())
+        file.write(_identify_machine())
         file.flush()
         yield
 
 
-def _machine() -> str:
-    """What tells this running system from others that may share the folder."""
+def _identify_machine() -> str:
+    """An identifier of this running system, because others may share the folder."""
     try:
-        return BOOT.read_text().strip()
+        return BOOT_ID.read_text().strip()
     except OSError:
         return platform.node()
 
 
 def remove_stale(parent: Path) -> None:
     """Remove the scratch folders of processes that have ended, and the data that they left beside them."""
-    for folder in sorted(parent.glob(f"{PREFIX}*")):
+    for folder in sorted(parent.glob(f"{SCRATCH_PREFIX}*")):
         with ExitStack() as stack:
             if _is_own_folder(folder) and _take_over(folder, stack):
                 _remove_leftovers(folder, parent)
@@ -111,10 +111,10 @@ def _take_over(folder: Path, stack: ExitStack) -> bool:
     try:
         lock = folder / LOCK
         if not lock.exists():
-            return time.time() - folder.stat().st_mtime > OLD
+            return time.time() - folder.stat().st_mtime > STALE_SECONDS
         file = stack.enter_context(lock.open("r+", errors="replace"))
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return file.read() == _machine() or time.time() - lock.stat().st_mtime > OLD
+        return file.read() == _identify_machine() or time.time() - lock.stat().st_mtime > STALE_SECONDS
     except OSError:
         return False
 
@@ -127,7 +127,7 @@ def _remove_leftovers(folder: Path, parent: Path) -> None:
         return
     with _take_turn(parent) as alone:
         if alone and isinstance(names, list):
-            remove_unnamed([n for n in names if isinstance(n, str) and OURS.fullmatch(n)], parent)
+            remove_unnamed([n for n in names if isinstance(n, str) and DATA_NAME.fullmatch(n)], parent)
 
 
 def publish(folder: Path, output: Path, read: Collection[Path] = ()) -> None:
@@ -138,9 +138,9 @@ def publish(folder: Path, output: Path, read: Collection[Path] = ()) -> None:
     new = [p for p in sorted(folder.iterdir()) if p.name != output.name]
     for file in (*new, folder / output.name):
         _flush(file)
-    check()
-    with held(), _take_turn(output.parent) as alone:
-        names = sorted({*(p.name for p in new), *_data_of(output)})
+    check_stop()
+    with hold_signals(), _take_turn(output.parent) as alone:
+        names = sorted({*(p.name for p in new), *_find_data(output)})
         (folder.parent / DATA).write_text(json.dumps(names))
         try:
             for p in new:
@@ -159,7 +159,7 @@ def _take_turn(folder: Path) -> Iterator[bool]:
     if sys.platform == "win32":
         yield False
         return
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + LOCK_SECONDS
     with ExitStack() as stack:
         try:
             handle = os.open(folder, os.O_RDONLY)
@@ -196,17 +196,19 @@ def _flush(path: Path) -> None:
             raise
 
 
-def _data_of(model: Path) -> set[str]:
+def _find_data(model: Path) -> set[str]:
     """External data that a model which is about to be replaced names, and that a compilation wrote for it."""
     legacy = f"{model.name}.data"
     try:
-        if not model.is_file() or not any(OURS.fullmatch(p.name) or p.name == legacy for p in model.parent.iterdir()):
+        if not model.is_file() or not any(
+            DATA_NAME.fullmatch(p.name) or p.name == legacy for p in model.parent.iterdir()
+        ):
             return set()
         if model.stat().st_size > PROTOBUF_LIMIT:
             return set()
         proto = onnx.load(model, format="protobuf", load_external_data=False)
         compiled = any(p.key == "spa_compile.version" for p in proto.metadata_props)
-        return {n for n in locations(proto) if OURS.fullmatch(n) or (compiled and n == legacy)}
+        return {n for n in find_locations(proto) if DATA_NAME.fullmatch(n) or (compiled and n == legacy)}
     except (OSError, ValueError, DecodeError, ModelError):
         return set()
 

@@ -1,4 +1,4 @@
-"""Passes and criteria of any distribution, found through entry points: ours like anybody's."""
+"""Passes and criteria of any distribution, found through entry points, this one's in the same way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from spa_compiler.errors import UsageError
 
 
-def found_in(group: str, what: str) -> dict[str, EntryPoint]:
+def find_entry_points(group: str, what: str) -> dict[str, EntryPoint]:
     """Entry points of a group by name. Raises UsageError when two distributions use one name."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):

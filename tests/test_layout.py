@@ -185,7 +185,7 @@ def test_passes_import_each_other_relatively_and_the_library_by_name() -> None:
 
 
 def test_tests_do_not_import_tests() -> None:
-    """What several need is in tests/support and tests/models."""
+    """Code that several tests need is in tests/support and tests/models."""
     for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:

@@ -55,7 +55,7 @@ def chunk(kind: str, seed: int, cases: int) -> dict[str, Any]:
         for k in range(cases):
             run.attempt(random.Random(f"{seed}.{k}"), None)
     else:
-        run.drawn(cases)
+        run.run_drawn(cases)
     return {"counts": dict(run.counts), "failures": run.failures}
 
 
@@ -70,7 +70,7 @@ class Cases:
         self.models = dict(sys.modules["zoo"].CASES)
         self.folder = Path(tempfile.mkdtemp())
 
-    def drawn(self, cases: int) -> None:
+    def run_drawn(self, cases: int) -> None:
         """Cases that start from a random model."""
         import hypothesis
         from hypothesis import strategies as st
@@ -99,7 +99,7 @@ class Cases:
     def graphs(self, rng: random.Random, model: Any) -> str:
         import numpy as np
 
-        graph = self.laws.analyzed(model)
+        graph = self.laws.analyze_proto(model)
         self.laws.assert_nothing_is_lost(graph)
         masks = self.laws.random_masks(graph, np.random.default_rng(rng.randrange(1 << 30)))
         error = self.laws.compare(graph, masks, rng.randrange(1 << 30))[0]
@@ -109,7 +109,7 @@ class Cases:
     def orders(self, rng: random.Random, model: Any) -> str:
         import numpy as np
 
-        graph = self.laws.analyzed(model)
+        graph = self.laws.analyze_proto(model)
         order = list(range(len(graph.sites)))
         rng.shuffle(order)
         other = self.laws.analyze(graph.model, order)

@@ -26,9 +26,9 @@ def preload(*modules: str) -> None:
 
 
 def run(function: Callable[..., Row], arguments: tuple[Any, ...], seconds: float, memory: int) -> Row:
-    """What `function` returned; a row with `error` when it raised, crashed, or met a limit."""
+    """The row that `function` returned; one with `error` when it raised, crashed, or met a limit."""
     receive, send = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_inside, args=(send, function, arguments, memory))
+    process = CONTEXT.Process(target=_run_inside, args=(send, function, arguments, memory))
     process.start()
     send.close()
     try:
@@ -44,7 +44,7 @@ def run(function: Callable[..., Row], arguments: tuple[Any, ...], seconds: float
         process.join()
 
 
-def _inside(send: Connection, function: Callable[..., Row], arguments: tuple[Any, ...], memory: int) -> None:
+def _run_inside(send: Connection, function: Callable[..., Row], arguments: tuple[Any, ...], memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     if not os.environ.get("SPA_LOUD"):  # exporters print whole graphs
         null = os.open(os.devnull, os.O_WRONLY)

@@ -159,7 +159,7 @@ class GruClassifier(nn.Module):
 
 @dataclass(frozen=True)
 class Spec:
-    """What to train and how to export it; ``required_op`` must be present in the exported graph."""
+    """A model to train and its export; ``required_op`` must be present in the exported graph."""
 
     name: str
     build: Callable[[], nn.Module]

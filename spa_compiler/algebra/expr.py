@@ -1,4 +1,4 @@
-"""What an axis is made of: dims, row-major products and concatenations, and why a dim may not change.
+"""Axis expressions: dims, their row-major products and concatenations, and why a dim may not change.
 
 >>> d = Dim(3)
 >>> Prod((Dim(2), d)).size, Sum((d, d)).size
@@ -81,7 +81,7 @@ class Sum:
 Expr = Dim | Prod | Sum
 
 
-def trivial(e: Expr) -> bool:
+def is_trivial(e: Expr) -> bool:
     """True for a plain axis of size 1, which carries no choice and may come and go."""
     return isinstance(e, Dim) and e.size == 1 and not e.unit
 
@@ -89,61 +89,61 @@ def trivial(e: Expr) -> bool:
 def resolve(e: Expr) -> Expr:
     """The normal form of e: links followed, nested products and sums flattened."""
     if not isinstance(e, Dim):
-        return _flat(e)
+        return _flatten(e)
     path: list[Dim] = []
     at: Expr = e
     while isinstance(at, Dim) and at.link is not None:
         path.append(at)
         at = at.link
     if not isinstance(at, Dim):
-        at = _flat(at)
+        at = _flatten(at)
     for d in path:
         d.link = at
     return at
 
 
-def _flat(e: Prod | Sum) -> Expr:
-    if len(e.parts) > 1 and all(isinstance(p, Dim) and p.link is None and not trivial(p) for p in e.parts):
+def _flatten(e: Prod | Sum) -> Expr:
+    if len(e.parts) > 1 and all(isinstance(p, Dim) and p.link is None and not is_trivial(p) for p in e.parts):
         return e
     kind = type(e)
     parts: list[Expr] = []
     for p in map(resolve, e.parts):
         parts += p.parts if isinstance(p, kind) else [p]
     if kind is Prod:
-        parts = [p for p in parts if not trivial(p)] or parts[:1] or [Dim(1)]  # a scalar is the empty product
+        parts = [p for p in parts if not is_trivial(p)] or parts[:1] or [Dim(1)]  # a scalar is the empty product
     elif len(parts) > 1:
-        for p in filter(trivial, parts):  # one position among others is a channel
+        for p in filter(is_trivial, parts):  # one position among others is a channel
             p.unit = True  # type: ignore[union-attr]
     return parts[0] if len(parts) == 1 else kind(tuple(parts))
 
 
-def atoms(e: Expr) -> Iterator[Dim]:
+def iterate_dims(e: Expr) -> Iterator[Dim]:
     """The dims of e in order of position; a dim that occurs twice comes twice."""
     e = resolve(e)
     if isinstance(e, Dim):
         yield e
     else:
         for p in e.parts:
-            yield from atoms(p)
+            yield from iterate_dims(p)
 
 
 def is_frozen(e: Expr) -> bool:
     """True when no channel of e may be removed."""
-    return all(d.frozen or trivial(d) for d in atoms(e))
+    return all(d.frozen or is_trivial(d) for d in iterate_dims(e))
 
 
 def freeze(e: Expr, reason: Reason) -> None:
     """Say that e may not change; the first reason given to a dim stays."""
-    for d in atoms(e):
+    for d in iterate_dims(e):
         d.frozen = reason if d.frozen is None else min(d.frozen, reason)
 
 
-def first_reason(e: Expr) -> Reason | None:
+def find_first_reason(e: Expr) -> Reason | None:
     """The earliest reason among the dims of e."""
-    return min((d.frozen for d in atoms(e) if d.frozen), default=None)
+    return min((d.frozen for d in iterate_dims(e) if d.frozen), default=None)
 
 
-def mark(e: Expr, stat: str) -> None:
+def mark_statistic(e: Expr, stat: str) -> None:
     """Say that a statistic (a mean, a norm) is taken over e."""
-    for d in atoms(e):
+    for d in iterate_dims(e):
         d.stat = d.stat or stat

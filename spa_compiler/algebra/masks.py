@@ -1,12 +1,12 @@
-"""Reading an axis: which positions a plan keeps, how many, and which channel of which dim each position carries.
+"""Masks of axes: which positions a plan keeps, how many, and which channel of which dim each position carries.
 
 A plan over dims is `Masks`: one boolean array per dim, of shape (size,), or (blocks, size) where every index of an
 outer dim (a head, a convolution group) keeps channels of its own, equally many in each.
 
 >>> h, d = Dim(2), Dim(3)
->>> keep(Prod((h, d)), {h: np.array([True, False])}).tolist()
+>>> make_keep_mask(Prod((h, d)), {h: np.array([True, False])}).tolist()
 [True, True, True, False, False, False]
->>> count(Prod((h, d)), {d: np.array([[True, False, True], [False, True, True]])})
+>>> count_kept(Prod((h, d)), {d: np.array([[True, False, True], [False, True, True]])})
 4
 """
 
@@ -23,16 +23,16 @@ from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, resolve
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Masks = Mapping[Dim, Bools]
-NOWHERE = -1
+NO_CHANNEL = -1
 
 
-def keep(e: Expr, masks: Masks) -> Bools:
+def make_keep_mask(e: Expr, masks: Masks) -> Bools:
     """Keep-mask (size,) over an axis from one-dimensional masks; dims without a mask are kept."""
     e = resolve(e)
     if isinstance(e, Dim):
         mask = masks.get(e)
         return np.ones(e.size, bool) if mask is None else mask
-    parts = [keep(p, masks) for p in e.parts]
+    parts = [make_keep_mask(p, masks) for p in e.parts]
     if isinstance(e, Sum):
         return np.concatenate([np.zeros(0, bool), *parts])
     out = parts[0]
@@ -41,7 +41,7 @@ def keep(e: Expr, masks: Masks) -> Bools:
     return out
 
 
-def count(e: Expr, masks: Masks) -> int:
+def count_kept(e: Expr, masks: Masks) -> int:
     """Size of an axis after pruning."""
     e = resolve(e)
     if isinstance(e, Dim):
@@ -49,56 +49,56 @@ def count(e: Expr, masks: Masks) -> int:
         if mask is None:
             return e.size
         return int(mask.sum()) if mask.ndim == 1 else int(mask[0].sum())
-    sizes = [count(p, masks) for p in e.parts]
+    sizes = [count_kept(p, masks) for p in e.parts]
     return sum(sizes) if isinstance(e, Sum) else math.prod(sizes)
 
 
-def coordinates(e: Expr) -> dict[Dim, Ints]:
+def find_coordinates(e: Expr) -> dict[Dim, Ints]:
     """For every dim of an axis: the channel of it that each position carries, NOWHERE where it does not occur.
 
     A dim that occurs twice at one position (a diagonal) is reported by its last occurrence.
     """
-    return _spread(e, strides=False)
+    return _spread_strides(e, strides=False)
 
 
-def strides(e: Expr) -> dict[Dim, Ints]:
+def find_strides(e: Expr) -> dict[Dim, Ints]:
     """For every dim of an axis: how far apart neighbouring channels of it are, at each position that carries it."""
-    return _spread(e, strides=True)
+    return _spread_strides(e, strides=True)
 
 
-def _spread(e: Expr, strides: bool) -> dict[Dim, Ints]:
+def _spread_strides(e: Expr, strides: bool) -> dict[Dim, Ints]:
     e = resolve(e)
     if isinstance(e, Dim):
         return {e: np.ones(e.size, np.int64) if strides else np.arange(e.size)}
-    return _in_sum(e, strides) if isinstance(e, Sum) else _in_product(e, strides)
+    return _spread_over_sum(e, strides) if isinstance(e, Sum) else _spread_over_product(e, strides)
 
 
-def _in_sum(e: Sum, strides: bool) -> dict[Dim, Ints]:
+def _spread_over_sum(e: Sum, strides: bool) -> dict[Dim, Ints]:
     out: dict[Dim, Ints] = {}
     at, size = 0, e.size
     for p in e.parts:
-        for d, c in _spread(p, strides).items():
-            out.setdefault(d, np.full(size, NOWHERE))[at : at + p.size] = c
+        for d, c in _spread_strides(p, strides).items():
+            out.setdefault(d, np.full(size, NO_CHANNEL))[at : at + p.size] = c
         at += p.size
     return out
 
 
-def _in_product(e: Prod, strides: bool) -> dict[Dim, Ints]:
+def _spread_over_product(e: Prod, strides: bool) -> dict[Dim, Ints]:
     out: dict[Dim, Ints] = {}
     sizes = [p.size for p in e.parts]
     for i, p in enumerate(e.parts):
         outer, inner = math.prod(sizes[:i]), math.prod(sizes[i + 1 :])
-        for d, c in _spread(p, strides).items():
+        for d, c in _spread_strides(p, strides).items():
             out[d] = np.tile(np.repeat(c * inner if strides else c, inner), outer)
     return out
 
 
-def cover(e: Expr) -> set[Dim]:
+def find_covering_dims(e: Expr) -> set[Dim]:
     """Dims that every position of the axis carries."""
     e = resolve(e)
     if isinstance(e, Dim):
         return {e}
-    sets = [cover(p) for p in e.parts]
+    sets = [find_covering_dims(p) for p in e.parts]
     if isinstance(e, Sum):
         return set.intersection(*sets) if sets else set()
     return set().union(*sets)
@@ -116,35 +116,35 @@ def multiplicity(e: Expr) -> dict[Dim, int]:
     return out
 
 
-def riders(e: Expr) -> dict[Dim, set[Dim]]:
+def find_companion_dims(e: Expr) -> dict[Dim, set[Dim]]:
     """For every dim of an axis: the dims that accompany it wherever it occurs (digits of the same product)."""
     e = resolve(e)
     if isinstance(e, Dim):
         return {e: set()}
-    covers = [cover(p) for p in e.parts] if isinstance(e, Prod) else [set()] * len(e.parts)
+    covers = [find_covering_dims(p) for p in e.parts] if isinstance(e, Prod) else [set()] * len(e.parts)
     out: dict[Dim, set[Dim]] = {}
     for i, p in enumerate(e.parts):
         beside = set().union(*(c for j, c in enumerate(covers) if j != i))
-        for d, r in riders(p).items():
+        for d, r in find_companion_dims(p).items():
             out[d] = out[d] & (r | beside) if d in out else r | beside
     return out
 
 
-def order(e: Expr, masks: Masks, blocks: Mapping[Dim, Dim], beside: Mapping[Dim, int]) -> Ints:
+def list_kept_positions(e: Expr, masks: Masks, blocks: Mapping[Dim, Dim], beside: Mapping[Dim, int]) -> Ints:
     """The positions of an axis that a plan keeps, in the order in which the pruned axis holds them.
 
     `beside` says at which index of a block on another axis this is asked. Where the block is a minor digit of the
     same axis, `(d h)`, the j-th channel that is kept of every block comes before the j+1-th of any: not the old order.
     """
-    place, step = coordinates(e), strides(e)
-    kept = keep(e, {d: m for d, m in masks.items() if m.ndim == 1})
+    place, step = find_coordinates(e), find_strides(e)
+    kept = make_keep_mask(e, {d: m for d, m in masks.items() if m.ndim == 1})
     target = np.arange(e.size)
     for d, channel in place.items():
         mask = masks.get(d)
         if mask is None or mask.ndim == 1:
             continue
         block = place.get(blocks[d], np.full(e.size, beside.get(blocks[d], 0)))
-        held = channel != NOWHERE
+        held = channel != NO_CHANNEL
         kept = kept & (~held | mask[block, channel])
         rank = np.cumsum(mask, axis=1)[block, channel] - 1
         target = target + np.where(held, (rank - channel) * step[d], 0)
@@ -152,15 +152,15 @@ def order(e: Expr, masks: Masks, blocks: Mapping[Dim, Dim], beside: Mapping[Dim,
     return found[np.argsort(target[found], kind="stable")]
 
 
-def whole(axes: list[Expr], masks: Masks, blocks: Mapping[Dim, Dim]) -> tuple[list[Bools], Bools | None]:
+def make_tensor_masks(axes: list[Expr], masks: Masks, blocks: Mapping[Dim, Dim]) -> tuple[list[Bools], Bools | None]:
     """Which entries of a tensor a plan keeps: a mask per axis, and one that broadcasts over the tensor or None.
 
     The second is there where a dim with a mask per block and its block lie on different axes (the weight of a
     grouped convolution: outputs `(g o)` on axis 0, and `i`, chosen per g, on axis 1).
     """
     plain = {d: m for d, m in masks.items() if m.ndim == 1}
-    per_axis = [keep(a, plain) for a in axes]
-    places = [coordinates(a) for a in axes]
+    per_axis = [make_keep_mask(a, plain) for a in axes]
+    places = [find_coordinates(a) for a in axes]
     full: Bools | None = None
     for i, place in enumerate(places):
         for d, channel in place.items():
@@ -170,9 +170,9 @@ def whole(axes: list[Expr], masks: Masks, blocks: Mapping[Dim, Dim]) -> tuple[li
             j = next(j for j, other in enumerate(places) if blocks[d] in other)
             block = places[j][blocks[d]]
             if i == j:
-                per_axis[i] = per_axis[i] & ((channel == NOWHERE) | mask[block, channel])
+                per_axis[i] = per_axis[i] & ((channel == NO_CHANNEL) | mask[block, channel])
                 continue
-            both = (channel == NOWHERE)[None] | (block == NOWHERE)[:, None] | mask[block[:, None], channel[None]]
+            both = (channel == NO_CHANNEL)[None] | (block == NO_CHANNEL)[:, None] | mask[block[:, None], channel[None]]
             shape = [1] * len(axes)
             shape[i], shape[j] = len(channel), len(block)
             both = (both if j < i else both.T).reshape(shape)

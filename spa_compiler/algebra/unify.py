@@ -27,14 +27,14 @@ from spa_compiler.algebra.expr import (
     Prod,
     Reason,
     Sum,
-    atoms,
-    first_reason,
+    find_first_reason,
     freeze,
     is_frozen,
-    mark,
+    is_trivial,
+    iterate_dims,
+    mark_statistic,
     naming,
     resolve,
-    trivial,
 )
 from spa_compiler.errors import Conflict
 
@@ -45,7 +45,7 @@ REPEATED = (
     "an axis times itself is taken apart: every position stands for several channels at once, so none can be removed"
 )
 
-_deciding: ContextVar[bool] = ContextVar("_deciding", default=True)
+_choices_allowed: ContextVar[bool] = ContextVar("_deciding", default=True)
 
 
 class UndecidedError(Exception):
@@ -53,16 +53,16 @@ class UndecidedError(Exception):
 
 
 @contextmanager
-def deciding(yes: bool) -> Iterator[None]:
+def allow_choices(yes: bool) -> Iterator[None]:
     """Whether a choice between free digits is made, or postponed by UndecidedError until all else is known.
 
     What was unified before the exception stays: an equation that is stated again changes nothing.
     """
-    token = _deciding.set(yes)
+    token = _choices_allowed.set(yes)
     try:
         yield
     finally:
-        _deciding.reset(token)
+        _choices_allowed.reset(token)
 
 
 def unify(a: Expr, b: Expr, move: bool = True) -> None:
@@ -86,59 +86,62 @@ def unify(a: Expr, b: Expr, move: bool = True) -> None:
         case _ if is_frozen(a) and is_frozen(b):
             pass
         case (Prod(), Prod()):
-            _align(list(a.parts), list(b.parts), move)
+            _unify_products(list(a.parts), list(b.parts), move)
         case _:
-            _cover(a, b, move)
+            _unify_sums(a, b, move)
 
 
 def _bind(d: Dim, e: Expr) -> None:
-    if any(x is d for x in atoms(e)):  # d = (d 1!) and the like: nothing larger may be made of itself
-        freeze(e, Reason.new("an axis would have to be a part of itself"))
+    if any(x is d for x in iterate_dims(e)):  # d = (d 1!) and the like: nothing larger may be made of itself
+        freeze(e, Reason.new("couples an axis with a part of itself: no single channel can be removed"))
         return
     if d.frozen:
         freeze(e, d.frozen)
     if d.stat:
-        mark(e, d.stat)
+        mark_statistic(e, d.stat)
     if isinstance(e, Dim):
         e.unit |= d.unit
     d.link = e
 
 
-def _parts(e: Expr) -> list[Expr]:
+def _list_parts(e: Expr) -> list[Expr]:
     return list(e.parts) if isinstance(e, Sum) else [e]
 
 
-def _cover(a: Expr, b: Expr, move: bool) -> None:
+def _unify_sums(a: Expr, b: Expr, move: bool) -> None:
     """Unify two concatenations, left to right, cutting where their boundaries differ."""
-    xs, ys = _parts(a)[::-1], _parts(b)[::-1]
+    xs, ys = _list_parts(a)[::-1], _list_parts(b)[::-1]
     while xs:
         x, y = resolve(xs.pop()), resolve(ys.pop())
         if isinstance(x, Sum) or isinstance(y, Sum):
-            xs += _parts(x)[::-1]
-            ys += _parts(y)[::-1]
+            xs += _list_parts(x)[::-1]
+            ys += _list_parts(y)[::-1]
             continue
         if x.size == y.size:
             unify(x, y, move)
             continue
         if x.size < y.size:
             x, y, xs, ys = y, x, ys, xs
-        if _cuttable(x, y.size):
+        if _can_cut(x, y.size):
             left, right = _cut(x, y.size)
             xs += [right, left]
         elif has_same_channels(Sum((x, *xs[::-1])), Sum((y, *ys[::-1]))):
             return
         else:
-            xs += atomise(x, Reason.new(f"a cut at {y.size} runs through the digits of {x.size}"))[::-1]
+            xs += atomise(
+                x,
+                Reason.new(f"cuts {x.size} channels at {y.size}, inside of a block: no single channel can be removed"),
+            )[::-1]
         ys.append(y)
 
 
-def _align(xs: list[Expr], ys: list[Expr], move: bool) -> None:
+def _unify_products(xs: list[Expr], ys: list[Expr], move: bool) -> None:
     """Unify two products digit by digit, from the minor end as far as it goes, then from the major end.
 
     What is left in the middle straddles; where both sides are frozen there, nothing has to agree.
     """
-    _strip(xs, ys, -1, move)
-    _strip(xs, ys, 0, move)
+    _unify_ends(xs, ys, -1, move)
+    _unify_ends(xs, ys, 0, move)
     a, b = Prod(tuple(xs)), Prod(tuple(ys))
     if has_same_channels(a, b):
         return
@@ -148,7 +151,8 @@ def _align(xs: list[Expr], ys: list[Expr], move: bool) -> None:
         return
     if is_frozen(a) and is_frozen(b):
         return
-    why = Reason.new(f"digits straddle: {[p.size for p in xs]} against {[p.size for p in ys]}")
+    before, after = ("x".join(str(p.size) for p in parts) for parts in (xs, ys))
+    why = Reason.new(f"regroups {before} as {after}: no single channel can be removed")
     if move and a.size <= ATOMS_LIMIT and not is_frozen(a) and not is_frozen(b):
         _choose_digits([a, b], why)
         for x, y in zip(_spell(a), _spell(b), strict=True):
@@ -157,7 +161,7 @@ def _align(xs: list[Expr], ys: list[Expr], move: bool) -> None:
         freeze(Prod((a, b)), why)
 
 
-def _strip(xs: list[Expr], ys: list[Expr], end: int, move: bool) -> None:
+def _unify_ends(xs: list[Expr], ys: list[Expr], end: int, move: bool) -> None:
     """Unify digits at one end (-1 minor, 0 major) of two products for as long as one size divides the other."""
     while xs and ys:
         x, y = resolve(xs[end]), resolve(ys[end])
@@ -171,7 +175,7 @@ def _strip(xs: list[Expr], ys: list[Expr], end: int, move: bool) -> None:
         if x.size != y.size:
             big, b, s = (xs, x, y) if x.size > y.size else (ys, y, x)
             minor = s.size if end else b.size // s.size
-            if b.size % s.size or not _factorable(b, minor):
+            if b.size % s.size or not _can_factor(b, minor):
                 return
             big[end : (len(big) if end else 1)] = list(_factor(b, minor))
             continue
@@ -184,18 +188,18 @@ def _has_sum(e: Expr) -> bool:
     return isinstance(e, Sum) or (isinstance(e, Prod) and any(isinstance(p, Sum) for p in e.parts))
 
 
-def _factorable(e: Expr, minor: int) -> bool:
+def _can_factor(e: Expr, minor: int) -> bool:
     e = resolve(e)
     if e.size % minor:
         return False
     if isinstance(e, Dim) or minor == e.size:
         return True
     if isinstance(e, Sum):
-        return all(_factorable(p, minor) for p in e.parts)
+        return all(_can_factor(p, minor) for p in e.parts)
     last = e.parts[-1]
     if last.size % minor == 0:
-        return _factorable(last, minor)
-    return minor % last.size == 0 and _factorable(Prod(e.parts[:-1]), minor // last.size)
+        return _can_factor(last, minor)
+    return minor % last.size == 0 and _can_factor(Prod(e.parts[:-1]), minor // last.size)
 
 
 def _factor(e: Expr, minor: int) -> tuple[Expr, Expr]:
@@ -223,8 +227,8 @@ def _factor_sum(e: Sum, minor: int) -> tuple[Expr, Expr]:
     low: Expr | None = None
     for p in map(resolve, e.parts):
         hi, lo = _factor(p, minor)
-        if trivial(hi):
-            if not _deciding.get():  # a cut that is still to come may go through the block
+        if is_trivial(hi):
+            if not _choices_allowed.get():  # a cut that is still to come may go through the block
                 raise UndecidedError
             if isinstance(p, Dim):  # a block that may go as a whole
                 hi, lo = Dim(1, p.frozen, p.stat, unit=True), Dim(p.size, p.frozen, p.stat)
@@ -240,16 +244,16 @@ def _factor_sum(e: Sum, minor: int) -> tuple[Expr, Expr]:
     return Sum(tuple(highs)), low
 
 
-def _cuttable(e: Expr, at: int) -> bool:
+def _can_cut(e: Expr, at: int) -> bool:
     e = resolve(e)
     if isinstance(e, Dim) or is_frozen(e):
         return True
     if isinstance(e, Prod):
         rest = Prod(e.parts[1:]).size
-        return at % rest == 0 and _cuttable(e.parts[0], at // rest)
+        return at % rest == 0 and _can_cut(e.parts[0], at // rest)
     for p in e.parts:
         if at < p.size:
-            return at == 0 or _cuttable(p, at)
+            return at == 0 or _can_cut(p, at)
         at -= p.size
     return True
 
@@ -258,8 +262,8 @@ def _cut(e: Expr, at: int) -> tuple[Expr, Expr]:
     """Write e as a sum (left, right) with |left| = at; only called when _cuttable."""
     e = resolve(e)
     if isinstance(e, Dim) or is_frozen(e):
-        stat = next(atoms(e)).stat
-        left, right = (Dim(n, first_reason(e), stat, unit=n == 1) for n in (at, e.size - at))
+        stat = next(iterate_dims(e)).stat
+        left, right = (Dim(n, find_first_reason(e), stat, unit=n == 1) for n in (at, e.size - at))
         if isinstance(e, Dim):
             e.link = Sum((left, right))
         return left, right
@@ -283,8 +287,15 @@ def split(e: Expr, at: int) -> tuple[Expr, Expr]:
         return Sum(()), e
     if at == e.size:
         return e, Sum(())
-    if not _cuttable(e, at):
-        e = Sum(tuple(atomise(e, Reason.new(f"a cut at {at} runs through the digits of {e.size}"))))
+    if not _can_cut(e, at):
+        e = Sum(
+            tuple(
+                atomise(
+                    e,
+                    Reason.new(f"cuts {e.size} channels at {at}, inside of a block: no single channel can be removed"),
+                )
+            )
+        )
     return _cut(e, at)
 
 
@@ -292,7 +303,7 @@ def atomise(e: Expr, why: Reason) -> list[Dim]:
     """Write e as a list of units. Of a product only one digit stays free: its units repeat.
 
     A product with several free digits loses the freedom of all but one of them; `why` is their reason. Raises
-    UndecidedError where that is a choice and choices are postponed (see `deciding`).
+    UndecidedError where that is a choice and choices are postponed (see `allow_choices`).
     """
     _choose_digits([e], why)
     return _spell(e)
@@ -302,7 +313,7 @@ def _spell(e: Expr) -> list[Dim]:
     """The units of e, of whose products no more than one digit is free."""
     e = resolve(e)
     if isinstance(e, Dim):
-        return _units(e)
+        return _make_units(e)
     columns = [_spell(p) for p in e.parts]
     if isinstance(e, Sum):
         return [u for column in columns for u in column]
@@ -317,13 +328,13 @@ def _choose_digits(axes: list[Expr], why: Reason) -> None:
     both, so it is frozen first. Then the product with the largest digit comes first, on whichever axis it is.
     """
     products = [p for e in axes for p in _products(e) if len(_free_digits(p)) > 1]
-    if products and not _deciding.get():
+    if products and not _choices_allowed.get():
         raise UndecidedError
     for p in products:
-        times = collections.Counter(d for q in p.parts for d in set(atoms(q)) if not d.frozen)
+        times = collections.Counter(d for q in p.parts for d in set(iterate_dims(q)) if not d.frozen)
         for d in (d for d, many in times.items() if many > 1):
             freeze(d, Reason.new(REPEATED))
-    for p in sorted(products, key=lambda p: (-_largest(_free_digits(p)), [d.serial for d in atoms(p)])):
+    for p in sorted(products, key=lambda p: (-_largest(_free_digits(p)), [d.serial for d in iterate_dims(p)])):
         free = _free_digits(p)
         best = next((q for q in free if q.size == _largest(free)), None)
         for q in free:
@@ -350,7 +361,7 @@ def _largest(digits: list[Expr]) -> int:
 
 def has_same_channels(a: Expr, b: Expr) -> bool:
     """Do two axes of one size carry the same free channels at every position, and carry any?"""
-    free_a, free_b = ({d for d in atoms(e) if not d.frozen and not trivial(d)} for e in (a, b))
+    free_a, free_b = ({d for d in iterate_dims(e) if not d.frozen and not is_trivial(d)} for e in (a, b))
     return free_a == free_b != set() and a.size <= ATOMS_LIMIT and all(map(operator.eq, _channels(a), _channels(b)))
 
 
@@ -363,11 +374,11 @@ def _channels(e: Expr) -> Iterator[frozenset[tuple[Dim, int]]]:
         for position in itertools.product(*map(_channels, e.parts)):
             yield frozenset().union(*position)
     else:
-        none = e.frozen is not None or trivial(e)
+        none = e.frozen is not None or is_trivial(e)
         yield from (frozenset() if none else frozenset([(e, i)]) for i in range(e.size))
 
 
-def _units(d: Dim) -> list[Dim]:
+def _make_units(d: Dim) -> list[Dim]:
     if d.size == 1:
         return [d]
     if d.size > ATOMS_LIMIT and d.frozen is None:
@@ -388,7 +399,7 @@ def select(x: Expr, positions: list[int], y: Expr) -> Expr | None:
     start, n = (positions[0] if positions else 0), len(positions)
     run = positions == list(range(start, start + n))
     if is_frozen(x):
-        reason = first_reason(x)
+        reason = find_first_reason(x)
         if reason:
             freeze(y, reason)
         return (Dim(start, reason) if start else Sum(())) if run else None
@@ -403,6 +414,23 @@ def select(x: Expr, positions: list[int], y: Expr) -> Expr | None:
 
 
 __all__ = [
-    "Dim", "Expr", "Prod", "Reason", "Sum", "UndecidedError", "atomise", "atoms", "deciding", "first_reason", "freeze",
-    "is_frozen", "mark", "naming", "resolve", "select", "split", "trivial", "unify",
+    "Dim",
+    "Expr",
+    "Prod",
+    "Reason",
+    "Sum",
+    "UndecidedError",
+    "allow_choices",
+    "atomise",
+    "find_first_reason",
+    "freeze",
+    "is_frozen",
+    "is_trivial",
+    "iterate_dims",
+    "mark_statistic",
+    "naming",
+    "resolve",
+    "select",
+    "split",
+    "unify",
 ]  # fmt: skip

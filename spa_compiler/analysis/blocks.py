@@ -14,18 +14,18 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, atoms, resolve
-from spa_compiler.algebra.masks import coordinates, cover, multiplicity, riders
+from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, iterate_dims, resolve
+from spa_compiler.algebra.masks import find_companion_dims, find_coordinates, find_covering_dims, multiplicity
 from spa_compiler.operators.site import Equation, Scope, Site, Value
 
 
 def find_blocks(values: dict[str, Value], sites: Iterable[Site]) -> dict[Dim, Dim]:
     """For every dim the outer dim inside which its channels may be chosen freely."""
-    common = _accompanied(values)
+    common = _find_companions(values)
     live = {d for d, beside in common.items() if beside}
     for site in sites if live else ():
         for scope in (*site.scopes, *_scope_of_equations(site)):
-            _agree(scope, common, live)
+            _drop_disagreeing(scope, common, live)
     out: dict[Dim, Dim] = {}
     for d in sorted(live, key=lambda d: (-d.size, d.serial)):
         outer = [b for b in common[d] if out.get(b) is not d and b not in out]
@@ -34,20 +34,20 @@ def find_blocks(values: dict[str, Value], sites: Iterable[Site]) -> dict[Dim, Di
     return out
 
 
-def _accompanied(values: dict[str, Value]) -> dict[Dim, set[Dim]]:
+def _find_companions(values: dict[str, Value]) -> dict[Dim, set[Dim]]:
     """For every dim the dims that are there, once, in every value that holds it."""
     common: dict[Dim, set[Dim]] = {}
     for v in values.values():
-        if not any(d.size > 1 and not d.frozen for a in v.axes for d in atoms(a)):
+        if not any(d.size > 1 and not d.frozen for a in v.axes for d in iterate_dims(a)):
             continue
         each = [multiplicity(a) for a in v.axes]
         times = collections.Counter[Dim]()
         for counts in each:
             times.update(counts)
-        covers = [cover(a) for a in v.axes]
+        covers = [find_covering_dims(a) for a in v.axes]
         for i, a in enumerate(v.axes):
             others = set().union(*(c for j, c in enumerate(covers) if j != i))
-            for d, beside in riders(a).items():
+            for d, beside in find_companion_dims(a).items():
                 if d.size > 1 and not d.frozen:
                     once = each[i][d] == 1  # at a position of `(h d d)` two channels of a head meet
                     fit = {b for b in (beside | others) - {d} if once and b.size > 1 and not b.unit and times[b] == 1}
@@ -56,7 +56,7 @@ def _accompanied(values: dict[str, Value]) -> dict[Dim, set[Dim]]:
 
 
 def _scope_of_equations(site: Site) -> Iterator[Scope]:
-    """What a rule without a string said, as the scope of a rule whose names are its equations."""
+    """The equations of a rule without a string, as the scope of a rule that has one name for each."""
     names: dict[int, set[str]] = {}
     env: dict[str, Expr] = {}
     own = {id(a) for v in (*site.inputs, *site.outputs) if v is not None for a in v.axes}
@@ -80,12 +80,12 @@ def _axes(e: Expr) -> Iterator[Expr]:
             yield from _axes(p)
 
 
-def _agree(scope: Scope, common: dict[Dim, set[Dim]], live: set[Dim]) -> None:
+def _drop_disagreeing(scope: Scope, common: dict[Dim, set[Dim]], live: set[Dim]) -> None:
     """Keep only blocks that stand under a name that every tensor of the rule with d's name has, too."""
-    held = {n: set(atoms(e)) for n, e in scope.env.items()}
+    held = {n: set(iterate_dims(e)) for n, e in scope.env.items()}
     if not any(dims & live for dims in held.values()):
         return
-    picked = {d for e in scope.equations if e.positions is not None for d in (*atoms(e.a), *atoms(e.b))}
+    picked = {d for e in scope.equations if e.positions is not None for d in (*iterate_dims(e.a), *iterate_dims(e.b))}
     moved = list(_moved_on_tensors(scope))
     names = [frozenset().union(*row) for _, _, row in scope.tensors]
     for name, dims in held.items():
@@ -101,18 +101,18 @@ def _agree(scope: Scope, common: dict[Dim, set[Dim]], live: set[Dim]) -> None:
 
 def _moved_on_tensors(scope: Scope) -> Iterator[set[Dim]]:
     """For every tensor of a rule the dims that may be at other places on it than where its names have them."""
-    moved = [(said, dims) for said in scope.equations if (dims := _moved(said))]
+    moved = [(said, dims) for said in scope.equations if (dims := _find_moved_dims(said))]
     for value, _, _ in scope.tensors:
         own = {id(a) for a in value.axes}
         yield set().union(*(d for said, d in moved if own & {*map(id, _axes(Prod((said.a, said.b))))}))
 
 
-def _moved(said: Equation) -> set[Dim]:
+def _find_moved_dims(said: Equation) -> set[Dim]:
     """The dims of two axes that count as equal which may be at other places on one than on the other."""
     a, b = resolve(said.a), resolve(said.b)
     if said.positions is None:
         return _different(a, b)
-    x, y, positions = coordinates(a), coordinates(b), list(said.positions)
+    x, y, positions = find_coordinates(a), find_coordinates(b), list(said.positions)
     return {d for d, place in y.items() if d not in x or not np.array_equal(x[d][positions], place)}
 
 
@@ -129,4 +129,4 @@ def _different(a: Expr, b: Expr) -> set[Dim]:
         a, b = Prod(tuple(xs)), Prod(tuple(ys))
     elif isinstance(a, Sum) and isinstance(b, Sum) and [p.size for p in a.parts] == [p.size for p in b.parts]:
         return set().union(*map(_different, a.parts, b.parts))
-    return {*atoms(a), *atoms(b)}
+    return {*iterate_dims(a), *iterate_dims(b)}

@@ -1,6 +1,6 @@
-"""Channels that can go without any loss: what they hold is zero, or whatever reads them multiplies it by zero.
+"""Dead channels: their values are zero, or every reader multiplies them by zero, so removing them changes nothing.
 
-    dead = dead_channels(graph)       # {group label: boolean array of group.shape, True = removable for free}
+    dead = find_dead_channels(graph)       # {group label: boolean array of group.shape, True = removable for free}
 
 A forward pass over the sites tells, for every activation and dim, which channels are exactly zero: produced by zero
 weights and no bias, and passed on by functions with f(0) = 0. A channel is dead when in every contraction that sums
@@ -15,61 +15,68 @@ from typing import Any
 import numpy as np
 import onnx
 
-from spa_compiler.algebra.expr import Dim, Sum, atoms
-from spa_compiler.algebra.masks import NOWHERE, Bools, coordinates
+from spa_compiler.algebra.expr import Dim, Sum, iterate_dims
+from spa_compiler.algebra.masks import NO_CHANNEL, Bools, find_coordinates
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.analysis.weight_slices import find_spoiled
-from spa_compiler.ir.model import element_type
+from spa_compiler.ir.model import find_element_type
 from spa_compiler.operators.site import Scope, Site, Value
 
 Zeros = dict[tuple[str, Dim], Bools]
-FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+ZERO_TESTED_TYPES = {
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+}
 
 
-def dead_channels(graph: DependencyGraph, least: int = 1) -> dict[str, Bools]:
+def find_dead_channels(graph: DependencyGraph, least: int = 1) -> dict[str, Bools]:
     """Per group the channels that can go for free; `least` channels of a group (and block) stay, dead or not."""
     live = {d for g in graph.groups for d in g.dims}
-    zeros = _constants(graph, live)
+    zeros = _find_zero_constants(graph, live)
     forward = _Forward(graph, zeros, live)
     for site in graph.sites:
         forward.step(site)
-    consumed = _consumptions(graph, live, zeros)
+    consumed = _find_consumptions(graph, live, zeros)
     out: dict[str, Bools] = {}
     for group in graph.groups:
         if not group.stat:
-            dead = np.concatenate([_dead(d, consumed.get(d, [])) for d in group.dims])
+            dead = np.concatenate([_find_dead(d, consumed.get(d, [])) for d in group.dims])
             if dead.any():  # zero times infinity is no zero
                 dead &= ~find_spoiled(graph, group).reshape(-1, group.size).any(axis=0)
             if dead.any():
-                out[group.label] = _leave(group, dead, least)
+                out[group.label] = _keep_least(group, dead, least)
     return {label: dead for label, dead in out.items() if dead.any()}
 
 
-def _leave(group: Group, dead: Bools, least: int) -> Bools:
+def _keep_least(group: Group, dead: Bools, least: int) -> Bools:
     short = max(0, least - int((~dead).sum()))
     dead = dead.copy()
     dead[np.flatnonzero(dead)[:short]] = False
     return np.broadcast_to(dead, group.shape).copy()
 
 
-def _constants(graph: DependencyGraph, live: set[Dim]) -> Zeros:
+def _find_zero_constants(graph: DependencyGraph, live: set[Dim]) -> Zeros:
     """Channels of constants all of whose entries are zero; the zero of a quantized weight lies elsewhere."""
     zeros: Zeros = {}
     constants = graph.model.constants()
     for name in graph.weights:
         value = graph.values[name]
-        if element_type(constants[name]) in FLOATS and any(d in live for a in value.axes for d in atoms(a)):
+        if find_element_type(constants[name]) in ZERO_TESTED_TYPES and any(
+            d in live for a in value.axes for d in iterate_dims(a)
+        ):
             filled = np.asarray(graph.model.array(constants[name])) != 0
             for i, a in enumerate(value.axes):
                 along = filled.any(axis=tuple(k for k in range(filled.ndim) if k != i))
-                _note(zeros, value, a, along, live)
+                _note_zeros(zeros, value, a, along, live)
     return zeros
 
 
-def _note(zeros: Zeros, value: Value, axis: Any, along: Bools, live: set[Dim]) -> None:
-    for d, place in coordinates(axis).items():
+def _note_zeros(zeros: Zeros, value: Value, axis: Any, along: Bools, live: set[Dim]) -> None:
+    for d, place in find_coordinates(axis).items():
         if d in live:
-            hit = place != NOWHERE
+            hit = place != NO_CHANNEL
             used = np.bincount(place[hit], along[hit].astype(float), d.size) > 0
             zeros[value.name, d] = zeros.get((value.name, d), np.ones(d.size, bool)) & ~used
 
@@ -84,7 +91,7 @@ class _Forward:
 
     def dims(self, v: Value) -> set[Dim]:
         if v.name not in self.held:
-            self.held[v.name] = {d for a in v.axes for d in atoms(a)} & self.live
+            self.held[v.name] = {d for a in v.axes for d in iterate_dims(a)} & self.live
         return self.held[v.name]
 
     def zero(self, v: Value, d: Dim) -> Bools:
@@ -147,7 +154,7 @@ class _Forward:
         """A product is zero where its weight or its input is; a bias has to be zero, too."""
         slot = site.traits.bias
         bias = site.inputs[slot] if 0 < slot < len(site.inputs) else None
-        factors = [v for v in _carrying(site, d) if v is not bias]
+        factors = [v for v in _find_carriers(site, d) if v is not bias]
         if not factors or (bias is not None and d not in self.dims(bias)):
             return None
         found: Bools = np.logical_or.reduce([self.zero(v, d) for v in factors])
@@ -159,38 +166,38 @@ class _Forward:
         return self.zero(site.x(slot), d) & self.zero(site.x(slot + 1), d)
 
 
-def _carrying(site: Site, d: Dim) -> list[Value]:
+def _find_carriers(site: Site, d: Dim) -> list[Value]:
     """Inputs that share a name with the output that stands for this dim: not those that only sum over it."""
     out = []
     for scope in site.scopes:
         passed = frozenset().union(*(n for _, output, row in scope.tensors if output for n in row))
-        names = {n for n in passed if d in set(atoms(scope.env.get(n, Sum(()))))}
+        names = {n for n in passed if d in set(iterate_dims(scope.env.get(n, Sum(()))))}
         out += [v for v, output, row in scope.tensors if not output and names & frozenset().union(*row)]
     return out
 
 
-def _consumptions(graph: DependencyGraph, live: set[Dim], zeros: Zeros) -> dict[Dim, list[Bools]]:
+def _find_consumptions(graph: DependencyGraph, live: set[Dim], zeros: Zeros) -> dict[Dim, list[Bools]]:
     """For every dim and each contraction that sums over it: the channels that add nothing there."""
     out: dict[Dim, list[Bools]] = {}
     for site in graph.sites:
         # a sum of products needs one factor that is zero, anything else that all operands are
         join = np.logical_or if site.traits.is_contraction else np.logical_and
         for scope in site.scopes:
-            for held, dims in _summed(scope, live):
+            for held, dims in _find_summed(scope, live):
                 for d in dims:
                     none = np.zeros(d.size, bool)
                     out.setdefault(d, []).append(join.reduce([zeros.get((v.name, d), none) for v in held]))
     return out
 
 
-def _summed(scope: Scope, live: set[Dim]) -> Iterator[tuple[list[Value], set[Dim]]]:
+def _find_summed(scope: Scope, live: set[Dim]) -> Iterator[tuple[list[Value], set[Dim]]]:
     """Operands that are contracted together, and over which dims.
 
     A tensor that has a name twice (a recurrent weight) is summed over by itself: what it meets is not an operand.
     """
-    contracted = scope.contracted()
+    contracted = scope.find_contracted()
     for name in sorted(scope.env):
-        dims = set(atoms(scope.env[name])) & live
+        dims = set(iterate_dims(scope.env[name])) & live
         inputs = [(v, [n for part in row for n in part].count(name)) for v, output, row in scope.tensors if not output]
         if dims and name in contracted:
             yield [v for v, times in inputs if times], dims
@@ -198,7 +205,7 @@ def _summed(scope: Scope, live: set[Dim]) -> Iterator[tuple[list[Value], set[Dim
             yield from (([v], dims) for v, times in inputs if times > 1)
 
 
-def _dead(d: Dim, consumed: list[Bools]) -> Bools:
+def _find_dead(d: Dim, consumed: list[Bools]) -> Bools:
     """Dead in every contraction; channels that nothing sums over are unused and dead as well."""
     out: Bools = np.logical_and.reduce([np.ones(d.size, bool), *consumed])
     return out

@@ -1,4 +1,4 @@
-"""Applies the rules to a model: which axes are coupled, what may be pruned, and why the rest may not.
+"""The dependency graph: which axes the rules couple, which of them may be pruned, and why the others may not.
 
     graph = analyze(model)
     for group in graph.groups: print(group.label, group.size, [m.value for m in group.members])
@@ -22,22 +22,22 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from spa_compiler.algebra.expr import Dim, Expr, Reason, atoms, freeze, trivial
-from spa_compiler.algebra.masks import cover
-from spa_compiler.algebra.unify import UndecidedError, deciding, naming
+from spa_compiler.algebra.expr import Dim, Expr, Reason, freeze, is_trivial, iterate_dims
+from spa_compiler.algebra.masks import find_covering_dims
+from spa_compiler.algebra.unify import UndecidedError, allow_choices, naming
 from spa_compiler.analysis.blocks import find_blocks
 from spa_compiler.errors import Conflict, UsageError
-from spa_compiler.execution.gc_pause import paused
-from spa_compiler.ir.control_flow import Chain, chains, is_control, is_marker
+from spa_compiler.execution.gc_pause import pause_collector
+from spa_compiler.ir.control_flow import Chain, find_chains, is_control, is_marker
 from spa_compiler.ir.initializers import REPLACEABLE
-from spa_compiler.ir.model import Model, element_type, label
-from spa_compiler.ir.subgraphs import WEIGHT_TYPES, held
+from spa_compiler.ir.model import Model, describe_node, find_element_type
+from spa_compiler.ir.subgraphs import WEIGHT_TYPES, find_outer_values
 from spa_compiler.operators import tables
-from spa_compiler.operators.shape_uses import shape_reads
+from spa_compiler.operators.shape_uses import find_shape_reads
 from spa_compiler.operators.site import Site, Value
 
 Axis = tuple[str, int]
-T = onnx.TensorProto
+TensorProto = onnx.TensorProto
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Group:
 
 @dataclass(eq=False)
 class DependencyGraph:
-    """What the analysis found. `values` and `sites` follow the model's own order."""
+    """The result of the analysis. `values` and `sites` are in the model's own order."""
 
     model: Model
     values: dict[str, Value]
@@ -91,7 +91,7 @@ class DependencyGraph:
     weights: list[str]  # constants of rank 1 or more that count as parameters
     blocks: dict[Dim, Dim] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
-    _held: dict[int, frozenset[Dim]] = field(default_factory=dict, repr=False)
+    _dims: dict[int, frozenset[Dim]] = field(default_factory=dict, repr=False)
 
     def group(self, name: str) -> Group:
         """The group with this label. Raises UsageError with the nearest labels."""
@@ -109,34 +109,34 @@ class DependencyGraph:
                 out.setdefault(v.name, []).append(site)
         return out
 
-    def role(self, value: Value, dim: Dim) -> str:
-        """What a constant does with a dim, followed through operators that work on constants only."""
-        roles = {r for site in self.readers.get(value.name, []) for r in self._roles(site, value, dim)}
+    def find_role(self, value: Value, dim: Dim) -> str:
+        """The role of a constant for a dim, followed through operators that work on constants only."""
+        roles = {r for site in self.readers.get(value.name, []) for r in self._find_roles(site, value, dim)}
         return next((r for r in ("in", "scale", "out") if r in roles), "out")
 
-    def contracts(self, value: Value, dim: Dim) -> bool:
+    def is_contracted(self, value: Value, dim: Dim) -> bool:
         """Does a node sum over a dim of this constant, with nothing computed in between?"""
-        return any("in" in self._direct(site, value, dim) for site in self.readers.get(value.name, []))
+        return any("in" in self._find_direct_roles(site, value, dim) for site in self.readers.get(value.name, []))
 
-    def _roles(self, site: Site, value: Value, dim: Dim) -> Iterator[str]:
-        made = [v for v in site.outputs if v is not None and any(dim in self.held(a) for a in v.axes)]
-        if _on_constants(site) and made:
-            yield from (self.role(v, dim) for v in made)
+    def _find_roles(self, site: Site, value: Value, dim: Dim) -> Iterator[str]:
+        made = [v for v in site.outputs if v is not None and any(dim in self.find_dims(a) for a in v.axes)]
+        if _has_only_constants(site) and made:
+            yield from (self.find_role(v, dim) for v in made)
         else:
-            yield from self._direct(site, value, dim)
+            yield from self._find_direct_roles(site, value, dim)
 
-    def held(self, e: Expr) -> frozenset[Dim]:
+    def find_dims(self, e: Expr) -> frozenset[Dim]:
         """The dims of an axis of a value, or of a name in a scope, of this graph; found once for each."""
-        found = self._held.get(id(e))
+        found = self._dims.get(id(e))
         if found is None:
-            found = self._held[id(e)] = frozenset(atoms(e))
+            found = self._dims[id(e)] = frozenset(iterate_dims(e))
         return found
 
-    def _direct(self, site: Site, value: Value, dim: Dim) -> Iterator[str]:
+    def _find_direct_roles(self, site: Site, value: Value, dim: Dim) -> Iterator[str]:
         """Roles of a dim of `value` in this node alone."""
         for scope in site.scopes:
             named = [n for v, _, row in scope.tensors if v is value for names in row for n in names]
-            for n in (n for n in dict.fromkeys(named) if n in scope.env and dim in self.held(scope.env[n])):
+            for n in (n for n in dict.fromkeys(named) if n in scope.env and dim in self.find_dims(scope.env[n])):
                 if named.count(n) > 1:  # a square weight (recurrence): one of its axes is contracted
                     yield "in"
                 sides = [(v, out) for v, out, row in scope.tensors if any(n in names for names in row)]
@@ -153,8 +153,8 @@ class DependencyGraph:
             first: dict[Dim, Axis] = {}
             for v in (*site.inputs, *site.outputs):
                 for i, a in enumerate(v.axes if v is not None else ()):
-                    for d in set(atoms(a)):
-                        if v is None or trivial(d):
+                    for d in set(iterate_dims(a)):
+                        if v is None or is_trivial(d):
                             continue
                         start = first.setdefault(d, (v.name, i))
                         if start != (v.name, i):
@@ -184,12 +184,12 @@ class DependencyGraph:
             raise UsageError(f"'{axis[0]}' has {len(value.axes)} axes, there is no axis {axis[1]}")
         return value.axes[axis[1]]
 
-    def reasons(self, axis: Axis) -> list[Reason]:
+    def find_reasons(self, axis: Axis) -> list[Reason]:
         """Why the frozen dims of an axis may not change, earliest first."""
-        found = {d.frozen for d in atoms(self.axis(axis)) if d.frozen}
+        found = {d.frozen for d in iterate_dims(self.axis(axis)) if d.frozen}
         return sorted(found)
 
-    def parameters(self, name: str) -> int:
+    def count_parameters(self, name: str) -> int:
         """Elements of a constant."""
         return int(np.prod(self.values[name].shape, dtype=np.int64))
 
@@ -199,34 +199,34 @@ class DependencyGraph:
         out: dict[str, int] = {}
         for name in self.weights:
             if name not in live:
-                reason = self._reason(self.values[name])
-                out[reason] = out.get(reason, 0) + self.parameters(name)
+                reason = self._find_reason(self.values[name])
+                out[reason] = out.get(reason, 0) + self.count_parameters(name)
         inside = "inside the body of an operator that is not opened"
         for reason, tensors in ((inside, self.model.inner_weights()), (REPLACEABLE, self.model.default_weights())):
             if elements := sum(int(np.prod(t.dims, dtype=np.int64)) for t in tensors):
                 out[reason] = out.get(reason, 0) + elements
         return dict(sorted(out.items(), key=lambda item: -item[1]))
 
-    def _reason(self, value: Value) -> str:
+    def _find_reason(self, value: Value) -> str:
         """The reason of the largest frozen dim; a constant without one belongs to nothing that could be cut."""
-        found = sorted((d for a in value.axes for d in atoms(a) if not trivial(d)), key=lambda d: -d.size)
+        found = sorted((d for a in value.axes for d in iterate_dims(a) if not is_trivial(d)), key=lambda d: -d.size)
         reasons = [d.frozen for d in found if d.frozen]
         return reasons[0].text if reasons else "a single number, or read by nothing that has channels"
 
 
-def _on_constants(site: Site) -> bool:
+def _has_only_constants(site: Site) -> bool:
     """Is everything that this node makes a constant?"""
     return all(v is None or v.constant for v in site.outputs)
 
 
-@paused()
+@pause_collector()
 def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph:
     """Apply every rule to a normalised model. Never raises for what a model contains: it freezes, with a reason.
 
     `order` is the order in which nodes are visited (theirs); the groups do not depend on it.
     """
     assert model.shapes is not None, "analyze needs a normalised model"
-    values = _values(model)
+    values = _make_values(model)
     outputs = {t.name for t in model.graph.outputs}
     for name in [t.name for t in model.graph.inputs] + sorted(outputs):
         what = "graph output: its size is part of the model's signature"
@@ -236,17 +236,17 @@ def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph
         for a in values[name].axes if name in values else ():
             freeze(a, Reason.new(what, name))
     nodes = model.graph.nodes
-    sites = [_site(model, n, values, chain) for n, chain in zip(nodes, chains(nodes), strict=True)]
+    sites = [_make_site(model, n, values, chain) for n, chain in zip(nodes, find_chains(nodes), strict=True)]
     _apply_all(model, sites, values, list(order) if order is not None else list(range(len(sites))))
     _freeze_bodies(model, values)
-    _collapse(values)
-    weights = [n for n, t in model.constants().items() if element_type(t) in WEIGHT_TYPES and len(t.shape) > 0]
+    _freeze_common_units(values)
+    weights = [n for n, t in model.constants().items() if find_element_type(t) in WEIGHT_TYPES and len(t.shape) > 0]
     graph = DependencyGraph(model, values, sites, weights, find_blocks(values, sites))
-    graph.groups = list(_groups(graph))
+    graph.groups = list(_find_groups(graph))
     return graph
 
 
-def _values(model: Model) -> dict[str, Value]:
+def _make_values(model: Model) -> dict[str, Value]:
     assert model.shapes is not None
     constants = set(model.constants())
     known = model.shapes
@@ -266,7 +266,7 @@ def _values(model: Model) -> dict[str, Value]:
 def _freeze_bodies(model: Model, values: dict[str, Value]) -> None:
     """Freeze what graphs inside nodes capture and hold where they are not opened."""
     for node in model.origin.values():
-        for name, tensor in held(node):
+        for name, tensor in find_outer_values(node):
             if tensor is not None or model.captured.get(name) is not None:
                 tensor = tensor or model.captured[name]
                 values.setdefault(name, Value(name, tuple(tensor.dims if tensor else ()), constant=True))
@@ -274,17 +274,21 @@ def _freeze_bodies(model: Model, values: dict[str, Value]) -> None:
                 freeze(a, Reason.new(f"read inside the body of {node.op_type}", name))
 
 
-def _site(model: Model, node: gs.Node, values: dict[str, Value], chain: Chain = ()) -> Site:
+def _make_site(model: Model, node: gs.Node, values: dict[str, Value], chain: Chain = ()) -> Site:
     domain = "" if node.domain in (None, "", "ai.onnx") else node.domain
     consts = {}
     for i, t in enumerate(node.inputs):
-        if isinstance(t, gs.Constant) and math.prod(t.shape) <= 1 << 16 and element_type(t) in (T.INT32, T.INT64):
+        if (
+            isinstance(t, gs.Constant)
+            and math.prod(t.shape) <= 1 << 16
+            and find_element_type(t) in (TensorProto.INT32, TensorProto.INT64)
+        ):
             consts[i] = model.array(t)
     inputs = [values.get(t.name) if t.name else None for t in node.inputs]
     outputs = [values.get(t.name) if t.name else None for t in node.outputs]
     while outputs and outputs[-1] is None:
         outputs.pop()
-    traits = tables.find(domain, node.op) or tables.NO_ROW
+    traits = tables.find_rule(domain, node.op) or tables.NO_ROW
     attrs = {**traits.defaults, **node.attrs}
     why = model.shapes.why if model.shapes is not None else {}
     entries = model.shapes.entries if model.shapes is not None else {}
@@ -292,14 +296,16 @@ def _site(model: Model, node: gs.Node, values: dict[str, Value], chain: Chain = 
     for t in (t for t in (*node.inputs, *node.outputs) if t.name in why):
         attrs.setdefault("why", why[t.name])
     path = chain[-1] if chain else ""
-    name = label(node)
+    name = describe_node(node)
     if chain and not is_marker(node) and not name.startswith(f"{path}/"):
         name = f"{path}/{name}"
     opset = model.opset.get(domain, 1)
     site = Site(node.op, name, opset, inputs, outputs, attrs, consts, path=path, known=known, traits=traits)
     if node.op == "Shape":
         length = outputs[0].shape[0] if outputs and outputs[0] is not None else 0
-        site.shape_reads = shape_reads(model, node, {t.name for t in model.graph.outputs} | set(model.captured), length)
+        site.shape_reads = find_shape_reads(
+            model, node, {t.name for t in model.graph.outputs} | set(model.captured), length
+        )
     return site
 
 
@@ -316,7 +322,7 @@ def _apply_all(model: Model, sites: list[Site], values: dict[str, Value], todo: 
 def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) -> bool:
     """Run the rule of a node; whatever goes wrong freezes what the node touches. False: it has to wait."""
     bodies = any(isinstance(a, gs.Graph) for a in node.attrs.values())
-    found = None if bodies else tables.find(node.domain or "", node.op)
+    found = None if bodies else tables.find_rule(node.domain or "", node.op)
     unknown = [t.name for t in node.outputs if t.name and t.name not in values]
     try:
         if bodies:
@@ -325,7 +331,7 @@ def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) ->
             raise Conflict(f"there is no rule for {node.domain or 'ai.onnx'}::{node.op}")
         if unknown and not (is_marker(node) or is_control(node)):  # these say it for each of their values
             raise Conflict(site.attrs.get("why") or f"the shape of '{unknown[0]}' is not known")
-        with deciding(decide), naming(f"{site.op} '{site.name}'"):
+        with allow_choices(decide), naming(f"{site.op} '{site.name}'"):
             found(site)
     except UndecidedError:
         site.clear()
@@ -338,22 +344,26 @@ def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) ->
     return True
 
 
-def _collapse(values: dict[str, Value]) -> None:
+def _freeze_common_units(values: dict[str, Value]) -> None:
     """A unit that every position of an axis carries can only vanish with the whole axis: it stays."""
     for v in values.values():
         for a in v.axes:
-            for d in cover(a):
+            for d in find_covering_dims(a):
                 if d.unit and not d.frozen:
-                    tied = "straddling digits tie all channels together" if a.size > 1 else "the axis has one channel"
+                    tied = (
+                        "all its channels are regrouped together: no single channel can be removed"
+                        if a.size > 1
+                        else "its axis has one channel, which has to stay"
+                    )
                     freeze(d, Reason.new(tied, v.name))
 
 
-def _groups(graph: DependencyGraph) -> Iterator[Group]:
+def _find_groups(graph: DependencyGraph) -> Iterator[Group]:
     """Dims that may lose channels and are on a weight; units with the same members count as one group."""
     members: dict[Dim, list[Axis]] = {}
     for name in graph.weights:
         for i, a in enumerate(graph.values[name].axes):
-            for d in dict.fromkeys(atoms(a)):
+            for d in dict.fromkeys(iterate_dims(a)):
                 if not d.frozen and (d.size > 1 or d.unit):
                     members.setdefault(d, []).append((name, i))
     merged: dict[Any, list[Dim]] = {}
@@ -361,7 +371,7 @@ def _groups(graph: DependencyGraph) -> Iterator[Group]:
         merged.setdefault(tuple(where) if d.unit else d, []).append(d)
     taken: dict[str, int] = {}
     for dims in merged.values():
-        cut = [Member(n, i, graph.role(graph.values[n], dims[0])) for n, i in members[dims[0]]]
+        cut = [Member(n, i, graph.find_role(graph.values[n], dims[0])) for n, i in members[dims[0]]]
         head = next((m for m in cut if m.role == "out"), cut[0])
         stem = f"{head.value}:{head.axis}"
         taken[stem] = taken.get(stem, 0) + 1

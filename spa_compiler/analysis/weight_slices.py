@@ -1,4 +1,4 @@
-"""The weights of a group, member by member, and which channel of the group each element belongs to."""
+"""The weights of a group, member by member, and the channel of the group that each element belongs to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.algebra.masks import NOWHERE, coordinates
+from spa_compiler.algebra.masks import NO_CHANNEL, find_coordinates
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, Member
 from spa_compiler.execution.finite import is_finite
 
@@ -30,58 +30,58 @@ class Slices:
         values = self.values.astype(np.float64)
         return values if is_finite(values) else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
-    def sums(self, values: Array, size: int) -> NDArray[np.float64]:
+    def sum_channels(self, values: Array, size: int) -> NDArray[np.float64]:
         """Per-channel sums of `values`, which has the shape of the weights."""
         idle = tuple(i for i, n in enumerate(self.channel.shape) if n == 1)
         small = values.sum(axis=idle, keepdims=True, dtype=np.float64) if idle else values
-        hit = self.channel != NOWHERE
+        hit = self.channel != NO_CHANNEL
         return np.bincount(self.channel[hit], small[hit].astype(np.float64), size).astype(np.float64)
 
 
-def slices(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
+def find_slices(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
     """Every member of a group: its weights and flat channel indices."""
     constants = graph.model.constants()
     for member in group.members:
         values = np.asarray(graph.model.array(constants[member.value]))
-        yield Slices(member, values, channel_index(graph, group, member))
+        yield Slices(member, values, index_channels(graph, group, member))
 
 
-def channel_index(graph: DependencyGraph, group: Group, member: Member) -> NDArray[np.int64]:
+def index_channels(graph: DependencyGraph, group: Group, member: Member) -> NDArray[np.int64]:
     """For every element of a member its flat index into group.shape, or NOWHERE; it broadcasts over the weights."""
     axes = graph.values[member.value].axes
-    place = coordinates(axes[member.axis])
-    along = np.full(axes[member.axis].size, NOWHERE, np.int64)
+    place = find_coordinates(axes[member.axis])
+    along = np.full(axes[member.axis].size, NO_CHANNEL, np.int64)
     at = 0
     for d in group.dims:
         if d in place:
-            along = np.where(place[d] != NOWHERE, place[d] + at, along)
+            along = np.where(place[d] != NO_CHANNEL, place[d] + at, along)
         at += d.size
-    index = _along(along, member.axis, len(axes))
+    index = _broadcast_along(along, member.axis, len(axes))
     if group.block is None:
         return index
     for i, a in enumerate(axes):
-        block = coordinates(a).get(group.block)
+        block = find_coordinates(a).get(group.block)
         if block is not None:
-            outer = _along(block, i, len(axes))
-            return np.where((index == NOWHERE) | (outer == NOWHERE), NOWHERE, outer * group.size + index)
+            outer = _broadcast_along(block, i, len(axes))
+            return np.where((index == NO_CHANNEL) | (outer == NO_CHANNEL), NO_CHANNEL, outer * group.size + index)
     return index
 
 
-def _along(line: NDArray[np.int64], axis: int, rank: int) -> NDArray[np.int64]:
+def _broadcast_along(line: NDArray[np.int64], axis: int, rank: int) -> NDArray[np.int64]:
     return line.reshape([-1 if i == axis else 1 for i in range(rank)])
 
 
-def learned(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
+def find_learned_slices(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
     """The slices of a group without means and variances, which say how a channel is scaled and not what it does."""
     norms = [(s, s.traits.norm) for s in graph.sites if s.traits.norm is not None]
     stored = [s.inputs[k] for s, norm in norms for k in norm.statistics if k < len(s.inputs)]
     statistics = {v.name for v in stored if v is not None}
-    return (s for s in slices(graph, group) if s.member.value not in statistics)
+    return (s for s in find_slices(graph, group) if s.member.value not in statistics)
 
 
 def find_gains(graph: DependencyGraph) -> set[str]:
     """Values that normalisations multiply each channel by."""
-    norms = [(s, s.traits.norm) for s in graph.sites if s.traits.norm is not None and s.traits.norm.per_channel]
+    norms = [(s, s.traits.norm) for s in graph.sites if s.traits.norm is not None and s.traits.norm.is_per_channel]
     return {v.name for s, norm in norms if (v := s.inputs[norm.gain]) is not None}
 
 
@@ -89,23 +89,23 @@ def find_spoiled(graph: DependencyGraph, group: Group) -> NDArray[np.bool_]:
     """Channels of a group (flat) that have a weight which is NaN or infinite."""
     size = int(np.prod(group.shape))
     out = np.zeros(size, bool)
-    for s in slices(graph, group):
+    for s in find_slices(graph, group):
         if not is_finite(s.values):
-            out |= s.sums(~np.isfinite(s.values.astype(np.float64)), size) > 0
+            out |= s.sum_channels(~np.isfinite(s.values.astype(np.float64)), size) > 0
     return out
 
 
-def spoiled_weights(graph: DependencyGraph) -> list[str]:
+def find_spoiled_weights(graph: DependencyGraph) -> list[str]:
     """Weights of groups that hold NaN or infinite values."""
     names = dict.fromkeys(m.value for g in graph.groups for m in g.members)
     constants = graph.model.constants()
     return [n for n in names if not is_finite(graph.model.array(constants[n]))]
 
 
-def rows(s: Slices, size: int, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+def stack_rows(s: Slices, size: int, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """The weights of each channel (or these in their place) as one row; shorter ones are filled with zeros."""
     where = np.broadcast_to(s.channel, s.values.shape)
-    hit = where != NOWHERE
+    hit = where != NO_CHANNEL
     channel, values = where[hit], (s.values.astype(np.float64) if weights is None else weights)[hit]
     order = np.argsort(channel, kind="stable")
     counts = np.bincount(channel, minlength=size)

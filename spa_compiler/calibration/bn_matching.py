@@ -1,7 +1,7 @@
-"""Synthetic pictures on which BatchNormalization sees what it saw in training: DeepInversion without a label.
+"""Synthetic pictures whose statistics match those stored in BatchNormalization: DeepInversion without a label.
 
-    close = matched(graph, {"x": source}, count, memory, rng)      # None: draw them as they are
-    better, loss = Match(graph, memory).refined(pictures)          # raises Unknown where there is no derivative
+    close = draw_matched(graph, {"x": source}, count, memory, rng)      # None: draw them as they are
+    better, loss = Match(graph, memory).refine(pictures)          # raises Unknown where there is no derivative
 
 The loss is the distance of every BatchNormalization's input from the stored mean and deviation (Yin et al. 2020,
 "Dreaming to Distill", eq. 4, in units of the stored deviation) and the total variation of the picture; onnxruntime runs
@@ -24,38 +24,38 @@ from onnx import helper
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.autodiff.reverse_mode import OPSET, Tape, Unknown
 from spa_compiler.calibration.priors.kinds import Synthetic
-from spa_compiler.calibration.sample_budget import Feed, runs
+from spa_compiler.calibration.sample_budget import Feed, count_affordable
 from spa_compiler.errors import ModelError
-from spa_compiler.execution.parallel import each
-from spa_compiler.execution.session import open_session, run
+from spa_compiler.execution.parallel import map_parallel
+from spa_compiler.execution.session import open_session, run_session
 from spa_compiler.ir.model import Model
 from spa_compiler.operators import build
-from spa_compiler.operators.derivatives import RULES
+from spa_compiler.operators.derivatives import DERIVATIVES
 from spa_compiler.operators.facts import HOLDS_STATISTICS
 from spa_compiler.shape_inference import evaluator
 
 Array = NDArray[Any]
-STEPS, RATE, SMOOTH = 8, 0.04, 0.02
+DESCENT_STEPS, DESCENT_RATE, ROUGHNESS_WEIGHT = 8, 0.04, 0.02
 """Steps, their size in deviations of the pictures, and the weight of the total variation; chosen on ResNet-20."""
-MEAN, SQUARE = 0.5, 0.9
+MEAN_DECAY, SQUARE_DECAY = 0.5, 0.9
 """Decay of Adam's averages: few steps have no use for long ones (loss after 8: 0.011, with 0.9 and 0.99 0.018)."""
-OLDEST = 13
+OLDEST_OPSET = 13
 """The first opset all of whose operators mean the same in OPSET, as far as they have derivatives."""
-SET, LEAST = 48, 8
+PICTURES_PER_SET, LEAST_PER_SET = 48, 8
 """Pictures whose statistics are matched together (192 or 48 alike on ResNet-20), and how many have any."""
-HELD = 4
+COPIES_IN_MEMORY = 4
 """Copies of all values of the graph in memory: 0.8 of them were measured, in four sets side by side at most."""
-MATCHED, ENOUGH_MATCHED = 0.75, 96
+MATCHED_SHARE, LEAST_MATCHED = 0.75, 96
 """Share of the pictures that are matched to stored statistics, and how many must be: 288 of 384, 144 of 192 and 96 of
 192 were measured."""
-BACK, MATCHING = 3, 5e11
+STEP_WORK, MATCHING_MACS = 3, 5e11
 """Times the work of a run that a step of matching takes; multiply-accumulates that all of it may take."""
-NEAR, TRIED, FAR = 0.05, 3, 0.15
+MATCHED_LOSS, FIRST_STEPS, HOPELESS_LOSS = 0.05, 3, 0.15
 """Loss up to which statistics are matched: 0.06 without a step, 0.035 after 3 and 0.015 after 8 on ResNet-20. So many
 steps are taken where it is still far then."""
 
 
-def matched(
+def draw_matched(
     graph: DependencyGraph, found: Mapping[str, Synthetic], count: int, memory: int, rng: np.random.Generator,
     exactly: bool = False,
 ) -> tuple[Feed, str] | str:  # fmt: skip
@@ -64,8 +64,8 @@ def matched(
     They are `count`, or fewer where matching takes long, unless it says `exactly`. Else why they are not matched, or
     '' where there is nothing to match.
     """
-    most = min(int(MATCHED * count), runs(graph, work=MATCHING) // (BACK * STEPS))
-    least = max(ENOUGH_MATCHED, count // 4 if exactly else 0)
+    most = min(int(MATCHED_SHARE * count), count_affordable(graph, work=MATCHING_MACS) // (STEP_WORK * DESCENT_STEPS))
+    least = max(LEAST_MATCHED, count // 4 if exactly else 0)
     (name, source), *others = found.items()
     if others or len(source.shape) != 3 or not any(s.op in HOLDS_STATISTICS for s in graph.sites):
         return ""
@@ -74,11 +74,11 @@ def matched(
     try:
         match = Match(graph, memory)
         most -= most % match.rows
-        drawn = source.draw(count if exactly else min(count, int(most / MATCHED)), rng)
-        moved, loss = match.refined(drawn[:most])
+        drawn = source.draw(count if exactly else min(count, int(most / MATCHED_SHARE)), rng)
+        moved, loss = match.refine(drawn[:most])
     except (Unknown, ModelError) as e:
         return str(e)
-    if loss > NEAR:
+    if loss > MATCHED_LOSS:
         return f"they stay {loss:.2g} away"
     mixed = np.concatenate([moved, drawn[most:]])[rng.permutation(len(drawn))]
     return {name: mixed}, f"{most} of them matched to the statistics that BatchNormalization holds"
@@ -96,40 +96,40 @@ class Match:
         if any(s.path for s in graph.sites) or len(model.header.graph.input) != 1:
             raise Unknown("branches, loops or several inputs")
         held = sum(math.prod(v.shape[1:]) for s in graph.sites for v in s.outputs if v is not None)
-        self.rows = min(SET, memory // (4 * HELD * max(held, 1)))
-        if self.rows < LEAST:
-            raise Unknown(f"memory for {LEAST} inputs")
+        self.rows = min(PICTURES_PER_SET, memory // (4 * COPIES_IN_MEMORY * max(held, 1)))
+        if self.rows < LEAST_PER_SET:
+            raise Unknown(f"memory for {LEAST_PER_SET} inputs")
         self.name = model.header.graph.input[0].name
-        self.session = open_session(differentiated(model, self.rows), model.folder, 3, 1, "the derivative")
+        self.session = open_session(differentiate_model(model, self.rows), model.folder, 3, 1, "the derivative")
 
-    def refined(self, x: Array) -> tuple[Array, float]:
+    def refine(self, x: Array) -> tuple[Array, float]:
         """Pictures (n, ...), each set of `rows` moved on its own, and the mean loss at the last step; the rest stays.
 
         Values stay between the lowest and the highest. Where a loss is no number, nothing is moved.
         """
         sets = [x[i : i + self.rows] for i in range(0, len(x) - self.rows + 1, self.rows)]
-        found = list(each(self._moved, sets))
+        found = list(map_parallel(self._descend, sets))
         left = float(np.mean([loss for _, loss in found])) if found else math.inf
         if not math.isfinite(left):
             return x, math.inf
         return np.concatenate([*(a for a, _ in found), x[len(sets) * self.rows :]]), left
 
-    def _moved(self, x: Array) -> tuple[Array, float]:
+    def _descend(self, x: Array) -> tuple[Array, float]:
         low, high, unit = x.min(), x.max(), max(float(x.std()), 1e-12)
         first, second, loss = np.zeros_like(x), np.zeros_like(x), math.inf
-        for t in range(1, STEPS + 1):
-            loss, g = run(self.session, {self.name: x}, "the derivative")
-            if t > TRIED and loss > FAR:
+        for t in range(1, DESCENT_STEPS + 1):
+            loss, g = run_session(self.session, {self.name: x}, "the derivative")
+            if t > FIRST_STEPS and loss > HOPELESS_LOSS:
                 break
-            g = g + SMOOTH / unit**2 * roughness(x)
-            first += (1 - MEAN) * (g - first)
-            second += (1 - SQUARE) * (g * g - second)
-            size = np.sqrt(second / (1 - SQUARE**t)) + 1e-12
-            x = np.clip(x - RATE * unit / (1 - MEAN**t) * first / size, low, high)
+            g = g + ROUGHNESS_WEIGHT / unit**2 * differentiate_roughness(x)
+            first += (1 - MEAN_DECAY) * (g - first)
+            second += (1 - SQUARE_DECAY) * (g * g - second)
+            size = np.sqrt(second / (1 - SQUARE_DECAY**t)) + 1e-12
+            x = np.clip(x - DESCENT_RATE * unit / (1 - MEAN_DECAY**t) * first / size, low, high)
         return x, float(loss)
 
 
-def roughness(x: Array) -> Array:
+def differentiate_roughness(x: Array) -> Array:
     """The derivative of the sum of squared differences of neighbours along the longest two axes of x (n, ...)."""
     out = np.zeros_like(x)
     for axis in sorted(range(1, x.ndim), key=lambda k: x.shape[k])[-2:]:
@@ -139,7 +139,7 @@ def roughness(x: Array) -> Array:
     return out
 
 
-def differentiated(model: Model, rows: int) -> onnx.ModelProto:
+def differentiate_model(model: Model, rows: int) -> onnx.ModelProto:
     """A model that gives for `rows` inputs the loss and, times the number of values, its derivative by the input.
 
     Raises Unknown where it has none.
@@ -150,17 +150,17 @@ def differentiated(model: Model, rows: int) -> onnx.ModelProto:
     given.type.tensor_type.shape.dim[0].Clear()
     given.type.tensor_type.shape.dim[0].dim_value = rows
     version = model.opset.get("", 0)
-    if given.type.tensor_type.elem_type != onnx.TensorProto.FLOAT or version < OLDEST:
-        raise Unknown(f"inputs that are not float32, or an opset older than {OLDEST}")
+    if given.type.tensor_type.elem_type != onnx.TensorProto.FLOAT or version < OLDEST_OPSET:
+        raise Unknown(f"inputs that are not float32, or an opset older than {OLDEST_OPSET}")
     sizes = {n: pair[0] for n, pair in model.shapes.sizes.items()} if model.shapes else {}
     facts = evaluator.evaluate(replace(model, header=header), sizes)
     proto = model.proto()
     known = {n: s for n in facts.types if (s := facts.shape(n)) is not None}
     opset, constants = max(OPSET, version), {n: model.array(t) for n, t in model.constants().items()}
     tape = Tape(proto.graph.node, constants, known, given.name, opset, model.names)
-    loss = _losses(tape)
-    derivative = tape.back(RULES)
-    needed = _before(tape, {n for node in tape.made for n in node.input})
+    loss = _add_losses(tape)
+    derivative = tape.run_backward(DERIVATIVES)
+    needed = _find_needed_nodes(tape, {n for node in tape.made for n in node.input})
     used = {n for node in (*needed, *tape.made) for n in node.input}
     graph = helper.make_graph(
         [*needed, *tape.made], "derivative", [given],
@@ -170,7 +170,7 @@ def differentiated(model: Model, rows: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def _before(tape: Tape, wanted: set[str]) -> list[onnx.NodeProto]:
+def _find_needed_nodes(tape: Tape, wanted: set[str]) -> list[onnx.NodeProto]:
     """The forward nodes that these values need, in order."""
     out = []
     for node in reversed(tape.nodes):
@@ -180,7 +180,7 @@ def _before(tape: Tape, wanted: set[str]) -> list[onnx.NodeProto]:
     return out[::-1]
 
 
-def _losses(tape: Tape) -> str:
+def _add_losses(tape: Tape) -> str:
     """Add the derivative by the input of every BatchNormalization; returns the name of the mean of their losses."""
     found = [n for n in tape.nodes if n.op_type in HOLDS_STATISTICS and n.input[0] in tape.live]
     if any(a.name == "training_mode" and a.i for n in found for a in n.attribute):
@@ -188,11 +188,11 @@ def _losses(tape: Tape) -> str:
     if not found:
         raise Unknown("no BatchNormalization")
     values = math.prod(tape.shape(tape.source))
-    parts = [_loss(tape, node, values / len(found)) for node in found]
+    parts = [_add_loss(tape, node, values / len(found)) for node in found]
     return tape.put(build.multiply(tape.put(build.add_all(parts)), tape.number(1 / len(found))))
 
 
-def _loss(tape: Tape, node: onnx.NodeProto, factor: float) -> str:
+def _add_loss(tape: Tape, node: onnx.NodeProto, factor: float) -> str:
     """Mean over the channels of ((mean - stored)^2 + (deviation - stored)^2) / stored variance."""
     x, shape = node.input[0], tape.shape(node.input[0])
     if len(shape) < 2:

@@ -1,4 +1,4 @@
-"""Which values a picture input takes: normalised, 0..1, -1..1 or 0..255.
+"""The scale of a picture input: normalised, 0..1, -1..1 or 0..255.
 
 The graph's first operators say it where they map the input to a customary interval. Else the model does: an input of
 0..1 in place of 0..255 shows in outputs that hardly depend on it, the opposite in predictions that are all certain.
@@ -18,59 +18,59 @@ from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.priors.kinds import NORMALISED, Scale, Synthetic
-from spa_compiler.execution.parallel import each
-from spa_compiler.execution.session import open_session, run
-from spa_compiler.interpreter.activation_maps import statistics
+from spa_compiler.execution.parallel import map_parallel
+from spa_compiler.execution.session import open_session, run_session
+from spa_compiler.interpreter.activation_maps import measure_statistics
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.symbols import input_types, only_batch
+from spa_compiler.ir.symbols import find_only_batch, make_input_types
 from spa_compiler.operators.facts import FIRST_CONTRACTIONS, HOLDS_STATISTICS, KEEPS_NUMBERS, find_affine
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
-CHUNK = 200_000
+CHUNK_ELEMENTS = 200_000
 """Elements of an input that run at once."""
-TRIED = 32
+TRIED_PICTURES = 32
 """Inputs on which a scale is tried."""
-USUAL, BEST = (0.1, 1.5), 0.7
+USUAL_RESPONSE, BEST_RESPONSE = (0.1, 1.5), 0.7
 """Median deviations behind the first contraction (and its BatchNormalization) of an input at its own scale, and the
 customary one: 0.2 to 0.9 on nine CIFAR-10 models, more on two that were trained without BatchNormalization."""
-ALIKE = 1.25
+CLOSE_RATIO = 1.25
 """A likelier scale is kept when its response is this near to the best."""
-SILENT, LOUD = 0.15, 4.0
+SILENT_RESPONSE, LOUD_RESPONSE = 0.15, 4.0
 """Where inputs and predictions share less than this part of log(classes), a wider scale is tried, and taken when it
 makes that LOUD times more."""
-CERTAIN = 0.4
+CERTAIN_SHARE = 0.4
 """Share of predictions above 99 % from which a scale is too wide."""
-CUSTOMARY = ((0.0, 1.0), (-1.0, 1.0), (-2.1, 2.6), (0.0, 255.0), (-128.0, 127.0))
+CUSTOMARY_INTERVALS = ((0.0, 1.0), (-1.0, 1.0), (-2.1, 2.6), (0.0, 255.0), (-128.0, 127.0))
 """Intervals that preprocessing maps pictures to."""
 
 
-def rescaled(graph: DependencyGraph, name: str, source: Synthetic) -> Synthetic:
+def rescale_source(graph: DependencyGraph, name: str, source: Synthetic) -> Synthetic:
     """The source at the scale that fits the model's input `name`."""
-    narrow, wide = candidates(source)
+    narrow, wide = list_scales(source)
     walk = Walk(graph.model)
-    lead = leading(walk, name)
+    lead = find_leading_affine(walk, name)
     if lead is not None:
-        return replace(source, scale=min((*narrow, *wide), key=lambda s: _strangeness(s, *lead)))
-    best, loudness = _by_response(graph, name, source, narrow)
-    if loudness < USUAL[0]:
-        best, loudness = _by_response(graph, name, source, [narrow[0], *wide])
-    if loudness > LOUD or len(walk.inputs) > 1 or best.scale in wide:
+        return replace(source, scale=min((*narrow, *wide), key=lambda s: _measure_distance(s, *lead)))
+    best, loudness = _choose_by_response(graph, name, source, narrow)
+    if loudness < USUAL_RESPONSE[0]:
+        best, loudness = _choose_by_response(graph, name, source, [narrow[0], *wide])
+    if loudness > LOUD_RESPONSE or len(walk.inputs) > 1 or best.scale in wide:
         return best
     session = open_session(graph.model.proto(), graph.model.folder)
-    told, _, classes = _told(graph.model, session, name, best)
-    if told >= SILENT * math.log(max(classes, 2)):
+    told, _, classes = _measure_information(graph.model, session, name, best)
+    if told >= SILENT_RESPONSE * math.log(max(classes, 2)):
         return best
     for scale in wide:
         louder = replace(source, scale=scale)
-        more, certain, _ = _told(graph.model, session, name, louder)
-        if more > LOUD * told and certain < CERTAIN:
+        more, certain, _ = _measure_information(graph.model, session, name, louder)
+        if more > LOUD_RESPONSE * told and certain < CERTAIN_SHARE:
             return louder
     return best
 
 
-def candidates(source: Synthetic) -> tuple[list[Scale], list[Scale]]:
+def list_scales(source: Synthetic) -> tuple[list[Scale], list[Scale]]:
     """Customary scales, the likelier first: narrow ones, and those of pixel values."""
     if source.kind == "strokes":
         return [Scale(0, 1)], [Scale(0, 255)]
@@ -84,7 +84,7 @@ def candidates(source: Synthetic) -> tuple[list[Scale], list[Scale]]:
     return [normalised, Scale(-1, 1), Scale(0, 1)], [centred, Scale(0, 255)]
 
 
-def leading(walk: Walk, name: str) -> tuple[float, float] | None:
+def find_leading_affine(walk: Walk, name: str) -> tuple[float, float] | None:
     """Factor and shift (means over the channels) that the graph applies to an input first; None where it does not."""
     factor, shift, found = 1.0, 0.0, False
     while len(walk.readers_of.get(name, ())) == 1:
@@ -100,35 +100,37 @@ def leading(walk: Walk, name: str) -> tuple[float, float] | None:
     return (factor, shift) if found else None
 
 
-def _strangeness(scale: Scale, factor: float, shift: float) -> float:
+def _measure_distance(scale: Scale, factor: float, shift: float) -> float:
     """How far a scale, mapped by the graph, is from the nearest customary interval, in lengths of that."""
     mean, std = (float(np.mean(given or (default,))) for given, default in ((scale.mean, 0.0), (scale.std, 1.0)))
     low, high = sorted(factor * (v - mean) / std + shift for v in (scale.low, scale.high))
-    return min((abs(low - a) + abs(high - b)) / (b - a) for a, b in CUSTOMARY)
+    return min((abs(low - a) + abs(high - b)) / (b - a) for a, b in CUSTOMARY_INTERVALS)
 
 
-def _by_response(
+def _choose_by_response(
     graph: DependencyGraph, name: str, source: Synthetic, scales: Sequence[Scale]
 ) -> tuple[Synthetic, float]:
     """The first scale with a usual response, else the one with the best; and its response."""
     made = [replace(source, scale=s) for s in scales]
-    found = [_response(graph, name, s) for s in made]
-    usual = [i for i, r in enumerate(found) if USUAL[0] <= r <= USUAL[1]]
+    found = [_measure_response(graph, name, s) for s in made]
+    usual = [i for i, r in enumerate(found) if USUAL_RESPONSE[0] <= r <= USUAL_RESPONSE[1]]
     if not usual or usual[0] == 0:
         return made[0], found[0]
-    away = {i: abs(math.log(found[i] / BEST)) for i in usual}
-    at = next(i for i in usual if away[i] <= min(away.values()) + math.log(ALIKE))
+    away = {i: abs(math.log(found[i] / BEST_RESPONSE)) for i in usual}
+    at = next(i for i in usual if away[i] <= min(away.values()) + math.log(CLOSE_RATIO))
     return made[at], found[at]
 
 
-def _told(model: Model, session: ort.InferenceSession, name: str, source: Synthetic) -> tuple[float, float, int]:
-    """What predictions tell about the inputs (mutual information in nats), the share of certain ones, the classes.
+def _measure_information(
+    model: Model, session: ort.InferenceSession, name: str, source: Synthetic
+) -> tuple[float, float, int]:
+    """Mutual information of predictions and inputs (in nats), the share of certain predictions, and the classes.
 
     Infinite where the model is no classifier: it gives nothing to choose a scale by.
     """
-    batch = only_batch(model)
-    n = -(-TRIED // batch) * batch if batch else TRIED
-    p = probabilities(session, chunks({name: source.draw(n, np.random.default_rng(0))}, batch), n)
+    batch = find_only_batch(model)
+    n = -(-TRIED_PICTURES // batch) * batch if batch else TRIED_PICTURES
+    p = compute_probabilities(session, split_chunks({name: source.draw(n, np.random.default_rng(0))}, batch), n)
     if p is None:
         return math.inf, 0.0, 0
     entropy = -(p * np.log(p + 1e-12)).sum(1).mean()
@@ -136,14 +138,14 @@ def _told(model: Model, session: ort.InferenceSession, name: str, source: Synthe
     return float(-(mean * np.log(mean + 1e-12)).sum() - entropy), float((p.max(1) > 0.99).mean()), p.shape[1]
 
 
-def _response(graph: DependencyGraph, name: str, source: Synthetic) -> float:
+def _measure_response(graph: DependencyGraph, name: str, source: Synthetic) -> float:
     """Median deviation per channel behind the first contraction (and its normalisation) for a few inputs."""
     model = graph.model
     sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
-    batch = only_batch(model) or 8
+    batch = find_only_batch(model) or 8
     rng = np.random.default_rng(0)
     feed: Feed = {}
-    for n, t in input_types(model, sizes).items():
+    for n, t in make_input_types(model, sizes).items():
         shape = [d.dim_value for d in t.tensor_type.shape.dim]
         feed[n] = source.draw(batch, rng) if n == name else np.zeros(shape, np.float32)
     for step in (walk := Walk(model)).run([feed]):
@@ -155,22 +157,22 @@ def _response(graph: DependencyGraph, name: str, source: Synthetic) -> float:
             follows = walk.readers.get(step.node.output[0], [])
             if len(follows) == 1 and follows[0] in HOLDS_STATISTICS:
                 continue
-            return _deviation(y)
+            return _measure_deviation(y)
         if step.node.op_type in HOLDS_STATISTICS:
             walk.execute(step)
-            return _deviation(step.outputs[0] or [np.ones((2, 2), np.float32)])
+            return _measure_deviation(step.outputs[0] or [np.ones((2, 2), np.float32)])
     return 1.0
 
 
-def _deviation(y: Sequence[Array]) -> float:
+def _measure_deviation(y: Sequence[Array]) -> float:
     flat = [a if a.ndim > 2 else a.reshape(1, 1, -1) for a in y]
-    return float(np.median(np.sqrt(statistics(flat)[1])))
+    return float(np.median(np.sqrt(measure_statistics(flat)[1])))
 
 
-def probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) -> Array | None:
+def compute_probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) -> Array | None:
     """Class probabilities (n, classes) of the first output, or None where it does not look like a classifier's."""
     rows = []
-    for feed, y in zip(feeds, each(lambda f: np.asarray(run(session, f)[0]), feeds), strict=True):
+    for feed, y in zip(feeds, map_parallel(lambda f: np.asarray(run_session(session, f)[0]), feeds), strict=True):
         size = len(next(iter(feed.values())))
         if y.dtype.kind != "f" or not 2 <= y.ndim <= 4 or y.shape[0] != size or not 2 <= y.size // size <= 20_000:
             return None
@@ -185,10 +187,10 @@ def probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) 
     return np.asarray(p / p.sum(1, keepdims=True))
 
 
-def chunks(inputs: Mapping[str, Array], batch: int, most: int = 64) -> list[Feed]:
+def split_chunks(inputs: Mapping[str, Array], batch: int, most: int = 64) -> list[Feed]:
     """Inputs in chunks: of the model's fixed batch, else of about CHUNK elements and `most` or 64 inputs at most."""
     n = len(next(iter(inputs.values())))
     largest = max(a.size for a in inputs.values()) // max(n, 1)
-    by = batch or max(1, min(most, 64, CHUNK // max(largest, 1)))
+    by = batch or max(1, min(most, 64, CHUNK_ELEMENTS // max(largest, 1)))
     stop = n - n % batch if batch else n
     return [{k: np.ascontiguousarray(a[i : i + by]) for k, a in inputs.items()} for i in range(0, stop, by)]

@@ -1,6 +1,6 @@
-"""How many calibration inputs there is room and time for, and where in the graph the last of them join.
+"""The number of calibration inputs that memory and time allow, and the node from which the last of them join.
 
-planned, pool = amounts(graph, samples=0, memory=2 * 10**9)
+planned, pool = plan_samples(graph, samples=0, memory=2 * 10**9)
 """
 
 from __future__ import annotations
@@ -15,80 +15,87 @@ from numpy.typing import NDArray
 
 from spa_compiler.analysis.cost import CostModel
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.calibration.pixel_scale import chunks
+from spa_compiler.calibration.pixel_scale import split_chunks
 from spa_compiler.interpreter.interpreter import Late
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
-SAMPLES, TABLE_SAMPLES, LEAST = 384, 2048, 24
+DEFAULT_SAMPLES, TABLE_SAMPLES, LEAST_SAMPLES = 384, 2048, 24
 """Inputs wanted where one gives many positions (images), where it gives one, and where memory or time is short."""
-POOL = 8
+POOL_FACTOR = 8
 """Times as many inputs are drawn as a pass starts with."""
-ONE_OF = 3
+CHOSEN_ONE_OF = 3
 """Of so many drawn inputs one is kept where the graph has become narrow enough for more than a pass starts with."""
-WORK = 4e11
+MOST_MACS = 4e11
 """Multiply-accumulates that all inputs together may take in one pass over the dense model."""
 
 
 @dataclass(frozen=True)
-class Amounts:
+class SampleBudget:
     """How many inputs are kept, and with how many of them a pass starts: the rest joins at node `at`."""
 
     kept: int
     start: int
     at: int = 0
 
-    def fed(self, inputs: Mapping[str, Array], batch: int) -> tuple[list[Feed], Late | None]:
+    def split_feeds(self, inputs: Mapping[str, Array], batch: int) -> tuple[list[Feed], Late | None]:
         """The inputs in chunks (of the model's fixed `batch`), and which of these start, where not all do."""
-        feeds = chunks(inputs, batch, self.start)
+        feeds = split_chunks(inputs, batch, self.start)
         if not self.at or not feeds:
             return feeds, None
         return feeds, Late(max(1, self.start // len(next(iter(feeds[0].values())))), self.at)
 
 
-def amounts(
+def plan_samples(
     graph: DependencyGraph, samples: int, memory: int, longer: float = 1.0, most: int = TABLE_SAMPLES
-) -> tuple[Amounts, int]:
+) -> tuple[SampleBudget, int]:
     """Inputs to keep, `most` at most, and how many to draw; they are `longer` than those of the analysis."""
     spatial = any(s.traits.is_convolution and not s.traits.is_quantized for s in graph.sites)
-    wanted, most_runs = samples or min(SAMPLES if spatial else TABLE_SAMPLES, most), runs(graph, longer)
-    start = min(wanted, max(LEAST, min(room(graph, memory, longer), most_runs)))
-    pool = max(samples, start, min(POOL * start, most_runs))
-    more = samples or min(wanted, pool // ONE_OF)
-    return joined(graph, start, more, memory / longer, bool(samples)), pool
+    wanted, most_runs = (
+        samples or min(DEFAULT_SAMPLES if spatial else TABLE_SAMPLES, most),
+        count_affordable(graph, longer),
+    )
+    start = min(wanted, max(LEAST_SAMPLES, min(count_fitting(graph, memory, longer), most_runs)))
+    pool = max(samples, start, min(POOL_FACTOR * start, most_runs))
+    more = samples or min(wanted, pool // CHOSEN_ONE_OF)
+    return plan_late_samples(graph, start, more, memory / longer, bool(samples)), pool
 
 
-def of_given(graph: DependencyGraph, given: int, samples: int, memory: int) -> Amounts:
+def plan_given_samples(graph: DependencyGraph, given: int, samples: int, memory: int) -> SampleBudget:
     """How many of the inputs that somebody gives are taken."""
-    start = min(samples or TABLE_SAMPLES, max(LEAST, room(graph, memory)))
-    wanted = samples or min(TABLE_SAMPLES, max(start, runs(graph)))
-    return joined(graph, min(start, given), min(wanted, given), memory, bool(samples))
+    start = min(samples or TABLE_SAMPLES, max(LEAST_SAMPLES, count_fitting(graph, memory)))
+    wanted = samples or min(TABLE_SAMPLES, max(start, count_affordable(graph)))
+    return plan_late_samples(graph, min(start, given), min(wanted, given), memory, bool(samples))
 
 
-def joined(graph: DependencyGraph, start: int, wanted: int, memory: float, exactly: bool = False) -> Amounts:
+def plan_late_samples(
+    graph: DependencyGraph, start: int, wanted: int, memory: float, exactly: bool = False
+) -> SampleBudget:
     """`start` inputs, and `wanted` from the node on from which there is room for them: see `Late`.
 
     Where the graph is narrow few positions of each input are left, and more inputs tell more. Inputs of loops and
     branches do not join. Where there is no such node, all start if `exactly` so many are asked for.
     """
     if wanted <= start:
-        return Amounts(start, start)
-    after = np.maximum.accumulate(np.array(alive(graph), np.float64)[::-1])[::-1]  # the widest place from each node on
+        return SampleBudget(start, start)
+    after = np.maximum.accumulate(np.array(measure_alive_bytes(graph), np.float64)[::-1])[
+        ::-1
+    ]  # the widest place from each node on
     at = 0 if any(s.path for s in graph.sites) else int(np.argmax(after * wanted <= memory / 2))
-    return Amounts(wanted, start, at) if at or exactly else Amounts(start, start)
+    return SampleBudget(wanted, start, at) if at or exactly else SampleBudget(start, start)
 
 
-def room(graph: DependencyGraph, memory: int, longer: float = 1.0) -> int:
+def count_fitting(graph: DependencyGraph, memory: int, longer: float = 1.0) -> int:
     """Inputs that fit into half of the memory where the graph is widest."""
-    return int(memory / 2 / max(max(alive(graph), default=0) * longer, 1))
+    return int(memory / 2 / max(max(measure_alive_bytes(graph), default=0) * longer, 1))
 
 
-def runs(graph: DependencyGraph, longer: float = 1.0, work: float = 0.0) -> int:
+def count_affordable(graph: DependencyGraph, longer: float = 1.0, work: float = 0.0) -> int:
     """Inputs that may be run through the dense model in time: with so many multiply-accumulates in all, or WORK."""
-    return int((work or WORK) / (max(CostModel(graph).total("macs", {}), 1.0) * longer))
+    return int((work or MOST_MACS) / (max(CostModel(graph).total("macs", {}), 1.0) * longer))
 
 
-def alive(graph: DependencyGraph) -> list[int]:
+def measure_alive_bytes(graph: DependencyGraph) -> list[int]:
     """Bytes of the values of one input that are alive at each node: float32, dense and compiled together."""
     last = {v.name: i for i, s in enumerate(graph.sites) for v in s.inputs if v is not None}
     batch = next((v for s in graph.sites[:1] for v in s.inputs if v is not None and not v.constant), None)

@@ -1,4 +1,4 @@
-"""Where Reshape and Transpose put the digits of axes: what a chain of them does to positions, for every size.
+"""Digits of axes under chains of Reshape and Transpose: how a chain moves positions, for every size.
 
     axis, order = find_permutation(chain, general)     # the chain is Gather(x, order, axis)
 
@@ -50,14 +50,14 @@ def find_permutation(chain: list[gs.Node], general: General) -> tuple[int, NDArr
         if order is not None:
             moved = [moved[p] for p in order]
         else:
-            regrouped = _regrouped([leaf for row in moved for d in row for leaf in d.leaves()], after)
+            regrouped = _regroup([leaf for row in moved for d in row for leaf in d.leaves()], after)
             if regrouped is None:
                 return None
             moved = regrouped
-    return _compared(axes, source, moved)
+    return _compare_axes(axes, source, moved)
 
 
-def _regrouped(digits: list[Digit], axes: tuple[Size, ...]) -> list[list[Digit]] | None:
+def _regroup(digits: list[Digit], axes: tuple[Size, ...]) -> list[list[Digit]] | None:
     """Digits in their order as axes of these sizes; None where a digit of unknown length would have to be cut."""
     left, out = list(digits), []
     for size in axes:
@@ -72,12 +72,12 @@ def _regrouped(digits: list[Digit], axes: tuple[Size, ...]) -> list[list[Digit]]
                 row.append(digit)
                 size = 1
                 continue
-            rest = _quotient(size, digit.size)
+            rest = _divide(size, digit.size)
             if rest is not None:
                 row.append(digit)
                 size = rest
                 continue
-            low = _quotient(digit.size, size)
+            low = _divide(digit.size, size)
             if low is None or not isinstance(digit.size, int):
                 return None
             digit.parts = [Digit(size), Digit(low)]
@@ -88,16 +88,16 @@ def _regrouped(digits: list[Digit], axes: tuple[Size, ...]) -> list[list[Digit]]
     return out if all(d.size == 1 for d in left) else None
 
 
-def _quotient(a: Size, b: Size) -> Size | None:
+def _divide(a: Size, b: Size) -> Size | None:
     """A / b where b divides a for every binding."""
     quotient = sizes.floor_divide(a, b)
     return quotient if sizes.multiply(quotient, b) == a else None
 
 
-def _compared(
+def _compare_axes(
     axes: tuple[Size, ...], source: list[list[Digit]], moved: list[list[Digit]]
 ) -> tuple[int, NDArray[np.int64]] | None:
-    before, after = ([_leaves(row) for row in rows] for rows in (source, moved))
+    before, after = ([_list_leaves(row) for row in rows] for rows in (source, moved))
     different = [k for k, (a, b) in enumerate(zip(before, after, strict=True)) if [*map(id, a)] != [*map(id, b)]]
     if not different:
         fixed = [k for k, s in enumerate(axes) if isinstance(s, int) and s > 1]
@@ -114,5 +114,5 @@ def _compared(
     return k, places.transpose([where[id(d)] for d in after[k]]).ravel()
 
 
-def _leaves(row: list[Digit]) -> list[Digit]:
+def _list_leaves(row: list[Digit]) -> list[Digit]:
     return [leaf for d in row for leaf in d.leaves() if leaf.size != 1]

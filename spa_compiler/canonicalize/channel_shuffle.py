@@ -7,7 +7,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from spa_compiler.canonicalize.axis_digits import find_permutation
-from spa_compiler.ir.editing import index_of
+from spa_compiler.ir.editing import find_index
 from spa_compiler.ir.model import Model
 from spa_compiler.operators import build
 from spa_compiler.operators.build import new_node
@@ -17,23 +17,23 @@ from spa_compiler.shape_inference.every_binding import General
 CHAIN_LIMIT = 6
 
 
-def permutations(model: Model, general: General) -> int:
+def replace_permutations(model: Model, general: General) -> int:
     """Chains that permute one axis become Gather, where they do so for every binding of the symbols."""
     made = 0
     done: set[int] = set()
     for node in list(model.graph.nodes):
         if node.op not in PERMUTING or id(node) in done or general.axes(node.inputs[0].name) is None:
             continue
-        chain = _chain(model, node, general)
+        chain = _find_chain(model, node, general)
         found = find_permutation(chain, general) if any(is_transposition(n) for n in chain) else None
         if found is not None:
-            _to_gather(model, chain, *found)
+            _replace_by_gather(model, chain, *found)
             done |= {id(n) for n in chain}
             made += 1
     return made
 
 
-def _chain(model: Model, node: gs.Node, general: General) -> list[gs.Node]:
+def _find_chain(model: Model, node: gs.Node, general: General) -> list[gs.Node]:
     """The longest single-use chain from `node` that comes back to the shape it started from."""
     source, outputs = node.inputs[0], {t.name for t in model.graph.outputs} | set(model.captured)
     chain, at = [node], node
@@ -49,9 +49,9 @@ def _chain(model: Model, node: gs.Node, general: General) -> list[gs.Node]:
     return chain
 
 
-def _to_gather(model: Model, chain: list[gs.Node], axis: int, order: Any) -> None:
+def _replace_by_gather(model: Model, chain: list[gs.Node], axis: int, order: Any) -> None:
     source, result = chain[0].inputs[0], chain[-1].outputs[0]
-    at = index_of(model.graph, chain[0])
+    at = find_index(model.graph, chain[0])
     for n in chain:
         n.inputs.clear()
         n.outputs.clear()

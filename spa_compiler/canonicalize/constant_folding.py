@@ -13,19 +13,19 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.execution.session import open_session, run, with_outputs
+from spa_compiler.execution.session import add_outputs, open_session, run_session
 from spa_compiler.ir.control_flow import is_control, is_marker
-from spa_compiler.ir.model import Model, constant, element_type
+from spa_compiler.ir.model import Model, find_element_type, make_constant
 from spa_compiler.operators.facts import is_statistic
 from spa_compiler.operators.movement import find_joined_axis
 from spa_compiler.shape_inference.environment import Facts
 from spa_compiler.shape_inference.every_binding import General
 
 Array = NDArray[Any]
-FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
+FLOAT_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
 
 
-def fold(model: Model, general: Facts) -> int:
+def fold_constants(model: Model, general: Facts) -> int:
     """Replace what is the same for every binding by constants; returns how many nodes went. Changes the model.
 
     What is computed from weights stays as it is: the file would grow (a half cast to float, a table that is gathered),
@@ -39,7 +39,7 @@ def fold(model: Model, general: Facts) -> int:
         names = [t.name for t in node.outputs if t.name]
         if is_marker(node) or is_control(node):  # what is decided there was put in its place before
             continue
-        if any(t.name in weights for t in node.inputs) and all(_floating(n, general) for n in names):
+        if any(t.name in weights for t in node.inputs) and all(_is_floating(n, general) for n in names):
             weights.update(names)
             continue
         if not names or not all(n in general.values and n not in outputs for n in names):
@@ -48,7 +48,7 @@ def fold(model: Model, general: Facts) -> int:
     for node in reversed(folded):  # readers first: what only they read needs no constant
         for tensor in list(node.outputs):
             if tensor.name and tensor.outputs:
-                _replace(tensor, constant(tensor.name, general.values[tensor.name]))
+                _replace(tensor, make_constant(tensor.name, general.values[tensor.name]))
         node.inputs.clear()
         node.outputs.clear()
     gone = {id(n) for n in folded}
@@ -82,9 +82,9 @@ def fold_statistics(model: Model) -> int:
     targets = [n for n in inner if is_statistic(n) and n.outputs[0].name not in {t.name for t in model.graph.outputs}]
     if not targets:
         return 0
-    values = _evaluated(model, inner, [n.outputs[0].name for n in targets])
+    values = _evaluate_nodes(model, inner, [n.outputs[0].name for n in targets])
     for node in targets:
-        _replace(node.outputs[0], constant(node.outputs[0].name, values[node.outputs[0].name]))
+        _replace(node.outputs[0], make_constant(node.outputs[0].name, values[node.outputs[0].name]))
     return len(targets)
 
 
@@ -92,7 +92,7 @@ def _has_body(node: gs.Node) -> bool:
     return is_marker(node) or is_control(node) or any(isinstance(a, gs.Graph) for a in node.attrs.values())
 
 
-def _evaluated(model: Model, nodes: list[gs.Node], names: list[str]) -> dict[str, Array]:
+def _evaluate_nodes(model: Model, nodes: list[gs.Node], names: list[str]) -> dict[str, Array]:
     """Values that depend on constants only, by a run of the nodes that make them."""
     part = model.copy()
     wanted = {n.outputs[0].name for n in nodes}
@@ -100,17 +100,17 @@ def _evaluated(model: Model, nodes: list[gs.Node], names: list[str]) -> dict[str
     part.graph.inputs, part.graph.outputs = [], []
     proto = part.proto()
     del proto.graph.input[:], proto.graph.output[:]
-    session = open_session(with_outputs(proto, names), model.folder, what=str(model.path))
-    return dict(zip([o.name for o in session.get_outputs()], run(session, {}, str(model.path)), strict=True))
+    session = open_session(add_outputs(proto, names), model.folder, what=str(model.path))
+    return dict(zip([o.name for o in session.get_outputs()], run_session(session, {}, str(model.path)), strict=True))
 
 
 def _is_float(t: gs.Constant) -> bool:
-    return element_type(t) in FLOATS
+    return find_element_type(t) in FLOAT_TYPES
 
 
-def _floating(name: str, facts: Facts) -> bool:
+def _is_floating(name: str, facts: Facts) -> bool:
     """Is this value, or one that nothing is known of, made of floats?"""
-    return name not in facts.types or facts.types[name].tensor_type.elem_type in FLOATS
+    return name not in facts.types or facts.types[name].tensor_type.elem_type in FLOAT_TYPES
 
 
 def _replace(old: gs.Tensor, new: gs.Tensor) -> None:

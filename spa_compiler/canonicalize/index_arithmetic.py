@@ -1,4 +1,4 @@
-"""Positions that are computed: tables whose entries are a start plus a step for each axis, of any size.
+"""Computed positions: tables, of any size, whose entries are a start plus a step for each axis.
 
     find_index(model, tensor, general)      # Index(axes=(N, 4), start=0, steps=(4, 1)): i * 4 + j
 
@@ -19,10 +19,10 @@ from spa_compiler.algebra import sizes
 from spa_compiler.algebra.sizes import Size
 from spa_compiler.ir.model import Model
 from spa_compiler.operators.movement import REGROUPING, find_joined_axis
-from spa_compiler.operators.positions import STEPS, Index, Step, from_numbers, regroup
+from spa_compiler.operators.positions import INDEX_STEPS, Index, Step, make_even_index, reshape_index
 from spa_compiler.shape_inference.every_binding import General
 
-LARGEST = 1 << 24
+LARGEST_TABLE = 1 << 24
 """Entries of a constant up to which it is looked at."""
 
 
@@ -41,14 +41,14 @@ def find_places(model: Model, tensor: gs.Tensor, general: General, pointed: Sequ
     inner = general.axes(maker.inputs[0].name) if maker is not None and maker.op in REGROUPING else None
     if maker is not None and inner and inner[-1] == axes[-1]:  # axes in front of the last come and go
         places = find_places(model, maker.inputs[0], general, pointed)
-        moved = [regroup(p, axes[:-1]) for p in places or ()]
+        moved = [reshape_index(p, axes[:-1]) for p in places or ()]
         if places and None not in moved:
             return [m for m in moved if m is not None]
-    known = _numbers(model, tensor, general)
+    known = _read_numbers(model, tensor, general)
     columns: list[Index | None] = []
     for k, size in enumerate(pointed[: axes[-1]] if known is not None else ()):
         column = known[..., k] if known is not None else np.zeros(0)
-        columns.append(from_numbers(column % size if isinstance(size, int) and size else column))
+        columns.append(make_even_index(column % size if isinstance(size, int) and size else column))
     found = [c for c in columns if c is not None]
     if columns and len(found) == len(columns):
         return found
@@ -65,29 +65,31 @@ def find_index(model: Model, tensor: gs.Tensor, general: General) -> Index | Non
 
 
 def _find_index(model: Model, tensor: gs.Tensor, general: General) -> Index | None:
-    known = _numbers(model, tensor, general)
+    known = _read_numbers(model, tensor, general)
     if known is not None:
-        return from_numbers(known)
+        return make_even_index(known)
     table = general.table(tensor.name)
     if table is not None and table.size == 1 and sizes.is_size(table.ravel()[0]):
         return Index((1,) * table.ndim, table.ravel()[0], (0,) * table.ndim)
     if not tensor.inputs:
         return None
     node, axes = tensor.inputs[0], general.axes(tensor.name)
-    make = STEPS.get(node.op)
+    make = INDEX_STEPS.get(node.op)
     if make is None or axes is None:
         return None
     element = general.types[tensor.name].tensor_type.elem_type
-    return make(Step(node, axes, element, lambda t: find_index(model, t, general), lambda t: _table(model, t, general)))
+    return make(
+        Step(node, axes, element, lambda t: find_index(model, t, general), lambda t: _find_table(model, t, general))
+    )
 
 
-def _table(model: Model, tensor: gs.Tensor, general: General) -> NDArray[Any] | None:
+def _find_table(model: Model, tensor: gs.Tensor, general: General) -> NDArray[Any] | None:
     return model.array(tensor) if isinstance(tensor, gs.Constant) else general.table(tensor.name)
 
 
-def _numbers(model: Model, tensor: gs.Tensor, general: General) -> NDArray[Any] | None:
+def _read_numbers(model: Model, tensor: gs.Tensor, general: General) -> NDArray[Any] | None:
     if isinstance(tensor, gs.Constant):
-        wide = int(np.prod(tensor.shape, dtype=np.int64)) > LARGEST
+        wide = int(np.prod(tensor.shape, dtype=np.int64)) > LARGEST_TABLE
         return None if wide else model.array(tensor)
     return general.values.get(tensor.name)
 

@@ -1,4 +1,4 @@
-"""Control nodes that decide nothing: the branch that is always taken, the body that runs once, take their place.
+"""Control nodes that decide nothing: the branch that is always taken, or the body that runs once, replaces them.
 
     made = inline(model, general, find_untaken(model, general, sides))
 
@@ -15,25 +15,25 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.ir.control_flow import Chain, chains, is_control, is_marker
+from spa_compiler.ir.control_flow import Chain, find_chains, is_control, is_marker
 from spa_compiler.ir.model import Model
 from spa_compiler.operators import build
 from spa_compiler.operators.build import unnamed_node
-from spa_compiler.shape_inference.control_flow import known, trips
+from spa_compiler.shape_inference.control_flow import count_trips, find_condition
 from spa_compiler.shape_inference.environment import Facts
 
 
 def inline(model: Model, general: Facts, untaken: Set[str] = frozenset()) -> int:
     """Replace every such node by what it does; returns how many. Changes the model. `untaken`: paths of branches."""
     made = 0
-    while found := _decided(model, general, untaken):
+    while found := _find_decided(model, general, untaken):
         made += len(found)
         rewritten: dict[int, list[gs.Node]] = {}  # what takes the place of a node, by its id
         for node, path, _ in found:
             if node.op == "If":
-                rewritten[id(node)] = _taken(node, path)
+                rewritten[id(node)] = _take_branch(node, path)
             else:
-                rewritten[id(node)] = _once(model, node)
+                rewritten[id(node)] = _unroll_loop(model, node)
         _replace(model, found, rewritten)
         _lift(model, {path: outside for _, path, outside in found})
         _rename_nodes(model)
@@ -44,27 +44,27 @@ Decided = tuple[gs.Node, str, Chain]
 """A control node that decides nothing, the path of the body that stays, and what the node lies in."""
 
 
-def _decided(model: Model, general: Facts, untaken: Set[str]) -> list[Decided]:
+def _find_decided(model: Model, general: Facts, untaken: Set[str]) -> list[Decided]:
     """All that lie in no other one."""
     markers = {n.attrs["path"]: n for n in model.graph.nodes if is_marker(n)}
     found: list[Decided] = []
-    for node, chain in zip(model.graph.nodes, chains(model.graph.nodes), strict=True):
+    for node, chain in zip(model.graph.nodes, find_chains(model.graph.nodes), strict=True):
         if is_control(node):
-            path = _path(node, markers, general, untaken)
+            path = _find_path(node, markers, general, untaken)
             if path is not None:
                 found.append((node, path, chain))
     bodies = {p for node, _, _ in found for p in node.attrs["paths"]}
     return [f for f in found if bodies.isdisjoint(f[2])]
 
 
-def _path(node: gs.Node, markers: dict[str, gs.Node], facts: Facts, untaken: Set[str]) -> str | None:
+def _find_path(node: gs.Node, markers: dict[str, gs.Node], facts: Facts, untaken: Set[str]) -> str | None:
     paths: list[str] = node.attrs["paths"]
     if node.op == "If":
-        cond = known(facts.values, node.inputs[0].name)
+        cond = find_condition(facts.values, node.inputs[0].name)
         if cond is None and not untaken.isdisjoint(paths):
             cond = paths[0] not in untaken
         return None if cond is None else paths[not cond]
-    return paths[0] if trips(facts.values, node, markers[paths[0]]) == 1 else None
+    return paths[0] if count_trips(facts.values, node, markers[paths[0]]) == 1 else None
 
 
 def _replace(model: Model, found: list[Decided], rewritten: dict[int, list[gs.Node]]) -> None:
@@ -72,7 +72,7 @@ def _replace(model: Model, found: list[Decided], rewritten: dict[int, list[gs.No
     ends = {p for node, _, _ in found for p in node.attrs["paths"]}
     never = ends - {path for _, path, _ in found}
     nodes: list[gs.Node] = []
-    for node, chain in zip(model.graph.nodes, chains(model.graph.nodes), strict=True):
+    for node, chain in zip(model.graph.nodes, find_chains(model.graph.nodes), strict=True):
         if id(node) in rewritten:
             nodes += rewritten[id(node)]
         elif (is_marker(node) and node.attrs["path"] in ends) or not never.isdisjoint(chain):
@@ -105,14 +105,14 @@ def _lift(model: Model, outside: dict[str, Chain]) -> None:
 def _rename_nodes(model: Model) -> None:
     """Nodes of one scope have different names: those that came out of a body were in a scope of their own."""
     seen: set[tuple[Chain, str]] = set()
-    for node, chain in zip(model.graph.nodes, chains(model.graph.nodes), strict=True):
+    for node, chain in zip(model.graph.nodes, find_chains(model.graph.nodes), strict=True):
         if node.name and not is_marker(node):
             if (chain, node.name) in seen:
                 node.name = model.names.node(node.name)
             seen.add((chain, node.name))
 
 
-def _moved(node: gs.Node, sources: list[gs.Tensor]) -> list[gs.Node]:
+def _make_identities(node: gs.Node, sources: list[gs.Tensor]) -> list[gs.Node]:
     """Identities that give the outputs of a control node, which is cut off."""
     results = list(node.outputs)
     node.inputs.clear()
@@ -120,15 +120,15 @@ def _moved(node: gs.Node, sources: list[gs.Tensor]) -> list[gs.Node]:
     return [unnamed_node(build.identity(a), [b]) for a, b in zip(sources, results, strict=True) if b.name]
 
 
-def _taken(node: gs.Node, path: str) -> list[gs.Node]:
-    """What an If does of which the branch at `path` is always taken."""
+def _take_branch(node: gs.Node, path: str) -> list[gs.Node]:
+    """The nodes that replace an If whose branch at `path` is always taken."""
     paths, count = node.attrs["paths"], len(node.outputs)
     sources = list(node.inputs)[1:]
-    return _moved(node, sources[:count] if path == paths[0] else sources[count:])
+    return _make_identities(node, sources[:count] if path == paths[0] else sources[count:])
 
 
-def _once(model: Model, node: gs.Node) -> list[gs.Node]:
-    """What a Loop does that runs once: its states are what it is given, slices get an axis of one."""
+def _unroll_loop(model: Model, node: gs.Node) -> list[gs.Node]:
+    """The nodes that replace a Loop that runs once: its states are its inputs, slices get an axis of size 1."""
     path, states = node.attrs["paths"][0], int(node.attrs["states"])
     marker = next(n for n in model.graph.nodes if is_marker(n) and n.attrs["path"] == path)
     ranks = marker.attrs["ranks"]
@@ -144,7 +144,7 @@ def _once(model: Model, node: gs.Node) -> list[gs.Node]:
         out = model.new_value(f"{path}/stacked{k}")
         fresh.append(_unsqueeze(model, t, out))
         sources.append(out)
-    return [*fresh, *_moved(node, sources)]
+    return [*fresh, *_make_identities(node, sources)]
 
 
 def _unsqueeze(model: Model, t: gs.Tensor, out: gs.Variable) -> gs.Node:

@@ -1,4 +1,4 @@
-"""From a file to a graph that the algebra can read: fold, untie, permutations, selection first, shapes of everything.
+"""All rewrites in order, from a file to a graph that the algebra can read, with the shapes of all values.
 
 model, changes = normalize(load("m.onnx"))
 """
@@ -12,24 +12,28 @@ import numpy as np
 import onnxruntime as ort
 
 from spa_compiler.canonicalize import channel_shuffle, constant_folding, constant_sharing, hoist_selection
-from spa_compiler.canonicalize.counted_positions import identity_gathers, whole_axes, written_pieces
+from spa_compiler.canonicalize.counted_positions import (
+    drop_whole_axes,
+    replace_identity_gathers,
+    replace_written_pieces,
+)
 from spa_compiler.canonicalize.impossible_branches import find_untaken
 from spa_compiler.canonicalize.inline_control_flow import inline
-from spa_compiler.canonicalize.sequences import unpack
+from spa_compiler.canonicalize.sequences import unpack_sequences
 from spa_compiler.errors import ModelError
-from spa_compiler.execution.gc_pause import paused
-from spa_compiler.execution.inputs import random_inputs
-from spa_compiler.execution.session import open_session, run, with_outputs
+from spa_compiler.execution.gc_pause import pause_collector
+from spa_compiler.execution.inputs import draw_random_inputs
+from spa_compiler.execution.session import add_outputs, open_session, run_session
 from spa_compiler.ir import editing
 from spa_compiler.ir.model import Model
 from spa_compiler.operators.facts import is_fill
 from spa_compiler.shape_inference import evaluator
-from spa_compiler.shape_inference.bindings import Binding, Settling
+from spa_compiler.shape_inference.bindings import Binding, BindingSearch
 from spa_compiler.shape_inference.environment import Facts
 from spa_compiler.shape_inference.every_binding import General
 
 
-@paused()
+@pause_collector()
 def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model, dict[str, int]]:
     """The same function of the inputs as `model`, with shape arithmetic folded and shapes recorded.
 
@@ -40,9 +44,9 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
     if any(is_fill(n) and len(n.outputs[0].outputs) > 1 for n in model.graph.nodes):
         model = model.copy()
         copies = constant_sharing.untie_zeros(model)
-    settling = Settling(model, sizes or {})
+    settling = BindingSearch(model, sizes or {})
     trial = Trial(source) if any(not s.batch for s in settling.found) else None
-    for binding in settling.settle():
+    for binding in settling.find_bindings():
         try:
             found, changes = _normalize(model.copy(), binding)
             if trial is not None:
@@ -50,14 +54,14 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
         except ModelError as e:  # the next pair of bindings may run
             settling.refused.append(str(e))
             continue
-        found.notes += _told_sizes(binding, settling)
+        found.notes += _describe_sizes(binding, settling)
         changes["untied"] += copies
         return found, changes
     names = [s.name for s in settling.found]
     raise ModelError(f"{model.path}: no sizes of {names} fit: {settling.refused[0]}; give --input-shape")
 
 
-def _told_sizes(binding: Binding, settling: Settling) -> list[str]:
+def _describe_sizes(binding: Binding, settling: BindingSearch) -> list[str]:
     """A note about the sizes that were used where more general ones were refused."""
     if not settling.refused:
         return []
@@ -75,8 +79,8 @@ class Trial:
     def run(self, binding: Binding, analysed: Model) -> None:
         """Raises ModelError where it does not run at one of the two; `analysed` tells what inputs may be."""
         for k in (0, 1):
-            feed = random_inputs(analysed, binding.side(k), np.random.default_rng(k))
-            run(self.session, feed, f"{self.model.path} at {binding.side(k)}")
+            feed = draw_random_inputs(analysed, binding.side(k), np.random.default_rng(k))
+            run_session(self.session, feed, f"{self.model.path} at {binding.side(k)}")
 
 
 def _normalize(model: Model, binding: Binding) -> tuple[Model, dict[str, int]]:
@@ -89,12 +93,14 @@ def _normalize(model: Model, binding: Binding) -> tuple[Model, dict[str, int]]:
         general = evaluator.generalize(model, first, one)
     changes["statistics"] = constant_folding.fold_statistics(model)
     changes["dead"] = editing.drop_dead(model)
-    changes["untied"] = constant_sharing.untie(model)
+    changes["untied"] = constant_sharing.untie_constants(model)
     first, second = _complete(model, (first, second), (one, two))
     found = evaluator.record_shapes(model, first, second, general, bound)
-    changes["strides"] = sum(step(model, general) for step in (identity_gathers, written_pieces, whole_axes))
-    changes["permutations"] = channel_shuffle.permutations(model, general)
-    changes["selections"] = hoist_selection.selection_first(model, found.axes)
+    changes["strides"] = sum(
+        step(model, general) for step in (replace_identity_gathers, replace_written_pieces, drop_whole_axes)
+    )
+    changes["permutations"] = channel_shuffle.replace_permutations(model, general)
+    changes["selections"] = hoist_selection.hoist_selections(model, found.axes)
     if changes["strides"] or changes["permutations"] or changes["selections"]:
         changes["dead"] += editing.drop_dead(model)
         first, second = evaluator.evaluate(model, one, first), evaluator.evaluate(model, two, second)
@@ -110,10 +116,10 @@ def _reduce(model: Model, general: General, sides: tuple[Facts, Facts], changes:
     changes["inlined"] += inline(model, general)
     untaken = find_untaken(model, general, sides)
     changes["inlined"] += inline(model, general, untaken) if untaken else 0
-    changes["folded"] += constant_folding.fold(model, general)
+    changes["folded"] += constant_folding.fold_constants(model, general)
     changes["bypassed"] += constant_sharing.bypass(model)
     changes["empty"] += constant_folding.skip_empty(model, general)
-    found = unpack(model)
+    found = unpack_sequences(model)
     changes["unpacked"] += found
     return found > 0 or bool(untaken)
 
@@ -121,7 +127,7 @@ def _reduce(model: Model, general: General, sides: tuple[Facts, Facts], changes:
 def _complete(
     model: Model, sides: tuple[Facts, Facts], sizes: tuple[dict[str, int], dict[str, int]]
 ) -> tuple[Facts, Facts]:
-    """What neither onnx's inference nor a run of one node tells (subgraphs) is read off a run of the model.
+    """Facts with shapes from a run of the model, where neither inference nor a run of one node gives them.
 
     The inputs of the two runs differ: a size that depends on data (detections) is dynamic, too.
     """
@@ -129,18 +135,18 @@ def _complete(
     session: ort.InferenceSession | None = None
     out: list[Facts] = []
     for seed, (facts, bound) in enumerate(zip(sides, sizes, strict=True)):
-        names = evaluator.missing(model, facts)
+        names = evaluator.find_missing(model, facts)
         if names and names != asked:  # mostly the same on both sides
-            asked, session = names, _session(model, names)
+            asked, session = names, _open_session(model, names)
         observed = observe(model, session, bound, names, seed) if names and session is not None else {}
-        out.append(evaluator.completed(facts, observed))
+        out.append(evaluator.complete_facts(facts, observed))
     return out[0], out[1]
 
 
-def _session(model: Model, names: list[str]) -> ort.InferenceSession | None:
+def _open_session(model: Model, names: list[str]) -> ort.InferenceSession | None:
     """A session that gives these values, too; None for another runtime's operators: what they touch is frozen."""
     try:
-        return open_session(with_outputs(model.proto(), names), model.folder, what=str(model.path))
+        return open_session(add_outputs(model.proto(), names), model.folder, what=str(model.path))
     except ModelError as e:
         if "is not a registered function/op" in str(e):
             return None
@@ -151,6 +157,6 @@ def observe(
     model: Model, session: ort.InferenceSession, sizes: dict[str, int], names: list[str], seed: int
 ) -> dict[str, Any]:
     """Values of one run on random inputs, by name; sequences and maps are left out."""
-    got = run(session, random_inputs(model, sizes, np.random.default_rng(seed)), str(model.path))
+    got = run_session(session, draw_random_inputs(model, sizes, np.random.default_rng(seed)), str(model.path))
     found = dict(zip([o.name for o in session.get_outputs()], got, strict=True))
     return {n: found[n] for n in names if isinstance(found.get(n), np.ndarray) and found[n].dtype.kind in "biuf"}

@@ -11,25 +11,25 @@ import click
 
 from spa_compiler.errors import UsageError
 from spa_compiler.pipeline.fields import Topic
-from spa_compiler.pipeline.options import Declared, Options, declared
+from spa_compiler.pipeline.options import DeclaredOption, Options, find_declared
 
 FILE = click.Path(path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def topic_options(topic: Topic, leave_out: tuple[str, ...] = ()) -> list[Decorator]:
+def make_topic_options(topic: Topic, leave_out: tuple[str, ...] = ()) -> list[Decorator]:
     """The options of a topic, in the order of the passes."""
-    return [make_option(d) for d in declared().values() if d.shown.topic == topic and d.name not in leave_out]
+    return [make_option(d) for d in find_declared().values() if d.shown.topic == topic and d.name not in leave_out]
 
 
-def named_option(name: str) -> Decorator:
+def make_named_option(name: str) -> Decorator:
     """One option by its name."""
-    return make_option(declared()[name])
+    return make_option(find_declared()[name])
 
 
-def make_option(own: Declared) -> Decorator:
+def make_option(own: DeclaredOption) -> Decorator:
     """A declared option as click has it."""
-    shown, plain = own.shown, plain_type(own.kind)
+    shown, plain = own.shown, find_plain_type(own.kind)
     common: dict[str, Any] = {"help": shown.help}
     if plain is bool and own.default is None:
         flag = f"{own.flag}/--no-{own.flag.removeprefix('--')}"
@@ -52,20 +52,20 @@ def make_option(own: Declared) -> Decorator:
         return click.option(own.flag, own.name, type=FILE, **common)
     default = shown.word or own.default
     return click.option(
-        own.flag, own.name, type=value_type(own, plain), default=default, show_default=default not in (None, ""),
+        own.flag, own.name, type=find_value_type(own, plain), default=default, show_default=default not in (None, ""),
         **common,
     )  # fmt: skip
 
 
-def plain_type(kind: Any) -> type[Any]:
+def find_plain_type(kind: Any) -> type[Any]:
     """`tuple` for a tuple of texts, `float` for a float or None."""
     parts = [a for a in typing.get_args(kind) if a is not type(None)]
     found: type[Any] = typing.get_origin(kind) if typing.get_origin(kind) is tuple else parts[0] if parts else kind
     return found
 
 
-def value_type(own: Declared, plain: type[Any]) -> Any:
-    """What click checks a value by."""
+def find_value_type(own: DeclaredOption, plain: type[Any]) -> Any:
+    """The type by which click checks a value."""
     shown = own.shown
     if shown.choices:
         return click.Choice(list(shown.choices))
@@ -78,10 +78,10 @@ def value_type(own: Declared, plain: type[Any]) -> Any:
 
 def read_options(values: Mapping[str, Any]) -> Options:
     """Command-line values as Options. Raises UsageError for a number that is none."""
-    return Options(**dict(_read(declared()[n], v) for n, v in values.items() if n in declared()))
+    return Options(**dict(_read(find_declared()[n], v) for n, v in values.items() if n in find_declared()))
 
 
-def _read(own: Declared, value: Any) -> tuple[str, Any]:
+def _read(own: DeclaredOption, value: Any) -> tuple[str, Any]:
     """The name and the value of an option; the default where nothing was given."""
     if own.shown.file:
         return own.name, str(value) if value else ""
@@ -90,7 +90,7 @@ def _read(own: Declared, value: Any) -> tuple[str, Any]:
     return own.name, own.default if value is None else value
 
 
-def _read_number(own: Declared, text: str) -> Any:
+def _read_number(own: DeclaredOption, text: str) -> Any:
     if text == own.shown.word:
         return own.default
     if not text.isdigit() or int(text) < 1:
@@ -102,13 +102,13 @@ def add_options(*groups: Sequence[Callable[..., Any]]) -> Decorator:
     """A decorator that gives a command these options."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(list(_all(groups))):
+        for option in reversed(list(_iterate_all(groups))):
             command = option(command)
         return command
 
     return add
 
 
-def _all(groups: Sequence[Sequence[Callable[..., Any]]]) -> Iterator[Callable[..., Any]]:
+def _iterate_all(groups: Sequence[Sequence[Callable[..., Any]]]) -> Iterator[Callable[..., Any]]:
     for group in groups:
         yield from group

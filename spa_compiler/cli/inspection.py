@@ -1,4 +1,4 @@
-"""What `spa inspect`, `explain`, `verify`, `compare`, `sweep` and `passes` show."""
+"""The output of `spa inspect`, `explain`, `verify`, `compare`, `sweep` and `passes`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from spa_compiler.analysis.cost import CostModel, group_widths
+from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.dependency_graph import Axis, DependencyGraph
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import (
@@ -23,31 +23,31 @@ from spa_compiler.errors import (
     VerificationError,
 )
 from spa_compiler.execution.inputs import parse_ranges
-from spa_compiler.execution.session import quiet_session
+from spa_compiler.execution.session import open_quiet_session
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import load
 from spa_compiler.ir.snapshots import Snapshot
-from spa_compiler.ir.symbols import only_sizes
+from spa_compiler.ir.symbols import find_only_sizes
 from spa_compiler.pipeline import passes
-from spa_compiler.pipeline.options import Options, front_end, given, heeded, replace_options
+from spa_compiler.pipeline.options import Options, list_given, make_front_end, replace_options, report_idle
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
-from spa_compiler.report.document import describe_fidelity, si, unproven_status
+from spa_compiler.report.document import describe_fidelity, format_si, format_unproven_status
 from spa_compiler.scoring import registry
-from spa_compiler.verification.dataset import accuracy, load_data, predict
+from spa_compiler.verification.dataset import load_data, measure_accuracy, predict_outputs
 from spa_compiler.verification.fidelity import draw_feeds, measure_fidelity
-from spa_compiler.verification.latency import draw_sample, latency
-from spa_compiler.verification.proof import structural
-from spa_compiler.verification.signature import signature
+from spa_compiler.verification.latency import draw_sample, measure_latency
+from spa_compiler.verification.proof import prove_rewrite
+from spa_compiler.verification.signature import check_signature
 
-DRAWN = {"input_shape", "input_range", "seed"}
+DRAWING_OPTIONS = {"input_shape", "input_range", "seed"}
 """Options that say how inputs are drawn."""
 
 
-def graph_of(path: Path, input_shape: tuple[str, ...] = ()) -> DependencyGraph:
+def analyze_file(path: Path, input_shape: tuple[str, ...] = ()) -> DependencyGraph:
     """Load, normalise and analyse a file."""
-    return front_end(Options(input_shape=input_shape)).run(State.of(load(path))).analyzed()
+    return make_front_end(Options(input_shape=input_shape)).run(State.of(load(path))).require_graph()
 
 
 class Inspection(dict[str, Any]):
@@ -57,11 +57,11 @@ class Inspection(dict[str, Any]):
         """One line a group: channels, what hangs on it, and (verbose) its members."""
         total, frozen = self["parameters"], sum(self["frozen"].values())
         prunable = f"{total - frozen:,} of {total:,} parameters are prunable"
-        yield f"{len(self['groups'])} groups; {prunable}, {si(self['macs'])} MACs"
+        yield f"{len(self['groups'])} groups; {prunable}, {format_si(self['macs'])} MACs"
         for g in self["groups"]:
             blocks = f" in each of {g['blocks']} blocks" if g["blocks"] > 1 else ""
             stat = " (statistic)" if g["statistic"] else ""
-            hangs = f"{g['parameters']:,} parameters, {si(g['macs'])} MACs"
+            hangs = f"{g['parameters']:,} parameters, {format_si(g['macs'])} MACs"
             yield f"{g['label']}: {g['size']} channels{blocks}{stat}, {hangs}"
             if verbose:
                 yield from (f"    {m['role']:5} {m['value']}:{m['axis']}" for m in g["members"])
@@ -70,13 +70,13 @@ class Inspection(dict[str, Any]):
             yield from (f"  {n:>12,}  {reason}" for reason, n in self["frozen"].items())
 
 
-def inspection(path: Path, input_shape: tuple[str, ...] = ()) -> Inspection:
+def inspect_file(path: Path, input_shape: tuple[str, ...] = ()) -> Inspection:
     """Groups with members, size, and the parameters and MACs that would go with all channels of a group."""
-    graph = graph_of(path, input_shape)
+    graph = analyze_file(path, input_shape)
     cost = CostModel(graph)
     groups = []
     for g in graph.groups:
-        none = group_widths(g, 0)
+        none = make_group_widths(g, 0)
         hang = {u: round(cost.of_group(g, u, {}) - cost.of_group(g, u, none)) for u in ("params", "macs")}
         groups.append(
             {
@@ -89,7 +89,7 @@ def inspection(path: Path, input_shape: tuple[str, ...] = ()) -> Inspection:
     return Inspection(groups=groups, frozen=graph.frozen_parameters(), parameters=totals["params"], macs=totals["macs"])
 
 
-def axis_of(text: str) -> Axis:
+def parse_axis(text: str) -> Axis:
     """`VALUE:AXIS`. Raises UsageError for anything else."""
     name, _, index = text.rpartition(":")
     if not name or not index.isdigit():
@@ -97,24 +97,24 @@ def axis_of(text: str) -> Axis:
     return name, int(index)
 
 
-def explanation(path: Path, a: Axis, b: Axis | None, input_shape: tuple[str, ...] = ()) -> list[str]:
+def explain_axes(path: Path, a: Axis, b: Axis | None, input_shape: tuple[str, ...] = ()) -> list[str]:
     """The path that couples two axes; for one axis why it is frozen, or the group that it belongs to."""
-    graph = graph_of(path, input_shape)
+    graph = analyze_file(path, input_shape)
     if b is not None:
         return [f"{x[0]}:{x[1]}  --[{node}]--  {y[0]}:{y[1]}" for x, node, y in graph.explain(a, b)] or [
             "the same axis"
         ]
-    reasons = graph.reasons(a)
+    reasons = graph.find_reasons(a)
     live = [g for g in graph.groups if any(m.value == a[0] and m.axis == a[1] for m in g.members)]
     lines = [f"{a[0]}:{a[1]} belongs to the group '{g.label}' of {g.size} channels" for g in live]
     what = f"{a[0]}:{a[1]}" if not live else f"another part of {a[0]}:{a[1]}"  # a factor, or a piece of it
     for reason in reasons:
         lines.append(f"{what} is frozen: {reason.text}" + (f" (at {reason.where})" if reason.where else ""))
-        lines += _path_to(graph, a, reason.where)
-    return lines or [f"{a[0]}:{a[1]} is free, but no weight hangs on it"]
+        lines += _find_path(graph, a, reason.where)
+    return lines or [f"{a[0]}:{a[1]} may be pruned, but no weight has this axis"]
 
 
-def _path_to(graph: DependencyGraph, a: Axis, where: str) -> list[str]:
+def _find_path(graph: DependencyGraph, a: Axis, where: str) -> list[str]:
     """The shortest chain of equations from an axis to the node or value that froze it."""
     ends = [n for n in graph.network if n[0] == where]
     for site in graph.sites:
@@ -130,76 +130,76 @@ def _path_to(graph: DependencyGraph, a: Axis, where: str) -> list[str]:
     return [f"    {x[0]}:{x[1]}  --[{node}]--  {y[0]}:{y[1]}" for x, node, y in shortest]
 
 
-def _sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snapshot]:
+def _open_sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snapshot]:
     """A session for every file, and what the files were, those of --data too, before they were read."""
     out, files = [], Snapshot.of([Path(options.data)] if options.data else [])
     for path in paths:
-        files = files.joined(load(path).files)
+        files = files.join(load(path).files)
         try:
-            out.append(quiet_session(str(path), 3, options.threads))
+            out.append(open_quiet_session(str(path), 3, options.threads))
         except Exception as e:
             raise ModelError(f"{path}: onnxruntime cannot load it: {' '.join(str(e).split())[:300]}") from e
     return out, files
 
 
-def _signature(path: Path, dense: Any, compiled: Any, options: Options) -> None:
-    """`signature`; what sizes the dense model takes is only looked at where it matters."""
+def _check_signature(path: Path, dense: Any, compiled: Any, options: Options) -> None:
+    """`check_signature`; what sizes the dense model takes is only looked at where it matters."""
     try:
-        signature(dense, compiled)
+        check_signature(dense, compiled)
     except VerificationError:
-        signature(dense, compiled, only_sizes(graph_of(path, options.input_shape).model))
+        check_signature(dense, compiled, find_only_sizes(analyze_file(path, options.input_shape).model))
 
 
-def _outputs(path: Path, sessions: list[Any], options: Options) -> tuple[list[list[list[Any]]], str, Any]:
+def _run_sessions(path: Path, sessions: list[Any], options: Options) -> tuple[list[list[list[Any]]], str, Any]:
     """Outputs of every session on the data given, or on random inputs."""
     if options.data:
         data = load_data(Path(options.data), load(path))
-        return [predict(s, data) for s in sessions], Path(options.data).name, data
-    model = graph_of(path, options.input_shape).model
+        return [predict_outputs(s, data) for s in sessions], Path(options.data).name, data
+    model = analyze_file(path, options.input_shape).model
     feeds = draw_feeds(model, options.seed, parse_ranges(options.input_range, model))
     return [[list(s.run(None, f)) for f in feeds] for s in sessions], "random inputs", None
 
 
-def verification(dense: Path, compiled: Path, plan: Plan | None, options: Options) -> list[str]:
+def verify_file(dense: Path, compiled: Path, plan: Plan | None, options: Options) -> list[str]:
     """Lines of `spa verify`.
 
     Raises VerificationError when the signature or prune equals mask does not hold, ModelError when a file changed.
     """
-    sessions, files = _sessions([dense, compiled], options)
+    sessions, files = _open_sessions([dense, compiled], options)
     small = load(compiled)
-    compensated = plan is not None and _is_changed_later(_pipeline_of(small))
+    compensated = plan is not None and _is_changed_later(_read_pipeline(small))
     if options.data and (plan is None or compensated):  # nothing is drawn
-        notes = heeded(sorted(DRAWN & set(given(options))), "only the inputs of --data are run")
+        notes = report_idle(sorted(DRAWING_OPTIONS & set(list_given(options))), "only the inputs of --data are run")
     else:
         notes = []
     if options.allow_unproven and (plan is None or compensated):
-        heeded(["allow_unproven"], "prune equals mask is not proven")
-    _signature(dense, sessions[0], sessions[1], options)
+        report_idle(["allow_unproven"], "prune equals mask is not proven")
+    _check_signature(dense, sessions[0], sessions[1], options)
     lines, unproven = ["the signature is the same"], []
     if compensated:
         lines.append("its weights were compensated after removal: prune equals mask was proven when it was compiled")
     elif plan is not None:
-        graph = graph_of(dense, options.input_shape)
+        graph = analyze_file(dense, options.input_shape)
         ranges = parse_ranges(options.input_range, graph.model)
-        found = structural(graph, plan.masks(graph), small, options.seed, ranges, load(dense))
+        found = prove_rewrite(graph, plan.masks(graph), small, options.seed, ranges, load(dense))
         if found.silent and not options.allow_unproven:
             raise UnprovenError(found.silent, found.groups)
-        unproven = [unproven_status(len(found.silent), found.groups)] if found.silent else []
+        unproven = [format_unproven_status(len(found.silent), found.groups)] if found.silent else []
         lines.append(
             f"prune equals mask: error {found.error:.1e}, tolerance {found.tolerance:.0e}, {found.checks} checks"
             + (f", after decisions taken once ({', '.join(found.replayed[:4])})" if found.replayed else "")
         )
-    outputs, name, data = _outputs(dense, sessions, options)
+    outputs, name, data = _run_sessions(dense, sessions, options)
     close = measure_fidelity(outputs[0], outputs[1], name)
     lines.append(f"fidelity on {name}: {describe_fidelity(close.document())}")
     if data is not None and data.labels is not None:
-        before, after = accuracy(outputs[0], data), accuracy(outputs[1], data)
+        before, after = measure_accuracy(outputs[0], data), measure_accuracy(outputs[1], data)
         lines.append("accuracy: not one label per row" if before is None else f"accuracy {before:.2%} -> {after:.2%}")
     files.check()
     return [*lines, *(f"note: {n}" for n in notes), *unproven]
 
 
-def _pipeline_of(model: Model) -> str:
+def _read_pipeline(model: Model) -> str:
     """The pipeline that a compiled file carries, or ''."""
     return next((p.value for p in model.header.metadata_props if p.key == "spa_compile.pipeline"), "")
 
@@ -210,34 +210,34 @@ def _is_changed_later(text: str) -> bool:
         steps = Pipeline.parse(text) if text else Pipeline(())
     except UsageError:
         return True
-    proven, changed = steps.index_of("proof"), steps.index_of("model")
+    proven, changed = steps.find_index("proof"), steps.find_index("model")
     return proven is not None and changed is not None and changed > proven
 
 
-def comparison(dense: Path, others: list[Path], options: Options) -> Table:
+def compare_files(dense: Path, others: list[Path], options: Options) -> Table:
     """One row a model."""
     paths = [dense, *others]
-    sessions, files = _sessions(paths, options)
+    sessions, files = _open_sessions(paths, options)
     for s in sessions[1:]:
-        _signature(dense, sessions[0], s, options)
-    outputs, name, data = _outputs(dense, sessions, options)
-    model = graph_of(dense, options.input_shape).model
+        _check_signature(dense, sessions[0], s, options)
+    outputs, name, data = _run_sessions(dense, sessions, options)
+    model = analyze_file(dense, options.input_shape).model
     feed = draw_sample(model, sessions, parse_ranges(options.input_range, model), options.seed)
     first, rest = Column("model", overflow="fold"), ("MACs", "parameters", "median ms", f"cosine ({name})", "accuracy")
     table = Table(first, *rest, box=None)
     for path, session, got in zip(paths, sessions, outputs, strict=True):
-        totals = CostModel(graph_of(path, options.input_shape)).totals({})
-        ms = latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms
-        right = accuracy(got, data) if data is not None else None
+        totals = CostModel(analyze_file(path, options.input_shape)).totals({})
+        ms = measure_latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms
+        right = measure_accuracy(got, data) if data is not None else None
         close = measure_fidelity(outputs[0], got, name)
         cosine = "" if close.cosine is None else f"{close.cosine:.4f}"
         shown = "" if right is None else f"{right:.2%}"
-        table.add_row(path.name, si(totals["macs"]), si(totals["params"]), f"{ms:.3g}", cosine, shown)
+        table.add_row(path.name, format_si(totals["macs"]), format_si(totals["params"]), f"{ms:.3g}", cosine, shown)
     files.check()
     return table
 
 
-def sweep_table(source: Path, ratios: str, options: Options) -> Table:
+def make_sweep_table(source: Path, ratios: str, options: Options) -> Table:
     """One row a ratio; a ratio that is out of reach says why. What does not depend on the ratio is done once."""
     table = Table("ratio", "MACs", "parameters", "speed-up", "cosine", "accuracy", box=None)
     try:
@@ -255,26 +255,26 @@ def sweep_table(source: Path, ratios: str, options: Options) -> Table:
             continue
         speed, right, cosine = report["latency"], report["accuracy"], report["fidelity"]["cosine"]
         table.add_row(
-            f"{ratio:g}", si(report["compiled"]["macs"]), si(report["compiled"]["params"]),
+            f"{ratio:g}", format_si(report["compiled"]["macs"]), format_si(report["compiled"]["params"]),
             f"{speed['dense_ms'] / speed['compiled_ms']:.2f}" if speed else "",
             "" if cosine is None else f"{cosine:.4f}", f"{right['compiled']:.2%}" if right else "",
         )  # fmt: skip
     return table
 
 
-def pass_table() -> Iterator[str]:
+def list_passes() -> Iterator[str]:
     """Passes with their options and defaults, then the criteria."""
     yield "passes:"
-    for name in sorted(passes.available()):
-        kind = passes.pass_type(name)
+    for name in sorted(passes.find_passes()):
+        kind = passes.find_pass_type(name)
         options = ", ".join(
-            f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in passes.option_fields(kind)
+            f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in passes.find_option_fields(kind)
         )
-        yield f"  {name}: {_first(kind)}" + (f"\n      {options}" if options else "")
+        yield f"  {name}: {_find_first_sentence(kind)}" + (f"\n      {options}" if options else "")
     yield "criteria:"
-    for name in sorted(registry.available()):
-        yield f"  {name}: {_first(registry.criterion(name))}"
+    for name in sorted(registry.find_criteria()):
+        yield f"  {name}: {_find_first_sentence(registry.find_criterion(name))}"
 
 
-def _first(thing: Any) -> str:
+def _find_first_sentence(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").split("\n")[0]

@@ -19,19 +19,19 @@ from typing import Any
 import click
 from rich.console import Console
 
-from spa_compiler.cli.arguments import FILE, add_options, named_option, read_options, topic_options
+from spa_compiler.cli.arguments import FILE, add_options, make_named_option, make_topic_options, read_options
 from spa_compiler.cli.inspection import (
-    axis_of,
-    comparison,
-    explanation,
-    inspection,
-    pass_table,
-    sweep_table,
-    verification,
+    compare_files,
+    explain_axes,
+    inspect_file,
+    list_passes,
+    make_sweep_table,
+    parse_axis,
+    verify_file,
 )
 from spa_compiler.compiler import Result, compile_file
 from spa_compiler.errors import ModelError, NothingToPrune, ReportError, SpaError, UnprovenError, UsageError
-from spa_compiler.execution.interrupts import stoppable
+from spa_compiler.execution.interrupts import raise_on_signals
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.output_paths import check_place
 from spa_compiler.planning.plan import Plan
@@ -48,7 +48,7 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
         try:
-            with stoppable():
+            with raise_on_signals():
                 command(*args, **options)
         except SpaError as e:
             click.echo(f"spa-compile: error: {e}", err=True)
@@ -76,7 +76,7 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+def _show_progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     """A spinner that names the step, on a terminal only."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
@@ -86,45 +86,49 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(f"spa-compile: {text}")
 
 
-CALIBRATION, INPUTS, UNPROVEN = topic_options("calibration"), topic_options("inputs"), topic_options("proof")
-SCORING = topic_options("scoring", leave_out=("pipeline", "with_passes"))
+CALIBRATION_OPTIONS, INPUT_OPTIONS, UNPROVEN_OPTIONS = (
+    make_topic_options("calibration"),
+    make_topic_options("inputs"),
+    make_topic_options("proof"),
+)
+SCORING_OPTIONS = make_topic_options("scoring", leave_out=("pipeline", "with_passes"))
 TEXTS = [
     click.option("--mask", type=FILE, help="Apply keep-masks from an .npz, one boolean array per group label."),
-    named_option("pipeline"),
-    named_option("with_passes"),
+    make_named_option("pipeline"),
+    make_named_option("with_passes"),
 ]
-RUNNING: list[Callable[..., Any]] = [
+RUN_OPTIONS: list[Callable[..., Any]] = [
     click.option("--report", "report_file", type=FILE, help="Write the report: a page for .html, else JSON."),
-    named_option("fail_under"),
+    make_named_option("fail_under"),
     click.option("--allow-noop", is_flag=True, help="Exit 0 instead of 5 when nothing can be pruned."),
-    named_option("latency"),
+    make_named_option("latency"),
     click.option("-q", "--quiet", is_flag=True, help="Only the last line."),
     click.option("-v", "--verbose", is_flag=True, help="Groups, frozen parameters by reason, tracebacks."),
 ]
-TRACES = [click.option("-v", "--verbose", is_flag=True, help="Say where an error comes from.")]
+TRACE_OPTIONS = [click.option("-v", "--verbose", is_flag=True, help="Say where an error comes from.")]
 SETTINGS: dict[str, Any] = {"show_default": True, "max_content_width": 120}
 
 
-def _options(given: dict[str, Any]) -> Options:
+def _make_options(given: dict[str, Any]) -> Options:
     """Command-line values as Options; keep-masks are a plan."""
     if given.get("mask"):
         if given["plan"]:
-            raise UsageError("--plan and --mask say the same thing: give one of them")
+            raise UsageError("--plan and --mask both say which channels stay: give one of them")
         given = {**given, "plan": given["mask"]}
     return read_options(given)
 
 
 def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
     """Compile, print and save what was asked for."""
-    options = _options(given)
-    beside = _beside(given)
+    options = _make_options(given)
+    beside = _list_other_outputs(given)
     for file in beside.values():
         check_place(file)
     if not source.is_file():
         raise ModelError(f"{source}: no such file" if not source.exists() else f"{source}: not a file")
     target = output or source.with_name(f"{source.stem}.pruned.onnx")
     try:
-        with _unproven(" | nothing was written"), _progress(given["quiet"]) as tell:
+        with _describe_unproven(" | nothing was written"), _show_progress(given["quiet"]) as tell:
             result = compile_file(source, target, options, tell, None, beside)
     except NothingToPrune as e:
         if not given["allow_noop"]:
@@ -132,14 +136,14 @@ def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
         click.echo(f"UNCHANGED | {e}; nothing was written")
         return
     failures = list(_save(result, beside))
-    _say(result, given)
+    _print_result(result, given)
     if failures:
         written = result.report["output"]["path"]
         done = f"the model was written ({written})" if written else "the dry run was done"
         raise ReportError(f"{done}, {'; '.join(failures)}")
 
 
-def _beside(given: dict[str, Any]) -> dict[str, Path]:
+def _list_other_outputs(given: dict[str, Any]) -> dict[str, Path]:
     """Files that are written beside the model, by the option that names them."""
     files = {"--save-plan": given.get("save_plan"), "--report": given["report_file"]}
     return {option: Path(file) for option, file in files.items() if file is not None}
@@ -151,7 +155,7 @@ def _save(result: Result, beside: dict[str, Path]) -> Iterator[str]:
         was_there = file.exists()
         try:
             if option == "--report":
-                document.save(result.report, file)
+                document.save_report(result.report, file)
             else:
                 result.state.plan.save(file)
         except OSError as e:
@@ -161,23 +165,23 @@ def _save(result: Result, beside: dict[str, Path]) -> Iterator[str]:
 
 
 @contextmanager
-def _unproven(rest: str) -> Iterator[None]:
+def _describe_unproven(rest: str) -> Iterator[None]:
     """The last line where the proof cannot see some groups."""
     try:
         yield
     except UnprovenError as e:
-        click.echo(f"{document.unproven_status(len(e.silent), e.groups)}{rest}")
+        click.echo(f"{document.format_unproven_status(len(e.silent), e.groups)}{rest}")
         raise
 
 
-def _say(result: Result, given: dict[str, Any]) -> None:
+def _print_result(result: Result, given: dict[str, Any]) -> None:
     if not given["quiet"]:
-        document.show(result.report, Console(), given["verbose"])
+        document.show_report(result.report, Console(), given["verbose"])
     written, data = result.report["output"]["path"], result.report["output"]["data"]
     if not given["quiet"]:
         both = f"wrote {written}" + (f" and its weights {data}" if data else "")
         click.echo(both if written else "dry run: nothing was written")
-    click.echo(document.last_line(result.report))
+    click.echo(document.format_last_line(result.report))
 
 
 def _compile(source: Path, output: Path | None, **given: Any) -> None:
@@ -191,10 +195,18 @@ def _compile(source: Path, output: Path | None, **given: Any) -> None:
     _run(source, output, given)
 
 
-def _command(name: str) -> click.Command:
+def _make_command(name: str) -> click.Command:
     body = _guard(_compile)
-    body = add_options(topic_options("budget"), SCORING, TEXTS, CALIBRATION, INPUTS, UNPROVEN, RUNNING)(body)
-    body = named_option("dry_run")(body)
+    body = add_options(
+        make_topic_options("budget"),
+        SCORING_OPTIONS,
+        TEXTS,
+        CALIBRATION_OPTIONS,
+        INPUT_OPTIONS,
+        UNPROVEN_OPTIONS,
+        RUN_OPTIONS,
+    )(body)
+    body = make_named_option("dry_run")(body)
     body = click.option("--save-plan", type=FILE, help="Write which channels stay, as JSON.")(body)
     body = click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")(body)
     body = click.version_option(VERSION, prog_name="spa-compile")(body)
@@ -202,7 +214,7 @@ def _command(name: str) -> click.Command:
     return click.command(name, context_settings=SETTINGS)(body)
 
 
-compile_command = _command("spa-compile")
+compile_command = _make_command("spa-compile")
 
 
 @click.group(context_settings=SETTINGS)
@@ -212,18 +224,18 @@ def spa() -> None:
     logging.captureWarnings(True)
 
 
-spa.add_command(_command("compile"), "compile")
+spa.add_command(_make_command("compile"), "compile")
 
 
 @spa.command("inspect")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="The members of every group, and where an error comes from.")
-@add_options([named_option("input_shape")])
+@add_options([make_named_option("input_shape")])
 @_guard
 def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], verbose: bool) -> None:
     """List the groups of coupled channels, and why the rest is frozen."""
-    found = inspection(source, input_shape)
+    found = inspect_file(source, input_shape)
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(found.lines(verbose)))
 
 
@@ -231,11 +243,11 @@ def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], v
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.argument("axis_a", metavar="A")
 @click.argument("axis_b", metavar="[B]", required=False)
-@add_options([named_option("input_shape")])
+@add_options([make_named_option("input_shape")])
 @_guard
 def explain_command(source: Path, axis_a: str, axis_b: str | None, input_shape: tuple[str, ...]) -> None:
     """Print the path that couples axes A and B (VALUE:AXIS), or why A is frozen."""
-    for line in explanation(source, axis_of(axis_a), axis_of(axis_b) if axis_b else None, input_shape):
+    for line in explain_axes(source, parse_axis(axis_a), parse_axis(axis_b) if axis_b else None, input_shape):
         click.echo(line)
 
 
@@ -243,47 +255,47 @@ def explain_command(source: Path, axis_a: str, axis_b: str | None, input_shape: 
 @click.argument("dense", metavar="DENSE.onnx", type=FILE)
 @click.argument("compiled", metavar="COMPILED.onnx", type=FILE)
 @click.option("--plan", type=FILE, help="The plan that was applied: checks prune equals mask, too.")
-@add_options(UNPROVEN, INPUTS, TRACES)
+@add_options(UNPROVEN_OPTIONS, INPUT_OPTIONS, TRACE_OPTIONS)
 @_guard
 def verify_command(dense: Path, compiled: Path, plan: Path | None, **given: Any) -> None:
     """Check a compiled model against the dense one: signature, fidelity, and prune equals mask with a plan."""
-    with _unproven(""):
-        for line in verification(dense, compiled, Plan.load(plan) if plan else None, _options(given)):
+    with _describe_unproven(""):
+        for line in verify_file(dense, compiled, Plan.load(plan) if plan else None, _make_options(given)):
             click.echo(line)
 
 
 @spa.command("compare")
 @click.argument("dense", metavar="DENSE.onnx", type=FILE)
 @click.argument("others", metavar="OTHER.onnx...", nargs=-1, required=True, type=FILE)
-@add_options(INPUTS, TRACES)
+@add_options(INPUT_OPTIONS, TRACE_OPTIONS)
 @_guard
 def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None:
     """A table of models with the dense one's signature: size, MACs, latency, fidelity, accuracy."""
-    Console().print(comparison(dense, list(others), _options(given)))
+    Console().print(compare_files(dense, list(others), _make_options(given)))
 
 
 @spa.command("sweep")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.option("--ratios", default="0.1,0.3,0.5,0.7", help="Ratios to try.")
 @add_options(
-    topic_options("budget", leave_out=("ratio", "target")),
-    topic_options("scoring", leave_out=("plan", "pipeline", "with_passes")),
-    CALIBRATION,
-    INPUTS,
-    UNPROVEN,
-    TRACES,
+    make_topic_options("budget", leave_out=("ratio", "target")),
+    make_topic_options("scoring", leave_out=("plan", "pipeline", "with_passes")),
+    CALIBRATION_OPTIONS,
+    INPUT_OPTIONS,
+    UNPROVEN_OPTIONS,
+    TRACE_OPTIONS,
 )
 @_guard
 def sweep_command(source: Path, ratios: str, **given: Any) -> None:
-    """What each ratio would cost; nothing is written."""
-    Console().print(sweep_table(source, ratios, _options({**given, "plan": None})))
+    """Print the cost of each ratio; write nothing."""
+    Console().print(make_sweep_table(source, ratios, _make_options({**given, "plan": None})))
 
 
 @spa.command("apply")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.argument("plan", metavar="PLAN.json", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")
-@add_options(CALIBRATION, INPUTS, UNPROVEN, RUNNING)
+@add_options(CALIBRATION_OPTIONS, INPUT_OPTIONS, UNPROVEN_OPTIONS, RUN_OPTIONS)
 @_guard
 def apply_command(source: Path, plan: Path, output: Path | None, **given: Any) -> None:
     """Apply a saved plan to another checkpoint of the same graph."""
@@ -294,5 +306,5 @@ def apply_command(source: Path, plan: Path, output: Path | None, **given: Any) -
 @_guard
 def passes_command() -> None:
     """List the passes with their options, and the criteria."""
-    for line in pass_table():
+    for line in list_passes():
         click.echo(line)

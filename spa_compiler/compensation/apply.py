@@ -1,4 +1,4 @@
-"""What compensation changes in the compiled model: weights, and a bias where there was room for one or not."""
+"""New weights and biases for the compiled model; a bias is added where a node has none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from spa_compiler.ir.editing import drop_dead
-from spa_compiler.ir.model import Model, constant
+from spa_compiler.ir.model import Model, make_constant
 from spa_compiler.operators import build
 from spa_compiler.operators.build import new_node
 from spa_compiler.operators.contraction import Form
@@ -30,7 +30,7 @@ class Update:
 
 
 @dataclass
-class Replaced:
+class Replacement:
     """New constants of a node whose bias is its own (a recurrent operator), by input slot."""
 
     constants: dict[int, Array]
@@ -49,25 +49,25 @@ class Outcome:
     unfit: list[str] = field(default_factory=list)
 
 
-def key_of(outputs: Iterable[str]) -> str:
-    """What a node is called here: its last output that has a name (a first one may be made up: `with_steps`)."""
+def find_key(outputs: Iterable[str]) -> str:
+    """The key of a node: its last output that has a name (the first one may be made up: `add_step_outputs`)."""
     return next((n for n in reversed(list(outputs)) if n), "")
 
 
-def apply(small: Model, updates: Mapping[str, Update | Replaced]) -> Model:
+def apply_updates(small: Model, updates: Mapping[str, Update | Replacement]) -> Model:
     """The model with the new weights; a bias is created where there was none."""
     model = small.copy()
     outputs = {t.name for t in model.graph.outputs}
     for node in list(model.graph.nodes):
-        update = updates.get(key_of(t.name for t in node.outputs))
-        if isinstance(update, Replaced):
+        update = updates.get(find_key(t.name for t in node.outputs))
+        if isinstance(update, Replacement):
             for slot, values in update.constants.items():
-                _put(model, node, slot, values)
+                _put_constant(model, node, slot, values)
         if not isinstance(update, Update):
             continue
         tensor = node.inputs[update.form.weight]
         weight = update.weights
-        own = constant(tensor.name, weight) if isinstance(tensor, gs.Constant) else None
+        own = make_constant(tensor.name, weight) if isinstance(tensor, gs.Constant) else None
         node.inputs[update.form.weight] = own or model.new_constant(f"{node.outputs[0].name}.weight", weight)
         if update.form.bias is None:
             _add_behind(model, node, update, outputs)
@@ -96,7 +96,7 @@ def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
         node.inputs.append(gs.Variable.empty())
     wanted = f"{node.outputs[0].name}.bias"
     own = "" if old is None or len(old.outputs) > 1 or old.name in model.captured else old.name
-    node.inputs[slot] = constant(own, values) if own else model.new_constant(wanted, values)
+    node.inputs[slot] = make_constant(own, values) if own else model.new_constant(wanted, values)
 
 
 def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) -> None:
@@ -111,7 +111,7 @@ def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) 
             old = model.array(t)
             if old.shape[-bias.ndim :] == bias.shape and old.size == bias.size:
                 added = old.astype(np.float64) + bias.reshape(old.shape)
-                reader.inputs[k] = constant(t.name, added.astype(old.dtype))
+                reader.inputs[k] = make_constant(t.name, added.astype(old.dtype))
                 return
     raw = model.new_value(f"{y.name}.unbiased")
     node.outputs[0] = raw
@@ -120,9 +120,9 @@ def _add_behind(model: Model, node: gs.Node, update: Update, outputs: set[str]) 
     model.graph.nodes.insert(at + 1, new_node(model, build.add(raw, addend), f"{y.name}.bias", [y]))
 
 
-def _put(model: Model, node: gs.Node, slot: int, values: Array) -> None:
+def _put_constant(model: Model, node: gs.Node, slot: int, values: Array) -> None:
     """A constant into an input that may not have been there."""
     while len(node.inputs) <= slot:
         node.inputs.append(gs.Variable.empty())
-    old, wanted = node.inputs[slot].name, f"{key_of(t.name for t in node.outputs)}.{slot}"
-    node.inputs[slot] = constant(old, values) if old else model.new_constant(wanted, values)
+    old, wanted = node.inputs[slot].name, f"{find_key(t.name for t in node.outputs)}.{slot}"
+    node.inputs[slot] = make_constant(old, values) if old else model.new_constant(wanted, values)

@@ -22,20 +22,27 @@ from numpy.typing import NDArray
 
 from spa_compiler.algebra.masks import Bools, Masks
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.compensation.apply import Outcome, Replaced, Update, apply, key_of
-from spa_compiler.execution.finite import describe_flaw, has_overflow, is_finite, quiet
+from spa_compiler.compensation.apply import Outcome, Replacement, Update, apply_updates, find_key
+from spa_compiler.execution.finite import describe_flaw, has_overflow, ignore_overflow, is_finite
 from spa_compiler.interpreter.activation_maps import Adjust
 from spa_compiler.interpreter.interpreter import Affine, Chunks, Feed, Late, Step, Walk
 from spa_compiler.ir.model import Model
 from spa_compiler.operators import recurrent_cell
 from spa_compiler.operators.contraction import Form, Rows
 from spa_compiler.operators.site import Value
-from spa_compiler.operators.tables import traits_of
-from spa_compiler.rewriting.prune import sliced, states_kept
+from spa_compiler.operators.tables import find_traits
+from spa_compiler.rewriting.prune import find_kept_states, slice_array
 from spa_compiler.statistics import expert_tables
-from spa_compiler.statistics.covariance import Floats, Gram, gather, repaired, shrinkage, solve
-from spa_compiler.statistics.moments import accumulate, dims_read, form_of
-from spa_compiler.statistics.residual_branch import follow, lacking
+from spa_compiler.statistics.covariance import (
+    Floats,
+    Gram,
+    estimate_shrinkage,
+    gather_moments,
+    repair_variance,
+    solve_least_squares,
+)
+from spa_compiler.statistics.moments import accumulate_gram, find_read_dims, find_step_form
+from spa_compiler.statistics.residual_branch import follow_branch, measure_lost_shortcut
 
 Array = NDArray[Any]
 
@@ -69,16 +76,16 @@ def compensate(
     graph: DependencyGraph, masks: Masks, small: Model, feeds: Sequence[Feed], options: Options | None = None
 ) -> Model:
     """A copy of `small` (the rewrite of `graph` by `masks`) with new weights and biases."""
-    return compensated(graph, masks, small, feeds, options or Options())[0]
+    return compensate_weights(graph, masks, small, feeds, options or Options())[0]
 
 
-def compensated(
+def compensate_weights(
     graph: DependencyGraph, masks: Masks, small: Model, feeds: Sequence[Feed], options: Options
 ) -> tuple[Model, Outcome]:
     """`compensate`, with what became of every contraction that was cut."""
     run = _Lockstep(graph, masks, small, options)
-    with quiet():
-        return apply(small, run.run(feeds)), run.outcome
+    with ignore_overflow():
+        return apply_updates(small, run.run(feeds)), run.outcome
 
 
 class _Lockstep:
@@ -86,14 +93,14 @@ class _Lockstep:
         self.graph, self.masks, self.options = graph, masks, options
         self.dense, self.compiled = Walk(graph.model), Walk(small)
         self.place = {n.output[0]: i for i, n in enumerate(self.dense.nodes) if n.output}
-        self.stored = {n for node in self.compiled.nodes if traits_of(node).dequantizes for n in node.output}
-        self.updates: dict[str, Update | Replaced] = {}
+        self.stored = {n for node in self.compiled.nodes if find_traits(node).dequantizes for n in node.output}
+        self.updates: dict[str, Update | Replacement] = {}
         self.lookups: dict[
             str, tuple[expert_tables.Lookup, expert_tables.Lookup]
         ] = {}  # weights looked up, dense and compiled
         self.outcome = Outcome()
 
-    def run(self, feeds: Sequence[Feed]) -> dict[str, Update | Replaced]:
+    def run(self, feeds: Sequence[Feed]) -> dict[str, Update | Replacement]:
         late = self.options.late
         self.dense.start(feeds, late)
         self.compiled.start(feeds, late)
@@ -102,36 +109,36 @@ class _Lockstep:
         for j, node in enumerate(self.compiled.nodes):
             i = self.place.get(node.output[0]) if node.output else None
             if late is not None and i is not None and i >= late.at and self.dense.waiting:
-                self._join()
+                self._join_late()
             if i is None:
                 self.compiled.finish(self.compiled.step(j))
             else:
-                self._pair(i, j)
+                self._run_pair(i, j)
                 self.dense.forget(i)
             self.compiled.forget(j)
         return self.updates
 
-    def _join(self) -> None:
+    def _join_late(self) -> None:
         """The late inputs reach both models; what was the same for the first inputs is the same for all."""
         same = [n for n, chunks in self.compiled.values.items() if self.dense.values.get(n) is chunks]
         self.dense.join()
         self.compiled.join()
         self.compiled.values |= {n: self.dense.values[n] for n in same if n in self.dense.values}
 
-    def _pair(self, i: int, j: int) -> None:
+    def _run_pair(self, i: int, j: int) -> None:
         """The same node of both models."""
         mine, theirs = self.dense.step(i), self.compiled.step(j)
         if i in self.dense.inside.around:
-            return self._inside(i, j, mine, theirs)
+            return self._run_inside(i, j, mine, theirs)
         affine = self.options.adjust.of(self.dense, mine)
         if not mine.outputs and not (affine is not None and mine.is_normalised):
             self.dense.execute(mine)
         raw = mine.outputs[0] if mine.outputs else None
-        same = self._same(mine, theirs)
+        same = self._is_same(mine, theirs)
         if same:
             update = None
         elif raw is None:
-            update = self._left(i, theirs, "its outputs are not known")
+            update = self._note_skipped(i, theirs, "its outputs are not known")
         else:
             update = self._solve(i, mine, theirs, raw)
         self.dense.finish(mine, affine)
@@ -144,10 +151,10 @@ class _Lockstep:
                     self.compiled.constants[name] = self.dense.constants[name]
         else:
             bias = update.form.spread(update.bias, update.weights) if isinstance(update, Update) else None
-            self.compiled.finish(theirs, self._cut(i, affine), bias)
+            self.compiled.finish(theirs, self._cut_affine(i, affine), bias)
         return None
 
-    def _inside(self, i: int, j: int, mine: Step, theirs: Step) -> None:
+    def _run_inside(self, i: int, j: int, mine: Step, theirs: Step) -> None:
         """A node of a body: what it reads and gives was recorded when the control node around it ran."""
         self.dense.execute(mine)
         self.compiled.most = max((r.runs[-1] + 1 for r in self.dense.records.values()), default=0)
@@ -158,7 +165,7 @@ class _Lockstep:
         known, found = self.dense.records.get(i), self.compiled.records.get(j)
         sized = bool(self.graph.sites[i].outputs)  # its shape is known
         if known is None or found is None or known.runs != found.runs or mine.outputs[0] is None or not sized:
-            self._left(i, theirs, "what it reads in its body was not recorded")
+            self._note_skipped(i, theirs, "what it reads in its body was not recorded")
             return
         same = mine.node == theirs.node and all(
             len(a) == len(b) and all(map(np.array_equal, a, b))
@@ -169,7 +176,7 @@ class _Lockstep:
             bias = update.form.spread(update.bias, update.weights)
             self.compiled.amend(j, theirs.node.output[0], bias.astype(update.weights.dtype))
 
-    def _same(self, mine: Step, theirs: Step) -> bool:
+    def _is_same(self, mine: Step, theirs: Step) -> bool:
         """Nothing upstream of the node and nothing in it has changed."""
         if mine.node.SerializeToString() != theirs.node.SerializeToString():
             return False
@@ -182,90 +189,92 @@ class _Lockstep:
                 return False
         return True
 
-    def _cut(self, i: int, affine: Affine | None) -> Affine | None:
+    def _cut_affine(self, i: int, affine: Affine | None) -> Affine | None:
         value = self.graph.sites[i].outputs[0]
         if affine is None or value is None:
             return None
         shape = (1, -1, *(1,) * (len(value.axes) - 2))
-        both = [sliced(self.graph, value, a.reshape(shape), self.masks) for a in (affine.scale, affine.shift)]
+        both = [slice_array(self.graph, value, a.reshape(shape), self.masks) for a in (affine.scale, affine.shift)]
         return Affine(both[0].ravel(), both[1].ravel())
 
-    def _solve(self, i: int, mine: Step, theirs: Step, raw: Chunks) -> Update | Replaced | None:
+    def _solve(self, i: int, mine: Step, theirs: Step, raw: Chunks) -> Update | Replacement | None:
         """New weights, from compiled inputs to dense outputs; None where there is nothing to solve."""
         if theirs.node.op_type in recurrent_cell.GATES:
-            return self._cell(i, mine, theirs, raw)
-        form = form_of(self.graph, self.compiled, theirs)
+            return self._solve_cell(i, mine, theirs, raw)
+        form = find_step_form(self.graph, self.compiled, theirs)
         output = self.graph.sites[i].outputs[0]
-        found = expert_tables.lookup(self.dense, mine), expert_tables.lookup(self.compiled, theirs)
+        found = expert_tables.find_lookup(self.dense, mine), expert_tables.find_lookup(self.compiled, theirs)
         if found[0] is not None and found[1] is not None:
             self.lookups[theirs.node.output[0]] = found[0], found[1]
             return None
         if form is None and output is not None and any(n in self.lookups for n in theirs.node.input):
-            return self._routed(i, theirs, [sliced(self.graph, output, c, self.masks) for c in raw])
+            return self._solve_experts(i, theirs, [slice_array(self.graph, output, c, self.masks) for c in raw])
         if form is None or output is None or theirs.inputs[form.data] is None:
-            return self._left(i, theirs, "no form of it is known")
+            return self._note_skipped(i, theirs, "this kind of product is not compensated")
         weight = theirs.node.input[form.weight]
-        if reason := self._held_back(weight):
-            return self._left(i, theirs, reason)
+        if reason := self._explain_fixed(weight):
+            return self._note_skipped(i, theirs, reason)
         uncut = self.dense.constants[weight].shape == self.compiled.constants[weight].shape
         if uncut and not self.options.everything:
             return None
         if mine.traits.activation:
-            return self._fused(i, mine, theirs, form, output)
-        target = self._target(form, mine, output, raw)
+            return self._solve_fused(i, mine, theirs, form, output)
+        target = self._find_target(form, mine, output, raw)
         update = self._regress(form, theirs, target, (self.options.seed, i))
         if update is None:
-            return self._unfit(i, theirs, theirs.inputs[form.data] or [], target)
-        self.updates[key_of(theirs.node.output)] = update
+            return self._note_unfit(i, theirs, theirs.inputs[form.data] or [], target)
+        self.updates[find_key(theirs.node.output)] = update
         self.outcome.solved += 1
         self.compiled.replace(weight, update.weights)
         return update
 
-    def _fused(self, i: int, mine: Step, theirs: Step, form: Form, output: Value) -> Update | Replaced | None:
+    def _solve_fused(self, i: int, mine: Step, theirs: Step, form: Form, output: Value) -> Update | Replacement | None:
         """A contraction with a function behind it: solved before the function, with the bias in its own input."""
         raw, slot, beta = self.dense.before_activation(mine), form.bias, getattr(form, "beta", 1.0)
         name = theirs.node.input[slot] if slot is not None and slot < len(theirs.node.input) else ""
         if slot is None or beta == 0 or (name and name not in self.compiled.constants):
-            return self._left(i, theirs, "its bias is no constant, and a function follows within the node")
-        if reason := self._held_back(name) if name else "":
-            return self._left(i, theirs, reason)
-        target = [sliced(self.graph, output, c, self.masks) for c in raw or ()]
+            return self._note_skipped(i, theirs, "its bias is no constant, and a function follows within the node")
+        if reason := self._explain_fixed(name) if name else "":
+            return self._note_skipped(i, theirs, reason)
+        target = [slice_array(self.graph, output, c, self.masks) for c in raw or ()]
         update = self._regress(form, theirs, target, (self.options.seed, i)) if target else None
         if update is None:
-            return self._unfit(i, theirs, theirs.inputs[form.data] or [], target)
-        bias = ((self._old_bias(form, theirs, update.bias.size) + update.bias) / beta).astype(update.weights.dtype)
-        found = Replaced({form.weight: update.weights, slot: bias})
+            return self._note_unfit(i, theirs, theirs.inputs[form.data] or [], target)
+        bias = ((self._measure_old_bias(form, theirs, update.bias.size) + update.bias) / beta).astype(
+            update.weights.dtype
+        )
+        found = Replacement({form.weight: update.weights, slot: bias})
         for k, values in found.constants.items():
-            self.compiled.replace(self.compiled.slot(theirs.index, k), values)
+            self.compiled.replace(self.compiled.name_slot(theirs.index, k), values)
         theirs.inputs = self.compiled.step(theirs.index).inputs
-        self.updates[key_of(theirs.node.output)] = found
+        self.updates[find_key(theirs.node.output)] = found
         self.outcome.solved += 1
         return found
 
-    def _routed(self, i: int, theirs: Step, target: Chunks) -> Replaced | None:
+    def _solve_experts(self, i: int, theirs: Step, target: Chunks) -> Replacement | None:
         """Experts whose weights are looked up for every row, by this product alone: a second solution would win."""
         slot, name = next((k, n) for k, n in enumerate(theirs.node.input) if n in self.lookups)
         (dense, found), x = self.lookups[name], theirs.inputs[1 - slot]
         index = found.index(self.compiled)
         product = theirs.traits.stacks and len(self.compiled.readers[name]) == 1
         fits = product and x is not None and x[0].shape[:-2] == index[0].shape
-        reason = self._held_back(found.table) if fits else "its weights are looked up at run time"
+        reason = self._explain_fixed(found.table) if fits else "its weights are looked up at run time"
         if x is None or reason or self.options.bias_only:
-            self._left(i, theirs, reason)
+            self._note_skipped(i, theirs, reason)
             return None
         if not is_finite(*x, *target):
-            self._unfit(i, theirs, x, target)
+            self._note_unfit(i, theirs, x, target)
             return None
         by, table = self.options, self.compiled.constants[found.table]
-        agreed = expert_tables.agreed(dense.index(self.dense), index)
-        new = expert_tables.solved(table, slot == 0, agreed, x, target, by.ridge, by.shrink)
+        agreed = expert_tables.find_agreement(dense.index(self.dense), index)
+        new = expert_tables.solve_experts(table, slot == 0, agreed, x, target, by.ridge, by.shrink)
         self.compiled.replace(found.table, new)
         self.compiled.values[name] = [new[k] for k in index]
         self.outcome.solved += 1
-        self.updates[name] = Replaced({0: new})
-        return Replaced({})
+        self.updates[name] = Replacement({0: new})
+        return Replacement({})
 
-    def _held_back(self, weight: str) -> str:
+    def _explain_fixed(self, weight: str) -> str:
         """Why a weight must stay as it is, or ''."""
         if len(self.compiled.readers[weight]) > 1:
             return "its weight is read elsewhere, too"
@@ -273,15 +282,17 @@ class _Lockstep:
             return "its weight is stored as integers"
         return ""
 
-    def _left(self, i: int, step: Step, reason: str) -> Update | Replaced | None:
+    def _note_skipped(self, i: int, step: Step, reason: str) -> Update | Replacement | None:
         """Note a contraction of cut channels with a constant that keeps its old weights."""
         site = self.graph.sites[i]
         held = any(v is not None and (v.constant or v.name in self.lookups) for v in site.inputs)
-        if held and not dims_read(site).isdisjoint(self.masks):
-            self.outcome.left[site.name or step.node.output[0]] = f"{site.op}: {self.compiled.why(step) or reason}"
+        if held and not find_read_dims(site).isdisjoint(self.masks):
+            self.outcome.left[site.name or step.node.output[0]] = (
+                f"{site.op}: {self.compiled.explain_unknown(step) or reason}"
+            )
         return None
 
-    def _unfit(self, i: int, step: Step, x: Chunks, target: Chunks) -> Update | Replaced | None:
+    def _note_unfit(self, i: int, step: Step, x: Chunks, target: Chunks) -> Update | Replacement | None:
         """Note a contraction that keeps its old weights because least squares has no finite solution."""
         site = self.graph.sites[i]
         name = site.name or step.node.output[0]
@@ -291,66 +302,70 @@ class _Lockstep:
         self.outcome.unfit.append(name)
         return None
 
-    def _cell(self, i: int, mine: Step, theirs: Step, y: Chunks) -> Update | Replaced | None:
+    def _solve_cell(self, i: int, mine: Step, theirs: Step, y: Chunks) -> Update | Replacement | None:
         """A recurrent operator, from compiled inputs and the dense states that are kept to the dense gates.
 
         Each set of gates that read the same values is a contraction of its own; states are those of the dense model,
         which the compiled one then follows (solving again from its own states gives nothing more: docs/data-free).
         """
-        cell, node = recurrent_cell.find(theirs.node), theirs.node
+        cell, node = recurrent_cell.find_cell(theirs.node), theirs.node
         full, held = (
-            recurrent_cell.held(mine.node, self.dense.constants),
-            recurrent_cell.held(node, self.compiled.constants),
+            recurrent_cell.read_weights(mine.node, self.dense.constants),
+            recurrent_cell.read_weights(node, self.compiled.constants),
         )
         x, small = mine.inputs[0], theirs.inputs[0]
         if not isinstance(cell, recurrent_cell.Cell) or full is None or held is None or x is None or small is None:
-            return self._left(i, theirs, cell if isinstance(cell, str) else "its weights are not constant")
+            return self._note_skipped(i, theirs, cell if isinstance(cell, str) else "its weights are not constant")
         names = [n for n in node.input[recurrent_cell.W : recurrent_cell.B + 1] if n]
-        if reason := next(filter(None, map(self._held_back, names)), ""):
-            return self._left(i, theirs, reason)
+        if reason := next(filter(None, map(self._explain_fixed, names)), ""):
+            return self._note_skipped(i, theirs, reason)
         if full[0].shape == held[0].shape and full[1].shape == held[1].shape and not self.options.everything:
             return None
         r = self.graph.sites[i].inputs[recurrent_cell.R]
         assert r is not None
-        kept = states_kept(r, self.masks, self.graph)
+        kept = find_kept_states(r, self.masks, self.graph)
         dense, new = recurrent_cell.Weights.of(cell.gates, *full), recurrent_cell.Weights.of(cell.gates, *held)
-        h0 = recurrent_cell.initial(mine.inputs)
+        h0 = recurrent_cell.find_initial_state(mine.inputs)
         for k, part in enumerate(cell.parts):
 
             def read(
                 c: int, rows: Rows, part: recurrent_cell.Part = part, new: recurrent_cell.Weights = new
             ) -> list[Array]:
                 steps = cell.steps(x[c], y[c], None if h0 is None else h0[c], rows)
-                target = recurrent_cell.linear(part, steps, dense).reshape(*steps.h.shape[:2], len(part.gates), -1)
+                target = recurrent_cell.compute_gates(part, steps, dense).reshape(
+                    *steps.h.shape[:2], len(part.gates), -1
+                )
                 target = np.take_along_axis(target, kept[None, :, None], axis=3).reshape(*steps.h.shape[:2], -1)
                 cut = recurrent_cell.Steps(cell.inputs(small[c], rows), np.take_along_axis(steps.h, kept[None], axis=2))
                 return [part.design(cut, new), target]
 
             before = part.weights(new)
             sizes, inputs = [cell.size(c) for c in x], sum(cell.batch(c) for c in x)
-            gram = gather(sizes, before.shape[-1], read, inputs, (self.options.seed, i, k), self.graph)
-            w = self._better(before, gram)
-            new = part.changed(new, w, gram.mean(1) - np.einsum("bmd,bd->bm", w, gram.mean()))
+            gram = gather_moments(sizes, before.shape[-1], read, inputs, (self.options.seed, i, k), self.graph)
+            w = self._solve_weights(before, gram)
+            new = part.replace_weights(new, w, gram.mean(1) - np.einsum("bmd,bd->bm", w, gram.mean()))
         slots = dict(
-            zip((recurrent_cell.W, recurrent_cell.R, recurrent_cell.B), new.stored(held[0].dtype), strict=True)
+            zip(
+                (recurrent_cell.W, recurrent_cell.R, recurrent_cell.B), new.to_operator_form(held[0].dtype), strict=True
+            )
         )
         if not is_finite(*slots.values()):
-            return self._unfit(i, theirs, small, y)
+            return self._note_unfit(i, theirs, small, y)
         for slot, values in slots.items():
-            self.compiled.replace(self.compiled.slot(theirs.index, slot), values)
-        update = self.updates[key_of(node.output)] = Replaced(slots)
+            self.compiled.replace(self.compiled.name_slot(theirs.index, slot), values)
+        update = self.updates[find_key(node.output)] = Replacement(slots)
         self.outcome.solved += 1
-        self.outcome.recurrent.append(self.graph.sites[i].name or key_of(node.output))
+        self.outcome.recurrent.append(self.graph.sites[i].name or find_key(node.output))
         return update
 
-    def _target(self, form: Form, mine: Step, output: Value, raw: Chunks) -> Chunks:
+    def _find_target(self, form: Form, mine: Step, output: Value, raw: Chunks) -> Chunks:
         """Dense outputs on the kept channels, plus what the compiled shortcut lacks where a residual Add follows."""
-        out = [sliced(self.graph, output, c, self.masks) for c in raw]
-        branch = follow(self.dense, mine, self.options.adjust.batch_norm) if self.options.residual else None
-        if branch is None or not branch.fits(raw[0].shape, form.out):
+        out = [slice_array(self.graph, output, c, self.masks) for c in raw]
+        branch = follow_branch(self.dense, mine, self.options.adjust.batch_norm) if self.options.residual else None
+        if branch is None or not branch.has_fitting_gain(raw[0].shape, form.out):
             return out
         shortcuts = self.dense.values.get(branch.shortcut), self.compiled.values.get(branch.shortcut)
-        lacks = lacking(self.graph, self.masks, branch, output, raw, form.out, *shortcuts)
+        lacks = measure_lost_shortcut(self.graph, self.masks, branch, output, raw, form.out, *shortcuts)
         return out if lacks is None else [t + lack for t, lack in zip(out, lacks, strict=True)]
 
     def _regress(self, form: Form, step: Step, target: Chunks, seed: tuple[int, ...]) -> Update | None:
@@ -358,26 +373,26 @@ class _Lockstep:
         x = step.inputs[form.data]
         assert x is not None
         old = self.compiled.constants[step.node.input[form.weight]]
-        gram = accumulate(form, x, target, target, seed, self.graph)
-        weights = form.restore(self._better(form.weights(old), gram), old)
+        gram = accumulate_gram(form, x, target, target, seed, self.graph)
+        weights = form.restore(self._solve_weights(form.weights(old), gram), old)
         bias = gram.mean(1) - np.einsum("bmd,bd->bm", form.weights(weights), gram.mean())
-        change = bias.ravel() - self._old_bias(form, step, bias.size)
+        change = bias.ravel() - self._measure_old_bias(form, step, bias.size)
         new = np.stack([bias.ravel(), change]) / (getattr(form, "beta", 1.0) or 1.0)
         return Update(form, weights, change) if is_finite(weights, new.astype(weights.dtype)) else None
 
-    def _better(self, before: Floats, gram: Gram) -> Floats:
+    def _solve_weights(self, before: Floats, gram: Gram) -> Floats:
         """The weights (blocks, m, d) that the options ask for; NaN where there is no solution."""
         if self.options.bias_only:
             return before
         covariance = gram.covariance()
-        shrink = shrinkage(covariance, gram.rows()) if self.options.shrink else 0.0
+        shrink = estimate_shrinkage(covariance, gram.rows()) if self.options.shrink else 0.0
         try:
-            w = solve(before, covariance, gram.cross(), self.options.ridge, shrink)
+            w = solve_least_squares(before, covariance, gram.cross(), self.options.ridge, shrink)
         except np.linalg.LinAlgError:
             return np.full_like(before, np.nan)
-        return repaired(w, covariance, gram.variance(), self.options.repair)
+        return repair_variance(w, covariance, gram.variance(), self.options.repair)
 
-    def _old_bias(self, form: Form, step: Step, rows: int) -> Floats:
+    def _measure_old_bias(self, form: Form, step: Step, rows: int) -> Floats:
         """The bias that the node adds by itself, on average."""
         chunks = step.inputs[form.bias] if form.bias is not None and form.bias < len(step.inputs) else None
         if chunks is None:
@@ -386,4 +401,4 @@ class _Lockstep:
         return np.broadcast_to(getattr(form, "beta", 1.0) * np.mean(every, 0, np.float64), (rows,))
 
 
-__all__ = ["Bools", "Options", "Outcome", "compensate", "compensated", "repaired", "solve"]
+__all__ = ["Bools", "Options", "Outcome", "compensate", "compensate_weights", "repair_variance", "solve_least_squares"]

@@ -1,4 +1,4 @@
-"""What this machine's onnxruntime kernels want: the channel block of its convolutions.
+"""The number of channels that onnxruntime's convolutions on this machine work on at once.
 
 MLAS keeps activations in blocks of 16 channels with AVX-512 and of 8 with AVX2 (onnxruntime/core/mlas/lib/snchwc.cpp).
 A width that fills no whole block costs as much as one that does; `tools/measure/staircase.py` measures it.

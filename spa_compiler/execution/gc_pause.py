@@ -1,4 +1,4 @@
-"""Python's cyclic garbage collector, out of the way while many small objects are made that all stay.
+"""A pause of Python's cyclic garbage collector while many small objects are made that all stay.
 
 It walks everything that lives each time the number of objects has grown by a quarter: in the analysis of deep models
 that was a third of the time, and the part that grew faster than the number of nodes. Nor does it walk them once more at
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def paused() -> Iterator[None]:
+def pause_collector() -> Iterator[None]:
     """The collector does not run inside; afterwards it does as before."""
     running = gc.isenabled()
     gc.disable()

@@ -1,9 +1,9 @@
-"""Which values an input can take, read off the graph: masks of 0 and 1, and numbers that must be positive.
+"""The values that an input can take, read off the graph: masks of 0 and 1, and numbers that must be positive.
 
     told = inspect_inputs(model)
     told["attention_mask"].mask, told["attention_mask"].open      # True, 1: the value that hides nothing
     told["spectrum"].positive                                     # it reaches a Log, a Sqrt, a divisor
-    sources(model)["logits"]                                      # inputs whose numbers decide this value
+    find_sources(model)["logits"]                                      # inputs whose numbers decide this value
 
 A mask is known by what becomes of 0 and of 1: two numbers go with every value that an input alone decides, through
 operators with single constants. Where one of them ends far below zero and the other does not, where the value becomes a
@@ -24,29 +24,29 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from spa_compiler.execution.finite import quiet
+from spa_compiler.execution.finite import ignore_overflow
 from spa_compiler.ir.model import Model
 from spa_compiler.operators.value_ranges import (
     ANYTHING,
-    FEW,
+    FEW_VALUES,
     READ_NO_NUMBERS,
-    Pair,
-    bound,
+    Span,
     find_interval,
     find_mask_signs,
+    find_nonnegative_slots,
     has_no_negative_weights,
     map_bits,
-    nonnegative_slots,
+    replace_undefined,
 )
 
 Inputs = frozenset[str]
 POSITIVE = (0.05, 0.95)
-"""What positive inputs are drawn from: logarithms, roots and reciprocals are finite, and those of 1 - x as well."""
+"""The range of positive inputs: logarithms, roots and reciprocals are finite, and those of 1 - x as well."""
 
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What the graph tells of an input. `open`: the value of a mask that hides nothing."""
+    """Facts about an input that the graph tells. `open`: the value of a mask that hides nothing."""
 
     mask: bool = False
     open: int = 1
@@ -54,21 +54,21 @@ class InputFacts:
 
 
 def inspect_inputs(model: Model) -> dict[str, InputFacts]:
-    """What the graph tells of each of its inputs."""
-    kinds = _kinds(model)
-    with quiet():
-        positive = _positive(model, kinds)
-        masks = {t.name: _mask(model, t, kinds.get(t.name, "")) for t in model.graph.inputs}
+    """Facts about each input that the graph tells."""
+    kinds = _find_kinds(model)
+    with ignore_overflow():
+        positive = _find_positive(model, kinds)
+        masks = {t.name: _inspect_mask(model, t, kinds.get(t.name, "")) for t in model.graph.inputs}
     return {n: replace(told, positive=n in positive) for n, told in masks.items()}
 
 
-def _kinds(model: Model) -> dict[str, str]:
+def _find_kinds(model: Model) -> dict[str, str]:
     """For every tensor input what numpy calls its kind of numbers: f, i, u or b."""
     types = {vi.name: vi.type.tensor_type.elem_type for vi in model.header.graph.input}
     return {n: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(t)).kind for n, t in types.items() if t}
 
 
-def sources(model: Model) -> dict[str, Inputs]:
+def find_sources(model: Model) -> dict[str, Inputs]:
     """For every value the inputs whose numbers, and not only sizes, it may follow from."""
     found = {t.name: frozenset([t.name]) for t in model.graph.inputs}
     none: Inputs = frozenset()
@@ -79,10 +79,10 @@ def sources(model: Model) -> dict[str, Inputs]:
     return found
 
 
-def _mask(model: Model, tensor: gs.Tensor, kind: str) -> InputFacts:
-    """What the graph does with an input that could be a mask: a number that is 0 or 1 everywhere."""
+def _inspect_mask(model: Model, tensor: gs.Tensor, kind: str) -> InputFacts:
+    """Facts about an input that could be a mask: a tensor that is 0 or 1 everywhere."""
     whole = kind in ("i", "u", "b")
-    values: dict[str, Pair] = {tensor.name: (0.0, 1.0)}
+    values: dict[str, Span] = {tensor.name: (0.0, 1.0)}
     hints: list[int] = []
     todo = [tensor]
     while todo:  # every value once: it is in `values` from then on
@@ -100,17 +100,17 @@ def _mask(model: Model, tensor: gs.Tensor, kind: str) -> InputFacts:
     return InputFacts(True, sure[0] if sure else 1)
 
 
-def _positive(model: Model, kinds: Mapping[str, str]) -> set[str]:
+def _find_positive(model: Model, kinds: Mapping[str, str]) -> set[str]:
     """Inputs that something is undefined without, unless they are positive."""
     out: set[str] = set()
-    after = sources(model)
+    after = find_sources(model)
     whole = {n for n, kind in kinds.items() if kind != "f"}
-    both: dict[str, tuple[Pair, Pair]] = {}
+    both: dict[str, tuple[Span, Span]] = {}
     for t in model.graph.inputs:
         both[t.name] = ((0.0, math.inf), (1.0, math.inf)) if t.name in whole else (ANYTHING, POSITIVE)
     for node in model.graph.nodes:
-        pairs = [_of(model, t, both) for t in node.inputs]
-        for k in nonnegative_slots(model, node):
+        pairs = [_read_spans(model, t, both) for t in node.inputs]
+        for k in find_nonnegative_slots(model, node):
             (low, _), (inside, _) = pairs[k]
             held = after.get(node.inputs[k].name, frozenset())
             if inside >= 0 and (low < 0 or (low == 0 and inside > 0 and held & whole)):
@@ -119,14 +119,14 @@ def _positive(model: Model, kinds: Mapping[str, str]) -> set[str]:
         weights = changes and has_no_negative_weights(model, node)
         spans = [find_interval(node, [p[k] for p in pairs], weights) for k in (0, 1)]
         for t in node.outputs:
-            both[t.name] = (bound(spans[0]), bound(spans[1]))
+            both[t.name] = (replace_undefined(spans[0]), replace_undefined(spans[1]))
     return out
 
 
-def _of(model: Model, t: gs.Tensor, both: Mapping[str, tuple[Pair, Pair]]) -> tuple[Pair, Pair]:
+def _read_spans(model: Model, t: gs.Tensor, both: Mapping[str, tuple[Span, Span]]) -> tuple[Span, Span]:
     if not isinstance(t, gs.Constant):
         return both.get(t.name, (ANYTHING, ANYTHING))
-    if not math.prod(t.shape or ()) or math.prod(t.shape or ()) > FEW * FEW:
+    if not math.prod(t.shape or ()) or math.prod(t.shape or ()) > FEW_VALUES * FEW_VALUES:
         return ANYTHING, ANYTHING
     values = np.asarray(model.array(t))
     if values.dtype.kind not in "fiub":

@@ -1,8 +1,8 @@
 """Running models in onnxruntime: sessions, inputs in their valid ranges, and extra outputs.
 
 session = open_session(proto, folder)
-session.run(None, random_inputs(model, sizes, rng))
-finite_inputs(execute, model, sizes, rng).feed           # inputs on which outputs are finite and follow from them
+session.run_session(None, draw_random_inputs(model, sizes, rng))
+draw_finite_inputs(execute, model, sizes, rng).feed           # inputs on which outputs are finite and follow from them
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from onnx import helper
 
 from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.execution.finite import is_finite
-from spa_compiler.execution.index_limits import count_limits, index_limits
-from spa_compiler.execution.input_ranges import POSITIVE, InputFacts, inspect_inputs, sources
+from spa_compiler.execution.index_limits import find_count_limits, find_index_limits
+from spa_compiler.execution.input_ranges import POSITIVE, InputFacts, find_sources, inspect_inputs
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.symbols import input_types
+from spa_compiler.ir.symbols import make_input_types
 
 Array = NDArray[Any]
 
 
-WHOLE = 8
+WHOLE_LIMIT = 8
 """Whole numbers that the graph says nothing about are below this."""
 
 
@@ -52,18 +52,18 @@ class Recipe:
         return ", ".join(parts) or "as the graph says"
 
 
-MASKS = Recipe(masks="open"), Recipe(masks="closed")
-FLOATS = (
+MASK_RECIPES = Recipe(masks="open"), Recipe(masks="closed")
+FLOAT_RECIPES = (
     Recipe(floats=POSITIVE), Recipe(normal=(1.0, 0.1)), Recipe(normal=(0.0, 0.01)), Recipe(floats=(0.0, 255.0)),
     Recipe(normal=(0.0, 100.0)),
 )  # fmt: skip
-WHOLES = Recipe(whole=(0, 1)), Recipe(whole=(1, WHOLE - 1))
+WHOLE_RECIPES = Recipe(whole=(0, 1)), Recipe(whole=(1, WHOLE_LIMIT - 1))
 """Other ways to draw, tried in turn where outputs are not finite or do not depend on the inputs."""
-SEEN = 0.7
+SEEN_SHARE = 0.7
 """Share of a mask that is open."""
 
 
-def random_inputs(
+def draw_random_inputs(
     model: Model,
     sizes: dict[str, int],
     rng: np.random.Generator,
@@ -79,27 +79,27 @@ def random_inputs(
     valid, so that these are left out. `facts` are what `inspect_inputs` gives, for callers that draw often.
     """
     out: dict[str, Array] = {}
-    limits, counts = index_limits(model, sizes), count_limits(model)
+    limits, counts = find_index_limits(model, sizes), find_count_limits(model)
     told = inspect_inputs(model) if facts is None else facts
-    for name, t in input_types(model, sizes).items():
+    for name, t in make_input_types(model, sizes).items():
         bounds, limit = (ranges or {}).get(name), limits.get(name, 0)
         if bounds is None and name in counts:
             bounds = (1, counts[name])
-        out[name] = _drawn(t, rng, told.get(name, InputFacts()), limit, bounds, recipe or Recipe())
+        out[name] = _draw_input(t, rng, told.get(name, InputFacts()), limit, bounds, recipe or Recipe())
     for name in model.defaults:
         value = model.default_array(name)
         if value.dtype.kind == "f":
-            out[name] = _another(value, rng)
+            out[name] = _vary_value(value, rng)
     return out
 
 
-def _another(value: Array, rng: np.random.Generator) -> Array:
-    """What a run may give in place of a default: other numbers near it and of its signs, so that they are valid."""
+def _vary_value(value: Array, rng: np.random.Generator) -> Array:
+    """Another value for an input with a default: valid numbers near the default and of its signs."""
     other = np.where(value == 0, 0.5, value) * rng.uniform(0.5, 1.5, value.shape)
     return np.asarray(other, value.dtype)
 
 
-def _drawn(
+def _draw_input(
     t: onnx.TypeProto, rng: np.random.Generator, told: InputFacts, limit: int, bounds: tuple[float, float] | None,
     recipe: Recipe,
 ) -> Array:  # fmt: skip
@@ -108,36 +108,38 @@ def _drawn(
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
     whole = dtype.kind in "iub"
     if bounds is not None:
-        drawn = _closed(rng, *bounds, shape, limit) if whole else rng.uniform(*bounds, shape)
+        drawn = _draw_whole_numbers(rng, *bounds, shape, limit) if whole else rng.uniform(*bounds, shape)
         return drawn.astype(dtype)
     if limit and whole:
-        return random_array(t, rng, limit)
+        return draw_random_array(t, rng, limit)
     if told.mask and dtype.kind != "b" and not shape:
         return np.asarray(rng.integers(0, 2)).astype(dtype)
     flags = dtype.kind == "b" and bool(shape) and shape[-1] > 1
     if (flags or (told.mask and shape)) and math.prod(shape):
-        return _mask(shape, rng, told.open, recipe.masks).astype(dtype)
+        return _draw_mask(shape, rng, told.open, recipe.masks).astype(dtype)
     if whole and dtype.kind != "b":
-        low, high = recipe.whole or (1 if told.positive else 0, WHOLE - 1)
-        return _closed(rng, low, high, shape).astype(dtype)
+        low, high = recipe.whole or (1 if told.positive else 0, WHOLE_LIMIT - 1)
+        return _draw_whole_numbers(rng, low, high, shape).astype(dtype)
     if whole:
-        return random_array(t, rng)
+        return draw_random_array(t, rng)
     if recipe.normal is not None:
         return np.asarray(rng.normal(*recipe.normal, shape)).astype(dtype)
     if recipe.floats is not None or told.positive:
         return np.asarray(rng.uniform(*(recipe.floats or POSITIVE), shape)).astype(dtype)
-    return random_array(t, rng)
+    return draw_random_array(t, rng)
 
 
-def _closed(rng: np.random.Generator, low: float, high: float, shape: Sequence[int], limit: int = 0) -> Array:
+def _draw_whole_numbers(
+    rng: np.random.Generator, low: float, high: float, shape: Sequence[int], limit: int = 0
+) -> Array:
     """Whole numbers from `low` to `high`, both among them, below `limit` where there is one."""
     most = math.floor(high) if not limit else min(math.floor(high), limit - 1)
     return np.asarray(rng.integers(min(math.ceil(low), most), most + 1, shape))
 
 
-def _mask(shape: Sequence[int], rng: np.random.Generator, shown: int, which: str) -> Array:
+def _draw_mask(shape: Sequence[int], rng: np.random.Generator, shown: int, which: str) -> Array:
     """0 and 1: the first of every row is open, so that a causal mask beside it hides nothing more, and one is not."""
-    seen = rng.random(shape) < SEEN
+    seen = rng.random(shape) < SEEN_SHARE
     seen[..., 0] = True
     if shape[-1] > 1:
         seen[..., -1] &= ~seen.all(axis=-1)
@@ -147,7 +149,7 @@ def _mask(shape: Sequence[int], rng: np.random.Generator, shown: int, which: str
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnInputs:
     """Inputs, what a model gives for them, how they were drawn, and outputs that prove nothing on them."""
 
     feed: dict[str, Array]
@@ -157,23 +159,23 @@ class Drawn:
     recipe: Recipe = field(default_factory=Recipe)
 
     @property
-    def how(self) -> str:
+    def recipe_text(self) -> str:
         """The recipe in words."""
         return str(self.recipe)
 
     @property
-    def powerful(self) -> bool:
+    def is_powerful(self) -> bool:
         """Are all numbers finite, and does every output depend on the inputs?"""
         return not self.unfit and not self.still
 
 
-def finite_inputs(
+def draw_finite_inputs(
     execute: Callable[[dict[str, Array]], Mapping[str, Any]],
     model: Model,
     sizes: dict[str, int],
     rng: np.random.Generator,
     ranges: Mapping[str, tuple[float, float]] | None = None,
-) -> Drawn:
+) -> DrawnInputs:
     """Random inputs on which outputs are finite and depend on the inputs, as far as such are found.
 
     `execute` runs the dense model: a feed in, values by name out (more than its outputs, where wanted). Inputs are
@@ -182,70 +184,70 @@ def finite_inputs(
     succeeds.
     """
     seed = int(rng.integers(1 << 62))
-    best: Drawn | None = None
+    best: DrawnInputs | None = None
     base, failure = Recipe(), None
-    reached = {n for n, held in sources(model).items() if held}
-    for others in ((Recipe(),), *_others(model, sizes, ranges or {})):
+    reached = {n for n, held in find_sources(model).items() if held}
+    for others in ((Recipe(),), *_list_recipes(model, sizes, ranges or {})):
         start = base
         for other in others:
             recipe = replace(start, **{k: v for k, v in vars(other).items() if v})
             try:
-                found = _judged(execute, model, sizes, seed, ranges, recipe, reached)
+                found = _judge_recipe(execute, model, sizes, seed, ranges, recipe, reached)
             except ModelError as e:
                 failure = failure or e
                 continue
-            if best is None or _blindness(found) < _blindness(best):
+            if best is None or _rate_blindness(found) < _rate_blindness(best):
                 best, base = found, recipe
-            if best.powerful:
+            if best.is_powerful:
                 return best
     if best is None:
         raise failure or ModelError("the model has no inputs that can be drawn")
     return best
 
 
-def _others(
+def _list_recipes(
     model: Model, sizes: dict[str, int], ranges: Mapping[str, tuple[float, float]]
 ) -> Iterator[tuple[Recipe, ...]]:
     """Recipes for the kinds of inputs that the model has and nobody gave a range for."""
-    told, limits = inspect_inputs(model), index_limits(model, sizes)
+    told, limits = inspect_inputs(model), find_index_limits(model, sizes)
     kinds = {n: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type)).kind
-             for n, t in input_types(model, sizes).items() if n not in ranges and n not in limits}  # fmt: skip
+             for n, t in make_input_types(model, sizes).items() if n not in ranges and n not in limits}  # fmt: skip
     if any(told[n].mask or kind == "b" for n, kind in kinds.items() if n in told):
-        yield MASKS
+        yield MASK_RECIPES
     if "f" in kinds.values():
-        yield FLOATS
+        yield FLOAT_RECIPES
     if any(kind in "iu" and not told[n].mask for n, kind in kinds.items() if n in told):
-        yield WHOLES
+        yield WHOLE_RECIPES
 
 
-def _judged(
+def _judge_recipe(
     execute: Callable[[dict[str, Array]], Mapping[str, Any]], model: Model, sizes: dict[str, int], seed: int,
     ranges: Mapping[str, tuple[float, float]] | None, recipe: Recipe, reached: set[str],
-) -> Drawn:  # fmt: skip
+) -> DrawnInputs:  # fmt: skip
     """Two draws by a recipe: the first, with what both say about it."""
-    feeds = [random_inputs(model, sizes, np.random.default_rng((seed, k)), ranges, recipe) for k in (0, 1)]
+    feeds = [draw_random_inputs(model, sizes, np.random.default_rng((seed, k)), ranges, recipe) for k in (0, 1)]
     first, second = (execute(f) for f in feeds)
     numbers = {n: a for n, a in first.items() if isinstance(a, np.ndarray) and a.size and a.dtype.kind in "fiub"}
     floats = {n: a for n, a in numbers.items() if a.dtype.kind == "f"}
     unfit = tuple(n for n, a in floats.items() if not is_finite(a))
-    still = tuple(n for n, a in (floats or numbers).items() if n in reached and not _differs(a, second[n]))
-    return Drawn(feeds[0], first, unfit, still, recipe)
+    still = tuple(n for n, a in (floats or numbers).items() if n in reached and not _is_different(a, second[n]))
+    return DrawnInputs(feeds[0], first, unfit, still, recipe)
 
 
-def _differs(a: Array, b: Array) -> bool:
+def _is_different(a: Array, b: Array) -> bool:
     """Is some number finite in both and not the same?"""
     if a.shape != b.shape:
         return True
     return bool(((a != b) & np.isfinite(a) & np.isfinite(b)).any())
 
 
-def _blindness(found: Drawn) -> tuple[int, float]:
+def _rate_blindness(found: DrawnInputs) -> tuple[int, float]:
     """How little inputs prove: outputs that say nothing, and the share of numbers that are not finite."""
     wrong = [np.asarray(found.outputs[n]) for n in found.unfit]
     return len(found.still), sum(float((~np.isfinite(a)).mean()) for a in wrong)
 
 
-def named(option: str, entries: tuple[str, ...], model: Model) -> list[tuple[str, str, str]]:
+def split_named_entries(option: str, entries: tuple[str, ...], model: Model) -> list[tuple[str, str, str]]:
     """(input, value, entry) of entries NAME:VALUE; with a single input the name may be left out.
 
     Raises UsageError for a name that no input has.
@@ -268,7 +270,7 @@ def parse_ranges(entries: tuple[str, ...], model: Model) -> dict[str, tuple[floa
     """
     types = {vi.name: vi.type.tensor_type.elem_type for vi in model.header.graph.input}
     out: dict[str, tuple[float, float]] = {}
-    for name, bounds, entry in named("--input-range", entries, model):
+    for name, bounds, entry in split_named_entries("--input-range", entries, model):
         try:
             low, high = (float(b) for b in bounds.split(","))
         except ValueError as e:
@@ -282,7 +284,7 @@ def parse_ranges(entries: tuple[str, ...], model: Model) -> dict[str, tuple[floa
     return out
 
 
-def random_array(t: onnx.TypeProto, rng: np.random.Generator, limit: int = 2) -> Array:
+def draw_random_array(t: onnx.TypeProto, rng: np.random.Generator, limit: int = 2) -> Array:
     """A normal (or below `limit`, for integers) array of a static tensor type."""
     shape = [d.dim_value for d in t.tensor_type.shape.dim]
     if math.prod(shape) > 1 << 31:

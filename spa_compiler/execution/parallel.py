@@ -1,4 +1,4 @@
-"""How many threads the linear algebra takes: independent work side by side, one BLAS thread each.
+"""Threads for linear algebra: independent work runs in parallel, with one BLAS thread each.
 
 OpenBLAS threads wait by spinning: for the many small solves of narrow models a second thread costs up to ten times what
 it gives as soon as the machine has anything else to do (measured: 3.6 s with one thread, 19 s with two, on two busy
@@ -19,9 +19,9 @@ from typing import Any, Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from spa_compiler.execution.interrupts import check
+from spa_compiler.execution.interrupts import check_stop
 
-HUGE = 6144
+HUGE_COLUMNS = 6144
 """Columns of the widest contraction from which BLAS takes all threads, and nothing runs beside it."""
 CORES = max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 T = TypeVar("T")
@@ -38,32 +38,32 @@ class Weighted(Protocol):
     def values(self) -> Mapping[str, Any]: ...
 
 
-def huge(graph: Weighted) -> bool:
+def is_huge(graph: Weighted) -> bool:
     """Has the graph a contraction of HUGE columns or more?"""
     shapes = [graph.values[n].shape for n in graph.weights]
-    return max((min(math.prod(s[1:]), math.prod(s[:-1])) for s in shapes if len(s) > 1), default=0) >= HUGE
+    return max((min(math.prod(s[1:]), math.prod(s[:-1])) for s in shapes if len(s) > 1), default=0) >= HUGE_COLUMNS
 
 
-def linear_algebra(graph: Weighted) -> Any:
+def limit_threads(graph: Weighted) -> Any:
     """A context in which BLAS runs on one thread, unless the graph is huge."""
-    return nullcontext() if huge(graph) else threadpool_limits(limits=1, user_api="blas")
+    return nullcontext() if is_huge(graph) else threadpool_limits(limits=1, user_api="blas")
 
 
-def each(work: Callable[[T], R], items: Iterable[T], graph: Weighted | None = None) -> Iterator[R]:
+def map_parallel(work: Callable[[T], R], items: Iterable[T], graph: Weighted | None = None) -> Iterator[R]:
     """Results in order, CORES at work at once and no more of them waiting (one after another for huge graphs).
 
     Work sees the context of the caller (numpy's error state). Raises KeyboardInterrupt between items where the command
     was told to stop.
     """
-    if CORES == 1 or (graph is not None and huge(graph)):
+    if CORES == 1 or (graph is not None and is_huge(graph)):
         for item in items:
-            check()
+            check_stop()
             yield work(item)
         return
     with ThreadPoolExecutor(CORES) as pool:
         waiting: deque[Future[R]] = deque()
         for item in items:
-            check()
+            check_stop()
             if len(waiting) > CORES:
                 yield waiting.popleft().result()
             waiting.append(pool.submit(contextvars.copy_context().run, work, item))

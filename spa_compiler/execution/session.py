@@ -28,7 +28,7 @@ LEVELS = (
 )
 
 
-def quiet_session(
+def open_quiet_session(
     source: bytes | str, level: int = 1, threads: int = 1, folder: str = "", exact: bool = False,
     weights: Mapping[str, Array] | None = None,
 ) -> ort.InferenceSession:  # fmt: skip
@@ -63,37 +63,39 @@ def open_session(
     Raises ModelError with onnxruntime's message.
     """
     try:
-        with _lifted_weights(proto) as weights:
-            data = _serialized(proto)
+        with _lift_weights(proto) as weights:
+            data = _serialize(proto)
         if data is not None:
-            return quiet_session(data, level, threads, str(folder.resolve()), exact, weights)
+            return open_quiet_session(data, level, threads, str(folder.resolve()), exact, weights)
         with tempfile.TemporaryDirectory() as scratch:
             target = Path(scratch) / "model.onnx"
             write(proto, folder, target)
-            return quiet_session(str(target), level, threads, exact=exact)
+            return open_quiet_session(str(target), level, threads, exact=exact)
     except Exception as e:
-        raise ModelError(f"onnxruntime cannot load {what}: {_first_line(e)}") from e
+        raise ModelError(f"onnxruntime cannot load {what}: {_find_first_line(e)}") from e
 
 
-LARGE = 1 << 16
+LARGE_WEIGHT = 1 << 16
 """Bytes from which a weight is handed to onnxruntime as an array: a model of 100 MB is written and read for nothing."""
-NUMBERS = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t)): t for t in "efdbBil"}
+LIFTED_TYPES = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t)): t for t in "efdbBil"}
 """Element types that arrays have as well."""
 
 
 @contextmanager
-def _lifted_weights(proto: onnx.ModelProto) -> Iterator[dict[str, Array]]:
+def _lift_weights(proto: onnx.ModelProto) -> Iterator[dict[str, Array]]:
     """The large weights of a model as arrays; meanwhile they are external in it, and in no file."""
     inputs = {i.name for i in proto.graph.input}
-    taken = [t for t in proto.graph.initializer if t.data_type in NUMBERS and t.name not in inputs]
-    taken = [t for t in taken if t.HasField("raw_data") and len(t.raw_data) >= LARGE]
+    taken = [t for t in proto.graph.initializer if t.data_type in LIFTED_TYPES and t.name not in inputs]
+    taken = [t for t in taken if t.HasField("raw_data") and len(t.raw_data) >= LARGE_WEIGHT]
     raw = [t.raw_data for t in taken]
     for t in taken:
         t.ClearField("raw_data")
         t.data_location = onnx.TensorProto.EXTERNAL
         t.external_data.add(key="location", value="in memory")
     try:
-        yield {t.name: np.frombuffer(b, NUMBERS[t.data_type]).reshape(t.dims) for t, b in zip(taken, raw, strict=True)}
+        yield {
+            t.name: np.frombuffer(b, LIFTED_TYPES[t.data_type]).reshape(t.dims) for t, b in zip(taken, raw, strict=True)
+        }
     finally:
         for t, data in zip(taken, raw, strict=True):
             t.ClearField("external_data")
@@ -101,7 +103,7 @@ def _lifted_weights(proto: onnx.ModelProto) -> Iterator[dict[str, Array]]:
             t.raw_data = data
 
 
-def exact_session(
+def open_exact_session(
     proto: onnx.ModelProto, folder: Path, level: int = 1, threads: int = 0, what: str = "the model"
 ) -> ort.InferenceSession:
     """A session in which products of integers are exact: some processors let those of signed weights overflow.
@@ -116,7 +118,7 @@ def exact_session(
     return open_session(proto, folder, level, threads, what)
 
 
-def _serialized(proto: onnx.ModelProto) -> bytes | None:
+def _serialize(proto: onnx.ModelProto) -> bytes | None:
     """The model as bytes, or None where that is more than protobuf takes. To ask for its size costs as much."""
     try:
         data = proto.SerializeToString()
@@ -125,19 +127,19 @@ def _serialized(proto: onnx.ModelProto) -> bytes | None:
     return data if len(data) < PROTOBUF_LIMIT else None
 
 
-def _first_line(e: Exception) -> str:
+def _find_first_line(e: Exception) -> str:
     return " ".join(str(e).split())[:400]
 
 
-def run(session: ort.InferenceSession, feed: Mapping[str, Array], what: str = "the model") -> list[Any]:
+def run_session(session: ort.InferenceSession, feed: Mapping[str, Array], what: str = "the model") -> list[Any]:
     """All outputs of one run. Raises ModelError with onnxruntime's message."""
     try:
         return list(session.run(None, dict(feed)))
     except Exception as e:
-        raise ModelError(f"onnxruntime cannot run {what}: {_first_line(e)}") from e
+        raise ModelError(f"onnxruntime cannot run {what}: {_find_first_line(e)}") from e
 
 
-def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+def add_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     """The same model that also gives these values. The proto is changed in place."""
     have = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in have)

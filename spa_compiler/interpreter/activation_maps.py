@@ -1,4 +1,4 @@
-"""What calibration on synthetic inputs does to the values of a model, which never reaches the output model.
+"""Affine maps on activations while a model is calibrated on synthetic inputs; the written model has none of them.
 
 affine = Adjust(batch_norm=True).of(walk, step)
 walk.finish(step, affine)
@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.execution.finite import is_finite
-from spa_compiler.interpreter.interpreter import Affine, Chunks, Step, Walk, beside
-from spa_compiler.operators.tables import traits_of
+from spa_compiler.interpreter.interpreter import Affine, Chunks, Step, Walk, map_chunks
+from spa_compiler.operators.tables import find_traits
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Adjust:
-    """What calibration on synthetic inputs does to the dense model's values, as one affine map per node.
+    """The changes of the dense model's values during calibration on synthetic inputs, one affine map per node.
 
     `batch_norm`: every BatchNormalization normalises by the statistics of the batch, so that its output has mean beta
     and deviation |gamma|, as on the training data (docs: data-free inputs). `shrink`: where BatchNormalization was
@@ -36,10 +36,10 @@ class Adjust:
         x = step.inputs[0] if step.inputs else None
         if step.index in walk.inside.around:
             return None
-        if step.is_normalised and self.batch_norm and x is not None and _wide(x):
+        if step.is_normalised and self.batch_norm and x is not None and _is_wide(x):
             gamma, beta = (np.asarray(c[0], np.float64) for c in step.inputs[1:3] if c is not None)
             epsilon = next((a.f for a in step.node.attribute if a.name == "epsilon"), 1e-5)
-            mean, variance = statistics(x)
+            mean, variance = measure_statistics(x)
             if not is_finite(mean, variance):  # what the file says is better than nothing
                 return None
             scale = gamma / np.sqrt(variance + epsilon)
@@ -48,21 +48,21 @@ class Adjust:
             step.traits.is_linear
             and step.traits.kernel == "convolution"
             and self.shrink > 0
-            and rectified(walk, step.node.output[0])
+            and is_rectified(walk, step.node.output[0])
         ):
             walk.execute(step)
             y = step.outputs[0]
-            found = None if y is None else statistics(y)
-            return shrunk(*found, self.shrink) if found is not None and is_finite(*found) else None
+            found = None if y is None else measure_statistics(y)
+            return shrink_deviations(*found, self.shrink) if found is not None and is_finite(*found) else None
         return None
 
 
-def rectified(walk: Walk, name: str) -> bool:
+def is_rectified(walk: Walk, name: str) -> bool:
     """Is a value read by nothing but a Relu, or a Clip from zero upwards (Relu6)?"""
     if len(walk.readers.get(name, ())) != 1 or not walk.readers_of[name]:
         return False
     node = walk.nodes[walk.readers_of[name][0]]
-    traits = traits_of(node)
+    traits = find_traits(node)
     if traits.rectifies or traits.zero != "clip":
         return traits.rectifies
     low = [a.f for a in node.attribute if a.name == "min"]
@@ -70,28 +70,28 @@ def rectified(walk: Walk, name: str) -> bool:
     return low == [0.0]
 
 
-def _wide(x: Chunks) -> bool:
+def _is_wide(x: Chunks) -> bool:
     """More than one position per channel: there are statistics to take."""
     return x[0].ndim >= 2 and sum(a.size for a in x) > 8 * x[0].shape[1]
 
 
-def statistics(x: Chunks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def measure_statistics(x: Chunks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and variance per channel (axis 1) over all chunks."""
     total, count = np.zeros((2, x[0].shape[1])), sum(a.size // a.shape[1] for a in x)
-    for sums in beside(_sums, x):
+    for sums in map_chunks(_sum_channels, x):
         total += sums
     mean = total[0] / count
     return mean, np.maximum(total[1] / count - mean**2, 0)
 
 
-def _sums(a: Array) -> NDArray[np.float64]:
+def _sum_channels(a: Array) -> NDArray[np.float64]:
     """Sum and sum of squares per channel, (2, channels)."""
     flat = a.reshape(len(a) * a.shape[1], -1).astype(np.float32, copy=False)
     both = flat.sum(1), np.einsum("ip,ip->i", flat, flat)
     return np.stack([v.reshape(-1, a.shape[1]).sum(0, dtype=np.float64) for v in both])
 
 
-def shrunk(mean: Array, variance: Array, strength: float) -> Affine:
+def shrink_deviations(mean: Array, variance: Array, strength: float) -> Affine:
     """Log s <- (1 - strength) log s + strength * mean over the live channels; the means stay."""
     deviation = np.sqrt(variance)
     live = deviation > 0.1 * np.median(deviation)

@@ -1,6 +1,6 @@
-"""What contractions inside bodies read and give, recorded while the control node around them runs as a whole.
+"""Records of the inputs and outputs of contractions in bodies, made while the control node runs as a whole.
 
-    inside = Inside(model)
+    inside = BodyIndex(model)
     node, taps = inside.node(inside.around[index], {})    # an outermost control node, with an output more for each tap
 
 A tap carries a value out of its body, through every control node around it: a Loop or a Scan stacks it round by round,
@@ -20,12 +20,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from spa_compiler.ir.control_flow import DOMAIN, Chain, chains, nest, opened
+from spa_compiler.ir.control_flow import DOMAIN, Chain, find_body_paths, find_chains, nest_bodies
 from spa_compiler.ir.model import Model
-from spa_compiler.operators.tables import traits_of
+from spa_compiler.operators.tables import find_traits
 
 Array = NDArray[Any]
-OUTPUT = -1
+OUTPUT_SLOT = -1
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Tap:
 
 @dataclass
 class Record:
-    """What a contraction read and gave in all runs; `runs` says in which run each chunk was."""
+    """Inputs and outputs of a contraction in all runs; `runs` says in which run each chunk was."""
 
     inputs: dict[int, list[Array]] = field(default_factory=dict)
     output: list[Array] = field(default_factory=list)
@@ -65,16 +65,16 @@ class Record:
     def put(self, tap: Tap, run: int, array: Array) -> None:
         """Add what a tap gave in one run."""
         found = tap.chunks(array)
-        (self.output if tap.slot == OUTPUT else self.inputs.setdefault(tap.slot, [])).extend(found)
-        self.runs += [run] * len(found) if tap.slot == OUTPUT else []
+        (self.output if tap.slot == OUTPUT_SLOT else self.inputs.setdefault(tap.slot, [])).extend(found)
+        self.runs += [run] * len(found) if tap.slot == OUTPUT_SLOT else []
 
 
-class Inside:
+class BodyIndex:
     """The flat nodes of a model, and where control nodes are among them."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.nodes = model, model.flat()
-        self.lies, self.paths = chains(model.graph.nodes), [opened(n) for n in model.graph.nodes]
+        self.lies, self.paths = find_chains(model.graph.nodes), [find_body_paths(n) for n in model.graph.nodes]
         self.kinds = {n.attrs["path"]: n.attrs["kind"] for n in model.graph.nodes if n.domain == DOMAIN}
         self.constants = set(model.constants())
         self.around: dict[int, Span] = {}
@@ -88,23 +88,23 @@ class Inside:
 
     def node(self, span: Span, added: Mapping[str, Array]) -> tuple[onnx.NodeProto, list[Tap]]:
         """The control node with taps as further outputs; `added` is added to what nodes give, by name."""
-        return _Tapped(self, span, added).build()
+        return _TappedNode(self, span, added).build()
 
-    def rounds(self, chain: Chain) -> int | None:
+    def count_rounds(self, chain: Chain) -> int | None:
         """Loops around a node; None where what it gives cannot be stacked."""
         kinds = [self.kinds[p] for p in chain]
         loops = [k != "If" for k in kinds]
         return sum(loops) if loops == sorted(loops) else None
 
-    def activations(self, node: onnx.NodeProto) -> list[int]:
+    def find_activations(self, node: onnx.NodeProto) -> list[int]:
         """Input slots of a contraction with a constant that the constant does not take."""
-        if not traits_of(node).is_linear or len(node.input) < 2:
+        if not find_traits(node).is_linear or len(node.input) < 2:
             return []
         fixed = [n in self.constants for n in node.input[:2]]
         return [fixed.index(False)] if sum(fixed) == 1 else []
 
 
-def either(node: onnx.NodeProto, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
+def force_both_branches(node: onnx.NodeProto, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
     """Where all inputs would take the same branch of an If, every second one takes the other: both are calibrated."""
     if node.op_type != "If" or len({bool(r[node.input[0]].ravel()[0]) for r in rows}) > 1:
         return rows
@@ -112,10 +112,10 @@ def either(node: onnx.NodeProto, rows: list[dict[str, Array]]) -> list[dict[str,
     return [{**r, cond: np.asarray(~r[cond])} if k % 2 else r for k, r in enumerate(rows)]
 
 
-class _Tapped:
+class _TappedNode:
     """One control node while it is put together."""
 
-    def __init__(self, inside: Inside, span: Span, added: Mapping[str, Array]) -> None:
+    def __init__(self, inside: BodyIndex, span: Span, added: Mapping[str, Array]) -> None:
         self.inside, self.added = inside, added
         reach = range(span.start, span.end + 1)
         self.nodes = [onnx.NodeProto.FromString(inside.nodes[i].SerializeToString()) for i in reach]
@@ -132,10 +132,10 @@ class _Tapped:
     def build(self) -> tuple[onnx.NodeProto, list[Tap]]:
         """The node and its taps."""
         for k, (node, chain) in enumerate(zip(self.nodes, self.lies, strict=True)):
-            slots, rounds = self.inside.activations(node), self.inside.rounds(chain)
+            slots, rounds = self.inside.find_activations(node), self.inside.count_rounds(chain)
             if slots and chain and rounds is not None:
                 self._tap(k, slots[0], node.input[slots[0]], rounds)
-                self._tap(k, OUTPUT, node.output[0], rounds)
+                self._tap(k, OUTPUT_SLOT, node.output[0], rounds)
             if node.output and node.output[0] in self.added:
                 self._add(k, node)
         self._lift()
@@ -144,7 +144,7 @@ class _Tapped:
             self.lies.insert(at, chain)
             self.paths.insert(at, ())
         graph = onnx.GraphProto(node=self.nodes, value_info=self.inside.model.header.graph.value_info)
-        nest(graph, self.lies, self.paths, self.frames, {}, self.names)
+        nest_bodies(graph, self.lies, self.paths, self.frames, {}, self.names)
         return graph.node[0], self.taps
 
     def _add(self, k: int, node: onnx.NodeProto) -> None:
@@ -159,7 +159,7 @@ class _Tapped:
         """Carry a value to the outside of the outermost control node."""
         node, chain = self.nodes[k], self.lies[k]
         name = self.names.value(f"tap{self.first + k}.{slot}")
-        self.fresh.append((k + (slot == OUTPUT), chain, helper.make_node("Identity", [source], [name])))
+        self.fresh.append((k + (slot == OUTPUT_SLOT), chain, helper.make_node("Identity", [source], [name])))
         turned = any(a.name == "transA" and a.i for a in node.attribute)
         left = node.input[0] in self.inside.constants
         shapes = self.inside.model.shapes
@@ -181,8 +181,8 @@ class _Tapped:
             given = list(control.input)
             kept, results = given[: len(given) - sum(sizes)], given[len(given) - sum(sizes) :]
             for p, mine, size in zip(paths, names, sizes, strict=True):
-                part = [n if n in mine else self._nothing(p, n, k) for n in every]
-                self.frames[p].output.extend(self._typed(n) for n in part)
+                part = [n if n in mine else self._make_placeholder(p, n, k) for n in every]
+                self.frames[p].output.extend(self._declare_type(n) for n in part)
                 kept, results = [*kept, *results[:size], *part], results[size:]
             control.input[:] = kept
             control.output.extend(self.outside[n] for n in every)
@@ -190,11 +190,11 @@ class _Tapped:
                 if a.name in ("scan_output_axes", "scan_output_directions"):
                     a.ints.extend([0] * len(every))
 
-    def _typed(self, name: str) -> onnx.ValueInfoProto:
+    def _declare_type(self, name: str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, self.kinds.get(name) or onnx.TensorProto.FLOAT, None)
 
-    def _nothing(self, path: str, name: str, k: int) -> str:
-        """What the other branch gives in place of a tap."""
+    def _make_placeholder(self, path: str, name: str, k: int) -> str:
+        """The placeholder that the other branch gives for a tap."""
         kind = self.kinds[name] or onnx.TensorProto.FLOAT
         value = numpy_helper.from_array(np.zeros(0, helper.tensor_dtype_to_np_dtype(kind)))
         self.kinds[empty := self.names.value(f"{name}.none")] = kind

@@ -20,26 +20,26 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 
-from spa_compiler.execution.interrupts import check
-from spa_compiler.execution.parallel import each
-from spa_compiler.execution.session import quiet_session
-from spa_compiler.interpreter.body_recorder import Inside, Record, Span, either
+from spa_compiler.execution.interrupts import check_stop
+from spa_compiler.execution.parallel import map_parallel
+from spa_compiler.execution.session import open_quiet_session
+from spa_compiler.interpreter.body_recorder import BodyIndex, Record, Span, force_both_branches
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.subgraphs import free_names, subgraphs
+from spa_compiler.ir.subgraphs import find_free_names, list_subgraphs
 from spa_compiler.operators import tables
-from spa_compiler.operators.contraction import without_activation
-from spa_compiler.operators.recurrent_cell import with_steps
+from spa_compiler.operators.contraction import drop_activation
+from spa_compiler.operators.recurrent_cell import add_step_outputs
 from spa_compiler.operators.traits import Traits
 
 Array = NDArray[Any]
 T = TypeVar("T")
 Chunks = list[Array]
 Feed = Mapping[str, Array]
-ROOM = 1 << 27
+TAP_BYTES = 1 << 27
 """Bytes that may be recorded inside one control node."""
-LARGE = 1 << 16
+LARGE_ARRAY = 1 << 16
 """Elements of a chunk from which arithmetic on it is worth a thread."""
-SMALL = 64
+SMALL_ARRAY = 64
 """Elements up to which a constant may be an operator's setting, which some kernels want to know before they run."""
 
 
@@ -77,8 +77,8 @@ class Step:
 
     @property
     def traits(self) -> Traits:
-        """What is known of the node's operator."""
-        return tables.traits_of(self.node)
+        """The traits of the node's operator."""
+        return tables.find_traits(self.node)
 
     @property
     def is_normalised(self) -> bool:
@@ -92,17 +92,17 @@ class Walk:
 
     def __init__(self, model: Model) -> None:
         self.model, proto = model, model.proto()
-        self.inside = Inside(model)
+        self.inside = BodyIndex(model)
         nodes = self.inside.nodes
         self.names = model.names.copy()
-        self.nodes = [n if i in self.inside.around else with_steps(n, self.names) for i, n in enumerate(nodes)]
+        self.nodes = [n if i in self.inside.around else add_step_outputs(n, self.names) for i, n in enumerate(nodes)]
         self.opsets, self.version = list(proto.opset_import), proto.ir_version
         self.constants: dict[str, Array] = {n: model.array(t) for n, t in model.constants().items()}
         for name, tensor in model.captured.items():
             if tensor is not None and name not in self.constants:
                 self.constants[name] = model.numbers(tensor)
         self.inputs = [i.name for i in proto.graph.input if i.name not in self.constants]
-        self.reads = [self._reads(n) for n in self.nodes]
+        self.reads = [self._list_reads(n) for n in self.nodes]
         around = self.inside.around  # what a body reads may be asked for again until its control node is done
         self.last = {n: around[i].end if i in around else i for i, names in enumerate(self.reads) for n in names}
         self.done: dict[int, list[str]] = {}
@@ -119,8 +119,8 @@ class Walk:
         self.failed: dict[int, str] = {}  # nodes that onnxruntime does not run alone, and what it says
 
     @staticmethod
-    def _reads(node: onnx.NodeProto) -> list[str]:
-        captured = [n for body in subgraphs(node) for n in sorted(free_names(body))]
+    def _list_reads(node: onnx.NodeProto) -> list[str]:
+        captured = [n for body in list_subgraphs(node) for n in sorted(find_free_names(body))]
         return list(dict.fromkeys([*(n for n in node.input if n), *captured]))
 
     def _readers(self) -> dict[str, list[str]]:
@@ -146,7 +146,7 @@ class Walk:
         """Every node in order; one that the caller has not run by the next step is run then, as it is."""
         self.start(feeds, late)
         for index in range(len(self.nodes)):
-            check()
+            check_stop()
             if late is not None and index == late.at:
                 self.join()
             step = self.step(index)
@@ -187,15 +187,15 @@ class Walk:
             return
         if bias is not None:
             added = bias
-            source = mapped(lambda c: c + added.astype(c.dtype), source, in_place=True)
+            source = transform_chunks(lambda c: c + added.astype(c.dtype), source, in_place=True)
         if affine is not None:
-            source = mapped(affine.apply, source, in_place=not normalised)
+            source = transform_chunks(affine.apply, source, in_place=not normalised)
         self.give(step, source)
 
     def execute(self, step: Step) -> None:
         """Run a node; what onnxruntime cannot run on its own leaves its outputs unknown."""
         if (span := self.inside.around.get(step.index)) is not None:
-            return self._recorded(step, span)
+            return self._give_recorded(step, span)
         sources = {n: self.chunks_of(n) for n in self.reads[step.index]}
         step.outputs = [None] * len(step.node.output)
         if any(c is None for c in sources.values()):
@@ -217,30 +217,30 @@ class Walk:
         return None
 
     def before_activation(self, step: Step) -> Chunks | None:
-        """What a node with a fused function gives without that function; None where it does not run."""
+        """The outputs of a node with a fused function without that function; None where it does not run."""
         sources = {n: self.chunks_of(n) for n in self.reads[step.index]}
         if any(c is None for c in sources.values()):
             return None
         rows = [{n: c[k] for n, c in sources.items() if c is not None} for k in range(self.chunks)]
         try:
-            got = self._execute(without_activation(step.node), rows, [step.node.output[0]])
+            got = self._execute(drop_activation(step.node), rows, [step.node.output[0]])
         except Exception:  # as in `execute`
             return None
         return [row[0] for row in got]
 
-    def _recorded(self, step: Step, span: Span) -> None:
+    def _give_recorded(self, step: Step, span: Span) -> None:
         """Outputs of a node inside a body: a control node runs where its first body begins."""
         if step.index == span.start:
-            self.enter(span)
+            self.run_control(span)
         known = self.records.get(step.index)
         outputs = [self.values.get(n) for n in step.node.output] if step.index == span.end else []
         step.outputs = [known.output] if known else outputs
         step.outputs += [None] * (len(step.node.output) - len(step.outputs))
 
-    def enter(self, span: Span) -> None:
+    def run_control(self, span: Span) -> None:
         """Run a control node and record what the contractions in its bodies read and give."""
         node, taps = self.inside.node(span, self.added)
-        sources = {n: self.chunks_of(n) for n in self._reads(node)}
+        sources = {n: self.chunks_of(n) for n in self._list_reads(node)}
         self.records = {}
         if any(c is None for c in sources.values()):
             return
@@ -248,9 +248,9 @@ class Walk:
         plain = list(node.output)[: len(node.output) - len(taps)]
         got: list[list[Array]] = []
         given: list[list[Array]] = []  # what follows sees the branches that are taken, not those that are looked into
-        for some in (either(node, rows), rows):
+        for some in (force_both_branches(node, rows), rows):
             try:
-                got = self._tapped(node, some, plain)
+                got = self._run_tapped(node, some, plain)
                 given = got if some is rows else self._execute(node, rows, [n for n in plain if n])
                 break
             except Exception:  # as above; a branch may be for other sizes than these
@@ -265,25 +265,29 @@ class Walk:
                     record.put(tap, run, row[k])
         self.records = {i: r for i, r in self.records.items() if r.output}
 
-    def _tapped(self, node: onnx.NodeProto, rows: list[dict[str, Array]], plain: list[str]) -> list[list[Array]]:
+    def _run_tapped(self, node: onnx.NodeProto, rows: list[dict[str, Array]], plain: list[str]) -> list[list[Array]]:
         """Run a control node; taps are None where there is no more room for them."""
         every = [n for n in node.output if n]
         got = self._execute(node, rows[:1], every)
-        room = self.most or max(1, ROOM // max(1, sum(a.nbytes for a in got[0][len(plain) :])))
+        room = self.most or max(1, TAP_BYTES // max(1, sum(a.nbytes for a in got[0][len(plain) :])))
         rest = rows[room:]
         return [*got, *self._execute(node, rows[1:room], every), *self._execute(node, rest, [n for n in plain if n])]
 
     def amend(self, index: int, name: str, bias: Array) -> None:
         """Add to what a node inside a body gives, and run the control node around it again."""
         self.added[name] = bias
-        self.enter(self.inside.around[index])
+        self.run_control(self.inside.around[index])
 
-    def why(self, step: Step) -> str:
-        """What keeps a node's values from being known, or ''."""
+    def explain_unknown(self, step: Step) -> str:
+        """The reason why a node's values are not known, or ''."""
         if step.index in self.failed:
-            return f"it does not run alone: {self.failed[step.index]}"
+            return f"onnxruntime does not run it alone: {self.failed[step.index]}"
         unknown = [n for n in self.reads[step.index] if n not in self.constants and n not in self.values]
-        return f"its input '{unknown[0]}' is not known: what it comes from does not run alone" if unknown else ""
+        return (
+            f"its input '{unknown[0]}' is not known: onnxruntime does not run what it comes from alone"
+            if unknown
+            else ""
+        )
 
     def give(self, step: Step, chunks: Chunks, slot: int = 0) -> None:
         """Set an output of a node."""
@@ -325,19 +329,19 @@ class Walk:
             return [got.get(n) for n in node.output]  # type: ignore[misc]
 
         large = sum(a.size for a in rows[0].values()) > 1 << 12
-        return list(each(one, rows) if large else map(one, rows))
+        return list(map_parallel(one, rows) if large else map(one, rows))
 
     def _session(self, node: onnx.NodeProto, rows: list[dict[str, Array]]) -> ort.InferenceSession:
         held_back = {n: a for n, a in rows[0].items() if n in self.constants and n not in self.values}
-        fixed = {n: a for n, a in held_back.items() if a.size <= SMALL or a.dtype.kind != "f"}
-        inputs = [_info(n, [r[n] for r in rows]) for n in rows[0] if n not in fixed]
+        fixed = {n: a for n, a in held_back.items() if a.size <= SMALL_ARRAY or a.dtype.kind != "f"}
+        inputs = [_declare_input(n, [r[n] for r in rows]) for n in rows[0] if n not in fixed]
         outputs = [onnx.ValueInfoProto(name=n) for n in node.output if n]
         held = [onnx.numpy_helper.from_array(np.asarray(a, order="C"), n) for n, a in fixed.items()]
         graph = helper.make_graph([node], "node", inputs, outputs, held)
         proto = helper.make_model(graph, opset_imports=self.opsets, ir_version=max(self.version, 4))
-        return quiet_session(proto.SerializeToString(), level=1, threads=1)
+        return open_quiet_session(proto.SerializeToString(), level=1, threads=1)
 
-    def slot(self, index: int, slot: int) -> str:
+    def name_slot(self, index: int, slot: int) -> str:
         """The name of an input, which is made up where there is none."""
         node = self.nodes[index]
         node.input.extend([""] * (slot + 1 - len(node.input)))
@@ -352,7 +356,7 @@ class Walk:
         self.constants[name] = values
 
 
-def _info(name: str, arrays: list[Array]) -> onnx.ValueInfoProto:
+def _declare_input(name: str, arrays: list[Array]) -> onnx.ValueInfoProto:
     """An input of any size; of whole numbers (the sizes of a Resize) shape inference asks how many there are."""
     first = arrays[0]
     counted = first.ndim == 1 and first.dtype.kind in "iu" and len({a.size for a in arrays}) == 1
@@ -360,14 +364,14 @@ def _info(name: str, arrays: list[Array]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(first.dtype), sizes)
 
 
-def mapped(change: Callable[[Array], Array], chunks: Chunks, in_place: bool) -> Chunks:
+def transform_chunks(change: Callable[[Array], Array], chunks: Chunks, in_place: bool) -> Chunks:
     """The chunks changed; `in_place` lets go of every old one as soon as its new one is there."""
     out = chunks if in_place else list(chunks)
-    for k, new in enumerate(beside(change, chunks)):
+    for k, new in enumerate(map_chunks(change, chunks)):
         out[k] = new
     return out
 
 
-def beside(work: Callable[[Array], T], chunks: Chunks) -> Iterator[T]:
-    """What `work` makes of every chunk, several at once where they are large."""
-    return each(work, chunks) if chunks and chunks[0].size > LARGE else map(work, chunks)
+def map_chunks(work: Callable[[Array], T], chunks: Chunks) -> Iterator[T]:
+    """The results of `work` on every chunk, several at once where they are large."""
+    return map_parallel(work, chunks) if chunks and chunks[0].size > LARGE_ARRAY else map(work, chunks)

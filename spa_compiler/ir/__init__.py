@@ -1,1 +1,1 @@
-"""A model file behind one door: reading, checking, the graph and its bodies, names, symbols, editing, writing."""
+"""A model and its file: reading, checking, the graph and its bodies, names, symbols, editing, writing."""

@@ -1,7 +1,7 @@
 """Bodies of If, Loop and Scan as parts of one flat graph, and back.
 
-    bodies, homes = flatten(proto.graph, opset, names)    # in place: what lies in a body becomes part of the graph
-    nest(graph, lies, paths, bodies, homes, names)        # the reverse, in place
+    bodies, homes = flatten_bodies(proto.graph, opset, names)  # in place: what lies in a body becomes part of the graph
+    nest_bodies(graph, lies, paths, bodies, homes, names)        # the reverse, in place
 
 In the flat form a body stands between a marker, which gives the body's inputs, and the control node, which reads what
 the body gives. So a body's values have axes like any other, what it captures is simply read, and analysis, rewrite and
@@ -24,11 +24,11 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from spa_compiler.ir.names import Names, defined_names
-from spa_compiler.ir.subgraphs import bound, subgraphs
+from spa_compiler.ir.names import Names, find_defined_names
+from spa_compiler.ir.subgraphs import list_subgraphs, rename_values
 
 
-def scan_axes(inputs: int, attrs: Mapping[str, Any]) -> dict[int, int]:
+def find_scan_axes(inputs: int, attrs: Mapping[str, Any]) -> dict[int, int]:
     """Which of a Scan's inputs it runs along, and the axis of each (negative ones as they are)."""
     count = int(attrs.get("num_scan_inputs", 1))
     axes = attrs.get("scan_input_axes") or [0] * count
@@ -37,7 +37,7 @@ def scan_axes(inputs: int, attrs: Mapping[str, Any]) -> dict[int, int]:
 
 DOMAIN = "spa_compiler.body"
 CONTROL = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
-NOTES = ("paths", "states", "unread")
+NOTE_ATTRIBUTES = ("paths", "states", "unread")
 """Attributes that a control node has in the flat form only."""
 SCAN_SINCE = 9
 """Before this opset Scan had a batch axis of its own: it is not opened."""
@@ -57,7 +57,7 @@ def is_control(node: gs.Node) -> bool:
     return node.op in CONTROL and "paths" in node.attrs
 
 
-def chains(nodes: Iterable[gs.Node]) -> list[Chain]:
+def find_chains(nodes: Iterable[gs.Node]) -> list[Chain]:
     """Which bodies each node of a flat graph lies in; markers and control nodes lie outside their own."""
     out: list[Chain] = []
     inside: list[str] = []
@@ -70,19 +70,19 @@ def chains(nodes: Iterable[gs.Node]) -> list[Chain]:
     return out
 
 
-def opened(node: gs.Node) -> Chain:
+def find_body_paths(node: gs.Node) -> Chain:
     """The path of the body that begins at a marker, or those of a control node's bodies."""
     if is_marker(node):
         return (node.attrs["path"],)
     return tuple(node.attrs["paths"]) if is_control(node) else ()
 
 
-def flatten(graph: onnx.GraphProto, opset: int, names: Names) -> tuple[Bodies, Homes]:
+def flatten_bodies(graph: onnx.GraphProto, opset: int, names: Names) -> tuple[Bodies, Homes]:
     """Open every body that can be; changes the graph. `names` are all of its model.
 
     Gives what bodies are without nodes and weights, and in which of them (or outside: "") the file holds each weight.
     """
-    if not any(_opens(n, opset) for n in graph.node):
+    if not any(_can_open(n, opset) for n in graph.node):
         return {}, {}
     flat = _Flat(graph, opset, names)
     nodes = list(flat.nodes(graph.node, {}, ""))
@@ -94,27 +94,27 @@ def flatten(graph: onnx.GraphProto, opset: int, names: Names) -> tuple[Bodies, H
     return flat.bodies, flat.homes
 
 
-def _opens(node: onnx.NodeProto, opset: int) -> bool:
+def _can_open(node: onnx.NodeProto, opset: int) -> bool:
     """Is this a control node whose inputs and outputs fit its bodies?"""
     wanted = CONTROL.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ()
     bodies = {a.name: a.g for a in node.attribute if a.HasField("g")}
     if not wanted or set(bodies) != set(wanted) or not node.output:
         return False
-    counts = [(len(_formals(bodies[n])), len(bodies[n].output)) for n in wanted]
+    counts = [(len(_list_formals(bodies[n])), len(bodies[n].output)) for n in wanted]
     if node.op_type == "If":
         return len(node.input) == 1 and all(c == (0, len(node.output)) for c in counts)
     inputs, outputs = counts[0]
     if node.op_type == "Loop":
         return len(node.input) == inputs >= 2 and outputs - 1 == len(node.output) >= inputs - 2
-    states = inputs - _scanned(node)
+    states = inputs - _count_scanned(node)
     return opset >= SCAN_SINCE and len(node.input) == inputs and 0 <= states <= outputs == len(node.output)
 
 
-def _scanned(node: onnx.NodeProto) -> int:
+def _count_scanned(node: onnx.NodeProto) -> int:
     return next((a.i for a in node.attribute if a.name == "num_scan_inputs"), 1)
 
 
-def _formals(body: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+def _list_formals(body: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     """Inputs of a body; before IR version 4 its initializers were among them."""
     held = {t.name for t in body.initializer}
     return [v for v in body.input if v.name not in held]
@@ -125,9 +125,12 @@ class _Flat:
 
     def __init__(self, graph: onnx.GraphProto, opset: int, names: Names) -> None:
         self.opset, self.names = opset, names
-        self.used = {*defined_names(graph), *_closed_names(graph, opset)}  # no opened body may keep these for itself
+        self.used = {
+            *find_defined_names(graph),
+            *_find_closed_names(graph, opset),
+        }  # no opened body may keep these for itself
         self.bodies: Bodies = {}
-        self.homes: Homes = dict.fromkeys(_weights(graph), "")
+        self.homes: Homes = dict.fromkeys(_find_weight_names(graph), "")
         self.initializers: list[onnx.TensorProto] = []
         self.sparse: list[onnx.SparseTensorProto] = []
         self.infos: dict[str, onnx.ValueInfoProto] = {}
@@ -135,12 +138,12 @@ class _Flat:
     def nodes(self, nodes: Iterable[onnx.NodeProto], scope: dict[str, str], prefix: str) -> Iterator[onnx.NodeProto]:
         """The nodes of a graph with those of its bodies; `scope` says what names are called here."""
         for node in nodes:
-            if _opens(node, self.opset):
-                yield from self._open(node, scope, prefix)
+            if _can_open(node, self.opset):
+                yield from self._open_bodies(node, scope, prefix)
             else:
-                yield bound(node, scope)
+                yield rename_values(node, scope)
 
-    def _open(self, node: onnx.NodeProto, scope: dict[str, str], prefix: str) -> Iterator[onnx.NodeProto]:
+    def _open_bodies(self, node: onnx.NodeProto, scope: dict[str, str], prefix: str) -> Iterator[onnx.NodeProto]:
         bodies = {a.name: a.g for a in node.attribute if a.HasField("g")}
         control = onnx.NodeProto()
         control.CopyFrom(node)
@@ -153,21 +156,21 @@ class _Flat:
         for branch, name in enumerate(CONTROL[node.op_type]):
             stem = f"{prefix}{node.name or next((n for n in node.output if n), node.op_type)}/{name}"
             path, body = self.names.value(stem), bodies[name]
-            inner = {**scope, **{n: self._flat_name(n, path) for n in dict.fromkeys(defined_names(body))}}
-            formals = [inner[v.name] for v in _formals(body)]
+            inner = {**scope, **{n: self._flat_name(n, path) for n in dict.fromkeys(find_defined_names(body))}}
+            formals = [inner[v.name] for v in _list_formals(body)]
             marker = helper.make_node("Body", given, [self.names.value(f"{path}/in"), *formals], name=path)
             marker.domain = DOMAIN
             marker.attribute.extend(plain)
             marker.attribute.extend(
                 helper.make_attribute(k, v)
-                for k, v in (("path", path), ("branch", branch), ("kind", node.op_type), ("ranks", _ranks(body)))
+                for k, v in (("path", path), ("branch", branch), ("kind", node.op_type), ("ranks", _find_ranks(body)))
             )
             yield marker
             yield from self.nodes(body.node, inner, f"{path}/")
             paths.append(path)
             results += [inner.get(v.name, v.name) for v in body.output]
             self._keep(path, body, inner)
-        states = {"If": 0, "Loop": len(given) - 2, "Scan": len(given) - _scanned(node)}[node.op_type]
+        states = {"If": 0, "Loop": len(given) - 2, "Scan": len(given) - _count_scanned(node)}[node.op_type]
         shown = given if node.op_type == "If" else formals[2 if node.op_type == "Loop" else 0 :][:states]
         control.input.extend([*shown, *results])
         unread = [*(k for k, n in enumerate(node.output) if not n), -1]  # an empty list has no type
@@ -185,11 +188,11 @@ class _Flat:
         """Weights and types of a body go to the graph, the rest of it into its frame."""
         frame = onnx.GraphProto(name=body.name, doc_string=body.doc_string)
         frame.metadata_props.extend(body.metadata_props)
-        frame.input.extend(_called(v, inner) for v in _formals(body))
-        frame.output.extend(_called(v, inner) for v in body.output)
+        frame.input.extend(_rename_info(v, inner) for v in _list_formals(body))
+        frame.output.extend(_rename_info(v, inner) for v in body.output)
         self.bodies[path] = frame
-        self.homes |= {inner[n]: path for n in _weights(body)}
-        for info in (*frame.input, *frame.output, *(_called(v, inner) for v in body.value_info)):
+        self.homes |= {inner[n]: path for n in _find_weight_names(body)}
+        for info in (*frame.input, *frame.output, *(_rename_info(v, inner) for v in body.value_info)):
             self.infos.setdefault(info.name, info)
         for t in body.initializer:
             self.initializers.append(onnx.TensorProto.FromString(t.SerializeToString()))
@@ -199,28 +202,28 @@ class _Flat:
             self.sparse[-1].values.name = inner[s.values.name]
 
 
-def _called(info: onnx.ValueInfoProto, inner: Mapping[str, str]) -> onnx.ValueInfoProto:
+def _rename_info(info: onnx.ValueInfoProto, inner: Mapping[str, str]) -> onnx.ValueInfoProto:
     out = onnx.ValueInfoProto()
     out.CopyFrom(info)
     out.name = inner.get(info.name, info.name)
     return out
 
 
-def _ranks(body: onnx.GraphProto) -> list[int]:
+def _find_ranks(body: onnx.GraphProto) -> list[int]:
     """Ranks of the first two inputs: a Loop's counter and condition are numbers, or vectors of one."""
-    return [len(v.type.tensor_type.shape.dim) for v in _formals(body)[:2]] + [0]
+    return [len(v.type.tensor_type.shape.dim) for v in _list_formals(body)[:2]] + [0]
 
 
-def _closed_names(graph: onnx.GraphProto, opset: int) -> Iterator[str]:
+def _find_closed_names(graph: onnx.GraphProto, opset: int) -> Iterator[str]:
     """Names that bodies define which are not opened: in the file, no scope around them may have these."""
     for node in graph.node:
-        for body in subgraphs(node):
-            if not _opens(node, opset):
-                yield from defined_names(body)
-            yield from _closed_names(body, opset)
+        for body in list_subgraphs(node):
+            if not _can_open(node, opset):
+                yield from find_defined_names(body)
+            yield from _find_closed_names(body, opset)
 
 
-def _weights(graph: onnx.GraphProto) -> Iterator[str]:
+def _find_weight_names(graph: onnx.GraphProto) -> Iterator[str]:
     """Names of what a graph holds as a constant."""
     yield from (t.name for t in graph.initializer)
     yield from (o for n in graph.node if n.op_type == "Constant" for o in n.output)
@@ -235,10 +238,11 @@ class _Frame:
     weights: list[onnx.TensorProto] = field(default_factory=list)
 
 
-def nest(
+def nest_bodies(
     graph: onnx.GraphProto, lies: Sequence[Chain], paths: Sequence[Chain], bodies: Bodies, homes: Homes, names: Names
 ) -> None:
-    """Put the nodes back into their bodies; changes the graph. `lies` and `paths`: `chains` and `opened` of every node.
+    """Put the nodes back into their bodies; changes the graph. `lies` and `paths`: `find_chains` and `find_body_paths`
+    of every node.
 
     A weight goes where it was (`homes`); a new one, to the innermost body that holds all its readers. `names` are all
     of the model, of which this graph may be a part.
@@ -249,15 +253,15 @@ def nest(
     main: list[onnx.NodeProto] = []
     held: list[onnx.TensorProto] = []
     taken: set[str] = set()
-    alive = {*defined_names(graph), *(n for node in graph.node for n in node.input)}
+    alive = {*find_defined_names(graph), *(n for node in graph.node for n in node.input)}
 
     def name_result(old: str) -> str:
-        """What a body calls a result that it does not make: as before, where nothing else is called so now."""
+        """The name in a body for a result that the body does not make: the old one where it is free."""
         found = names.value(f"{old}.given") if old in alive else old
         alive.add(found)
         return found
 
-    read = _homes(graph, lies)
+    read = _find_homes(graph, lies)
     for t in graph.initializer:
         around = ("", *read.get(t.name, ()))
         home = homes.get(t.name, around[-1])
@@ -266,7 +270,7 @@ def nest(
     for node, chain, inner in zip(graph.node, lies, paths, strict=True):
         to = frames[chain[-1]].nodes if chain else main
         if node.domain != DOMAIN:
-            to.append(_closed(node, inner, frames, bodies, infos, taken, name_result) if inner else node)
+            to.append(_close_node(node, inner, frames, bodies, infos, taken, name_result) if inner else node)
     kept = [type(m).FromString(m.SerializeToString()) for m in main]
     weights = [type(t).FromString(t.SerializeToString()) for t in held]
     left = [v for n, v in infos.items() if n not in taken]
@@ -276,7 +280,7 @@ def nest(
     graph.value_info.extend(left)
 
 
-def _homes(graph: onnx.GraphProto, lies: Sequence[Chain]) -> dict[str, Chain]:
+def _find_homes(graph: onnx.GraphProto, lies: Sequence[Chain]) -> dict[str, Chain]:
     """The innermost body that holds all readers of a name."""
     out: dict[str, Chain] = {}
     for node, chain in zip(graph.node, lies, strict=True):
@@ -287,7 +291,7 @@ def _homes(graph: onnx.GraphProto, lies: Sequence[Chain]) -> dict[str, Chain]:
     return out
 
 
-def _closed(
+def _close_node(
     node: onnx.NodeProto, paths: Chain, frames: Mapping[str, _Frame], bodies: Bodies,
     infos: Mapping[str, onnx.ValueInfoProto], taken: set[str], name_result: Callable[[str], str],
 ) -> onnx.NodeProto:  # fmt: skip
@@ -297,16 +301,16 @@ def _closed(
     results = list(node.input)[-sum(len(bodies[p].output) for p in paths) :]
     del out.attribute[:], out.input[:]
     out.input.extend(frames[paths[0]].marker.input)
-    out.attribute.extend(a for a in node.attribute if a.name not in NOTES)
+    out.attribute.extend(a for a in node.attribute if a.name not in NOTE_ATTRIBUTES)
     for name, path in zip(CONTROL[node.op_type], paths, strict=True):
         count = len(bodies[path].output)
-        body = _body(frames[path], bodies[path], results[:count], infos, taken, name_result)
+        body = _make_body(frames[path], bodies[path], results[:count], infos, taken, name_result)
         results = results[count:]
         out.attribute.append(helper.make_attribute(name, body))
     return out
 
 
-def _body(
+def _make_body(
     found: _Frame, frame: onnx.GraphProto, results: Sequence[str],
     infos: Mapping[str, onnx.ValueInfoProto], taken: set[str], name_result: Callable[[str], str],
 ) -> onnx.GraphProto:  # fmt: skip

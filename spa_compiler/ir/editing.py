@@ -1,4 +1,4 @@
-"""Edits of a graph that every rewrite needs: where a node stands, dead nodes that go."""
+"""Edits of a graph that every rewrite needs: the position of a node, and removal of dead nodes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def drop_dead(model: Model) -> int:
     return len(dead)
 
 
-def index_of(graph: gs.Graph, node: gs.Node) -> int:
+def find_index(graph: gs.Graph, node: gs.Node) -> int:
     """Position of a node by identity (graphsurgeon compares by content)."""
     return next(i for i, n in enumerate(graph.nodes) if n is node)
 
 
-def unique(nodes: list[gs.Node]) -> list[gs.Node]:
+def drop_repeats(nodes: list[gs.Node]) -> list[gs.Node]:
     """Each node once, by identity (graphsurgeon compares by content)."""
     return list({id(n): n for n in nodes}.values())

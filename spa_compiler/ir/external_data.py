@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 
 from spa_compiler.errors import ModelError
-from spa_compiler.ir.tensors import describe, sparse_tensors, tensors
+from spa_compiler.ir.tensors import describe_tensor, iterate_sparse_tensors, iterate_tensors
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 """Bytes that a protobuf file holds at most, and so all that is written into one."""
@@ -28,9 +28,9 @@ PACKED = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6
 BITS = {getattr(onnx.TensorProto, n): bits for n, bits in PACKED.items() if hasattr(onnx.TensorProto, n)}
 """Element types of which one element takes less than a byte, and its bits."""
 PLAIN_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8}
-MEMORY = "_ORT_MEM_ADDR_"
+MEMORY_LOCATION = "_ORT_MEM_ADDR_"
 """In a location it makes onnxruntime read the memory of its own process in place of a file."""
-LARGEST = (1 << 62) - 1
+LARGEST_SIZE = (1 << 62) - 1
 Array = NDArray[Any]
 
 
@@ -44,19 +44,19 @@ def check_tensors(proto: onnx.ModelProto, path: Path) -> None:
 
     Raises ModelError that names the model, the tensor's place and what it needs.
     """
-    for tensor, holders in tensors(proto):
+    for tensor, holders in iterate_tensors(proto):
         try:
             check_tensor(tensor, path.parent)
         except ModelError as e:
-            raise ModelError(f"{path}: {describe(tensor, holders)} {e}") from e
+            raise ModelError(f"{path}: {describe_tensor(tensor, holders)} {e}") from e
     total = 0
-    for sparse, holders in sparse_tensors(proto):
+    for sparse, holders in iterate_sparse_tensors(proto):
         try:
-            total += _bytes(sparse.values.data_type, _elements(list(sparse.dims)))
+            total += _count_bytes(sparse.values.data_type, _count_elements(list(sparse.dims)))
             if total > PROTOBUF_LIMIT:
                 raise ModelError(f"of shape {list(sparse.dims)} is too large to be written dense")
         except ModelError as e:
-            raise ModelError(f"{path}: {describe(sparse, holders)} {e}") from e
+            raise ModelError(f"{path}: {describe_tensor(sparse, holders)} {e}") from e
 
 
 def check_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
@@ -69,9 +69,9 @@ def check_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
         _locate(tensor, folder)
         return
     dims = list(tensor.dims)
-    elements = _elements(dims)
+    elements = _count_elements(dims)
     if tensor.HasField("raw_data") and tensor.data_type in PLAIN_TYPES:
-        wanted = _bytes(tensor.data_type, elements)
+        wanted = _count_bytes(tensor.data_type, elements)
         if len(tensor.raw_data) != wanted:
             raise ModelError(f"holds {len(tensor.raw_data)} bytes, its shape {dims} needs {wanted}")
         return
@@ -83,15 +83,15 @@ def check_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
         raise ModelError(f"does not hold what its type and shape {dims} need ({e})") from e
 
 
-def _elements(dims: list[int]) -> int:
+def _count_elements(dims: list[int]) -> int:
     if any(d < 0 for d in dims):
         raise ModelError(f"has a negative size {dims}")
-    if math.prod(d for d in dims if d) > LARGEST:  # no array can have it, not even an empty one
+    if math.prod(d for d in dims if d) > LARGEST_SIZE:  # no array can have it, not even an empty one
         raise ModelError(f"has a size out of reach {dims}")
     return math.prod(dims)
 
 
-def _bytes(kind: int, elements: int) -> int:
+def _count_bytes(kind: int, elements: int) -> int:
     """Bytes of so many elements of an ONNX type. Raises ModelError for one that has no fixed size."""
     try:
         bits = BITS.get(kind) or 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
@@ -102,8 +102,8 @@ def _bytes(kind: int, elements: int) -> int:
     return (elements * bits + 7) // 8
 
 
-def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
-    """What a tensor says about its data. Said twice is refused: readers do not agree on which of them counts."""
+def _read_entries(tensor: onnx.TensorProto) -> dict[str, str]:
+    """The entries of a tensor about its data. A key given twice is refused: readers disagree on which counts."""
     out: dict[str, str] = {}
     for entry in tensor.external_data:
         if not isinstance(entry.key, str) or not isinstance(entry.value, str):
@@ -114,7 +114,7 @@ def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
     return out
 
 
-def _number(entries: dict[str, str], name: str, default: int) -> int:
+def _read_number(entries: dict[str, str], name: str, default: int) -> int:
     text = entries.get(name) or str(default)
     if not (text.isascii() and text.isdigit()):
         raise ModelError(f"gives '{text}' as the {name} of its external data, which is no number of bytes")
@@ -123,10 +123,10 @@ def _number(entries: dict[str, str], name: str, default: int) -> int:
 
 def _locate(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
     """File, offset and length of an external tensor, links resolved. Raises ModelError for what lies elsewhere."""
-    entries = _entries(tensor)
+    entries = _read_entries(tensor)
     location = entries.get("location", "")
     place = PurePosixPath(location)
-    if not location or place.is_absolute() or ".." in place.parts or "\\" in location or MEMORY in location:
+    if not location or place.is_absolute() or ".." in place.parts or "\\" in location or MEMORY_LOCATION in location:
         raise ModelError(
             f"has external data at '{location}', which is refused: only files inside the model's folder are read"
         )
@@ -140,8 +140,8 @@ def _locate(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
     except (OSError, ValueError, RuntimeError) as e:  # too long, a NUL, links in a circle
         raise ModelError(f"has external data at '{location}', which cannot be read: {e}") from e
     dims = list(tensor.dims)
-    needed = _bytes(tensor.data_type, _elements(dims))
-    offset, length = _number(entries, "offset", 0), _number(entries, "length", needed)
+    needed = _count_bytes(tensor.data_type, _count_elements(dims))
+    offset, length = _read_number(entries, "offset", 0), _read_number(entries, "length", needed)
     if length != needed or offset + length > size:
         raise ModelError(
             f"of shape {dims} needs {needed} bytes; '{location}' ({size} bytes) gives {length} at {offset}"
@@ -149,9 +149,9 @@ def _locate(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
     return file, offset, length
 
 
-def locations(proto: onnx.ModelProto) -> frozenset[str]:
+def find_locations(proto: onnx.ModelProto) -> frozenset[str]:
     """The files that hold tensors of the model, wherever in it those are; relative to its folder."""
-    return frozenset(_entries(t).get("location", "") for t, _ in tensors(proto) if is_external(t))
+    return frozenset(_read_entries(t).get("location", "") for t, _ in iterate_tensors(proto) if is_external(t))
 
 
 def read_tensor(tensor: onnx.TensorProto, folder: Path) -> Array:
@@ -182,7 +182,7 @@ def read_bytes(tensor: onnx.TensorProto, folder: Path) -> bytes:
     return np.memmap(file, np.uint8, "r", offset, (length,)).tobytes() if length else b""
 
 
-def embed(tensor: onnx.TensorProto, folder: Path, room: int = PROTOBUF_LIMIT) -> int:
+def embed_tensor(tensor: onnx.TensorProto, folder: Path, room: int = PROTOBUF_LIMIT) -> int:
     """Take external data into the tensor itself (in place); returns how many bytes that were.
 
     Raises ModelError, without a subject, for more bytes than there is room.
@@ -201,7 +201,7 @@ def embed(tensor: onnx.TensorProto, folder: Path, room: int = PROTOBUF_LIMIT) ->
 def densify(sparse: onnx.SparseTensorProto, folder: Path) -> Array:
     """The dense array of a sparse tensor. Raises ModelError, without a subject, for one that cannot be read."""
     dims = list(sparse.dims)
-    if _bytes(sparse.values.data_type, _elements(dims)) > PROTOBUF_LIMIT:
+    if _count_bytes(sparse.values.data_type, _count_elements(dims)) > PROTOBUF_LIMIT:
         raise ModelError(f"of shape {dims} cannot be read: too large to be written dense")
     try:
         values, at = read_tensor(sparse.values, folder), read_tensor(sparse.indices, folder)
@@ -216,8 +216,8 @@ def densify(sparse: onnx.SparseTensorProto, folder: Path) -> Array:
     return out
 
 
-def data_name(model: str, digest: str) -> str:
-    """What a file of external data is called beside a model of this name; `digest`: hash of what it holds."""
+def make_data_name(model: str, digest: str) -> str:
+    """The name of the external data file beside a model of this name; `digest`: hash of its content."""
     return f"{model}.{digest[:16]}.data"
 
 
@@ -226,7 +226,7 @@ def externalize(proto: onnx.ModelProto, source: Path, target: Path) -> onnx.Mode
     scratch, digest, at = target.with_name(f"{target.name}.data"), hashlib.sha256(), 0
     moved: list[tuple[onnx.TensorProto, int, int]] = []
     with open(scratch, "wb") as data:
-        for t, holders in tensors(proto):
+        for t, holders in iterate_tensors(proto):
             large = len(holders) == 2 and t.ByteSize() >= 1024 and t.data_type != onnx.TensorProto.STRING
             if not large and not is_external(t):
                 continue
@@ -237,9 +237,9 @@ def externalize(proto: onnx.ModelProto, source: Path, target: Path) -> onnx.Mode
                 digest.update(part)
             moved.append((t, at + len(gap), len(raw)))
             at += len(gap) + len(raw)
-            t.ClearField(_storage(t))
+            t.ClearField(_describe_storage(t))
             t.raw_data = b""  # what set_external_data asks for
-    location = data_name(target.name, digest.hexdigest())
+    location = make_data_name(target.name, digest.hexdigest())
     for t, offset, length in moved:
         external_data_helper.set_external_data(t, location, offset, length)
         t.ClearField("raw_data")
@@ -251,5 +251,5 @@ def externalize(proto: onnx.ModelProto, source: Path, target: Path) -> onnx.Mode
     return proto
 
 
-def _storage(t: onnx.TensorProto) -> str:
+def _describe_storage(t: onnx.TensorProto) -> str:
     return "raw_data" if t.HasField("raw_data") else onnx.helper.tensor_dtype_to_field(t.data_type)

@@ -1,4 +1,4 @@
-"""What is an initializer: a constant of the model, or the default of an input that a run may replace.
+"""Initializers: constants of the model, or defaults of inputs that a run may replace.
 
     defaults, notes = find_defaults(proto)              # graph inputs with a default, by name
     given = take_defaults(proto.graph, defaults)        # they are inputs like any other from here on
@@ -40,14 +40,14 @@ class Default:
     tensor: onnx.TensorProto
 
 
-def initializer_names(graph: onnx.GraphProto) -> set[str]:
+def find_initializer_names(graph: onnx.GraphProto) -> set[str]:
     """Names of dense and sparse initializers."""
     return {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
 
 
 def find_defaults(proto: onnx.ModelProto) -> tuple[dict[str, onnx.ValueInfoProto], list[str]]:
     """Graph inputs that have a default which a run may replace, and what to say of those that are none."""
-    held = initializer_names(proto.graph)
+    held = find_initializer_names(proto.graph)
     listed = {v.name: v for v in proto.graph.input if v.name in held}
     if proto.ir_version < REPLACEABLE_SINCE or not listed:
         return {}, []
@@ -81,7 +81,7 @@ def list_inputs(proto: onnx.ModelProto, defaults: Mapping[str, Default]) -> None
 def replace_constant_nodes(graph: onnx.GraphProto) -> None:
     """Constant nodes of numbers become initializers; strings and sparse tensors stay nodes."""
     outputs = {o.name for o in graph.output}
-    found = [(n, _constant_value(n)) for n in graph.node if n.op_type == "Constant" and n.output[0] not in outputs]
+    found = [(n, _find_constant_value(n)) for n in graph.node if n.op_type == "Constant" and n.output[0] not in outputs]
     found = [(n, t) for n, t in found if t is not None]
     graph.initializer.extend(t for _, t in found if t is not None)
     gone = {n.output[0] for n, _ in found}
@@ -92,7 +92,7 @@ def replace_constant_nodes(graph: onnx.GraphProto) -> None:
         graph.node.extend(kept)
 
 
-def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
+def _find_constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     a = node.attribute[0] if node.attribute else onnx.AttributeProto()
     if a.name == "value":
         out = onnx.TensorProto()

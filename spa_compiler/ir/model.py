@@ -1,4 +1,4 @@
-"""A model file behind one door: reading, the graph (onnx-graphsurgeon), constants, and writing.
+"""A model: its graph (onnx-graphsurgeon), constants, names, and the parts of the file that stay as they are.
 
     model = load("m.onnx")          # checked, external data not read yet
     model.array("conv1.weight")     # a numpy array, read when asked for
@@ -27,7 +27,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from spa_compiler.algebra.sizes import Size
 from spa_compiler.errors import ModelError
-from spa_compiler.ir.control_flow import Bodies, Homes, chains, nest, opened
+from spa_compiler.ir.control_flow import Bodies, Homes, find_body_paths, find_chains, nest_bodies
 from spa_compiler.ir.external_data import read_tensor
 from spa_compiler.ir.initializers import (
     Default,
@@ -35,7 +35,7 @@ from spa_compiler.ir.initializers import (
 )
 from spa_compiler.ir.names import Names
 from spa_compiler.ir.snapshots import Snapshot
-from spa_compiler.ir.subgraphs import WEIGHT_TYPES, weights
+from spa_compiler.ir.subgraphs import WEIGHT_TYPES, find_body_weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what it would only warn about is carried over here
 Array = NDArray[Any]
@@ -75,7 +75,7 @@ class Model:
     defaults: dict[str, Default] = field(default_factory=dict)  # inputs that a run may leave out: no constants here
     copies: dict[str, str] = field(
         default_factory=dict
-    )  # constant that `constant_sharing.untie` made -> what it copies
+    )  # constant that `constant_sharing.untie_constants` made -> what it copies
 
     @property
     def folder(self) -> Path:
@@ -98,7 +98,7 @@ class Model:
 
     def new_constant(self, wanted: str, values: Array) -> gs.Constant:
         """A constant under such a name."""
-        return constant(self.names.value(wanted), values)
+        return make_constant(self.names.value(wanted), values)
 
     def new_node(
         self, op: str, wanted: str, attrs: dict[str, Any], inputs: list[gs.Tensor], outputs: list[gs.Tensor],
@@ -119,7 +119,7 @@ class Model:
         for node in self.graph.nodes:
             origin = self.origin.get(node.outputs[0].name) if node.outputs else None
             if origin is not None and origin.op_type == node.op:
-                out += weights(origin)
+                out += find_body_weights(origin)
         return out
 
     def default_weights(self) -> list[onnx.TensorProto]:
@@ -157,7 +157,14 @@ class Model:
             whole = self.external or out.ir_version < 4  # external data, and named inputs: in the main graph only
             homes = {t.name: "" for t in out.graph.initializer} if whole else self.homes
             nodes = self.graph.nodes
-            nest(out.graph, chains(nodes), [opened(n) for n in nodes], self.bodies, homes, self.names.copy())
+            nest_bodies(
+                out.graph,
+                find_chains(nodes),
+                [find_body_paths(n) for n in nodes],
+                self.bodies,
+                homes,
+                self.names.copy(),
+            )
         list_inputs(out, self.defaults)
         return out
 
@@ -184,7 +191,7 @@ class Model:
 
     @staticmethod
     def _write_attributes(out: onnx.NodeProto, fresh: onnx.NodeProto, attrs: Mapping[str, Any]) -> None:
-        carried = {a.name for a in out.attribute if _carried(a)}
+        carried = {a.name for a in out.attribute if _is_carried(a)}
         kept = [a for a in out.attribute if a.name in carried or a.name in attrs]
         changed = {a.name: a for a in fresh.attribute if a.name not in carried}
         del out.attribute[:]
@@ -194,7 +201,7 @@ class Model:
 
 def _has_attributes(node: onnx.NodeProto, attrs: Mapping[str, Any]) -> bool:
     """Are the numbers among the attributes of a node these already, and is none missing?"""
-    numbers = {a.name: a for a in node.attribute if not _carried(a)}
+    numbers = {a.name: a for a in node.attribute if not _is_carried(a)}
     carried = {a.name for a in node.attribute} - numbers.keys()
     return attrs.keys() - carried == numbers.keys() and all(_is_value(a, attrs[n]) for n, a in numbers.items())
 
@@ -205,17 +212,17 @@ def _is_value(a: onnx.AttributeProto, value: Any) -> bool:
     return isinstance(value, list) and value == list(a.ints if a.type == a.INTS else a.floats) and bool(value)
 
 
-def _carried(a: onnx.AttributeProto) -> bool:
+def _is_carried(a: onnx.AttributeProto) -> bool:
     """Attributes that stay as they were read: subgraphs, tensors, types, and bytes that graphsurgeon would decode."""
     return a.type not in (a.INT, a.INTS, a.FLOAT, a.FLOATS)
 
 
-def constant(name: str, values: Array) -> gs.Constant:
+def make_constant(name: str, values: Array) -> gs.Constant:
     """A graph constant that holds its protobuf form, so that every element type of ONNX survives."""
     return gs.Constant(name, LazyValues(numpy_helper.from_array(np.asarray(values, order="C"), name)))
 
 
-def element_type(t: gs.Constant) -> int:
+def find_element_type(t: gs.Constant) -> int:
     """ONNX element type of a constant."""
     values = t._values
     if isinstance(values, np.ndarray):  # graphsurgeon loads what it has been asked for
@@ -223,6 +230,6 @@ def element_type(t: gs.Constant) -> int:
     return int(values.tensor.data_type)
 
 
-def label(node: gs.Node) -> str:
-    """What a node is called in messages: its name, or its first output."""
+def describe_node(node: gs.Node) -> str:
+    """The name of a node in messages: its own, or that of its first output."""
     return str(node.name or (node.outputs[0].name if node.outputs else node.op))

@@ -1,4 +1,4 @@
-"""New names: one place knows every name of a model, those in bodies and functions included, and gives none twice.
+"""Names of a model, those in bodies and functions included, and new names that are none of them.
 
     names = Names.of(proto)
     names.value("y.shape")      # 'y.shape', or 'y.shape#2' where the file or an earlier call has that
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
-from spa_compiler.ir.subgraphs import subgraphs
+from spa_compiler.ir.subgraphs import list_subgraphs
 
 
 class Names:
@@ -35,8 +35,8 @@ class Names:
 
     def add_graph(self, graph: onnx.GraphProto) -> None:
         """Every name of a graph and of the bodies in it, those of recorded types included: they would be believed."""
-        self._own()
-        self._values |= set(defined_names(graph))
+        self._copy_sets()
+        self._values |= set(find_defined_names(graph))
         self._values |= {v.name for v in (*graph.output, *graph.value_info)}
         for a in graph.quantization_annotation:
             self._values |= {a.tensor_name, *(e.value for e in a.quant_parameter_tensor_names)}
@@ -44,11 +44,11 @@ class Names:
 
     def add_nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
         """Every name of nodes and of the bodies in them."""
-        self._own()
+        self._copy_sets()
         for node in nodes:
             self._nodes.add(node.name)
             self._values |= {*node.input, *node.output}
-            for body in subgraphs(node):
+            for body in list_subgraphs(node):
                 self.add_graph(body)
 
     def copy(self) -> Names:
@@ -60,21 +60,21 @@ class Names:
 
     def value(self, wanted: str) -> str:
         """A name for a new value or initializer: `wanted`, with a number behind it where that is taken."""
-        self._own()
-        return _take(wanted, self._values)
+        self._copy_sets()
+        return _take_name(wanted, self._values)
 
     def node(self, wanted: str) -> str:
         """A name for a new node."""
-        self._own()
-        return _take(wanted, self._nodes)
+        self._copy_sets()
+        return _take_name(wanted, self._nodes)
 
-    def _own(self) -> None:
+    def _copy_sets(self) -> None:
         """Make the sets this object's own before they change."""
         if self._is_shared:
             self._values, self._nodes, self._is_shared = set(self._values), set(self._nodes), False
 
 
-def _take(wanted: str, taken: set[str]) -> str:
+def _take_name(wanted: str, taken: set[str]) -> str:
     found, k = wanted, 1
     while found in taken:
         k += 1
@@ -83,7 +83,7 @@ def _take(wanted: str, taken: set[str]) -> str:
     return found
 
 
-def defined_names(graph: onnx.GraphProto) -> Iterator[str]:
+def find_defined_names(graph: onnx.GraphProto) -> Iterator[str]:
     """Names that a graph gives a value by itself: its inputs, initializers and what its nodes make."""
     yield from (v.name for v in graph.input)
     yield from (t.name for t in graph.initializer)
@@ -91,4 +91,4 @@ def defined_names(graph: onnx.GraphProto) -> Iterator[str]:
     yield from (o for n in graph.node for o in n.output if o)
 
 
-__all__ = ["Names", "defined_names"]
+__all__ = ["Names", "find_defined_names"]

@@ -1,4 +1,4 @@
-"""From a file to a model: read, checked, functions inlined, bodies opened."""
+"""Reading a model file: parse and check it, inline its functions, open the bodies of control nodes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from spa_compiler.errors import ModelError
-from spa_compiler.ir.control_flow import flatten
-from spa_compiler.ir.external_data import PROTOBUF_LIMIT, densify, embed, locations
+from spa_compiler.ir.control_flow import flatten_bodies
+from spa_compiler.ir.external_data import PROTOBUF_LIMIT, densify, embed_tensor, find_locations
 from spa_compiler.ir.initializers import (
     find_defaults,
-    initializer_names,
+    find_initializer_names,
     replace_constant_nodes,
     take_defaults,
 )
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.names import Names
 from spa_compiler.ir.snapshots import Snapshot
-from spa_compiler.ir.subgraphs import captured
-from spa_compiler.ir.tensors import describe, tensors
-from spa_compiler.ir.validation import check
+from spa_compiler.ir.subgraphs import find_captured
+from spa_compiler.ir.tensors import describe_tensor, iterate_tensors
+from spa_compiler.ir.validation import check_proto
 
 MODEL_FIELDS = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
-def _untouchable(node: onnx.NodeProto) -> onnx.NodeProto:
+def _detach_node(node: onnx.NodeProto) -> onnx.NodeProto:
     """The node, or a copy where graphsurgeon holds its tensors: exporting them changes their names in place."""
     if all(a.type not in (a.TENSOR, a.TENSORS) for a in node.attribute):
         return node
@@ -44,16 +44,16 @@ def load(path: str | os.PathLike[str]) -> Model:
     """Read and check a model. Raises ModelError with the file, the place and what to do."""
     path = Path(path)
     files = Snapshot.of([path], whole=True)  # before it is read: what changes from now on is seen at the end
-    proto = read(path)
-    notes, external = check(proto, path), locations(proto)
-    files = files.joined(Snapshot.of(path.parent / name for name in sorted(external)))
+    proto = read_proto(path)
+    notes, external = check_proto(proto, path), find_locations(proto)
+    files = files.join(Snapshot.of(path.parent / name for name in sorted(external)))
     if proto.functions:
-        proto, inlined = _inline(proto, path)
+        proto, inlined = _inline_functions(proto, path)
         notes += inlined
     return replace(from_proto(proto, path, notes), external=external, files=files)
 
 
-def read(path: Path) -> onnx.ModelProto:
+def read_proto(path: Path) -> onnx.ModelProto:
     """Parse the protobuf of a file without its external data."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
@@ -68,7 +68,7 @@ def read(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _inline(proto: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, list[str]]:
+def _inline_functions(proto: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, list[str]]:
     """Calls of the model's own functions become their bodies: a body has one shape, a pruned call its own."""
     names = {(f.domain, f.name) for f in proto.functions}
     calls = sum((n.domain, n.op_type) in names for n in proto.graph.node)
@@ -83,10 +83,10 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
     """A model from protobuf, which is changed: Constant nodes become initializers, bodies are opened."""
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
     names, (defaults, listed) = Names.of(proto), find_defaults(proto)
-    bodies, homes = flatten(proto.graph, version, names)
-    initializers = initializer_names(proto.graph)
+    bodies, homes = flatten_bodies(proto.graph, version, names)
+    initializers = find_initializer_names(proto.graph)
     replace_constant_nodes(proto.graph)
-    _embed(proto, path)
+    _embed_tensors(proto, path)
     header = onnx.ModelProto()
     for name in MODEL_FIELDS:
         if proto.HasField(name):
@@ -106,25 +106,25 @@ def from_proto(proto: onnx.ModelProto, path: Path, notes: list[str] | None = Non
         graph = gs.import_onnx(proto)
     except Exception as e:
         raise ModelError(f"{path}: onnx-graphsurgeon cannot read the graph: {e}") from e
-    origin = {n.output[0]: _untouchable(n) for n in proto.graph.node if n.output}
-    held = captured(proto.graph)
+    origin = {n.output[0]: _detach_node(n) for n in proto.graph.node if n.output}
+    held = find_captured(proto.graph)
     flat = Model(graph, header, origin, path, held, None, [*(notes or []), *listed], bodies=bodies, homes=homes)
     return replace(flat, sparse=sparse, names=names, defaults=given)
 
 
-def _embed(proto: onnx.ModelProto, path: Path) -> None:
+def _embed_tensors(proto: onnx.ModelProto, path: Path) -> None:
     """Take external data into the file, but for that of initializers, which may be large: those stay where they are.
 
     Sparse tensors, attributes, functions and training info are read by code that looks for files in the working folder.
     """
     total = 0
-    for tensor, holders in tensors(proto):
+    for tensor, holders in iterate_tensors(proto):
         if len(holders) == 2 and isinstance(holders[1], onnx.GraphProto):
             continue
         try:
-            total += embed(tensor, path.parent, PROTOBUF_LIMIT - total)
+            total += embed_tensor(tensor, path.parent, PROTOBUF_LIMIT - total)
         except ModelError as e:
-            raise ModelError(f"{path}: {describe(tensor, holders)} {e}") from e
+            raise ModelError(f"{path}: {describe_tensor(tensor, holders)} {e}") from e
 
 
 def densify_sparse(sparse: onnx.SparseTensorProto, path: Path) -> onnx.TensorProto:

@@ -1,11 +1,11 @@
-"""Files as they were when work began: what changes while it is read is not silently half old and half new.
+"""States of files when work began: a file that changes while it is read is an error, not a mixture of both.
 
     before = Snapshot.of([model], whole=True)
     ...
     before.check()             # raises ModelError that names the file
 
-Size and time of change are compared for every file, a checksum where it is cheap: for files up to `SMALL` bytes, and
-where the whole file is asked for. Only plain files are looked at: to read a pipe is to empty it.
+Size and time of change are compared for every file, a checksum where it is cheap: for files up to `HASHED_SIZE` bytes,
+and where the whole file is asked for. Only plain files are looked at: to read a pipe is to empty it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from spa_compiler.errors import ModelError
 
-SMALL = 64 << 20
+HASHED_SIZE = 64 << 20
 """Bytes that are hashed in well under a second; larger files are known by size and time alone."""
 
 
@@ -39,33 +39,35 @@ class Snapshot:
     @classmethod
     def of(cls, paths: Iterable[Path], whole: bool = False) -> Snapshot:
         """The plain files among these as they are now. `whole`: with a checksum, whatever their size."""
-        return cls({p: _state(p, whole) for p in paths if p.is_file()})
+        return cls({p: _read_state(p, whole) for p in paths if p.is_file()})
 
-    def joined(self, other: Snapshot) -> Snapshot:
+    def join(self, other: Snapshot) -> Snapshot:
         """Both in one."""
         return Snapshot({**self.states, **other.states})
 
     def digest(self, path: Path) -> str:
         """The SHA-256 of a file when the snapshot was made, now where that was not taken."""
         known = self.states.get(path)
-        return known.digest if known is not None and known.digest else sha256(path)
+        return known.digest if known is not None and known.digest else hash_file(path)
 
     def check(self) -> None:
         """Raise ModelError for the first file that is no longer what it was."""
         for path, before in self.states.items():
-            if (change := _change(path, before)) is not None:
+            if (change := _describe_change(path, before)) is not None:
                 raise ModelError(f"{path}: {change} while it was read; run again when nothing writes to it")
 
 
-def _state(path: Path, whole: bool) -> FileState:
+def _read_state(path: Path, whole: bool) -> FileState:
     try:
         found = path.stat()
-        return FileState(found.st_size, found.st_mtime_ns, sha256(path) if whole or found.st_size <= SMALL else "")
+        return FileState(
+            found.st_size, found.st_mtime_ns, hash_file(path) if whole or found.st_size <= HASHED_SIZE else ""
+        )
     except OSError as e:
         raise ModelError(f"{path}: cannot be read: {e.strerror or e}") from e
 
 
-def _change(path: Path, before: FileState) -> str | None:
+def _describe_change(path: Path, before: FileState) -> str | None:
     """How a file differs from what it was, or None."""
     try:
         now = path.stat()
@@ -73,12 +75,12 @@ def _change(path: Path, before: FileState) -> str | None:
             return f"its size changed from {before.size} to {now.st_size} bytes"
         if now.st_mtime_ns != before.modified:
             return "it was written to"
-        return "its content changed" if before.digest and sha256(path) != before.digest else None
+        return "its content changed" if before.digest and hash_file(path) != before.digest else None
     except OSError as e:
         return f"it disappeared ({e.strerror or e})"
 
 
-def sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Hash of a file."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

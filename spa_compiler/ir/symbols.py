@@ -12,14 +12,14 @@ import onnx
 from spa_compiler.algebra.sizes import (
     Size,
     add,
-    bounds,
-    linear_part,
+    compute_value,
+    find_bounds,
+    find_size_symbols,
+    format_size,
     multiply,
     parse_size,
+    split_linear,
     subtract,
-    symbols_of,
-    text_of,
-    value_at,
 )
 from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.ir.model import Model
@@ -45,17 +45,17 @@ class Symbol:
     is_alone: bool = True  # is it the whole size of an axis, not only a part of an expression?
 
 
-def symbols(model: Model) -> list[Symbol]:
+def list_symbols(model: Model) -> list[Symbol]:
     """Free sizes of the graph inputs in order; unnamed ones are called `input.axis`.
 
     What a name states as an expression (`past + 1`) follows the symbols in it, and is none of its own.
     """
     out: dict[str, Symbol] = {}
-    for name, axes in input_axes(model).items():
+    for name, axes in find_input_axes(model).items():
         fixed = [isinstance(s, int) for s in axes]
         for k, size in enumerate(axes):
             batch = k == 0 or (k == 1 and len(axes) == 3 and fixed[0])
-            for symbol in sorted(symbols_of(size)):
+            for symbol in sorted(find_size_symbols(size)):
                 alone = size == symbol
                 before = out.get(symbol)
                 if before is None or (alone and not before.is_alone):
@@ -65,7 +65,7 @@ def symbols(model: Model) -> list[Symbol]:
     return list(out.values())
 
 
-def input_axes(model: Model) -> dict[str, tuple[Size, ...]]:
+def find_input_axes(model: Model) -> dict[str, tuple[Size, ...]]:
     """Sizes of the axes of the graph inputs: numbers, symbols, and what names state as expressions of them."""
     rows = {vi.name: list(vi.type.tensor_type.shape.dim) for vi in model.header.graph.input}
     named = {d.dim_param for dims in rows.values() for d in dims if not _is_fixed(d) and d.dim_param}
@@ -82,7 +82,7 @@ def _is_fixed(d: onnx.TensorShapeProto.Dimension) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _read_names(names: frozenset[str]) -> dict[str, Size]:
-    """What the names of dims state: a number, an expression of other names or of one symbol, or a symbol as a whole.
+    """The sizes that names of dims state: a number, an expression of other names or of one symbol, or a symbol.
 
     `batch-size` is no difference, unless there is a `batch` and a `size`. `?`, `-1` and `None` name nothing: exporters
     write them on any axis that they do not know, and two of these need not be equal.
@@ -91,7 +91,7 @@ def _read_names(names: frozenset[str]) -> dict[str, Size]:
     alone = {n for n, size in parsed.items() if size == n}
     out: dict[str, Size] = {}
     for name, size in parsed.items():
-        found = symbols_of(size)
+        found = find_size_symbols(size)
         stated = size == name or isinstance(size, int) or found <= alone or len(found) == 1
         sensible = not isinstance(size, int) or size > 0
         out[name] = size if stated and sensible else name
@@ -100,23 +100,23 @@ def _read_names(names: frozenset[str]) -> dict[str, Size]:
 
 def is_telling(name: str) -> bool:
     """Does the name of a dim tell it from others, or say how large it is?"""
-    return any(c.isalnum() for c in name) and name.strip() != "None" and not NOTHING.fullmatch(name)
+    return any(c.isalnum() for c in name) and name.strip() != "None" and not NO_SIZE_PATTERN.fullmatch(name)
 
 
-NOTHING = re.compile(r"\s*(-\s*\d+|0+)\s*")
+NO_SIZE_PATTERN = re.compile(r"\s*(-\s*\d+|0+)\s*")
 """Numbers that no size is."""
 
 
-def input_types(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
+def make_input_types(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
     """Types of the graph inputs with symbols replaced by sizes. Raises ModelError where a name comes to less than 1."""
     out = {}
-    axes = input_axes(model)
+    axes = find_input_axes(model)
     for vi in model.header.graph.input:
         t = onnx.TypeProto()
         t.CopyFrom(vi.type)
         for k, d in enumerate(t.tensor_type.shape.dim):
             if not _is_fixed(d):
-                number = value_at(axes[vi.name][k], sizes)
+                number = compute_value(axes[vi.name][k], sizes)
                 if number is None or number < 1:
                     what = f"axis {k} of input '{vi.name}' ({d.dim_param}) would have {number} entries"
                     raise ModelError(f"{model.path}: {what} at {sizes}")
@@ -125,21 +125,21 @@ def input_types(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto
     return out
 
 
-def only_batch(model: Model) -> int:
+def find_only_batch(model: Model) -> int:
     """The first input's first size where both bindings have the same, or 0: exporters write 1 under a symbol."""
     bound = model.shapes.sizes.items() if model.shapes else ()
-    types = [list(input_types(model, {n: pair[k] for n, pair in bound}).values())[:1] for k in (0, 1)]
+    types = [list(make_input_types(model, {n: pair[k] for n, pair in bound}).values())[:1] for k in (0, 1)]
     first = {t.tensor_type.shape.dim[0].dim_value for side in types for t in side if t.tensor_type.shape.dim}
     return first.pop() if len(first) == 1 else 0
 
 
-def only_sizes(model: Model) -> dict[str, int]:
+def find_only_sizes(model: Model) -> dict[str, int]:
     """Symbols that fit one size alone, as far as was tried."""
     sizes = model.shapes.sizes if model.shapes is not None else {}
     return {n: a for n, (a, b) in sizes.items() if a == b}
 
 
-Pair = tuple[dict[str, int], dict[str, int]]
+BindingPair = tuple[dict[str, int], dict[str, int]]
 Ties = dict[str, Size]
 """Symbols that have to be what an expression of others comes to, so that the model runs."""
 
@@ -148,12 +148,12 @@ def apply_ties(sizes: dict[str, int], ties: Ties) -> dict[str, int]:
     """Sizes in which tied symbols are what their expressions come to."""
     out = dict(sizes)
     for name, size in ties.items():
-        number = value_at(size, out)
+        number = compute_value(size, out)
         out[name] = number if number is not None and number >= 1 else out[name]
     return out
 
 
-def bindings(found: list[Symbol], given: dict[str, int], ties: Ties | None = None) -> list[Pair]:
+def list_bindings(found: list[Symbol], given: dict[str, int], ties: Ties | None = None) -> list[BindingPair]:
     """Pairs of bindings to try, most general first.
 
     Distinct primes, so that axes of equal size are not taken for one another; realistic image sides, and right after
@@ -162,29 +162,31 @@ def bindings(found: list[Symbol], given: dict[str, int], ties: Ties | None = Non
     into a Reshape of a graph whose input says N; windows of 512 or 256 samples).
     """
 
-    def square(s: Symbol) -> bool:
+    def is_square(s: Symbol) -> bool:
         return not s.batch and s.rank >= 4 and s.axis > 0 and s.name not in given
 
-    def pair(batch: tuple[int, int], images: tuple[tuple[int, ...], ...], fixed: int | None, times: int = 1) -> Pair:
-        out: Pair = ({}, {})
+    def pair(
+        batch: tuple[int, int], images: tuple[tuple[int, ...], ...], fixed: int | None, times: int = 1
+    ) -> BindingPair:
+        out: BindingPair = ({}, {})
         for k, s in enumerate(found):
             for side in (0, 1):
-                size = batch[side] if s.batch else images[side][k % 4] if square(s) else PRIMES[side][k % 4] * times
+                size = batch[side] if s.batch else images[side][k % 4] if is_square(s) else PRIMES[side][k % 4] * times
                 out[side][s.name] = given.get(s.name, fixed if fixed and not s.batch else size)
         return apply_ties(out[0], ties or {}), apply_ties(out[1], ties or {})
 
-    def spread(p: Pair) -> Pair:
+    def spread(p: BindingPair) -> BindingPair:
         return p[0], apply_ties({n: (2 * p[0][n] if n in given else v) for n, v in p[1].items()}, ties or {})
 
     if not found:
         return [({}, {})]
     same = ((224,) * 4, (224,) * 4)
     tries = [pair((2, 3), IMAGES, None), pair((2, 3), same, None), pair((1, 1), IMAGES, None), pair((1, 1), same, None)]
-    if not all(s.batch or square(s) for s in found):
-        sides = (IMAGES, PRIMES) if any(map(square, found)) else (IMAGES,)
+    if not all(s.batch or is_square(s) for s in found):
+        sides = (IMAGES, PRIMES) if any(map(is_square, found)) else (IMAGES,)
         tries += [pair(b, side, None, times) for times in LONGER for b in ((2, 3), (1, 1)) for side in sides]
     tries += [pair((2, 3), IMAGES, n) for n in WINDOWS] + [pair((1, 1), IMAGES, n) for n in WINDOWS]
-    if any(map(square, found)):
+    if any(map(is_square, found)):
         tries[1:1] = [pair((2, 3), SMALL_IMAGES, None), pair((2, 3), PRIMES, None)]
     return [*(map(spread, tries) if given else ()), *tries]
 
@@ -196,7 +198,7 @@ def solve_ties(demands: Iterable[tuple[Size, Size]], ties: Ties, free: Container
     """
     out = dict(ties)
     for a, b in demands:
-        found = _solved(substitute(a, out), substitute(b, out), free)
+        found = _solve_equation(substitute(a, out), substitute(b, out), free)
         if found is not None:
             name, size = found
             out = {n: substitute(s, {name: size}) for n, s in out.items()} | {name: size}
@@ -206,27 +208,27 @@ def solve_ties(demands: Iterable[tuple[Size, Size]], ties: Ties, free: Container
 def substitute(size: Size, ties: Ties) -> Size:
     """A size in which tied symbols are what they have to be."""
     for name, other in ties.items():
-        coefficient = linear_part(size, name)
+        coefficient = split_linear(size, name)
         if coefficient is not None and coefficient[0] != 0:
             size = add(multiply(coefficient[0], other), coefficient[1])
     return size
 
 
-def _solved(a: Size, b: Size, free: Container[str]) -> tuple[str, Size] | None:
+def _solve_equation(a: Size, b: Size, free: Container[str]) -> tuple[str, Size] | None:
     """(symbol, what it has to be) so that a = b, where that is 1 or more for every binding of the others."""
     difference = subtract(a, b)
-    for name in sorted(symbols_of(difference)):
-        parts = linear_part(difference, name)
+    for name in sorted(find_size_symbols(difference)):
+        parts = split_linear(difference, name)
         if name not in free and parts is not None and parts[0] in (1, -1):
             size = multiply(parts[1], -parts[0])
-            if bounds(size)[0] >= 1:
+            if find_bounds(size)[0] >= 1:
                 return name, size
     return None
 
 
-def input_sizes(model: Model, shapes: dict[str, list[int]]) -> dict[str, int]:
+def find_input_sizes(model: Model, shapes: dict[str, list[int]]) -> dict[str, int]:
     """Sizes of symbols from whole input shapes. Raises UsageError for a name or shape that does not fit."""
-    axes = input_axes(model)
+    axes = find_input_axes(model)
     stated: list[tuple[str, int, Size, int]] = []
     for name, numbers in shapes.items():
         if name not in axes:
@@ -236,16 +238,16 @@ def input_sizes(model: Model, shapes: dict[str, list[int]]) -> dict[str, int]:
         stated += [(name, k, s, n) for k, (s, n) in enumerate(zip(axes[name], numbers, strict=True))]
     out: dict[str, int] = {s: n for _, _, s, n in stated if isinstance(s, str)}
     for name, k, size, number in stated:  # `past + 1` of 6 says that past is 5
-        for symbol in sorted(symbols_of(size) - set(out)):
-            parts = linear_part(size, symbol)
-            rest = value_at(parts[1], out) if parts is not None else None
+        for symbol in sorted(find_size_symbols(size) - set(out)):
+            parts = split_linear(size, symbol)
+            rest = compute_value(parts[1], out) if parts is not None else None
             if parts is not None and rest is not None and parts[0] != 0 and (number - rest) % parts[0] == 0:
                 out[symbol] = (number - rest) // parts[0]
-        found = value_at(size, out)
+        found = compute_value(size, out)
         if isinstance(size, int) and size != number:
             raise UsageError(f"axis {k} of input '{name}' has the fixed size {size}, not {number}")
         if found is not None and found != number:
-            given = ", ".join(f"{n}={out[n]}" for n in sorted(symbols_of(size)))
-            what = f"axis {k} of input '{name}' is {text_of(size)}"
+            given = ", ".join(f"{n}={out[n]}" for n in sorted(find_size_symbols(size)))
+            what = f"axis {k} of input '{name}' is {format_size(size)}"
             raise UsageError(f"{what}, which is {found} with {given}, not {number}")
     return out

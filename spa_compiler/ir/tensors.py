@@ -1,7 +1,7 @@
 """Every tensor of a model, wherever the file holds it: initializers, sparse ones, attributes, bodies, functions.
 
-    for tensor, holders in tensors(proto): ...      # holders: the messages around it, the outermost first
-    describe(tensor, holders)                       # "function 'local.F', node 'c', attribute 'value'"
+    for tensor, holders in iterate_tensors(proto): ...      # holders: the messages around it, the outermost first
+    describe_tensor(tensor, holders)                       # "function 'local.F', node 'c', attribute 'value'"
 
 The walk follows ONNX's own description of its messages, so that no place of a tensor can be forgotten.
 """
@@ -16,26 +16,26 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 Holders = tuple[Message, ...]
-WANTED = (onnx.TensorProto, onnx.SparseTensorProto)
+TENSOR_TYPES = (onnx.TensorProto, onnx.SparseTensorProto)
 
 
-def tensors(message: Message, around: Holders = ()) -> Iterator[tuple[onnx.TensorProto, Holders]]:
+def iterate_tensors(message: Message, around: Holders = ()) -> Iterator[tuple[onnx.TensorProto, Holders]]:
     """The tensors inside a message, each with the messages that hold it, `message` among them."""
-    for found, holders in _walk(message, around, WANTED[:1]):
+    for found, holders in _walk(message, around, TENSOR_TYPES[:1]):
         if isinstance(found, onnx.TensorProto):
             yield found, holders
 
 
-def sparse_tensors(message: Message) -> Iterator[tuple[onnx.SparseTensorProto, Holders]]:
+def iterate_sparse_tensors(message: Message) -> Iterator[tuple[onnx.SparseTensorProto, Holders]]:
     """The sparse tensors inside a message, each with the messages that hold it."""
-    for found, holders in _walk(message, (), WANTED[1:]):
+    for found, holders in _walk(message, (), TENSOR_TYPES[1:]):
         if isinstance(found, onnx.SparseTensorProto):
             yield found, holders
 
 
 def _walk(message: Message, around: Holders, kinds: tuple[type[Message], ...]) -> Iterator[tuple[Message, Holders]]:
     holders = (*around, message)
-    for name, repeated in _leads_to_tensors(message.DESCRIPTOR):
+    for name, repeated in _find_tensor_fields(message.DESCRIPTOR):
         if repeated or message.HasField(name):
             for inner in getattr(message, name) if repeated else (getattr(message, name),):
                 if isinstance(inner, kinds):
@@ -45,10 +45,10 @@ def _walk(message: Message, around: Holders, kinds: tuple[type[Message], ...]) -
 
 
 @functools.cache
-def _leads_to_tensors(kind: Descriptor) -> tuple[tuple[str, bool], ...]:
+def _find_tensor_fields(kind: Descriptor) -> tuple[tuple[str, bool], ...]:
     """Fields of a kind of message through which a tensor can be reached, and whether there may be many of one."""
     inside = ((f, f.message_type) for f in kind.fields if f.message_type is not None)
-    return tuple((f.name, _is_many(f)) for f, inner in inside if _reaches(inner, frozenset()))
+    return tuple((f.name, _is_many(f)) for f, inner in inside if _can_reach(inner, frozenset()))
 
 
 def _is_many(field: object) -> bool:
@@ -57,14 +57,14 @@ def _is_many(field: object) -> bool:
     return bool(getattr(field, "label", 0) == 3 if many is None else many)
 
 
-def _reaches(kind: Descriptor, seen: frozenset[str]) -> bool:
-    if kind.full_name in {w.DESCRIPTOR.full_name for w in WANTED}:
+def _can_reach(kind: Descriptor, seen: frozenset[str]) -> bool:
+    if kind.full_name in {w.DESCRIPTOR.full_name for w in TENSOR_TYPES}:
         return True
     inner = [f.message_type for f in kind.fields if f.message_type is not None]
-    return any(_reaches(k, seen | {kind.full_name}) for k in inner if k.full_name not in seen)
+    return any(_can_reach(k, seen | {kind.full_name}) for k in inner if k.full_name not in seen)
 
 
-def describe(tensor: onnx.TensorProto | onnx.SparseTensorProto, holders: Holders) -> str:
+def describe_tensor(tensor: onnx.TensorProto | onnx.SparseTensorProto, holders: Holders) -> str:
     """A tensor's place in a user's words."""
     words = [f"function '{m.domain}.{m.name}'" for m in holders if isinstance(m, onnx.FunctionProto)]
     words += ["training info" for m in holders if isinstance(m, onnx.TrainingInfoProto)]

@@ -1,4 +1,4 @@
-"""What is wrong with a file, before anything reads it: structure, sizes, external data, onnxruntime's operators."""
+"""Checks of a file before anything else reads it: structure, sizes, external data, onnxruntime's operators."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from onnxruntime.capi import _pybind_state
 
 from spa_compiler.errors import ModelError
 from spa_compiler.ir.control_flow import DOMAIN
-from spa_compiler.ir.external_data import check_tensors, locations
-from spa_compiler.ir.subgraphs import free_names, subgraphs
+from spa_compiler.ir.external_data import check_tensors, find_locations
+from spa_compiler.ir.subgraphs import find_free_names, list_subgraphs
 
 
-def check(proto: onnx.ModelProto, path: Path) -> list[str]:
+def check_proto(proto: onnx.ModelProto, path: Path) -> list[str]:
     """Text, structure, sizes and external files. What onnx.checker refuses is a note if it is only unknown to it.
 
     onnx.checker and onnxruntime read external data by themselves: they get a file only after every
     tensor in it was checked.
     Nodes that stand before what they read are put in order (in place), and that is a note: onnxruntime runs such files.
     """
-    broken = _broken_text(proto)
+    broken = _find_broken_text(proto)
     if broken:
         raise ModelError(f"{path}: not an ONNX file, or damaged: the text of a '{broken}' is not UTF-8")
     check_tensors(proto, path)
@@ -32,7 +32,7 @@ def check(proto: onnx.ModelProto, path: Path) -> list[str]:
     moved = put_in_order(proto.graph)
     notes = [f"nodes that stood before what they read were put in order: {moved}"] if moved else []
     try:
-        onnx.checker.check_model(str(path) if locations(proto) else proto)
+        onnx.checker.check_model(str(path) if find_locations(proto) else proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as e:
         text = str(e).strip().split("\n\n")[0]
         foreign = "No opset import for domain" in text and "''" not in text  # onnxruntime imports its own by itself
@@ -48,14 +48,14 @@ def put_in_order(graph: onnx.GraphProto) -> int:
 
     Nodes in a cycle keep their places: it is named by whoever reads the graph.
     """
-    inner = sum(put_in_order(body) for node in graph.node for body in subgraphs(node))
+    inner = sum(put_in_order(body) for node in graph.node for body in list_subgraphs(node))
     maker = {name: k for k, node in enumerate(graph.node) for name in node.output if name}
-    reads = [set(node.input).union(*map(free_names, subgraphs(node))) for node in graph.node]
+    reads = [set(node.input).union(*map(find_free_names, list_subgraphs(node))) for node in graph.node]
     before = [{maker[n] for n in names if n in maker} for names in reads]
     late = sum(any(m >= k for m in makers) for k, makers in enumerate(before))
     if not late:
         return inner
-    order = _order(before)
+    order = _sort_numbers(before)
     if len(order) < len(graph.node):
         return inner
     nodes = [onnx.NodeProto.FromString(graph.node[k].SerializeToString()) for k in order]
@@ -64,7 +64,7 @@ def put_in_order(graph: onnx.GraphProto) -> int:
     return inner + late
 
 
-def _order(before: list[set[int]]) -> list[int]:
+def _sort_numbers(before: list[set[int]]) -> list[int]:
     """Numbers from 0 on, each behind those that have to come before it, small ones first; without those in a cycle."""
     after: dict[int, list[int]] = {}
     for k, makers in enumerate(before):
@@ -81,7 +81,7 @@ def _order(before: list[set[int]]) -> list[int]:
     return order
 
 
-def _broken_text(message: Message) -> str:
+def _find_broken_text(message: Message) -> str:
     """The first field of text that is not UTF-8, or '': protobuf reads such a field as bytes, without a word."""
     if isinstance(message, onnx.TensorProto):  # to ask for all of its fields is to copy its numbers
         return next((n for n in ("name", "doc_string") if isinstance(getattr(message, n), bytes)), "")
@@ -89,14 +89,14 @@ def _broken_text(message: Message) -> str:
         values = [value] if isinstance(value, str | bytes | Message) else value
         if field.type == field.TYPE_STRING and any(isinstance(v, bytes) for v in values):
             return str(field.name)
-        found = next(filter(None, map(_broken_text, values)), "") if field.type == field.TYPE_MESSAGE else ""
+        found = next(filter(None, map(_find_broken_text, values)), "") if field.type == field.TYPE_MESSAGE else ""
         if found:
             return found
     return ""
 
 
 @functools.cache
-def _contributed() -> dict[str, tuple[frozenset[int], int, int]]:
+def _list_contrib_operators() -> dict[str, tuple[frozenset[int], int, int]]:
     """Inputs that must be given, least and largest number, of onnxruntime's own operators.
 
     onnx.checker does not know them.
@@ -116,7 +116,7 @@ def _check_operators(graph: onnx.GraphProto, path: Path) -> None:
     for node in graph.node:
         if node.domain == DOMAIN:
             raise ModelError(f"{path}: node '{node.name}' is of the domain '{DOMAIN}', which files cannot have")
-        needed, low, high = _contributed().get(node.op_type, (frozenset(), 0, len(node.input)))
+        needed, low, high = _list_contrib_operators().get(node.op_type, (frozenset(), 0, len(node.input)))
         given = {i for i, name in enumerate(node.input) if name}
         if node.domain == "com.microsoft" and not (low <= len(node.input) <= high and needed <= given):
             raise ModelError(

@@ -1,4 +1,4 @@
-"""From a model to a file: external data and sparse initializers as the source has them."""
+"""Writing a model file: external data and sparse initializers as the source has them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 
-from spa_compiler.ir.external_data import PROTOBUF_LIMIT, externalize, locations
+from spa_compiler.ir.external_data import PROTOBUF_LIMIT, externalize, find_locations
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import densify_sparse
 
 
-def sparse_again(proto: onnx.ModelProto, source: Model) -> list[str]:
+def restore_sparse(proto: onnx.ModelProto, source: Model) -> list[str]:
     """Write what `source` holds sparse and nothing changed sparse again (in place); notes on the others."""
     held, left = {t.name: t for t in proto.graph.initializer}, []
     for s in source.sparse:
@@ -32,7 +32,7 @@ def write(proto: onnx.ModelProto, source: Path, target: Path, external: bool | N
     is the folder that external tensors point into. The caller chooses a temporary folder for `target`: see `output`.
     """
     if external is None:
-        external = bool(locations(proto)) or proto.ByteSize() > PROTOBUF_LIMIT
+        external = bool(find_locations(proto)) or proto.ByteSize() > PROTOBUF_LIMIT
     if external:
         proto = externalize(proto, source, target)
     target.write_bytes(proto.SerializeToString(deterministic=True))

@@ -1,4 +1,4 @@
-"""Nodes that a rewrite makes, by what they do: who needs a sum asks for `add`, who needs an axis of 1 for `unsqueeze`.
+"""Builders of the nodes that a rewrite makes, by meaning: `add` for a sum, `unsqueeze` for an axis of size 1.
 
     call = multiply(x, y)                                # Call("Mul", [x, y], {}): of tensors, or of names
     graph.nodes.insert(at, new_node(model, call, "scaled", [out]))
@@ -52,7 +52,7 @@ def replace_node(node: gs.Node, call: Call[gs.Tensor]) -> None:
     node.op, node.attrs, node.inputs = call.op, call.attributes, list(call.inputs)
 
 
-def takes_input(op: str, opset: int) -> bool:
+def has_input(op: str, opset: int) -> bool:
     """Does an operator take its integers as an input at this opset, and not as an attribute?"""
     return opset >= INPUT_SINCE.get(op, 0)
 
@@ -175,6 +175,6 @@ def reduce_sum_all(x: V) -> Call[V]:
 def _with_integers(
     op: str, x: V, name: str, values: Sequence[int], more: dict[str, Any], opset: int, constant: Constant[V]
 ) -> Call[V]:
-    if takes_input(op, opset):
+    if has_input(op, opset):
         return Call(op, [x, constant(np.array(values, np.int64))], more)
     return Call(op, [x], {name: list(values), **more})

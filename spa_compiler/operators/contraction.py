@@ -1,6 +1,6 @@
 """Contractions of an activation with a constant, all in one form: Y = X W^T per block.
 
-    form = find(node, arrays)                  # None: not a contraction with a constant
+    form = find_form(node, arrays)                  # None: not a contraction with a constant
     form.weights(w)                            # (blocks, m, d)
     form.design(x, rows)                       # (rows, blocks, d): im2col at these output positions
     form.target(y, rows)                       # (rows, blocks, m)
@@ -26,16 +26,16 @@ from onnx import helper
 
 from spa_compiler.errors import Conflict
 from spa_compiler.operators import tables
-from spa_compiler.operators.rule import parse
+from spa_compiler.operators.rule import parse_rule
 from spa_compiler.operators.site import Rule, Site, Value
 from spa_compiler.operators.traits import EVERY_NAME, Traits
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
-OUTER = "9876543210"  # letters for the axes that an ellipsis stands for, the last one for the last
+OUTER_LETTERS = "9876543210"  # letters for the axes that an ellipsis stands for, the last one for the last
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Attributes of a node as Python values."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
@@ -56,8 +56,8 @@ class Form(ABC):
 
     @property
     @abstractmethod
-    def reading(self) -> tuple[Any, ...]:
-        """What the design depends on besides the activation: equal for nodes that read it in the same way."""
+    def reading_key(self) -> tuple[Any, ...]:
+        """A key of all that the design depends on besides the activation: equal for nodes that read it alike."""
 
     @abstractmethod
     def weights(self, w: Array) -> Array:
@@ -102,75 +102,88 @@ class Contraction(Form):
     beta: float = 1.0
 
     @property
-    def reading(self) -> tuple[Any, ...]:
-        parts = self._places, self._each, self._columns
+    def reading_key(self) -> tuple[Any, ...]:
+        parts = self._place_letters, self._batch_letters, self._column_letters
         return tuple(next(((k, p.index(c)) for k, p in enumerate(parts) if c in p), ()) for c in self.terms[0])
 
     def weights(self, w: Array) -> Array:
-        array = _arranged(np.asarray(w, np.float64), self.terms[1], self._each + self._rows + self._columns)
-        d = math.prod(array.shape[len(self._each + self._rows) :])
+        array = _arrange_axes(
+            np.asarray(w, np.float64), self.terms[1], self._batch_letters + self._row_letters + self._column_letters
+        )
+        d = math.prod(array.shape[len(self._batch_letters + self._row_letters) :])
         return np.asarray(self.alpha * array.reshape(self.blocks, -1, d))
 
     def restore(self, canonical: Array, like: Array) -> Array:
-        sizes, order = dict(zip(self.terms[1], like.shape, strict=True)), self._each + self._rows + self._columns
-        w = _arranged((canonical / self.alpha).reshape([sizes[c] for c in order]), order, _only(self.terms[1], order))
+        sizes, order = (
+            dict(zip(self.terms[1], like.shape, strict=True)),
+            self._batch_letters + self._row_letters + self._column_letters,
+        )
+        w = _arrange_axes(
+            (canonical / self.alpha).reshape([sizes[c] for c in order]), order, _select_letters(self.terms[1], order)
+        )
         return np.ascontiguousarray(w.reshape(like.shape)).astype(like.dtype)
 
     def channels(self, w: Array) -> Rows:
-        return np.arange(w.size // self._count(self._rows, w)).reshape(self.blocks, -1)
+        return np.arange(w.size // self._count(self._row_letters, w)).reshape(self.blocks, -1)
 
     def spread(self, bias: Array, w: Array) -> Array:
-        sizes, order, y = dict(zip(self.terms[1], w.shape, strict=True)), self._each + self._rows, self.terms[2]
-        array = _arranged(bias.reshape([sizes[c] for c in order]), order, _only(y, order))
+        sizes, order, y = (
+            dict(zip(self.terms[1], w.shape, strict=True)),
+            self._batch_letters + self._row_letters,
+            self.terms[2],
+        )
+        array = _arrange_axes(bias.reshape([sizes[c] for c in order]), order, _select_letters(y, order))
         first = min(self.out, default=len(y))
         return array.reshape([sizes[c] if c in order else 1 for c in y[first:]])
 
     def design(self, x: Array, y: Array, rows: Rows) -> Array:
-        array = _arranged(x, self.terms[0], self._places + self._each + self._columns)
+        array = _arrange_axes(x, self.terms[0], self._place_letters + self._batch_letters + self._column_letters)
         return self._flat(array)[rows].astype(np.float32)
 
     def target(self, y: Array, rows: Rows) -> Array:
-        return self._flat(_arranged(y, self.terms[2], self._places + self._each + self._rows))[rows].astype(np.float32)
+        return self._flat(
+            _arrange_axes(y, self.terms[2], self._place_letters + self._batch_letters + self._row_letters)
+        )[rows].astype(np.float32)
 
     def _flat(self, array: Array) -> Array:
         """(positions, blocks, the rest)"""
-        at = len(self._places), len(self._places + self._each)
+        at = len(self._place_letters), len(self._place_letters + self._batch_letters)
         return array.reshape(math.prod(array.shape[: at[0]]), self.blocks, math.prod(array.shape[at[1] :]))
 
     def _count(self, letters: str, w: Array) -> int:
         return math.prod(n for c, n in zip(self.terms[1], w.shape, strict=True) if c in letters)
 
     @property
-    def _each(self) -> str:
+    def _batch_letters(self) -> str:
         x, w, y = self.terms
-        return _only(_only(x, w), y)
+        return _select_letters(_select_letters(x, w), y)
 
     @property
-    def _columns(self) -> str:
+    def _column_letters(self) -> str:
         x, w, y = self.terms
-        return "".join(c for c in _only(x, w) if c not in y)
+        return "".join(c for c in _select_letters(x, w) if c not in y)
 
     @property
-    def _rows(self) -> str:
+    def _row_letters(self) -> str:
         x, w, y = self.terms
-        return "".join(c for c in _only(y, w) if c not in x)
+        return "".join(c for c in _select_letters(y, w) if c not in x)
 
     @property
-    def _places(self) -> str:
+    def _place_letters(self) -> str:
         return "".join(c for c in self.terms[2] if c not in self.terms[1])
 
 
-def _only(term: str, letters: str) -> str:
-    """What a term has of these letters, in its own order."""
+def _select_letters(term: str, letters: str) -> str:
+    """The letters of a term that are among these, in the order of the term."""
     return "".join(c for c in term if c in letters)
 
 
-def _arranged(array: Array, term: str, wanted: str) -> Array:
+def _arrange_axes(array: Array, term: str, wanted: str) -> Array:
     """An array with axes called by `term` with the wanted ones only, in their order; it is summed over the others."""
     idle = tuple(k for k, c in enumerate(term) if c not in wanted)
     if idle:
         array = array.sum(axis=idle) if any(array.shape[k] > 1 for k in idle) else array.squeeze(idle)
-    left = _only(term, wanted)
+    left = _select_letters(term, wanted)
     return array.transpose([left.index(c) for c in wanted])
 
 
@@ -185,7 +198,7 @@ class Convolution(Form):
     kernel: tuple[int, ...] = ()
 
     @property
-    def reading(self) -> tuple[Any, ...]:
+    def reading_key(self) -> tuple[Any, ...]:
         return type(self), self.blocks, self.strides, self.dilations, self.pads, self.auto, self.kernel
 
     def weights(self, w: Array) -> Array:
@@ -221,11 +234,11 @@ class Convolution(Form):
 
     def design(self, x: Array, y: Array, rows: Rows) -> Array:
         padded = np.pad(x.astype(np.float32, copy=False), [(0, 0), (0, 0), *self.padding(x, y)])
-        return _windows(padded, y.shape, rows, self.kernel, self.strides, self.dilations, self.blocks)
+        return _extract_windows(padded, y.shape, rows, self.kernel, self.strides, self.dilations, self.blocks)
 
 
 @dataclass(frozen=True)
-class Transposed(Convolution):
+class TransposedConvolution(Convolution):
     """ConvTranspose: the convolution of the input with stride - 1 zeros between its entries by the mirrored kernel."""
 
     def weights(self, w: Array) -> Array:
@@ -245,7 +258,7 @@ class Transposed(Convolution):
 
     def design(self, x: Array, y: Array, rows: Rows) -> Array:
         rank = len(self.kernel)
-        before = [self.dilations[k] * (self.kernel[k] - 1) - self._cropped(x, y, k) for k in range(rank)]
+        before = [self.dilations[k] * (self.kernel[k] - 1) - self._count_cropped(x, y, k) for k in range(rank)]
         shape = [y.shape[2 + k] + self.dilations[k] * (self.kernel[k] - 1) for k in range(rank)]
         stuffed = np.zeros((*x.shape[:2], *shape), np.float32)
         source, target = [slice(None)] * 2, [slice(None)] * 2
@@ -256,9 +269,9 @@ class Transposed(Convolution):
             start = before[k] + first * self.strides[k]
             target.append(slice(start, start + (last - first - 1) * self.strides[k] + 1, self.strides[k]))
         stuffed[tuple(target)] = x[tuple(source)]
-        return _windows(stuffed, y.shape, rows, self.kernel, (1,) * rank, self.dilations, self.blocks)
+        return _extract_windows(stuffed, y.shape, rows, self.kernel, (1,) * rank, self.dilations, self.blocks)
 
-    def _cropped(self, x: Array, y: Array, k: int) -> int:
+    def _count_cropped(self, x: Array, y: Array, k: int) -> int:
         """Entries cut off before the output (the operator's `pads`)."""
         if not self.auto.startswith("SAME"):
             return 0 if self.auto == "VALID" else self.pads[k]
@@ -267,7 +280,7 @@ class Transposed(Convolution):
         return int(total // 2 if self.auto == "SAME_UPPER" else total - total // 2)
 
 
-def _windows(
+def _extract_windows(
     padded: Array, y: Sequence[int], rows: Rows, kernel: Sequence[int], strides: Sequence[int],
     dilations: Sequence[int], blocks: int,
 ) -> Array:  # fmt: skip
@@ -284,9 +297,9 @@ def _windows(
     return np.ascontiguousarray(picked).reshape(len(rows), blocks, -1)
 
 
-def without_activation(node: onnx.NodeProto) -> onnx.NodeProto:
+def drop_activation(node: onnx.NodeProto) -> onnx.NodeProto:
     """The node with the identity in the place of the function that is fused with its product."""
-    slope = tables.traits_of(node).activation
+    slope = tables.find_traits(node).activation
     out = onnx.NodeProto()
     out.CopyFrom(node)
     del out.attribute[:]
@@ -296,18 +309,18 @@ def without_activation(node: onnx.NodeProto) -> onnx.NodeProto:
     return out
 
 
-def find(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], constant: Sequence[bool]) -> Form | None:
+def find_form(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], constant: Sequence[bool]) -> Form | None:
     """The form of a node whose inputs have these shapes; None where it is not a contraction with a constant."""
     if len(shapes) < 2 or shapes[0] is None or shapes[1] is None or constant[0] == constant[1]:
         return None
-    attrs, traits = attributes(node), tables.traits_of(node)
+    attrs, traits = read_attributes(node), tables.find_traits(node)
     if traits.macs != EVERY_NAME or traits.is_quantized:
         return None
     if traits.is_convolution:
         summed = any(node.input[traits.bias + 1 :])  # a fused addition is no part of the product
-        return _convolution(traits, shapes[1], attrs) if constant[1] and not summed else None
+        return _make_convolution(traits, shapes[1], attrs) if constant[1] and not summed else None
     data = int(constant[0])
-    terms = _terms(node, shapes, data)
+    terms = _find_terms(node, shapes, data)
     if terms is None:
         return None
     x, w, y = terms[data], terms[1 - data], terms[2]
@@ -319,15 +332,17 @@ def find(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], constan
         return None
     alpha, beta = (float(attrs.get(n, 1.0)) for n in ("alpha", "beta"))
     plain = Contraction(data, 1 - data, traits.bias or None, (), (), 1, (x, w, y), alpha, beta)
-    axes = tuple(x.index(c) for c in plain._each + plain._columns)
-    out = tuple(y.index(c) for c in plain._each + plain._rows)
-    return replace(plain, axes=axes, out=out, blocks=math.prod(both[c] for c in plain._each))
+    axes = tuple(x.index(c) for c in plain._batch_letters + plain._column_letters)
+    out = tuple(y.index(c) for c in plain._batch_letters + plain._row_letters)
+    return replace(plain, axes=axes, out=out, blocks=math.prod(both[c] for c in plain._batch_letters))
 
 
-def _terms(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], data: int) -> tuple[str, str, str] | None:
+def _find_terms(
+    node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], data: int
+) -> tuple[str, str, str] | None:
     """Letters of the axes of both operands and of the output; None where a node is no product of two operands."""
     a, b = shapes[0] or (), shapes[1] or ()
-    named = _names(node, (a, b))
+    named = _find_names(node, (a, b))
     if named is None:
         return None
     letters: dict[str, str] = {}
@@ -336,17 +351,17 @@ def _terms(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None], data:
         for row in named
     )
     sizes = [len(s) - len(t.replace("...", "")) if "..." in t else 0 for s, t in zip((a, b), operands, strict=True)]
-    wide = [OUTER[len(OUTER) - n :] for n in (*sizes, max(sizes))]
+    wide = [OUTER_LETTERS[len(OUTER_LETTERS) - n :] for n in (*sizes, max(sizes))]
     terms = [t.replace("...", w) for t, w in zip((*operands, right), wide, strict=True)]
     other = dict(zip(terms[1], b, strict=False))  # letters of the equation that are broadcast have no form here
-    told = all(c in OUTER or other.get(c, n) == n for c, n in zip(terms[0], a, strict=False))
+    told = all(c in OUTER_LETTERS or other.get(c, n) == n for c, n in zip(terms[0], a, strict=False))
     fits = told and len(a) == len(terms[0]) and len(b) == len(terms[1])
-    return _apart(terms, (a, b), data) if fits else None
+    return _separate_letters(terms, (a, b), data) if fits else None
 
 
-def _names(node: onnx.NodeProto, shapes: tuple[tuple[int, ...], ...]) -> list[list[str]] | None:
+def _find_names(node: onnx.NodeProto, shapes: tuple[tuple[int, ...], ...]) -> list[list[str]] | None:
     """The names that a node's rule gives the axes of two operands and of their product; None where it says more."""
-    row = tables.find(node.domain, node.op_type)
+    row = tables.find_rule(node.domain, node.op_type)
     plain = onnx.NodeProto(op_type=node.op_type, attribute=node.attribute)
     return None if row is None else _names_of(row.rule, plain.SerializeToString(), shapes)
 
@@ -354,24 +369,24 @@ def _names(node: onnx.NodeProto, shapes: tuple[tuple[int, ...], ...]) -> list[li
 @functools.lru_cache(maxsize=1024)
 def _names_of(rule: Rule, node: bytes, shapes: tuple[tuple[int, ...], ...]) -> list[list[str]] | None:
     plain = onnx.NodeProto.FromString(node)
-    told = {n: v.decode() if isinstance(v, bytes) else v for n, v in attributes(plain).items()}
+    told = {n: v.decode() if isinstance(v, bytes) else v for n, v in read_attributes(plain).items()}
     inputs = [Value(f"operand {k}", shape) for k, shape in enumerate(shapes)]
     site = Site(plain.op_type, "", 1, inputs, [], told, {})
     try:
         rule(site)
     except Conflict:
         return None
-    left, right = parse(site.scopes[0].spec) if site.scopes else ([], [])
+    left, right = parse_rule(site.scopes[0].spec) if site.scopes else ([], [])
     named = [[p for p in t if isinstance(p, str) and p[0] != "_"] for t in (*left, *right[:1])]
     whole = len(left) == 2 and all(len(n) == len(t) for n, t in zip(named, (*left, *right), strict=False))
     return named if whole else None
 
 
-def _apart(terms: list[str], shapes: Sequence[tuple[int, ...]], data: int) -> tuple[str, str, str]:
+def _separate_letters(terms: list[str], shapes: Sequence[tuple[int, ...]], data: int) -> tuple[str, str, str]:
     """The terms with a letter of its own for an outer axis of size 1: the constant's, else one that is broadcast."""
     for k in (1 - data, data):
         for c, n in zip(terms[k], shapes[k], strict=True):
-            if c in OUTER and n == 1 and c in terms[1 - k]:
+            if c in OUTER_LETTERS and n == 1 and c in terms[1 - k]:
                 terms[k] = terms[k].replace(c, chr(ord(c) + 256))
     return terms[0], terms[1], terms[2]
 
@@ -381,9 +396,9 @@ def _is_row(shape: tuple[int, ...] | None) -> bool:
     return shape is None or len(shape) < 2 or shape[0] == 1
 
 
-def _convolution(traits: Traits, w: tuple[int, ...], attrs: dict[str, Any]) -> Form:
+def _make_convolution(traits: Traits, w: tuple[int, ...], attrs: dict[str, Any]) -> Form:
     rank = len(w) - 2
-    kind = Transposed if traits.kernel == "transposed" else Convolution
+    kind = TransposedConvolution if traits.kernel == "transposed" else Convolution
     auto = attrs.get("auto_pad", b"NOTSET")
     return kind(
         0, 1, traits.bias, (1,), (1,), int(attrs.get("group", 1)),

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from spa_compiler.ir.names import Names
 from spa_compiler.operators import build
 from spa_compiler.operators.build import Call
-from spa_compiler.operators.contraction import attributes
+from spa_compiler.operators.contraction import read_attributes
 
 Array = NDArray[Any]
 NUMBERS_READ = {"Shape": 0, "Size": 0, "CastLike": 1}
@@ -86,36 +86,36 @@ class DerivativeNodes(ABC):
             raise Unknown(f"'{name}' is made at run time")
         return self.constants[name]
 
-    def shaped(self, value: str, like: Sequence[int]) -> str:
+    def reshape(self, value: str, like: Sequence[int]) -> str:
         """Reshape to these sizes."""
         return self.put(build.reshape(value, self.number(like, np.int64)))
 
-    def fitted(self, value: str, shape: Sequence[int], like: Sequence[int]) -> str:
+    def sum_to_shape(self, value: str, shape: Sequence[int], like: Sequence[int]) -> str:
         """Sum over the axes along which an operand of shape `like` was broadcast to `shape`."""
         if list(shape) == list(like):
             return value
         lead = len(shape) - len(like)
         axes = [k for k in range(len(shape)) if k < lead or (like[k - lead] == 1 and shape[k] != 1)]
-        return self.shaped(self.op("ReduceSum", value, self.number(axes, np.int64)), like)
+        return self.reshape(self.op("ReduceSum", value, self.number(axes, np.int64)), like)
 
 
 Derivatives = dict[int, str]
 """By input slot the name of the derivative by that input."""
-Rule = Callable[[DerivativeNodes, onnx.NodeProto, str], Derivatives]
+DerivativeRule = Callable[[DerivativeNodes, onnx.NodeProto, str], Derivatives]
 
 
-def _window(node: onnx.NodeProto, rank: int, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+def _read_window(node: onnx.NodeProto, rank: int, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
     """Strides, pads and dilations. Raises Unknown for automatic padding and rounding up."""
-    a = attributes(node)
+    a = read_attributes(node)
     if a.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or a.get("ceil_mode"):
         raise Unknown(f"{node.op_type} with automatic padding")
     return list(a.get("strides", [1] * rank)), list(a.get("pads", [0] * 2 * rank)), list(a.get("dilations", [1] * rank))
 
 
-def _transposed(tape: DerivativeNodes, node: onnx.NodeProto, given: str, w: Array, group: int) -> str:
+def _transpose_convolution(tape: DerivativeNodes, node: onnx.NodeProto, given: str, w: Array, group: int) -> str:
     """The derivative by a convolution's input: the transposed convolution with the same weights (o, i / group, ...)."""
     x, y, kernel = tape.shape(node.input[0])[2:], tape.shape(node.output[0])[2:], w.shape[2:]
-    strides, pads, dilations = _window(node, len(kernel), kernel)
+    strides, pads, dilations = _read_window(node, len(kernel), kernel)
     reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
     if all(s == 1 for s in strides):  # a plain convolution, for which kernels are fast
         turned = np.flip(w.reshape(group, -1, *w.shape[1:]).swapaxes(1, 2), tuple(range(3, 3 + len(kernel))))
@@ -133,28 +133,32 @@ def _transposed(tape: DerivativeNodes, node: onnx.NodeProto, given: str, w: Arra
 
 
 def _conv(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
-    return {0: _transposed(tape, node, given, tape.constant(node.input[1]), attributes(node).get("group", 1))}
+    return {
+        0: _transpose_convolution(
+            tape, node, given, tape.constant(node.input[1]), read_attributes(node).get("group", 1)
+        )
+    }
 
 
 def _average_pool(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """A depthwise convolution with equal weights."""
-    a, channels = attributes(node), tape.shape(node.input[0])[1]
+    a, channels = read_attributes(node), tape.shape(node.input[0])[1]
     kernel = list(a["kernel_shape"])
     if any(a.get("pads", [0])) and not a.get("count_include_pad"):
         raise Unknown("AveragePool that counts no padding")
     w = np.full((channels, 1, *kernel), 1 / math.prod(kernel), np.float32)
-    return {0: _transposed(tape, node, given, w, channels)}
+    return {0: _transpose_convolution(tape, node, given, w, channels)}
 
 
 def _max_pool(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """To where the largest were found."""
     shape = tape.shape(node.input[0])
-    if attributes(node).get("storage_order"):
+    if read_attributes(node).get("storage_order"):
         raise Unknown("MaxPool that counts columns first")
-    index = tape.op("MaxPool", node.input[0], outputs=2, **attributes(node))
+    index = tape.op("MaxPool", node.input[0], outputs=2, **read_attributes(node))
     zeros = tape.op("ConstantOfShape", tape.number([math.prod(shape)], np.int64))
-    flat = [tape.shaped(v, [-1]) for v in (index, given)]
-    return {0: tape.shaped(tape.op("ScatterElements", zeros, *flat, axis=0, reduction="add"), shape)}
+    flat = [tape.reshape(v, [-1]) for v in (index, given)]
+    return {0: tape.reshape(tape.op("ScatterElements", zeros, *flat, axis=0, reduction="add"), shape)}
 
 
 def _global_average(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
@@ -164,27 +168,27 @@ def _global_average(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> 
 
 
 def _reduce_mean(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
-    shape, a = tape.shape(node.input[0]), attributes(node)
+    shape, a = tape.shape(node.input[0]), read_attributes(node)
     named = tape.constant(node.input[1]).tolist() if len(node.input) > 1 and node.input[1] else a.get("axes")
     if not named and a.get("noop_with_empty_axes"):
         return {0: given}
     axes = {k % len(shape) for k in named or range(len(shape))}
     kept = [1 if k in axes else n for k, n in enumerate(shape)]
-    each = tape.op("Mul", tape.shaped(given, kept), tape.number(1 / math.prod(shape[k] for k in axes)))
+    each = tape.op("Mul", tape.reshape(given, kept), tape.number(1 / math.prod(shape[k] for k in axes)))
     return {0: tape.op("Expand", each, tape.number(shape, np.int64))}
 
 
 def _batch_norm(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """As it is at inference: a factor per channel."""
     scale, variance = (tape.constant(node.input[k]).astype(np.float64) for k in (1, 4))
-    factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+    factor = scale / np.sqrt(variance + read_attributes(node).get("epsilon", 1e-5))
     rank = len(tape.shape(node.input[0]))
     return {0: tape.op("Mul", given, tape.number(factor.reshape([-1 if k == 1 else 1 for k in range(rank)])))}
 
 
 def _sum(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     shape = tape.shape(node.output[0])
-    return {k: tape.fitted(given, shape, tape.shape(n)) for k, n in enumerate(node.input) if n in tape.live}
+    return {k: tape.sum_to_shape(given, shape, tape.shape(n)) for k, n in enumerate(node.input) if n in tape.live}
 
 
 def _sub(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
@@ -195,14 +199,14 @@ def _sub(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives
 def _mul(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     shape = tape.shape(node.output[0])
     both = {k: tape.op("Mul", given, node.input[1 - k]) for k in (0, 1) if node.input[k] in tape.live}
-    return {k: tape.fitted(d, shape, tape.shape(node.input[k])) for k, d in both.items()}
+    return {k: tape.sum_to_shape(d, shape, tape.shape(node.input[k])) for k, d in both.items()}
 
 
 def _div(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     if node.input[1] in tape.live:
         raise Unknown("Div by what depends on the input")
     shape = tape.shape(node.output[0])
-    return {0: tape.fitted(tape.op("Div", given, node.input[1]), shape, tape.shape(node.input[0]))}
+    return {0: tape.sum_to_shape(tape.op("Div", given, node.input[1]), shape, tape.shape(node.input[0]))}
 
 
 def _relu(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
@@ -210,7 +214,7 @@ def _relu(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivative
 
 
 def _leaky(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
-    slope = tape.number(attributes(node).get("alpha", 0.01))
+    slope = tape.number(read_attributes(node).get("alpha", 0.01))
     positive = tape.op("Greater", node.input[0], tape.number(0.0))
     return {0: tape.op("Where", positive, given, tape.op("Mul", given, slope))}
 
@@ -248,7 +252,7 @@ def _tanh(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivative
 
 def _ramp(tape: DerivativeNodes, node: onnx.NodeProto) -> tuple[str, float]:
     """Where a HardSigmoid rises, and how steeply."""
-    a = {"alpha": 0.2, "beta": 0.5} | attributes(node)
+    a = {"alpha": 0.2, "beta": 0.5} | read_attributes(node)
     inside = [
         tape.op(kind, node.input[0], tape.number((edge - a["beta"]) / a["alpha"]))
         for kind, edge in (("Greater", 0.0), ("Less", 1.0))
@@ -271,7 +275,7 @@ def _hard_swish(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Deri
 
 
 def _concat(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
-    axis = attributes(node)["axis"]
+    axis = read_attributes(node)["axis"]
     sizes = tape.number([tape.shape(n)[axis] for n in node.input], np.int64)
     tape.op("Split", given, sizes, outputs=len(node.input), axis=axis)
     return dict(enumerate(tape.made[-1].output))
@@ -279,23 +283,23 @@ def _concat(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivati
 
 def _transpose(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     rank = len(tape.shape(node.input[0]))
-    order = attributes(node).get("perm", list(range(rank))[::-1])
+    order = read_attributes(node).get("perm", list(range(rank))[::-1])
     return {0: tape.op("Transpose", given, perm=np.argsort(order).tolist())}
 
 
-def _moved(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
-    return {0: tape.shaped(given, tape.shape(node.input[0]))}
+def _reshape_back(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
+    return {0: tape.reshape(given, tape.shape(node.input[0]))}
 
 
-def _same(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
+def _pass_back(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     return {0: given}
 
 
-def _picked(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
+def _scatter_back(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """Slice, Gather and Pad: back to where each element came from, found by doing it to the places of one row."""
     (rows, *inner), size = tape.shape(node.input[0]), tape.shape(node.output[0])
     places = np.arange(1, math.prod(inner) + 1, dtype=np.int64).reshape(1, *inner)
-    found = _alone(tape, node, places)
+    found = _run_alone(tape, node, places)
     if size[0] != rows or found.shape != (1, *size[1:]):
         raise Unknown(f"{node.op_type} along the first axis")
     if len(np.unique(found[found > 0])) < np.count_nonzero(found):
@@ -303,56 +307,56 @@ def _picked(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivati
     at = np.zeros(places.size + 1, np.int64)
     at[found.ravel()] = np.arange(1, found.size + 1)
     nothing = tape.number(np.zeros((rows, 1)))
-    source = tape.op("Concat", nothing, tape.shaped(given, [rows, -1]), axis=1)
-    return {0: tape.shaped(tape.op("Gather", source, tape.number(at[1:], np.int64), axis=1), [rows, *inner])}
+    source = tape.op("Concat", nothing, tape.reshape(given, [rows, -1]), axis=1)
+    return {0: tape.reshape(tape.op("Gather", source, tape.number(at[1:], np.int64), axis=1), [rows, *inner])}
 
 
-def _alone(tape: DerivativeNodes, node: onnx.NodeProto, places: Array) -> Array:
-    """What a node does to the numbers of places; Pad fills with place 0."""
-    if attributes(node).get("mode", b"constant") != b"constant":
+def _run_alone(tape: DerivativeNodes, node: onnx.NodeProto, places: Array) -> Array:
+    """The result of a node on the numbers of places; Pad fills with place 0."""
+    if read_attributes(node).get("mode", b"constant") != b"constant":
         raise Unknown("Pad that repeats its input")
     fill = node.input[2] if node.op_type == "Pad" and len(node.input) > 2 else ""
     feed = {n: tape.constant(n) for n in node.input[1:] if n and n != fill}
     names = [node.input[0], *(n if n in feed else "" for n in node.input[1:])]
-    alone = helper.make_node(node.op_type, names, node.output[:1], **attributes(node))
+    alone = helper.make_node(node.op_type, names, node.output[:1], **read_attributes(node))
     given = helper.make_tensor_value_info(node.input[0], onnx.TensorProto.INT64, places.shape)
     tables = [numpy_helper.from_array(a, n) for n, a in feed.items()]
     graph = helper.make_graph([alone], "alone", [given], [onnx.ValueInfoProto(name=node.output[0])], tables)
     return tape.run(graph, {node.input[0]: places})
 
 
-def _product(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
+def _differentiate_matmul(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """An activation times a constant matrix."""
     if node.input[1] in tape.live or len(tape.shape(node.input[1])) != 2:
         raise Unknown("a product of two activations")
-    a = attributes(node)
+    a = read_attributes(node)
     if a.get("transA"):
         raise Unknown("Gemm with its input transposed")
     w = tape.constant(node.input[1]).astype(np.float32) * np.float32(a.get("alpha", 1.0))
     return {0: tape.op("MatMul", given, tape.number(w if a.get("transB") else w.T))}
 
 
-RULES: dict[str, Rule] = {
-    "Conv": _conv, "BatchNormalization": _batch_norm, "MatMul": _product, "Gemm": _product,
+DERIVATIVES: dict[str, DerivativeRule] = {
+    "Conv": _conv, "BatchNormalization": _batch_norm, "MatMul": _differentiate_matmul, "Gemm": _differentiate_matmul,
     "AveragePool": _average_pool, "MaxPool": _max_pool, "GlobalAveragePool": _global_average,
     "ReduceMean": _reduce_mean,
     "Add": _sum, "Sum": _sum, "Sub": _sub, "Mul": _mul, "Div": _div,
     "Relu": _relu, "LeakyRelu": _leaky, "Clip": _clip, "Sigmoid": _sigmoid, "Tanh": _tanh,
     "PRelu": _prelu, "Softplus": _softplus,
     "HardSigmoid": _hard_sigmoid, "HardSwish": _hard_swish,
-    "Concat": _concat, "Transpose": _transpose, "Split": _same,
-    "Slice": _picked, "Gather": _picked, "Pad": _picked,
-    "Reshape": _moved, "Flatten": _moved, "Squeeze": _moved, "Unsqueeze": _moved,
-    "Identity": _same, "Dropout": _same,
+    "Concat": _concat, "Transpose": _transpose, "Split": _pass_back,
+    "Slice": _scatter_back, "Gather": _scatter_back, "Pad": _scatter_back,
+    "Reshape": _reshape_back, "Flatten": _reshape_back, "Squeeze": _reshape_back, "Unsqueeze": _reshape_back,
+    "Identity": _pass_back, "Dropout": _pass_back,
 }  # fmt: skip
-"""What a derivative by an operator's output says of its inputs."""
+"""Rules for the derivatives by an operator's inputs, given the one by its output."""
 
 
 def _join(tape: DerivativeNodes, node: onnx.NodeProto, given: Sequence[str | None]) -> str:
     """The derivatives by the parts of a Split as one; parts that nothing reads have none."""
     parts = [g or tape.number(np.zeros(tape.shape(n))) for g, n in zip(given, node.output, strict=True)]
-    return tape.put(build.concat(parts, attributes(node).get("axis", 0)))
+    return tape.put(build.concat(parts, read_attributes(node).get("axis", 0)))
 
 
-JOINED: dict[str, Callable[[DerivativeNodes, onnx.NodeProto, Sequence[str | None]], str]] = {"Split": _join}
+JOINED_DERIVATIVES: dict[str, Callable[[DerivativeNodes, onnx.NodeProto, Sequence[str | None]], str]] = {"Split": _join}
 """Operators of several outputs: one derivative of those by each, which their rule is given."""

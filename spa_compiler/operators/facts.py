@@ -1,7 +1,7 @@
-"""Facts of operators that are neither axes nor numbers: what runs, folds, repeats, moves or refuses them.
+"""Facts of operators beside axes and numbers: whether they can be run, folded, repeated, moved or refused.
 
     if node.op in UNFOLDED: ...        # chance, or the format in which numbers are stored: never computed beforehand
-    refuses_rank(node, 2, None)        # of LSTM: True, it takes three axes
+    is_refusing_rank(node, 2, None)        # of LSTM: True, it takes three axes
 
 Whoever folds, infers shapes or runs nodes asks these. How axes relate is the rule (`tables`); sizes of what a node
 makes are in `size_formulas` and `size_tables`, intervals of its numbers in `value_ranges`, inputs that point into
@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from spa_compiler.operators.tables.compute import UNARY
 
-RANDOM = frozenset("RandomNormal RandomUniform RandomNormalLike RandomUniformLike Multinomial Bernoulli".split())
+RANDOM_OPERATORS = frozenset(
+    "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Multinomial Bernoulli".split()
+)
 """Operators that give other numbers in every run."""
-UNFOLDED = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout"}
+UNFOLDED = RANDOM_OPERATORS | {"QuantizeLinear", "DequantizeLinear", "Dropout"}
 """Chance, and the format in which numbers are stored: never computed beforehand."""
 POINTWISE = frozenset([*UNARY, "QuantizeLinear", "DequantizeLinear", "Add", "Div", "Mul", "Sub"])
 """Operators that treat every number alike, where all their operands but one are single numbers."""
@@ -49,10 +51,10 @@ EXACT_IN_REFERENCE = frozenset(
     """Abs Add And Concat ConstantOfShape Equal Expand Flatten Gather Greater GreaterOrEqual Identity Less LessOrEqual
     Max Min Mul Neg Not Or Reshape Shape Size Split Sqrt Squeeze Sub Tile Transpose Unsqueeze Where Xor""".split()
 )
-"""What onnx's reference implementation gives bit for bit as onnxruntime does, and sooner. All else is run by
+"""Operators for which onnx's reference gives bit for bit what onnxruntime does, and sooner. All others are run by
 onnxruntime: what is folded has to be what the model computes (Softmax before opset 13, bounds of negative steps, the
 rounding of integer divisions, of Exp and of casts differ)."""
-NUMBERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+REFERENCE_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 """Types that integers and booleans are cast to without a choice."""
 HOLDS_STATISTICS = frozenset({"BatchNormalization"})
 """Normalisations that hold the statistics of training."""
@@ -87,7 +89,7 @@ def is_exact_in_reference(node: onnx.NodeProto, operands: Sequence[NDArray[Any]]
     if node.op_type in ("Div", "Range"):
         return all(v.dtype.kind == "i" and not (v < 0).any() for v in operands)
     if node.op_type == "Cast":
-        plain = all(a.i in NUMBERS for a in node.attribute if a.name == "to")
+        plain = all(a.i in REFERENCE_TYPES for a in node.attribute if a.name == "to")
         return operands[0].dtype.kind in "iub" and plain
     return node.op_type in EXACT_IN_REFERENCE
 
@@ -103,7 +105,7 @@ def is_fill(node: gs.Node) -> bool:
     return bool(node.op == "ConstantOfShape")
 
 
-def refuses_rank(node: gs.Node, x: int | None, w: int | None) -> bool:
+def is_refusing_rank(node: gs.Node, x: int | None, w: int | None) -> bool:
     """Does this operator fail for ranks x and w of its first inputs, by its specification and in onnxruntime?
 
     Only operators that do so at every level of optimisation, and for empty inputs, too (Concat does not). None: not

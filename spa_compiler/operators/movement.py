@@ -1,4 +1,4 @@
-"""Operators that move entries and compute nothing: which they are, and what a node of them moves.
+"""Operators that move entries and compute nothing, and the movement that a node of them makes.
 
 find_order(node, 3)                 # of Transpose: [0, 2, 1]; None for any other operator
 find_pick(model, node, axes)        # of Split, Gather or Slice: runs of positions of one axis
@@ -76,7 +76,7 @@ def find_joined_axis(node: gs.Node) -> int | None:
 
 
 def find_pick(model: Model, node: gs.Node, axes: Mapping[str, tuple[Size, ...]]) -> Pick | None:
-    """What a node picks of an axis of fixed size; None for anything else. `axes`: the sizes of values' axes."""
+    """The runs that a node picks of an axis of fixed size; None for any other. `axes`: the sizes of values' axes."""
     if node.op not in PICKING:
         return None
     small = {i: t for i, t in enumerate(node.inputs) if isinstance(t, gs.Constant) and math.prod(t.shape) < 64}

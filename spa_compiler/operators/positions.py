@@ -1,4 +1,4 @@
-"""Positions that are computed: what operators make of tables whose entries are a start plus a step for each axis.
+"""Computed positions: results of operators on tables whose entries are a start plus a step for each axis.
 
     Index(axes=("N", 4), start=0, steps=(4, 1))      # entry (i, j) is i * 4 + j
     STEPS["Add"](step)                               # the index of a sum, of those of its operands
@@ -22,7 +22,7 @@ from spa_compiler.algebra import sizes
 from spa_compiler.algebra.sizes import Size
 from spa_compiler.operators.movement import find_order
 
-WIDE = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+WIDE_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 """Element types that hold every position."""
 
 
@@ -34,7 +34,7 @@ class Index:
     start: Size
     steps: tuple[Size, ...]
 
-    def counts_to(self, size: Size) -> bool:
+    def is_count_to(self, size: Size) -> bool:
         """Are the entries 0, 1, 2, ... up to before `size`, row by row?"""
         total: Size = 1
         for length, step in zip(self.axes[::-1], self.steps[::-1], strict=True):
@@ -59,7 +59,7 @@ class Step:
         return self.index(self.node.inputs[0])
 
 
-def from_numbers(values: NDArray[Any]) -> Index | None:
+def make_even_index(values: NDArray[Any]) -> Index | None:
     """Numbers as an index, where their steps are even."""
     if values.dtype.kind not in "iu" or not values.size:
         return None
@@ -71,7 +71,7 @@ def from_numbers(values: NDArray[Any]) -> Index | None:
     return Index(values.shape, start, tuple(steps)) if np.array_equal(grid, values) else None
 
 
-def regroup(x: Index, axes: tuple[Size, ...]) -> Index | None:
+def reshape_index(x: Index, axes: tuple[Size, ...]) -> Index | None:
     """An index in another shape: axes of size 1 come and go, and a row may be cut into rows."""
     left = [(n, s) for n, s in zip(x.axes, x.steps, strict=True) if n != 1]
     if [n for n, _ in left] == [n for n in axes if n != 1]:
@@ -83,13 +83,13 @@ def regroup(x: Index, axes: tuple[Size, ...]) -> Index | None:
             out.append(step)
             step = sizes.multiply(step, n)
         return Index(axes, x.start, tuple(out[::-1]))
-    total = sizes.product(n for n, _ in left)
-    if [n for n in axes if n != 1] == [total] and Index(x.axes, 0, x.steps).counts_to(total):
+    total = sizes.multiply_all(n for n, _ in left)
+    if [n for n in axes if n != 1] == [total] and Index(x.axes, 0, x.steps).is_count_to(total):
         return Index(axes, x.start, tuple(0 if n == 1 else 1 for n in axes))
     return None
 
 
-def spread(x: Index, axes: tuple[Size, ...]) -> Index | None:
+def broadcast_index(x: Index, axes: tuple[Size, ...]) -> Index | None:
     """An index broadcast to more axes; None where an axis that follows a symbol may be 1, and then is repeated."""
     front = len(axes) - len(x.axes)
     if any(n != 1 and n != a for n, a in zip(x.axes, axes[front:], strict=True)):
@@ -98,7 +98,7 @@ def spread(x: Index, axes: tuple[Size, ...]) -> Index | None:
     return Index(axes, x.start, tuple(steps))
 
 
-def _range(step: Step) -> Index | None:
+def _make_range(step: Step) -> Index | None:
     ends = [step.table(t) for t in step.node.inputs]
     if any(e is None for e in ends):
         return None
@@ -109,12 +109,12 @@ def _range(step: Step) -> Index | None:
 
 def _regroup(step: Step) -> Index | None:
     x = step.x()
-    return None if x is None else regroup(x, step.axes)
+    return None if x is None else reshape_index(x, step.axes)
 
 
 def _expand(step: Step) -> Index | None:
     x = step.x()
-    return None if x is None else spread(x, step.axes)
+    return None if x is None else broadcast_index(x, step.axes)
 
 
 def _transpose(step: Step) -> Index | None:
@@ -129,14 +129,14 @@ def _copy(step: Step) -> Index | None:
 
 def _cast(step: Step) -> Index | None:
     """To a type that holds every position: truth values and short integers do not."""
-    return step.x() if step.element in WIDE else None
+    return step.x() if step.element in WIDE_INTEGERS else None
 
 
 def _add(step: Step) -> Index | None:
     a, b = (step.index(t) for t in step.node.inputs)
     if a is None or b is None:
         return None
-    x, y = spread(a, step.axes), spread(b, step.axes)
+    x, y = broadcast_index(a, step.axes), broadcast_index(b, step.axes)
     if x is None or y is None:
         return None
     combine = sizes.add if step.node.op == "Add" else sizes.subtract
@@ -148,15 +148,15 @@ def _multiply(step: Step) -> Index | None:
     if a is None or b is None:
         return None
     x, by = (a, b) if all(n == 1 for n in b.axes) else (b, a)
-    many = spread(x, step.axes)
+    many = broadcast_index(x, step.axes)
     if many is None or any(n != 1 for n in by.axes):
         return None
     steps = tuple(sizes.multiply(s, by.start) for s in many.steps)
     return Index(step.axes, sizes.multiply(many.start, by.start), steps)
 
 
-STEPS: dict[str, Callable[[Step], Index | None]] = {
-    "Range": _range, "Reshape": _regroup, "Unsqueeze": _regroup, "Squeeze": _regroup, "Flatten": _regroup,
+INDEX_STEPS: dict[str, Callable[[Step], Index | None]] = {
+    "Range": _make_range, "Reshape": _regroup, "Unsqueeze": _regroup, "Squeeze": _regroup, "Flatten": _regroup,
     "Expand": _expand, "Transpose": _transpose, "Cast": _cast, "Identity": _copy, "Add": _add, "Sub": _add,
     "Mul": _multiply,
 }  # fmt: skip

@@ -1,10 +1,10 @@
-"""LSTM, GRU and RNN as contractions: what the gates read, and what they make of it before their functions.
+"""LSTM, GRU and RNN as contractions: the values that the gates read, and the gates before their functions.
 
-    cell = find(node)                                  # or the reason why not, as text
+    cell = find_cell(node)                                  # or the reason why not, as text
     steps = cell.steps(x, y, h0)                       # inputs and states before each step
     for part in cell.parts:                            # gates that read the same values
         part.design(steps, weights)                    # (rows, directions, d)
-        linear(part, steps, weights)                   # (rows, directions, gates * hidden)
+        compute_gates(part, steps, weights)                   # (rows, directions, gates * hidden)
 
 Given the states before every step (the output moved by one), everything before the gates' functions is linear in
 [x, h], so that a recurrent operator is solved like any contraction. Only in the GRU with linear_before_reset = 0 the
@@ -23,11 +23,11 @@ import onnx
 from numpy.typing import NDArray
 
 from spa_compiler.ir.names import Names
-from spa_compiler.operators.contraction import attributes
+from spa_compiler.operators.contraction import read_attributes
 
 Array = NDArray[Any]
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-X, W, R, B, LENGTHS, H0 = range(6)
+X, W, R, B, SEQUENCE_LENS, H0 = range(6)
 """Input slots; an LSTM has C0 and peepholes behind them, which nothing here needs: peepholes are no contraction."""
 
 
@@ -53,7 +53,7 @@ class Weights:
             both[:, 0].copy(), both[:, 1].copy(),
         )  # fmt: skip
 
-    def stored(self, dtype: Any) -> tuple[Array, Array, Array]:
+    def to_operator_form(self, dtype: Any) -> tuple[Array, Array, Array]:
         """W, R and B as the operator has them."""
         d = len(self.w)
         b = np.concatenate([self.wb.reshape(d, -1), self.rb.reshape(d, -1)], axis=1)
@@ -63,7 +63,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Steps:
-    """What a cell reads at every step: x (rows, directions, input) and the state before (rows, directions, hidden)."""
+    """Values a cell reads at every step: x (rows, directions, input), the state before (rows, directions, hidden)."""
 
     x: Array
     h: Array
@@ -82,7 +82,7 @@ class Part:
         """(rows, directions, d) float32"""
         read = [steps.x] if self.x else []
         if self.h:
-            read.append(steps.h * reset(steps, weights) if self.reset else steps.h)
+            read.append(steps.h * compute_reset(steps, weights) if self.reset else steps.h)
         return np.concatenate(read, axis=2, dtype=np.float32)
 
     def weights(self, all_: Weights) -> Array:
@@ -105,7 +105,7 @@ class Part:
         both = all_.wb[:, gates] * self.x + all_.rb[:, gates] * self.h
         return np.asarray(both.reshape(len(both), -1))
 
-    def changed(self, all_: Weights, solved: Array, bias: Array) -> Weights:
+    def replace_weights(self, all_: Weights, solved: Array, bias: Array) -> Weights:
         """The weights with these (directions, gates * hidden, d), and this bias, in the place of this part's."""
         gates = list(self.gates)
         w, r, wb, rb = all_.w.copy(), all_.r.copy(), all_.wb.copy(), all_.rb.copy()
@@ -174,7 +174,7 @@ class Cell:
         return np.repeat(flat[:, None], len(self.directions), axis=1)
 
 
-def with_steps(node: onnx.NodeProto, names: Names) -> onnx.NodeProto:
+def add_step_outputs(node: onnx.NodeProto, names: Names) -> onnx.NodeProto:
     """A recurrent operator gives its states of all steps, whoever reads them."""
     if node.op_type not in GATES or (len(node.output) and node.output[0]):
         return node
@@ -184,12 +184,12 @@ def with_steps(node: onnx.NodeProto, names: Names) -> onnx.NodeProto:
     return out
 
 
-def find(node: onnx.NodeProto) -> Cell | str | None:
+def find_cell(node: onnx.NodeProto) -> Cell | str | None:
     """The cell of a recurrent operator, why it is not one that can be solved, or None for another operator."""
     if node.op_type not in GATES or node.domain not in ("", "ai.onnx"):
         return None
-    attrs = attributes(node)
-    if len(node.input) > LENGTHS and node.input[LENGTHS]:
+    attrs = read_attributes(node)
+    if len(node.input) > SEQUENCE_LENS and node.input[SEQUENCE_LENS]:
         return "it has sequence lengths"
     before_reset = bool(attrs.get("linear_before_reset", 0))
     functions = [f.decode() for f in attrs.get("activations", [])]  # of each direction: gates, candidate
@@ -201,7 +201,7 @@ def find(node: onnx.NodeProto) -> Cell | str | None:
     return Cell(node.op_type, directions, bool(attrs.get("layout", 0)), before_reset)
 
 
-def held(node: onnx.NodeProto, constants: Mapping[str, Array]) -> tuple[Array, Array, Array | None] | None:
+def read_weights(node: onnx.NodeProto, constants: Mapping[str, Array]) -> tuple[Array, Array, Array | None] | None:
     """W, R and B (None: absent) where they are constants."""
     names = [*node.input[W : B + 1], ""][:3]
     if any(n and n not in constants for n in names):
@@ -209,19 +209,19 @@ def held(node: onnx.NodeProto, constants: Mapping[str, Array]) -> tuple[Array, A
     return constants[names[0]], constants[names[1]], constants[names[2]] if names[2] else None
 
 
-def initial(inputs: Sequence[Any]) -> Any:
+def find_initial_state(inputs: Sequence[Any]) -> Any:
     """Chunks of the initial state among an operator's inputs, or None."""
     return inputs[H0] if len(inputs) > H0 else None
 
 
-def reset(steps: Steps, weights: Weights) -> Array:
+def compute_reset(steps: Steps, weights: Weights) -> Array:
     """The reset gate of a GRU: (rows, directions, hidden)."""
     part = Part((1,), True, True)
-    return sigmoid(linear(part, steps, weights))
+    return sigmoid(compute_gates(part, steps, weights))
 
 
-def linear(part: Part, steps: Steps, weights: Weights) -> Array:
-    """What the gates of a part make of what they read: (rows, directions, gates * hidden) float32."""
+def compute_gates(part: Part, steps: Steps, weights: Weights) -> Array:
+    """The gates of a part before their functions: (rows, directions, gates * hidden) float32."""
     w, b = part.weights(weights).astype(np.float32), part.bias(weights).astype(np.float32)
     design = part.design(steps, weights)
     return np.asarray(np.matmul(design.transpose(1, 0, 2), w.transpose(0, 2, 1)).transpose(1, 0, 2) + b)

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spa_compiler.algebra.expr import Dim, Expr, Prod, Reason, Sum, atoms, mark
+from spa_compiler.algebra.expr import Dim, Expr, Prod, Reason, Sum, iterate_dims, mark_statistic
 from spa_compiler.errors import Conflict, RuleError
 from spa_compiler.operators.site import (
-    Axis,
+    AxisPattern,
     Equation,
     Pattern,
     Rule,
@@ -49,26 +49,26 @@ def rule(spec: str, move: bool = False, stat: str = "", known: Mapping[str, int]
     string cannot be read, or where a name is bound by nothing.
     """
     stats = frozenset(stat.split())
-    lhs, rhs = parse(spec)
+    lhs, rhs = parse_rule(spec)
     _check_names(spec, frozenset({*attrs, *(known or {})}), stats)
 
     def apply(site: Site) -> None:
-        tensors = [*_matched(site, lhs, site.inputs, False), *_matched(site, rhs, site.outputs, True)]
+        tensors = [*_match_tensors(site, lhs, site.inputs, False), *_match_tensors(site, rhs, site.outputs, True)]
         pairs = [(p, v.axes[i]) for v, _, row in tensors for i, p in row]
         sizes = {**(known or {}), **{n: int(site.attrs[a]) for n, a in attrs.items()}}
         for _ in range(3):
             for p, axis in pairs:
                 _solve(p, axis.size, sizes)
-        env: dict[str, Expr] = {n: _unrelated(site, s) if n[0] == "_" else Dim(s) for n, s in sizes.items()}
+        env: dict[str, Expr] = {n: _make_unrelated(site, s) if n[0] == "_" else Dim(s) for n, s in sizes.items()}
         for n, e in env.items():
             if n[0].isupper():
                 site.freeze(e, f"{site.op} fixes the size of this axis")
-        equations = tuple(Equation(axis, _build(p, axis.size, env, site)) for p, axis in pairs)
+        equations = tuple(Equation(axis, _build_expr(p, axis.size, env, site)) for p, axis in pairs)
         for said in equations:
             unify_or_freeze(site, said.a, said.b, move)
         named = frozenset(n for n in env if n.split(".")[0] in stats)
         for n in named:
-            mark(env[n], f"{site.op} '{site.name}' takes a statistic over it")
+            mark_statistic(env[n], f"{site.op} '{site.name}' takes a statistic over it")
         site.scopes.append(
             Scope([(v, out, _names_per_axis(v, row)) for v, out, row in tensors], env, named, spec, equations)
         )
@@ -89,16 +89,16 @@ def freeze_rule(reason: str) -> Rule:
     return apply
 
 
-def _matched(
-    site: Site, patterns: list[list[Axis]], values: Sequence[Value | None], output: bool
-) -> Iterator[tuple[Value, bool, list[tuple[int, Axis]]]]:
+def _match_tensors(
+    site: Site, patterns: list[list[AxisPattern]], values: Sequence[Value | None], output: bool
+) -> Iterator[tuple[Value, bool, list[tuple[int, AxisPattern]]]]:
     for p, v in zip(patterns, values, strict=False):
         if v is not None:
             yield v, output, list(_match(site, p, v))
     site.freeze_all(values[len(patterns) :], "the operator's rule does not cover this input or output")
 
 
-def _match(site: Site, pattern: list[Axis], v: Value) -> Iterator[tuple[int, Axis]]:
+def _match(site: Site, pattern: list[AxisPattern], v: Value) -> Iterator[tuple[int, AxisPattern]]:
     """Pair axes with patterns, expanding one `name...`; broadcast axes of size 1 are left out."""
     at = next((i for i, p in enumerate(pattern) if isinstance(p, str) and p.endswith("...")), None)
     full = pattern
@@ -107,7 +107,7 @@ def _match(site: Site, pattern: list[Axis], v: Value) -> Iterator[tuple[int, Axi
     if at is not None:
         stem, n = str(pattern[at])[:-3], len(v.axes) - len(pattern) + 1
         dot = "" if stem[0] == "_" else "."  # what is frozen takes part whatever its size
-        group: list[Axis] = ["_"] * n if stem == "_" else [f"{stem}{dot}{n - 1 - k}" for k in range(n)]
+        group: list[AxisPattern] = ["_"] * n if stem == "_" else [f"{stem}{dot}{n - 1 - k}" for k in range(n)]
         full = [*pattern[:at], *group, *pattern[at + 1 :]]
     elif pattern == ["_"]:
         full = ["_"] * len(v.axes)
@@ -115,14 +115,14 @@ def _match(site: Site, pattern: list[Axis], v: Value) -> Iterator[tuple[int, Axi
         raise Conflict(f"'{v.name}' has rank {len(v.axes)}, the rule needs {len(full)}")
     for i, (p, a) in enumerate(zip(full, v.axes, strict=True)):
         if isinstance(p, str) and "." in p and a.size == 1:
-            if any(d.unit for d in atoms(a)):
-                site.freeze(a, "one channel is broadcast over an axis")
+            if any(d.unit for d in iterate_dims(a)):
+                site.freeze(a, "one of its channels is broadcast over an axis")
         else:
             yield i, p
 
 
 @functools.lru_cache(maxsize=4096)
-def parse(spec: str) -> tuple[list[list[Axis]], list[list[Axis]]]:
+def parse_rule(spec: str) -> tuple[list[list[AxisPattern]], list[list[AxisPattern]]]:
     """Inputs and outputs of a rule string, each tensor a list of axis patterns. Raises RuleError with the place."""
     text = _Text(spec, _tokens(spec))
     inputs = text.read_side()
@@ -161,18 +161,18 @@ class _Text:
         return self.tokens[self.at][0]
 
     def error(self, text: str, at: int | None = None) -> RuleError:
-        """What is wrong with the next token, or with token number `at`."""
+        """The error of the next token, or of token number `at`."""
         return RuleError(self.spec, self.tokens[self.at if at is None else at][1], text)
 
-    def read_side(self) -> list[list[Axis]]:
+    def read_side(self) -> list[list[AxisPattern]]:
         tensors = [self.read_tensor()]
         while self.next == ",":
             self.at += 1
             tensors.append(self.read_tensor())
         return tensors
 
-    def read_tensor(self) -> list[Axis]:
-        axes: list[Axis] = []
+    def read_tensor(self) -> list[AxisPattern]:
+        axes: list[AxisPattern] = []
         groups = 0
         while self.next not in ("", ",", "->", ")"):
             groups += self.next.endswith("...")
@@ -183,20 +183,20 @@ class _Text:
             axes.append(self.read_axis())
         return axes
 
-    def read_axis(self, inside: bool = False) -> Axis:
+    def read_axis(self, inside: bool = False) -> AxisPattern:
         first, parts = self.at, [self.read_term(inside)]
         while self.next == "+":
             self.at += 1
             parts.append(self.read_term(True))
-        if len(parts) > 1 and _stands_alone(parts[0]):
+        if len(parts) > 1 and _is_single_name(parts[0]):
             raise self.error(f"'{parts[0]}' is no part of an axis", first)
         return parts[0] if len(parts) == 1 else Pattern("+", tuple(parts))
 
-    def read_term(self, inside: bool) -> Axis:
+    def read_term(self, inside: bool) -> AxisPattern:
         token = self.next
         if token in ("", ",", "->", "+", ")"):
             raise self.error(f"a name is missing before '{token}'" if token else "a name is missing at the end")
-        if inside and _stands_alone(token):
+        if inside and _is_single_name(token):
             raise self.error(f"'{token}' is no part of an axis")
         opened = self.at
         self.at += 1
@@ -213,7 +213,7 @@ class _Text:
         return Pattern("*", tuple(parts))
 
 
-def _stands_alone(p: Axis) -> bool:
+def _is_single_name(p: AxisPattern) -> bool:
     """Is this a whole tensor or a group of axes, of which no axis is made?"""
     return isinstance(p, str) and (p == "?" or p.endswith("..."))
 
@@ -221,7 +221,7 @@ def _stands_alone(p: Axis) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _check_names(spec: str, sizes: frozenset[str], stats: frozenset[str]) -> None:
     """Raise RuleError for a name that nothing binds: only on the right, or only beside the string."""
-    lhs, rhs = (frozenset(n for t in side for p in t for n in _names(p)) for side in parse(spec))
+    lhs, rhs = (frozenset(n for t in side for p in t for n in _find_names(p)) for side in parse_rule(spec))
     stems = {n.removesuffix("...") for n in lhs | rhs}
     for n in sorted((sizes | stats) - stems):
         raise RuleError(spec, len(spec), f"'{n}' is given beside the rule and does not occur in it")
@@ -231,22 +231,22 @@ def _check_names(spec: str, sizes: frozenset[str], stats: frozenset[str]) -> Non
             raise RuleError(spec, place.start() if place else 0, f"'{n}' is an axis of an output and of no input")
 
 
-def _names(p: Axis) -> frozenset[str]:
+def _find_names(p: AxisPattern) -> frozenset[str]:
     if isinstance(p, str):
         return frozenset(["_" if p[0] == "_" else p])
-    return frozenset().union(*map(_names, p.parts))
+    return frozenset().union(*map(_find_names, p.parts))
 
 
-def _names_per_axis(v: Value, row: list[tuple[int, Axis]]) -> list[frozenset[str]]:
-    found = {i: _names(p) for i, p in row}
+def _names_per_axis(v: Value, row: list[tuple[int, AxisPattern]]) -> list[frozenset[str]]:
+    found = {i: _find_names(p) for i, p in row}
     return [found.get(i, frozenset()) for i in range(len(v.axes))]
 
 
-def _total(kind: str, known: list[int]) -> int:
+def _combine_sizes(kind: str, known: list[int]) -> int:
     return int(np.prod(known)) if kind == "*" else sum(known)
 
 
-def _solve(p: Axis, size: int, sizes: dict[str, int]) -> None:
+def _solve(p: AxisPattern, size: int, sizes: dict[str, int]) -> None:
     """Give the one unknown name of a pattern its size, if there is just one."""
     if isinstance(p, str):
         if not p.isdigit() and p != "_":
@@ -254,26 +254,26 @@ def _solve(p: Axis, size: int, sizes: dict[str, int]) -> None:
         return
     measured = [_measure(q, sizes) for q in p.parts]
     if measured.count(None) == 1:
-        total = _total(p.kind, [m for m in measured if m is not None])
+        total = _combine_sizes(p.kind, [m for m in measured if m is not None])
         rest = size - total if p.kind == "+" else size // total if total else 0
         _solve(p.parts[measured.index(None)], rest, sizes)
 
 
-def _measure(p: Axis, sizes: dict[str, int]) -> int | None:
+def _measure(p: AxisPattern, sizes: dict[str, int]) -> int | None:
     if isinstance(p, str):
         return int(p) if p.isdigit() else sizes.get(p)
     known = [_measure(q, sizes) for q in p.parts]
-    return None if None in known else _total(p.kind, [k for k in known if k is not None])
+    return None if None in known else _combine_sizes(p.kind, [k for k in known if k is not None])
 
 
-def _build(p: Axis, size: int, env: dict[str, Expr], site: Site) -> Expr:
+def _build_expr(p: AxisPattern, size: int, env: dict[str, Expr], site: Site) -> Expr:
     if isinstance(p, str):
         if p == "_" or p.isdigit():
-            return _unrelated(site, size if p == "_" else int(p))
+            return _make_unrelated(site, size if p == "_" else int(p))
         return env[p]
-    parts = tuple(_build(q, 0, env, site) for q in p.parts)
+    parts = tuple(_build_expr(q, 0, env, site) for q in p.parts)
     return Prod(parts) if p.kind == "*" else Sum(parts)
 
 
-def _unrelated(site: Site, size: int) -> Dim:
+def _make_unrelated(site: Site, size: int) -> Dim:
     return Dim(size, Reason.new(f"{site.op} works along this axis", describe_place(site)))

@@ -1,6 +1,6 @@
 """Operators of sequences, by what they do with one.
 
-use_of(node)        # SequenceUse.PICK
+find_use(node)        # SequenceUse.PICK
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 
 class SequenceUse(Enum):
-    """What a node does with a sequence of tensors."""
+    """The ways in which a node uses a sequence of tensors."""
 
     START = auto()  # makes an empty one
     COLLECT = auto()  # makes one of its inputs
@@ -22,7 +22,7 @@ class SequenceUse(Enum):
     COPY = auto()  # gives the sequence itself
 
 
-USES = {
+SEQUENCE_USES = {
     "SequenceEmpty": SequenceUse.START,
     "SequenceConstruct": SequenceUse.COLLECT,
     "SequenceInsert": SequenceUse.INSERT,
@@ -33,6 +33,6 @@ USES = {
 }
 
 
-def use_of(node: gs.Node) -> SequenceUse | None:
-    """What a node does with a sequence; None for any other operator."""
-    return USES.get(node.op)
+def find_use(node: gs.Node) -> SequenceUse | None:
+    """The way in which a node uses a sequence; None for any other operator."""
+    return SEQUENCE_USES.get(node.op)

@@ -1,4 +1,4 @@
-"""What a rule sees of its node: values with their axes, attributes, shape operands, and how it couples or freezes."""
+"""A node as its rule sees it: values with their axes, attributes, shape operands; how a rule couples or freezes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Equation:
 
 @dataclass(frozen=True)
 class Scope:
-    """What one rule said: for each tensor the names on each axis, and what the names stand for."""
+    """The statement of one rule: for each tensor the names on each axis, and the expression of each name."""
 
     tensors: list[tuple[Value, bool, list[frozenset[str]]]]  # value, is it an output, names per axis
     env: dict[str, Expr]
@@ -79,15 +79,15 @@ class Scope:
     spec: str = ""  # the rule's string
     equations: tuple[Equation, ...] = ()
 
-    def contracted(self) -> set[str]:
+    def find_contracted(self) -> set[str]:
         """Names that no output carries: channels are summed over."""
         sides: dict[bool, set[str]] = {True: set(), False: set()}
         for _, output, names in self.tensors:
             sides[output] |= frozenset().union(*names)
         return sides[False] - sides[True]
 
-    def named(self) -> list[Expr]:
-        """What the names stand for, once each: those of the outputs first, then those that are summed over."""
+    def find_named(self) -> list[Expr]:
+        """The expressions of the names, once each: those of the outputs first, then those that are summed over."""
         carried = [n for _, output, row in self.tensors if output for names in row for n in sorted(names)]
         return [self.env[n] for n in dict.fromkeys([*carried, *self.env]) if n in self.env]
 
@@ -123,7 +123,7 @@ class Site:
 
     @property
     def products(self) -> list[list[Expr]] | None:
-        """What it multiplies and accumulates: the axes of each product, the MACs are the product of their sizes.
+        """Its multiply-accumulates: the axes of each product, whose sizes multiply to its MACs.
 
         Empty where it does not, or only constants; None where it does and the rule does not tell how often.
         """
@@ -134,8 +134,8 @@ class Site:
             return None
         scope = self.scopes[0]
         if macs == EVERY_NAME:
-            return [scope.named()]
-        return [[_sized(n, scope.env) for n in part.split()] for part in macs.split(",")]
+            return [scope.find_named()]
+        return [[_parse_size(n, scope.env) for n in part.split()] for part in macs.split(",")]
 
     def ints(self, slot: int, attr: str = "") -> list[int] | None:
         """Integers of a constant input, or of the attribute that held them in older opsets; None when unknown."""
@@ -198,7 +198,7 @@ def unify_or_freeze(site: Site, a: Expr, b: Expr, move: bool) -> None:
         site.freeze(Prod((a, b)), str(e))
 
 
-def _sized(name: str, env: dict[str, Expr]) -> Expr:
+def _parse_size(name: str, env: dict[str, Expr]) -> Expr:
     return Dim(int(name)) if name.isdigit() else env[name]
 
 
@@ -220,10 +220,10 @@ class Pattern:
     """A product ('*') or a concatenation ('+') of patterns."""
 
     kind: str
-    parts: tuple[Axis, ...]
+    parts: tuple[AxisPattern, ...]
 
 
-Axis = str | Pattern
+AxisPattern = str | Pattern
 
 
 def describe_place(site: Site) -> str:

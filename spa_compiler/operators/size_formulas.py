@@ -1,9 +1,9 @@
-"""Sizes of what a node makes, where onnx's own inference says nothing because they are no numbers.
+"""Formulas for the output sizes of a node, where onnx's own inference gives none because they are no numbers.
 
     found = FORMULAS["Concat"](Operands(node, [("N", "T", 8), ("N", "P", 8)], tables, 3))     # ("N", T + P, 8)
 
 Each formula gives one size (or None: not followed) per axis of the first output. Those of inference come first; what
-neither tells is a size of its own (`sizes.unknown_size`).
+neither tells is a size of its own (`sizes.make_unknown_size`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from spa_compiler.algebra import sizes
 from spa_compiler.algebra.sizes import Size
 from spa_compiler.operators.size_tables import find_attribute
 
-Axes = Sequence[Size]
+AxisSizes = Sequence[Size]
 Found = Sequence[Size | None]
 
 
@@ -32,7 +32,7 @@ class Operands:
     """A node, the sizes of its inputs (None: not known), what is known of small inputs, and its opset."""
 
     node: onnx.NodeProto
-    axes: Sequence[Axes | None]
+    axes: Sequence[AxisSizes | None]
     tables: Sequence[NDArray[Any] | None]
     rank: int  # of the first output
     opset: int
@@ -41,7 +41,7 @@ class Operands:
     def attribute(self, name: str, default: Any) -> Any:
         return find_attribute(self.node, name, default)
 
-    def x(self, slot: int = 0) -> Axes:
+    def x(self, slot: int = 0) -> AxisSizes:
         """Sizes of an input. Raises LookupError where they are not known."""
         found = self.axes[slot] if slot < len(self.axes) else None
         if found is None:
@@ -65,7 +65,7 @@ class Operands:
         return None if found is None else [int(v) for v in found]
 
 
-def _size(entry: Any) -> Size | None:
+def _to_size(entry: Any) -> Size | None:
     """An entry of a table as a size of an axis."""
     if isinstance(entry, bool) or not sizes.is_size(entry):
         return None
@@ -81,13 +81,13 @@ def broadcast(operands: Operands) -> Found:
     return _broadcast(rows, operands.demands)
 
 
-def _broadcast(rows: Sequence[Axes], demands: list[tuple[Size, Size]]) -> Found:
+def _broadcast(rows: Sequence[AxisSizes], demands: list[tuple[Size, Size]]) -> Found:
     rank = max(map(len, rows), default=0)
-    return [_together([r[k - rank] for r in rows if len(r) >= rank - k], demands) for k in range(rank)]
+    return [_broadcast_sizes([r[k - rank] for r in rows if len(r) >= rank - k], demands) for k in range(rank)]
 
 
-def _together(found: Sequence[Size], demands: list[tuple[Size, Size]]) -> Size | None:
-    """What sizes are broadcast to: numbers above 1 win, equal ones stay; two that may differ are not followed."""
+def _broadcast_sizes(found: Sequence[Size], demands: list[tuple[Size, Size]]) -> Size | None:
+    """The broadcast of sizes: numbers above 1 win, equal ones stay; two that may differ are not followed."""
     different = [s for s in dict.fromkeys(found) if s != 1]
     if not different:
         return 1
@@ -105,10 +105,10 @@ def convolution(operands: Operands) -> Found:
     if kernel is None:
         kernel = operands.x(weight)[2:]
     first = [x[0], x[1] if pooled else operands.x(weight)[0]]
-    return [*first, *(_windows(operands, x[k + 2], kernel[k], k, len(kernel)) for k in range(len(kernel)))]
+    return [*first, *(_count_windows(operands, x[k + 2], kernel[k], k, len(kernel)) for k in range(len(kernel)))]
 
 
-def _windows(operands: Operands, size: Size, kernel: Size, k: int, rank: int) -> Size | None:
+def _count_windows(operands: Operands, size: Size, kernel: Size, k: int, rank: int) -> Size | None:
     stride = (operands.attribute("strides", None) or [1] * rank)[k]
     dilation = (operands.attribute("dilations", None) or [1] * rank)[k]
     pads = operands.attribute("pads", None) or [0] * (2 * rank)
@@ -172,34 +172,34 @@ def slice_(operands: Operands) -> Found:
     x = list(operands.x())
     out: list[Size | None] = list(x)
     axes = operands.entries(3, "axes")
-    starts = _or_none(lambda: operands.entries(1, "starts"))
-    ends = _or_none(lambda: operands.entries(2, "ends"))
-    steps = _or_none(lambda: operands.entries(4)) if operands.is_given(4) else None
+    starts = _try_look(lambda: operands.entries(1, "starts"))
+    ends = _try_look(lambda: operands.entries(2, "ends"))
+    steps = _try_look(lambda: operands.entries(4)) if operands.is_given(4) else None
     many = len(axes) if axes is not None else len(starts or ends or x)
     for k, axis in enumerate(axes if axes is not None else range(many)):
         if not isinstance(axis, int) or (operands.is_given(4) and steps is None):
             return [None] * len(x)
         entries = [row[k] if row is not None else None for row in (starts, ends)]
-        out[axis % len(x)] = _range_length(x[axis % len(x)], entries[0], entries[1], steps[k] if steps else 1)
+        out[axis % len(x)] = _count_range(x[axis % len(x)], entries[0], entries[1], steps[k] if steps else 1)
     return out
 
 
-def _or_none(look: Callable[[], list[Any] | None]) -> list[Any] | None:
+def _try_look(look: Callable[[], list[Any] | None]) -> list[Any] | None:
     try:
         return look()
     except LookupError:
         return None
 
 
-def _range_length(size: Size, start: Any, end: Any, step: Any) -> Size | None:
+def _count_range(size: Size, start: Any, end: Any, step: Any) -> Size | None:
     """How many positions start:end:step takes of an axis."""
-    if _size(start) is None or _size(end) is None or not isinstance(step, int) or step == 0:
+    if _to_size(start) is None or _to_size(end) is None or not isinstance(step, int) or step == 0:
         return None
     if isinstance(size, int) and all(isinstance(v, int) for v in (start, end)):
         return len(range(size)[start:end:step])
     if step < 0:
         return sizes.floor_divide(sizes.add(size, -step - 1), -step) if _is_whole_backwards(start, end) else None
-    first, last = _bound(size, start), _bound(size, end)
+    first, last = _clip_bound(size, start), _clip_bound(size, end)
     length = sizes.maximum(sizes.subtract(last, first), 0)
     return length if step == 1 else sizes.floor_divide(sizes.add(length, step - 1), step)
 
@@ -211,7 +211,7 @@ def _is_whole_backwards(start: Any, end: Any) -> bool:
     return (start == -1 or start >= sizes.INFINITY) and end <= -sizes.INFINITY
 
 
-def _bound(size: Size, value: Size) -> Size:
+def _clip_bound(size: Size, value: Size) -> Size:
     """A bound of a Slice as a position from 0 to the size."""
     if isinstance(value, int):
         if value >= sizes.INFINITY:
@@ -220,11 +220,11 @@ def _bound(size: Size, value: Size) -> Size:
             return 0
         value = sizes.add(size, value) if value < 0 else value
     else:
-        low, high = sizes.bounds(value)
+        low, high = sizes.find_bounds(value)
         if high < 0:
             value = sizes.add(size, value)
         elif low < 0:  # from which end it counts is not known
-            return sizes.atom("slice_bound", (size, value), (0, math.inf))
+            return sizes.make_atom("slice_bound", (size, value), (0, math.inf))
     return sizes.minimum(sizes.maximum(value, 0), size)
 
 
@@ -236,15 +236,17 @@ def reshape(operands: Operands) -> Found:
     copied = not operands.attribute("allowzero", 0)
     out: list[Size | None] = []
     for k, e in enumerate(target):
-        size = x[k] if e == 0 and copied and k < len(x) else _size(e)
+        size = x[k] if e == 0 and copied and k < len(x) else _to_size(e)
         computed = size is not None and not isinstance(size, int)
-        out.append(None if computed and sizes.bounds(size)[0] < 1 else size)  # a 0 or a -1 would mean something else
+        out.append(
+            None if computed and sizes.find_bounds(size)[0] < 1 else size
+        )  # a 0 or a -1 would mean something else
     if -1 in out:
         others = [s for s in out if s != -1]
         known = [s for s in others if s is not None]
         left = None
         if len(known) == len(others):
-            total, taken = sizes.product(x), sizes.product(known)
+            total, taken = sizes.multiply_all(x), sizes.multiply_all(known)
             left = None if taken == 0 else sizes.floor_divide(total, taken)
         out[out.index(-1)] = left
     return out
@@ -254,13 +256,13 @@ def flatten(operands: Operands) -> Found:
     """Two products."""
     x, axis = operands.x(), operands.attribute("axis", 1)
     axis += len(x) if axis < 0 else 0
-    return [sizes.product(x[:axis]), sizes.product(x[axis:])]
+    return [sizes.multiply_all(x[:axis]), sizes.multiply_all(x[axis:])]
 
 
 def expand(operands: Operands) -> Found:
     """The input broadcast with the entries of the target."""
     target = operands.entries(1) or []
-    if any(_size(e) is None for e in target):
+    if any(_to_size(e) is None for e in target):
         raise LookupError("an entry is not known")
     return _broadcast([operands.x(), target], operands.demands)
 
@@ -268,11 +270,11 @@ def expand(operands: Operands) -> Found:
 def tile(operands: Operands) -> Found:
     """Every axis as often as is said."""
     pairs = zip(operands.x(), operands.entries(1) or (), strict=True)
-    return [None if _size(times) is None else sizes.multiply(size, times) for size, times in pairs]
+    return [None if _to_size(times) is None else sizes.multiply(size, times) for size, times in pairs]
 
 
 def pad(operands: Operands) -> Found:
-    """What comes before and behind an axis is added."""
+    """The padding before and behind an axis is added."""
     x = operands.x()
     out: list[Size | None] = list(x)
     axes = operands.entries(3) if operands.is_given(3) else list(range(len(x)))
@@ -280,7 +282,7 @@ def pad(operands: Operands) -> Found:
     if axes is None or pads is None or any(not isinstance(a, int) for a in axes):
         raise LookupError("no pads")
     for k, a in enumerate(axes):
-        both = [_size(pads[k]), _size(pads[k + len(axes)])]
+        both = [_to_size(pads[k]), _to_size(pads[k + len(axes)])]
         known = [b for b in both if b is not None]
         out[a % len(x)] = functools.reduce(sizes.add, known, x[a % len(x)]) if len(known) == 2 else None
     return out
@@ -295,29 +297,29 @@ def resize(operands: Operands) -> Found:
         if operands.attribute("keep_aspect_ratio_policy", b"stretch") != b"stretch":
             return [None if k in axes else s for k, s in enumerate(x)]
         for a, e in zip(axes, operands.entries(3) or (), strict=True):
-            out[a] = _size(e)
+            out[a] = _to_size(e)
         return out
     slot = 1 if old or operands.opset < 11 else 2
     scales = operands.entries(slot) if operands.is_given(slot) else operands.attribute("scales", None)
     for a, e in zip(axes, scales or (), strict=True):
-        out[a] = _scaled(x[a], e)
+        out[a] = _scale_size(x[a], e)
     return out
 
 
-def _scaled(size: Size, scale: Any) -> Size | None:
+def _scale_size(size: Size, scale: Any) -> Size | None:
     """The size times a float, rounded down; only what floats compute exactly."""
     if isinstance(scale, float | Fraction | int) and not isinstance(scale, bool):
         exact = Fraction(scale)
         if exact.denominator & (exact.denominator - 1) == 0 and max(exact.denominator, exact.numerator) <= 1 << 10:
             return sizes.floor_divide(sizes.multiply(size, exact.numerator), exact.denominator)
-        return sizes.atom("scaled", (size, exact), (0, math.inf))
+        return sizes.make_atom("scaled", (size, exact), (0, math.inf))
     return None
 
 
 def range_(operands: Operands) -> Found:
     """Steps from start to limit."""
     start, limit, delta = (e[0] if (e := operands.entries(k)) else None for k in range(3))
-    if _size(start) is None or _size(limit) is None or not isinstance(delta, int) or delta == 0:
+    if _to_size(start) is None or _to_size(limit) is None or not isinstance(delta, int) or delta == 0:
         return [None]
     if delta < 0:
         start, limit, delta = limit, start, -delta
@@ -327,7 +329,7 @@ def range_(operands: Operands) -> Found:
 
 def constant_of_shape(operands: Operands) -> Found:
     """The entries of the operand."""
-    return [_size(e) for e in operands.entries(0) or ()]
+    return [_to_size(e) for e in operands.entries(0) or ()]
 
 
 def split(operands: Operands) -> Found:
@@ -346,7 +348,7 @@ def split_parts(operands: Operands) -> list[Found]:
         else:
             part = sizes.floor_divide(sizes.add(x[axis], many - 1), many)
             given = [*[part] * (many - 1), sizes.subtract(x[axis], sizes.multiply(part, many - 1))]
-    return [[_size(g) if k == axis else s for k, s in enumerate(x)] for g in given]
+    return [[_to_size(g) if k == axis else s for k, s in enumerate(x)] for g in given]
 
 
 def squeeze(operands: Operands) -> Found:
@@ -365,7 +367,7 @@ def top_k(operands: Operands) -> Found:
     x = operands.x()
     out: list[Size | None] = list(x)
     given = operands.entries(1) if operands.opset >= 10 else [operands.attribute("k", None)]
-    out[operands.attribute("axis", -1) % len(x)] = _size(given[0]) if given else None
+    out[operands.attribute("axis", -1) % len(x)] = _to_size(given[0]) if given else None
     return out
 
 
@@ -373,7 +375,7 @@ def one_hot(operands: Operands) -> Found:
     """A new axis as long as an operand says."""
     out: list[Size | None] = list(operands.x())
     axis, depth = operands.attribute("axis", -1), operands.entries(1)
-    out.insert(axis if axis >= 0 else len(out) + 1 + axis, _size(depth[0]) if depth else None)
+    out.insert(axis if axis >= 0 else len(out) + 1 + axis, _to_size(depth[0]) if depth else None)
     return out
 
 
@@ -401,7 +403,7 @@ def space_to_depth(operands: Operands) -> Found:
     return [n, sizes.multiply(c, block * block), sizes.floor_divide(h, block), sizes.floor_divide(w, block)]
 
 
-def same(operands: Operands) -> Found:
+def copy_axes(operands: Operands) -> Found:
     """As the first input."""
     return list(operands.x())
 
@@ -417,7 +419,7 @@ FORMULAS: Mapping[str, Callable[[Operands], Found]] = {
     "Pad": pad, "Resize": resize, "Upsample": resize, "Range": range_, "ConstantOfShape": constant_of_shape,
     "Split": split, "Squeeze": squeeze, "TopK": top_k, "OneHot": one_hot, "MatMul": matmul,
     "DepthToSpace": depth_to_space, "SpaceToDepth": space_to_depth,
-    **dict.fromkeys(("CumSum", "CumProd", "Trilu", "ScatterND", "ScatterElements", "ReverseSequence"), same),
+    **dict.fromkeys(("CumSum", "CumProd", "Trilu", "ScatterND", "ScatterElements", "ReverseSequence"), copy_axes),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Everything that is known of an operator besides how its axes relate: the rest of its row in `operators.tables`.
+"""Traits: everything about an operator besides how its axes relate, the rest of its row in `operators.tables`.
 
     "Relu": Row(elementwise, zero="keeps", rectifies=True)
 
@@ -45,14 +45,14 @@ class Norm:
         return bool(self.statistics)
 
     @property
-    def per_channel(self) -> bool:
+    def is_per_channel(self) -> bool:
         """Do gain and bias lie on axis 1, one entry per channel (or group)?"""
         return self.over in ("space", "groups", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What an operator does with numbers.
+    """The properties of an operator with regard to numbers.
 
     macs           products that it sums: EVERY_NAME of its rule once, names of the rule (one product after another,
                    separated by commas), UNCOUNTED where it multiplies and accumulates and no count is known, or ""

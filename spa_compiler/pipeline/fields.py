@@ -1,7 +1,7 @@
-"""Fields of passes that are options of the command line, too: declared once, with their default and what help says.
+"""Fields of passes that are also options of the command line: declared once, with default and help text.
 
-ratio: float | None = option(None, "Share to remove.", topic="budget")    # in a pass: a field, and --ratio
-seed: int = seed_option()                                                        # one option that several passes read
+ratio: float | None = make_option(None, "Share to remove.", topic="budget")    # in a pass: a field, and --ratio
+seed: int = make_seed_option()                                                     # one option that several passes read
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 Topic = Literal["budget", "scoring", "calibration", "inputs", "proof", "run"]
-KEY = "option"
+METADATA_KEY = "option"
 
 
 @dataclass(frozen=True)
-class Shown:
+class OptionText:
     """How a field looks on the command line.
 
     `name` is its option where that is called otherwise; `word` stands for the default there; `start` is the command's
@@ -36,48 +36,48 @@ class Shown:
     start: int | float | str | None = None
 
 
-def option(default: T, help: str, topic: Topic, **shown: Any) -> T:  # noqa: A002  # the word of click
+def make_option(default: T, help: str, topic: Topic, **shown: Any) -> T:  # noqa: A002  # the word of click
     """A field with a default that is an option of the command line."""
-    made: T = field(default=default, metadata={KEY: Shown(help, topic, **shown)})
+    made: T = field(default=default, metadata={METADATA_KEY: OptionText(help, topic, **shown)})
     return made
 
 
-def needed(help: str, topic: Topic, **shown: Any) -> Any:  # noqa: A002
+def require_option(help: str, topic: Topic, **shown: Any) -> Any:  # noqa: A002
     """A text without a default; its pass is in the pipeline only where the option is given."""
-    return field(metadata={KEY: Shown(help, topic, start="", **shown)})
+    return field(metadata={METADATA_KEY: OptionText(help, topic, start="", **shown)})
 
 
-def shown_of(f: Field[Any]) -> Shown | None:
+def find_text(f: Field[Any]) -> OptionText | None:
     """How a field looks on the command line; None where it can be given in a pipeline's text only."""
-    found = f.metadata.get(KEY)
-    return found if isinstance(found, Shown) else None
+    found = f.metadata.get(METADATA_KEY)
+    return found if isinstance(found, OptionText) else None
 
 
-def seed_option() -> int:
+def make_seed_option() -> int:
     """The seed of everything that is drawn."""
-    return option(0, "Every random choice follows it.", "inputs", least=0)
+    return make_option(0, "Seed of every random choice.", "inputs", least=0)
 
 
-def threads_option() -> int:
+def make_threads_option() -> int:
     """Threads of onnxruntime."""
-    return option(0, "Threads of onnxruntime; 0: one per core.", "inputs", least=0)
+    return make_option(0, "Threads of onnxruntime; 0: one per core.", "inputs", least=0)
 
 
-def input_range_option() -> tuple[str, ...]:
+def make_range_option() -> tuple[str, ...]:
     """Entries `name:low,high` that inputs stay in."""
-    return option((), "Range of an input's values.", "inputs", metavar="[NAME:]LO,HI")
+    return make_option((), "Range of an input's values.", "inputs", metavar="[NAME:]LO,HI")
 
 
-def exclude_option() -> tuple[str, ...]:
+def make_exclude_option() -> tuple[str, ...]:
     """Groups that are left alone."""
-    return option((), "Leave groups alone, by label, weight or node.", "budget", metavar="PATTERN")
+    return make_option((), "Leave groups alone, by label, weight or node.", "budget", metavar="PATTERN")
 
 
-def include_option() -> tuple[str, ...]:
+def make_include_option() -> tuple[str, ...]:
     """The only groups that may be pruned."""
-    return option((), "Prune these groups only.", "budget", metavar="PATTERN")
+    return make_option((), "Prune these groups only.", "budget", metavar="PATTERN")
 
 
-def min_keep_option() -> int:
+def make_min_keep_option() -> int:
     """Channels that stay in every group."""
-    return option(1, "Channels that every group keeps at least.", "budget", least=1)
+    return make_option(1, "Channels that every group keeps at least.", "budget", least=1)

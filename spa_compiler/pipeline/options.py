@@ -1,12 +1,12 @@
-"""What the command line can say, the pipeline that it stands for, and which options change nothing in a combination.
+"""Options of the command line, the pipeline that they stand for, and which of them have no effect together.
 
     pipeline_of(Options(ratio=0.5, criterion="l2"))    # normalize,analyze,erase,score,allocate{ratio=0.5},...
-    idle(Options(ratio=0.5, criterion="l2", samples=8))         # ["samples"]: nothing is calibrated
+    find_idle(Options(ratio=0.5, criterion="l2", samples=8))         # ["samples"]: nothing is calibrated
 
-Options are the fields of passes (`fields.option`) and of Command: each is declared there, with its default, and nowhere
-else. A pass says itself whether it is part of the pipeline that options stand for (`chosen`) and behind which passes it
-goes (`after`). There is no table of combinations: an option counts when the pipeline without it is another one, or when
-what is around the pipeline reads it. Others are refused.
+Options are the fields of passes (`fields.make_option`) and of Command: each is declared there, with its default, and
+nowhere else. A pass says itself whether it is part of the pipeline that options stand for (`from_options`) and behind
+which passes it goes (`after`). There is no table of combinations: an option counts when the pipeline without it is
+another one, or when what is around the pipeline reads it. Others are refused.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from spa_compiler.errors import UsageError
-from spa_compiler.pipeline.default_order import default_passes, sort_by_place
-from spa_compiler.pipeline.fields import Shown, input_range_option, option, seed_option, shown_of, threads_option
-from spa_compiler.pipeline.passes import Pipeline, available, with_inner
+from spa_compiler.pipeline.default_order import find_default_passes, sort_by_place
+from spa_compiler.pipeline.fields import (
+    OptionText,
+    find_text,
+    make_option,
+    make_range_option,
+    make_seed_option,
+    make_threads_option,
+)
+from spa_compiler.pipeline.passes import Pipeline, find_passes, replace_inner
 from spa_compiler.pipeline.state import Pass
-from spa_compiler.scoring.registry import criterion
+from spa_compiler.scoring.registry import find_criterion
 
-ALWAYS = ("seed",)
+ALWAYS_HEEDED = ("seed",)
 """Options that a script may give to every run: where they change nothing, a note says so."""
 
 
@@ -32,28 +39,30 @@ ALWAYS = ("seed",)
 class Command:
     """Options that belong to no pass, or that are read around the passes, too."""
 
-    pipeline: str = option("", "The passes as text; replaces what the other options build.", "scoring")
-    with_passes: tuple[str, ...] = option(
-        (), "Another pass, put where it belongs.", "scoring", name="with_passes", flag="--with",
+    pipeline: str = make_option("", "The passes as text; replaces what the other options build.", "scoring")
+    with_passes: tuple[str, ...] = make_option(
+        (), "One more pass, inserted behind those that it goes after.", "scoring", name="with_passes", flag="--with",
         metavar="PASS{OPTIONS}",
     )  # fmt: skip
-    input_range: tuple[str, ...] = input_range_option()
-    data: str = option("", "An .npz with inputs and labels: accuracy before and after.", "inputs", file=True)
-    seed: int = seed_option()
-    threads: int = threads_option()
-    fail_under: tuple[str, ...] = option((), "Exit 6 when it is lower: cosine=0.95.", "run", metavar="METRIC=VALUE")
-    latency: bool = option(True, "Do not measure latency.", "run", flag="--no-latency")
-    dry_run: bool = option(False, "Do everything but write the model.", "run")
+    input_range: tuple[str, ...] = make_range_option()
+    data: str = make_option("", "An .npz with inputs and labels: accuracy before and after.", "inputs", file=True)
+    seed: int = make_seed_option()
+    threads: int = make_threads_option()
+    fail_under: tuple[str, ...] = make_option(
+        (), "Exit 6 when it is lower: cosine=0.95.", "run", metavar="METRIC=VALUE"
+    )
+    latency: bool = make_option(True, "Do not measure latency.", "run", flag="--no-latency")
+    dry_run: bool = make_option(False, "Do everything but write the model.", "run")
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredOption:
     """An option: the field that it is of every pass in `owners`, its type, its default and how it is shown."""
 
     name: str
     kind: Any
     default: Any
-    shown: Shown
+    shown: OptionText
     owners: Mapping[str, str]
 
     @property
@@ -62,35 +71,35 @@ class Declared:
         return self.shown.flag or "--" + self.name.replace("_", "-")
 
 
-def declared() -> Mapping[str, Declared]:
+def find_declared() -> Mapping[str, DeclaredOption]:
     """All options by name, in the order of the passes that read them last."""
-    return _declared(tuple(available()))
+    return _collect_declared(tuple(find_passes()))
 
 
 @functools.cache
-def _declared(names: tuple[str, ...]) -> Mapping[str, Declared]:
-    out: dict[str, Declared] = {}
-    kinds: list[tuple[str, type[Any]]] = [(k.name, k) for k in default_passes(names)]
+def _collect_declared(names: tuple[str, ...]) -> Mapping[str, DeclaredOption]:
+    out: dict[str, DeclaredOption] = {}
+    kinds: list[tuple[str, type[Any]]] = [(k.name, k) for k in find_default_passes(names)]
     kinds.append(("", Command))
     for owner, kind in kinds:
-        for own in _options_of(owner, kind):
+        for own in _find_options(owner, kind):
             before = out.pop(own.name, None)
             if before and (before.kind, before.default, before.shown) != (own.kind, own.default, own.shown):
                 both = ", ".join([*(repr(n) for n in before.owners if n), repr(owner)])
                 raise UsageError(f"the passes {both} declare {own.flag} differently: one option has one meaning")
             owners = {**(before.owners if before else {}), **own.owners}
-            out[own.name] = Declared(own.name, own.kind, own.default, own.shown, owners)
+            out[own.name] = DeclaredOption(own.name, own.kind, own.default, own.shown, owners)
     return out
 
 
-def _options_of(owner: str, kind: type[Any]) -> Iterator[Declared]:
+def _find_options(owner: str, kind: type[Any]) -> Iterator[DeclaredOption]:
     hints = typing.get_type_hints(kind)
     for f in fields(kind):
-        if shown := shown_of(f):
+        if shown := find_text(f):
             default = f.default if shown.start is None else shown.start
-            yield Declared(shown.name or f.name, hints[f.name], default, shown, {owner: f.name})
+            yield DeclaredOption(shown.name or f.name, hints[f.name], default, shown, {owner: f.name})
     if shown := getattr(kind, "switch", None):  # an option that says whether the pass is run at all
-        yield Declared(shown.name or owner, bool | None, None, shown, {owner: ""})
+        yield DeclaredOption(shown.name or owner, bool | None, None, shown, {owner: ""})
 
 
 class Options:
@@ -100,14 +109,14 @@ class Options:
     """
 
     def __init__(self, **values: Any) -> None:
-        if unknown := sorted(set(values) - set(declared())):
-            raise TypeError(f"no option is called {', '.join(unknown)}; there are {', '.join(declared())}")
-        self.__dict__["given"] = {n: v for n, v in values.items() if v != declared()[n].default}
+        if unknown := sorted(set(values) - set(find_declared())):
+            raise TypeError(f"no option is called {', '.join(unknown)}; there are {', '.join(find_declared())}")
+        self.__dict__["given"] = {n: v for n, v in values.items() if v != find_declared()[n].default}
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name not in declared():
+        if name.startswith("__") or name not in find_declared():
             raise AttributeError(name)
-        return self.__dict__["given"].get(name, declared()[name].default)
+        return self.__dict__["given"].get(name, find_declared()[name].default)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"options are immutable: replace_options gives others ({name})")
@@ -124,7 +133,7 @@ class Options:
     def fields_of(self, kind: type[Any], *names: str) -> dict[str, Any]:
         """Fields of a pass (these, or all) whose options were given, for its constructor."""
         out: dict[str, Any] = {}
-        for own in _options_of(kind.name, kind):
+        for own in _find_options(kind.name, kind):
             if field_name := own.owners[kind.name]:
                 value, wanted = getattr(self, own.name), not names or field_name in names
                 of_pass = next(f.default for f in fields(kind) if f.name == field_name)
@@ -135,18 +144,18 @@ class Options:
         """Do they choose channels by score, under a budget?"""
         return not self.plan and bool(self.target or self.ratio or self.group_ratio)
 
-    def calibrates(self) -> bool:
+    def is_calibrating(self) -> bool:
         """Does the criterion read moments? Then what is left is compensated, too, whoever chose what goes."""
         reads = bool(self.ratio or self.target or self.plan or self.group_ratio)
-        return reads and criterion(self.criterion).needs == "moments"
+        return reads and find_criterion(self.criterion).needs == "moments"
 
     def is_scored_by_moments(self) -> bool:
         """Are channels scored here, and by moments?"""
-        return self.calibrates() and not self.scores and not self.plan
+        return self.is_calibrating() and not self.scores and not self.plan
 
     def is_compensated(self) -> bool:
         """Are the remaining weights updated?"""
-        return self.calibrates() if self.compensate is None else bool(self.compensate)
+        return self.is_calibrating() if self.compensate is None else bool(self.compensate)
 
 
 def replace_options(o: Options, **values: Any) -> Options:
@@ -168,20 +177,20 @@ def _base_pipeline(o: Options) -> Pipeline:
     """The pipeline without the passes that are put into it."""
     if o.pipeline:
         if o.target or o.plan or o.ratio is not None:
-            raise UsageError("a pipeline says what goes: give it without --ratio, --target and --plan")
+            raise UsageError("--pipeline already says what is removed: leave out --ratio, --target and --plan")
         return Pipeline.parse(o.pipeline)
     if o.target and o.ratio is not None:
-        raise UsageError("--ratio and --target say the same thing: give one of them")
+        raise UsageError("--ratio and --target both set the budget: give one of them")
     if o.plan and (o.target or o.ratio is not None):
-        raise UsageError("a plan says what goes: give it without --ratio and --target")
+        raise UsageError("--plan already says what is removed: leave out --ratio and --target")
     if not o.target and o.ratio is None and not o.plan:
-        raise UsageError("say how much should go: --ratio 0.5, --target 1.2GMACs or --plan FILE.json")
+        raise UsageError("no budget: give --ratio 0.5, --target 1.2GMACs or --plan FILE.json")
     return Pipeline(tuple(choose_passes(o)))
 
 
 def choose_passes(o: Options) -> list[Pass]:
     """The passes that say they are part of the pipeline, in order."""
-    found = (kind.chosen(o) for kind in default_passes(tuple(available())))
+    found = (kind.from_options(o) for kind in find_default_passes(tuple(find_passes())))
     out: list[Pass] = []
     for step in sort_by_place(step for step in found if step is not None):
         out = _wrap(step, out)
@@ -194,49 +203,49 @@ def _wrap(step: Pass, before: list[Pass]) -> list[Pass]:
     if not field_name:
         return [*before, step]
     first, inner = Pipeline(tuple(before)).split(field_name)
-    return [*first.passes, with_inner(step, inner.passes)]
+    return [*first.passes, replace_inner(step, inner.passes)]
 
 
-def front_end(o: Options) -> Pipeline:
+def make_front_end(o: Options) -> Pipeline:
     """The first of these passes, up to the one that gives a dependency graph."""
     steps = choose_passes(o)
     return Pipeline(tuple(steps[: 1 + next(k for k, s in enumerate(steps) if "graph" in s.provides)]))
 
 
-def _around(o: Options) -> set[str]:
+def _find_outer_options(o: Options) -> set[str]:
     """Options that are read by what measures the compiled file, whatever the passes are."""
     drawn = {"seed", "input_range"}
     names = {f.name for f in fields(Command)}
     return names if o.latency or not o.data else names - drawn
 
 
-def given(o: Options) -> list[str]:
+def list_given(o: Options) -> list[str]:
     """Names of the options that are not at their defaults."""
-    return [n for n in declared() if n in o.__dict__["given"]]
+    return [n for n in find_declared() if n in o.__dict__["given"]]
 
 
-def idle(o: Options) -> list[str]:
+def find_idle(o: Options) -> list[str]:
     """Options that were given and change nothing. Raises UsageError as `pipeline_of` does."""
     steps = pipeline_of(o)
 
-    def counts(name: str) -> bool:
+    def has_effect(name: str) -> bool:
         value = getattr(o, name)
-        others = [declared()[name].default, *([not value] if isinstance(value, bool) else [])]
-        return any(_differs(replace_options(o, **{name: other}), steps) for other in others)
+        others = [find_declared()[name].default, *([not value] if isinstance(value, bool) else [])]
+        return any(_is_different(replace_options(o, **{name: other}), steps) for other in others)
 
-    return [n for n in given(o) if n not in _around(o) and not counts(n)]
+    return [n for n in list_given(o) if n not in _find_outer_options(o) and not has_effect(n)]
 
 
-def _differs(o: Options, steps: Pipeline) -> bool:
+def _is_different(o: Options, steps: Pipeline) -> bool:
     try:
         return pipeline_of(o) != steps
     except UsageError:  # without this option the others say too little
         return True
 
 
-def heeded(names: Iterable[str], runs: str, lenient: bool = False) -> list[str]:
+def report_idle(names: Iterable[str], runs: str, lenient: bool = False) -> list[str]:
     """Notes about options that change nothing in what `runs`. Raises UsageError unless scripts may always give them."""
-    flags = {n: declared()[n].flag for n in names}
-    if refused := [flag for n, flag in flags.items() if not lenient and n not in ALWAYS]:
-        raise UsageError(f"{', '.join(refused)}: changes nothing here, where {runs}; leave it out")
-    return [f"{flag} changes nothing here, where {runs}" for flag in flags.values()]
+    flags = {n: find_declared()[n].flag for n in names}
+    if refused := [flag for n, flag in flags.items() if not lenient and n not in ALWAYS_HEEDED]:
+        raise UsageError(f"{', '.join(refused)}: has no effect where {runs}; leave it out")
+    return [f"{flag} has no effect where {runs}" for flag in flags.values()]

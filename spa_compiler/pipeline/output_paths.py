@@ -1,4 +1,4 @@
-"""Where a run may write: not onto what it reads, not twice onto one file, and where there is room and permission.
+"""Checks of output paths: not a file that is read, not one file twice, and only where there is space and permission.
 
     check_place(report)                                       # before anything else: can a file be written there?
     check_apart({source: "the model"}, {"--report": report})  # before any work: is every one a file of its own?
@@ -16,10 +16,10 @@ from itertools import chain, combinations
 from pathlib import Path
 
 from spa_compiler.errors import UsageError
-from spa_compiler.output import OURS
-from spa_compiler.pipeline.passes import Pipeline, deep
+from spa_compiler.output import DATA_NAME
+from spa_compiler.pipeline.passes import Pipeline, iterate_deep
 
-ROOM = 1 << 18
+TRIAL_BYTES = 1 << 18
 """Bytes that are written and removed again to see whether there is room: as many as a long report has."""
 
 
@@ -62,7 +62,7 @@ def check_output(output: Path, dry_run: bool) -> None:
 def _write_and_remove(folder: Path) -> None:
     """Write a file without a name that others see, and remove it. Raises OSError where the disk is full."""
     with tempfile.TemporaryFile(dir=folder, prefix=".spa-compile-") as file:
-        file.write(b"\0" * ROOM)
+        file.write(b"\0" * TRIAL_BYTES)
         file.flush()
         os.fsync(file.fileno())
 
@@ -83,7 +83,7 @@ def check_apart(read: Mapping[Path, str], written: Mapping[str, Path]) -> None:
 
 def _is_data_of(file: Path, model: Path) -> bool:
     """Could the file be external data of a compiled model, of which some goes when that is replaced?"""
-    found = OURS.fullmatch(file.name)
+    found = DATA_NAME.fullmatch(file.name)
     return found is not None and found["model"] == model.name and _is_same(file.parent, model.parent)
 
 
@@ -99,11 +99,11 @@ def _is_same(a: Path, b: Path) -> bool:
 
 def pass_files(steps: Pipeline) -> dict[Path, str]:
     """Files that options of passes name: plans, scores, calibration inputs (of a folder, its .npz), scripts."""
-    named = ((p.name, value) for p in deep(steps.flat()) for value in _texts(p))
-    return {file: f"what the pass '{name}' reads" for name, value in named for file in _files(value)}
+    named = ((p.name, value) for p in iterate_deep(steps.iterate_flat()) for value in _list_texts(p))
+    return {file: f"what the pass '{name}' reads" for name, value in named for file in _list_files(value)}
 
 
-def _texts(step: object) -> Iterator[str]:
+def _list_texts(step: object) -> Iterator[str]:
     """Options of a pass that are text and were given."""
     for f in fields(step):  # type: ignore[arg-type]  # every pass is a dataclass
         value = getattr(step, f.name)
@@ -111,7 +111,7 @@ def _texts(step: object) -> Iterator[str]:
             yield str(value)
 
 
-def _files(text: str) -> Iterator[Path]:
+def _list_files(text: str) -> Iterator[Path]:
     """The files that a text stands for, if it is a path: FILE, DIR or FILE.py:function."""
     script = text[: text.rfind(".py:") + 3] if ".py:" in text else ""
     for place in (Path(t) for t in (text, script) if t):

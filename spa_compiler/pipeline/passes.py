@@ -1,7 +1,8 @@
-"""Passes and pipelines: one immutable State goes down the line, and a pipeline has a text form.
+"""Passes and pipelines: an immutable State goes from pass to pass, and a pipeline has a text form.
 
     Pipeline.parse("normalize,score{criterion=l2},allocate{ratio=0.5},remove").run(State.of(load("m.onnx")))
-    Pipeline((make("normalize"), make("score", criterion="l2")))      # the same, from objects; str() gives the text
+    Pipeline((make_pass("normalize"), make_pass("score", criterion="l2")))  # the same, from objects; str() gives the
+                                                                            # text
 
 A pass is a frozen dataclass whose fields are its options and whose `run(state) -> state` is short and calls the
 library. Passes are found through the entry-point group `spa_compiler.passes`, ours like anybody's.
@@ -20,64 +21,64 @@ from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
 
 from spa_compiler.errors import SpaError, UsageError
-from spa_compiler.execution.interrupts import check
+from spa_compiler.execution.interrupts import check_stop
 from spa_compiler.ir.model import Model
 from spa_compiler.pipeline.state import Pass, State
-from spa_compiler.pipeline.text import PLAIN, Written, parse_value, split_text
-from spa_compiler.plugins import found_in
+from spa_compiler.pipeline.text import PLAIN_PATTERN, WrittenPass, parse_value, split_text
+from spa_compiler.plugins import find_entry_points
 from spa_compiler.verification.exact import prove_same
 
-INNER = "inner"
+INNER_FIELD = "inner"
 """The field of a pass that holds the passes in its parentheses."""
-READING = ("folded", "graph")
-"""What is made again of a model that an exact pass has edited."""
-PROVIDED = frozenset({"source", "model", "plan", "erased"})
+READING_FIELDS = ("folded", "graph")
+"""Fields that are made again after an exact pass has edited the model."""
+ALWAYS_PROVIDED = frozenset({"source", "model", "plan", "erased"})
 """Fields that a state has before any pass."""
 
 
 @functools.cache
-def available() -> dict[str, EntryPoint]:
+def find_passes() -> dict[str, EntryPoint]:
     """Entry points of passes by name. Raises UsageError when two distributions use one name."""
-    return found_in("spa_compiler.passes", "pass")
+    return find_entry_points("spa_compiler.passes", "pass")
 
 
-def pass_type(name: str) -> type[Any]:
+def find_pass_type(name: str) -> type[Any]:
     """The class of a pass. Raises UsageError with the names that there are."""
-    if name not in available():
-        raise UsageError(f"no pass is called '{name}'; there are {', '.join(sorted(available()))}")
-    found: type[Any] = available()[name].load()
+    if name not in find_passes():
+        raise UsageError(f"no pass is called '{name}'; there are {', '.join(sorted(find_passes()))}")
+    found: type[Any] = find_passes()[name].load()
     return found
 
 
-def holds_passes(kind: Any) -> bool:
+def can_hold_passes(kind: Any) -> bool:
     """Can a pass have others in parentheses, which it runs?"""
-    return any(f.name == INNER for f in fields(kind))
+    return any(f.name == INNER_FIELD for f in fields(kind))
 
 
-def option_fields(kind: Any) -> list[Field[Any]]:
+def find_option_fields(kind: Any) -> list[Field[Any]]:
     """Fields that are options in a text: all but the passes in parentheses."""
-    return [f for f in fields(kind) if f.name != INNER]
+    return [f for f in fields(kind) if f.name != INNER_FIELD]
 
 
-def inner_passes(step: Pass) -> tuple[Pass, ...]:
+def find_inner(step: Pass) -> tuple[Pass, ...]:
     """The passes that a pass runs."""
-    found: tuple[Pass, ...] = getattr(step, INNER, ())
+    found: tuple[Pass, ...] = getattr(step, INNER_FIELD, ())
     return found
 
 
-def with_inner(step: Pass, inner: tuple[Pass, ...]) -> Pass:
+def replace_inner(step: Pass, inner: tuple[Pass, ...]) -> Pass:
     """The pass with others in its parentheses."""
-    made: Pass = replace(step, **{INNER: inner})  # type: ignore[type-var]  # every pass is a dataclass
+    made: Pass = replace(step, **{INNER_FIELD: inner})  # type: ignore[type-var]  # every pass is a dataclass
     return made
 
 
-def make(name: str, **options: Any) -> Pass:
+def make_pass(name: str, **options: Any) -> Pass:
     """A pass with these options. Raises UsageError with the names that there are, or the option that is missing."""
-    kind = pass_type(name)
-    known = [f.name for f in option_fields(kind)]
-    if INNER in options and not holds_passes(kind):
+    kind = find_pass_type(name)
+    known = [f.name for f in find_option_fields(kind)]
+    if INNER_FIELD in options and not can_hold_passes(kind):
         raise UsageError(f"pass '{name}' holds no passes: write it without (...)")
-    if unknown := sorted(set(options) - {INNER, *known}):
+    if unknown := sorted(set(options) - {INNER_FIELD, *known}):
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise UsageError(f"pass '{name}' has no option {', '.join(unknown)}; {has}")
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
@@ -87,15 +88,15 @@ def make(name: str, **options: Any) -> Pass:
     return made
 
 
-def requirements(step: Pass) -> tuple[str, ...]:
+def find_requirements(step: Pass) -> tuple[str, ...]:
     """Fields of the state that a pass requires; nothing where it does not say."""
     return getattr(step, "requires", ())
 
 
-def deep(steps: Iterable[Pass]) -> Iterator[Pass]:
+def iterate_deep(steps: Iterable[Pass]) -> Iterator[Pass]:
     """Passes in the order in which they end: those in the parentheses of a pass before it."""
     for step in steps:
-        yield from deep(inner_passes(step))
+        yield from iterate_deep(find_inner(step))
         yield step
 
 
@@ -104,9 +105,9 @@ def is_automatic(kind: type[Any], field_name: str) -> bool:
     return getattr(kind, "automatic", False) and field_name in kind.provides
 
 
-def providers(field_name: str) -> list[str]:
+def find_providers(field_name: str) -> list[str]:
     """Names of the passes that provide a field of the state."""
-    return sorted(n for n in available() if field_name in getattr(pass_type(n), "provides", ()))
+    return sorted(n for n in find_passes() if field_name in getattr(find_pass_type(n), "provides", ()))
 
 
 def is_exact(step: Pass) -> bool:
@@ -116,25 +117,25 @@ def is_exact(step: Pass) -> bool:
 
 def _check_unread(step: Pass, before: list[Pass]) -> None:
     """Raise UsageError where a pass edits the graph by which an earlier one has planned."""
-    read = next((p for p in before if "graph" in requirements(p) and not is_exact(p)), None)
+    read = next((p for p in before if "graph" in find_requirements(p) and not is_exact(p)), None)
     if read is not None:
         raise UsageError(
             f"pass '{step.name}' edits the graph that pass '{read.name}' reads: put it before `{read.name}`"
         )
 
 
-def _last_provider(field_name: str, before: list[Pass]) -> Pass:
+def _find_last_provider(field_name: str, before: list[Pass]) -> Pass:
     """The pass, with its options, that gave a field of the state last; a new one where there is none."""
     own = [p for p in before if field_name in p.provides and not is_exact(p)]
     if own:
         return own[-1]
-    made: Pass = pass_type(providers(field_name)[0])()
+    made: Pass = find_pass_type(find_providers(field_name)[0])()
     return made
 
 
 def _take_edit(step: Pass, before: State, after: State) -> State:
     """The state after an exact pass, to be proven once its graph is there; as it was where the graph is the same."""
-    if after.model is before.model or _content(after.model) == _content(before.model):
+    if after.model is before.model or _serialize_content(after.model) == _serialize_content(before.model):
         return replace(after, model=before.model)
     return replace(after, graph=None, proven=before.model, edits=(*before.edits, step.name))
 
@@ -149,15 +150,15 @@ def _prove_edit(state: State) -> State:
     return replace(state, proven=state.model, seconds={**state.seconds, step: spent})
 
 
-def _content(model: Model) -> bytes:
+def _serialize_content(model: Model) -> bytes:
     content: bytes = model.proto().SerializeToString(deterministic=True)
     return content
 
 
 def _check_requirements(step: Pass, there: set[str]) -> None:
     """Raise UsageError where something that a pass requires is not there."""
-    for missing in [n for n in requirements(step) if n not in there]:
-        names = " or ".join(f"`{n}`" for n in providers(missing))
+    for missing in [n for n in find_requirements(step) if n not in there]:
+        names = " or ".join(f"`{n}`" for n in find_providers(missing))
         raise UsageError(f"pass '{step.name}' needs the {missing} of an earlier pass: put {names or 'one'} before it")
 
 
@@ -177,14 +178,14 @@ class Pipeline:
         Raises UsageError before anything is run where a pass lacks what another one provides, KeyboardInterrupt
         between passes where the command was told to stop.
         """
-        for step in self.completed(state.provided()).passes:
-            check()
+        for step in self.complete(state.find_provided()).passes:
+            check_stop()
             start, before = time.perf_counter(), sum(state.seconds.values())
             state.progress(step.name)
             try:
                 state = _take_edit(step, state, step.run(state)) if is_exact(step) else step.run(state)
             except SpaError as e:
-                e.add_note(f"in pass {text_of(step)}")
+                e.add_note(f"in pass {format_pass(step)}")
                 raise
             own = time.perf_counter() - start - (sum(state.seconds.values()) - before)  # passes in it say theirs
             spent = state.seconds.get(step.name, 0.0) + own
@@ -193,72 +194,77 @@ class Pipeline:
                 state = _prove_edit(state)
         return state
 
-    def completed(self, provided: frozenset[str] = PROVIDED) -> Pipeline:
+    def complete(self, provided: frozenset[str] = ALWAYS_PROVIDED) -> Pipeline:
         """The pipeline with the passes in it that need no options and provide what others require.
 
         `provided`: fields of the state that are there before. Raises UsageError that names the pass that lacks
         something and one that provides it.
         """
         there, out = set(provided), list[Pass]()
-        for step in self.flat():
+        for step in self.iterate_flat():
             if out and step == out[-1] and getattr(step, "automatic", False):
                 continue  # it has been put in already
-            for missing in [n for n in requirements(step) if n not in there]:
-                made = next((k() for k in map(pass_type, sorted(available())) if is_automatic(k, missing)), None)
+            for missing in [n for n in find_requirements(step) if n not in there]:
+                made = next((k() for k in map(find_pass_type, sorted(find_passes())) if is_automatic(k, missing)), None)
                 if made is not None:
                     _check_requirements(made, there)
                     out.append(made)
                     there.update(made.provides)
             _check_requirements(step, there)
-            if inner := inner_passes(step):
-                step = with_inner(step, Pipeline(inner).completed(frozenset(there)).passes)
-                there.update(n for p in deep(inner_passes(step)) for n in getattr(p, "provides", ()))
+            if inner := find_inner(step):
+                step = replace_inner(step, Pipeline(inner).complete(frozenset(there)).passes)
+                there.update(n for p in iterate_deep(find_inner(step)) for n in getattr(p, "provides", ()))
             out.append(step)
             there.update(getattr(step, "provides", ()))
             if is_exact(step):
                 _check_unread(step, out[:-1])
-                out += [_last_provider(n, out) for n in READING]
-                there.update(READING)
+                out += [_find_last_provider(n, out) for n in READING_FIELDS]
+                there.update(READING_FIELDS)
         return Pipeline(tuple(out))
 
-    def flat(self) -> Iterator[Pass]:
+    def iterate_flat(self) -> Iterator[Pass]:
         """The passes, also those of pipelines that are among them."""
         for step in self.passes:
-            yield from step.flat() if isinstance(step, Pipeline) else (step,)
+            yield from step.iterate_flat() if isinstance(step, Pipeline) else (step,)
 
     def insert(self, step: Pass, added: frozenset[Pass] = frozenset()) -> Pipeline:
         """The pipeline with a pass where its `after` says: behind the last of these passes, and those `added` there.
 
         Raises UsageError where it does not say, where none of them is here, and where it is here already.
         """
-        steps, names = list(self.flat()), getattr(step, "after", ())
-        if any(p.name == step.name for p in deep(steps)):
+        steps, names = list(self.iterate_flat()), getattr(step, "after", ())
+        if any(p.name == step.name for p in iterate_deep(steps)):
             raise UsageError(f"--with {step.name}: the pipeline has this pass: {self}")
         if not names:
             raise UsageError(f"--with {step.name}: the pass does not say what it goes after (`after`); give --pipeline")
         at = max((k for k, p in enumerate(steps) if p.name in names), default=None)
         if at is None:
             for k, holder in enumerate(steps):
-                if any(p.name in names for p in deep(inner_passes(holder))):
-                    inner = Pipeline(inner_passes(holder)).insert(step, added)
-                    return Pipeline((*steps[:k], with_inner(holder, inner.passes), *steps[k + 1 :]))
+                if any(p.name in names for p in iterate_deep(find_inner(holder))):
+                    inner = Pipeline(find_inner(holder)).insert(step, added)
+                    return Pipeline((*steps[:k], replace_inner(holder, inner.passes), *steps[k + 1 :]))
             raise UsageError(f"--with {step.name}: goes after {' or '.join(names)}, which the pipeline lacks: {self}")
         while at + 1 < len(steps) and steps[at + 1] in added:
             at += 1
         return Pipeline((*steps[: at + 1], step, *steps[at + 1 :]))
 
     def split(self, required: str) -> tuple[Pipeline, Pipeline]:
-        """What comes before the first pass that requires a field of the state, and the rest; all is rest without."""
-        steps = tuple(self.flat())
-        at = next((i for i, p in enumerate(steps) if any(required in requirements(q) for q in deep((p,)))), 0)
+        """The passes before the first one that requires a field of the state, and the rest."""
+        steps = tuple(self.iterate_flat())
+        at = next(
+            (i for i, p in enumerate(steps) if any(required in find_requirements(q) for q in iterate_deep((p,)))), 0
+        )
         return Pipeline(steps[:at]), Pipeline(steps[at:])
 
-    def index_of(self, provided: str) -> int | None:
+    def find_index(self, provided: str) -> int | None:
         """Where the last pass stands that provides a field of the state; None where there is none."""
-        return max((i for i, p in enumerate(deep(self.flat())) if provided in getattr(p, "provides", ())), default=None)
+        return max(
+            (i for i, p in enumerate(iterate_deep(self.iterate_flat())) if provided in getattr(p, "provides", ())),
+            default=None,
+        )
 
     def __str__(self) -> str:
-        return ",".join(text_of(p) for p in self.passes)
+        return ",".join(format_pass(p) for p in self.passes)
 
     @classmethod
     def parse(cls, text: str) -> Pipeline:
@@ -266,30 +272,30 @@ class Pipeline:
         return cls(tuple(_build(written) for written in split_text(text)))
 
 
-def _build(written: Written) -> Pass:
+def _build(written: WrittenPass) -> Pass:
     name, options, inner = written
-    hints = typing.get_type_hints(pass_type(name))
+    hints = typing.get_type_hints(find_pass_type(name))
     values = {k: parse_value(f"{name}.{k}", v, hints[k]) if k in hints else v for k, v in options.items()}
-    if INNER in options:
-        raise UsageError(f"pass '{name}' has no option {INNER}; passes stand in parentheses")
-    return make(name, **values, **({} if inner is None else {INNER: tuple(map(_build, inner))}))
+    if INNER_FIELD in options:
+        raise UsageError(f"pass '{name}' has no option {INNER_FIELD}; passes stand in parentheses")
+    return make_pass(name, **values, **({} if inner is None else {INNER_FIELD: tuple(map(_build, inner))}))
 
 
-def text_of(step: Pass) -> str:
+def format_pass(step: Pass) -> str:
     """A pass as text: its name and the options that differ from their defaults."""
     if isinstance(step, Pipeline):
         return str(step)
     shown = []
-    for f in option_fields(step):
+    for f in find_option_fields(step):
         value = getattr(step, f.name)
         if value != f.default:
-            text = _text(value)
-            shown.append(f"{f.name}={text if PLAIN.match(text) else json.dumps(text)}")
-    inner = f"({Pipeline(inner_passes(step))})" if inner_passes(step) else ""
+            text = _format_value(value)
+            shown.append(f"{f.name}={text if PLAIN_PATTERN.match(text) else json.dumps(text)}")
+    inner = f"({Pipeline(find_inner(step))})" if find_inner(step) else ""
     return (f"{step.name}{{{','.join(shown)}}}" if shown else step.name) + inner
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, tuple):
         return "|".join(re.sub(r"([|\\])", r"\\\1", str(part)) for part in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""The state that goes down a pipeline, and what a pass is."""
+"""The state that passes hand on, and the interface of a pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 @dataclass(frozen=True)
 class State:
-    """What a pass gets and gives.
+    """The input and the result of a pass.
 
     `folded` counts what normalising did; `scores_are_errors` says whether the scores of different groups compare;
     `erased` is the part of the plan that costs nothing; `pruned` is the rewritten model, `proof` what was shown of it.
@@ -57,13 +57,13 @@ class State:
         """The state before the first pass."""
         return cls(model, model, progress=progress or (lambda text: None))
 
-    def analyzed(self) -> DependencyGraph:
+    def require_graph(self) -> DependencyGraph:
         """The dependency graph. Raises UsageError when no pass has made one."""
         if self.graph is None:
             raise UsageError("this pass needs a dependency graph: say so in its `requires`")
         return self.graph
 
-    def provided(self) -> frozenset[str]:
+    def find_provided(self) -> frozenset[str]:
         """Fields that hold something, or that a pass has given though it found nothing: what a pass may require."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         given = {n for step in self.done for n in getattr(step, "provides", ())} - {"graph"}
@@ -71,13 +71,13 @@ class State:
 
     def is_changed(self) -> bool:
         """Is the model another one than the file that was given?"""
-        return not self.plan.empty or bool(self.edits) or self.model is not self.pruned
+        return not self.plan.is_empty or bool(self.edits) or self.model is not self.pruned
 
-    def note(self, **results: Json) -> State:
+    def add_results(self, **results: Json) -> State:
         """The state with more results."""
         return replace(self, results={**self.results, **results})
 
-    def remark(self, *notes: str) -> State:
+    def add_notes(self, *notes: str) -> State:
         """The state with more notes, each of them once: a pass that is run again says the same."""
         return replace(self, notes=tuple(dict.fromkeys([*self.notes, *notes])))
 
@@ -87,9 +87,9 @@ class Pass(Protocol):
 
     `name` is what it is called in a pipeline's text; it may be run where passes before it provide what it `requires`:
     both that and `provides` are names of fields of State. More may be said, as class variables: `after`, names of
-    passes that it is put behind; `chosen(options)`, a class method that gives it where it is part of the pipeline that
-    options stand for; `automatic`, that it is put in where something requires what it provides; `exact`, that it edits
-    the model without changing its function, which is then proven; `switch`, an option of the command line for it.
+    passes that it is put behind; `from_options(options)`, a class method that gives it where it is part of the pipeline
+    that options stand for; `automatic`, that it is put in where something requires what it provides; `exact`, that it
+    edits the model without changing its function, which is then proven; `switch`, an option of the command line for it.
     """
 
     name: ClassVar[str]

@@ -1,1 +1,1 @@
-"""How much goes and from where: scores, widths, allocation, plans, latency."""
+"""Decisions about which units go: scores, widths, allocation, plans, latency."""

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.algebra.expr import Dim, atoms
-from spa_compiler.algebra.masks import Bools, count
+from spa_compiler.algebra.expr import Dim, iterate_dims
+from spa_compiler.algebra.masks import Bools, count_kept
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.errors import UsageError
 
-FORMAT = 1
+PLAN_FORMAT = 1
 Floats = NDArray[np.float64]
 
 
@@ -39,22 +39,22 @@ class Plan:
         for label, mask in self.keep.items():
             group = graph.group(label)
             _check(group, mask)
-            out |= _on_dims(group, mask)
-        for name, axis in empty_axes(graph, out):
+            out |= _spread_over_dims(group, mask)
+        for name, axis in find_empty_axes(graph, out):
             raise UsageError(f"the plan would remove every channel of '{name}' axis {axis}")
         return out
 
-    def kept(self, group: Group) -> int:
+    def count_kept(self, group: Group) -> int:
         """Channels that a group keeps (per block)."""
         mask = self.keep.get(group.label)
         return group.size if mask is None else int(mask.reshape(-1, group.size)[0].sum())
 
     @property
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         """True when nothing is removed."""
         return all(m.all() for m in self.keep.values())
 
-    def merged(self, other: Plan) -> Plan:
+    def merge(self, other: Plan) -> Plan:
         """Both plans at once: a channel stays when both keep it."""
         shared = self.keep.keys() & other.keep.keys()
         return Plan({**self.keep, **other.keep, **{n: self.keep[n] & other.keep[n] for n in shared}})
@@ -69,7 +69,7 @@ class Plan:
             for n, m in sorted(self.keep.items())
             if not m.all()
         }
-        return {"format": "spa-compile plan", "version": FORMAT, "groups": groups}
+        return {"format": "spa-compile plan", "version": PLAN_FORMAT, "groups": groups}
 
     def digest(self) -> str:
         """Hash of the plan: equal plans have equal digests."""
@@ -84,10 +84,10 @@ class Plan:
         """Read the JSON form. Raises UsageError that names the group that does not fit."""
         if (
             not isinstance(document, dict)
-            or document.get("version") != FORMAT
+            or document.get("version") != PLAN_FORMAT
             or not isinstance(document.get("groups"), dict)
         ):
-            raise UsageError(f'{source}: not a plan: expected {{"version": {FORMAT}, "groups": {{...}}}}')
+            raise UsageError(f'{source}: not a plan: expected {{"version": {PLAN_FORMAT}, "groups": {{...}}}}')
         return cls(dict(_parse_group(source, n, g) for n, g in document["groups"].items()))
 
     @classmethod
@@ -126,7 +126,7 @@ def _check(group: Group, mask: Bools) -> None:
         raise UsageError(f"group '{group.label}': every block must keep equally many channels, not {rows.tolist()}")
 
 
-def _on_dims(group: Group, mask: Bools) -> dict[Dim, Bools]:
+def _spread_over_dims(group: Group, mask: Bools) -> dict[Dim, Bools]:
     if mask.all():
         return {}
     if group.dims[0].unit:
@@ -134,21 +134,21 @@ def _on_dims(group: Group, mask: Bools) -> dict[Dim, Bools]:
     return {group.dims[0]: mask}
 
 
-def empty_axes(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> Iterator[tuple[str, int]]:
+def find_empty_axes(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> Iterator[tuple[str, int]]:
     """Axes (value, axis) of which nothing would be left."""
-    for name, axis in _axes_of(graph, masks):
-        if count(graph.values[name].axes[axis], masks) == 0:
+    for name, axis in _find_cut_axes(graph, masks):
+        if count_kept(graph.values[name].axes[axis], masks) == 0:
             yield name, axis
 
 
-def _axes_of(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> Iterator[tuple[str, int]]:
+def _find_cut_axes(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> Iterator[tuple[str, int]]:
     for name, value in graph.values.items():
         for i, a in enumerate(value.axes):
-            if a.size and any(d in masks for d in atoms(a)):
+            if a.size and any(d in masks for d in iterate_dims(a)):
                 yield name, i
 
 
-def best(graph: DependencyGraph, scores: Mapping[str, Floats], widths: Mapping[str, int]) -> Plan:
+def make_best_plan(graph: DependencyGraph, scores: Mapping[str, Floats], widths: Mapping[str, int]) -> Plan:
     """The plan that keeps the best channels of every group at these widths, and something of every axis.
 
     A part of a group can be an axis of its own (a Slice of some channels): its best channel stays then, in place of the
@@ -157,11 +157,15 @@ def best(graph: DependencyGraph, scores: Mapping[str, Floats], widths: Mapping[s
     scores = dict(scores)
     keep: dict[str, Bools] = {}
     for _ in range(1 + sum(graph.group(n).size for n in widths)):  # every round but the last holds one more channel
-        keep = {n: top(scores[n], w) for n, w in widths.items() if w < graph.group(n).size}
+        keep = {n: keep_top(scores[n], w) for n, w in widths.items() if w < graph.group(n).size}
         masks: dict[Dim, Bools] = {}
         for n, mask in keep.items():
-            masks |= _on_dims(graph.group(n), mask)
-        parts = ((n, part) for name, axis in empty_axes(graph, masks) for n, part in _parts(graph, keep, name, axis))
+            masks |= _spread_over_dims(graph.group(n), mask)
+        parts = (
+            (n, part)
+            for name, axis in find_empty_axes(graph, masks)
+            for n, part in _find_parts(graph, keep, name, axis)
+        )
         if (found := next(parts, None)) is None:
             break
         n, part = found
@@ -171,17 +175,19 @@ def best(graph: DependencyGraph, scores: Mapping[str, Floats], widths: Mapping[s
     return Plan(keep)
 
 
-def _parts(graph: DependencyGraph, keep: Mapping[str, Bools], name: str, axis: int) -> Iterator[tuple[str, list[int]]]:
+def _find_parts(
+    graph: DependencyGraph, keep: Mapping[str, Bools], name: str, axis: int
+) -> Iterator[tuple[str, list[int]]]:
     """Groups of single channels that lie on an axis and keep none of those, and which of them do."""
-    held = set(atoms(graph.values[name].axes[axis]))
+    held = set(iterate_dims(graph.values[name].axes[axis]))
     for n, mask in keep.items():
         part = [c for c, d in enumerate(graph.group(n).dims) if d.unit and d in held]
         if part and not mask[part].any():
             yield n, part
 
 
-def top(scores: np.ndarray[Any, Any], kept: int) -> Bools:
-    """Keep-mask of the `kept` best channels of each row; ties go to the lower index."""
+def keep_top(scores: np.ndarray[Any, Any], kept: int) -> Bools:
+    """Keep-mask of the `count_kept` best channels of each row; ties go to the lower index."""
     flat = scores.reshape(-1, scores.shape[-1])
     order = np.argsort(-flat, axis=1, kind="stable")[:, :kept]
     mask = np.zeros(flat.shape, bool)

@@ -15,7 +15,7 @@ from spa_compiler.execution.finite import is_finite
 Scores = dict[str, NDArray[np.float64]]
 
 
-class Noted(Scores):
+class NotedScores(Scores):
     """Scores, and by group label why a group is scored by its weights and not as the criterion does; for the report."""
 
     def __init__(self, scores: Mapping[str, NDArray[np.float64]], notes: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
-"""Which widths a group may take, and what each of them costs in error.
+"""Width ladders: the widths that a group may take, and the error that each of them costs.
 
-    for s in stairs(graph, scores, Limits(align=8), left={}):
+    for s in make_ladders(graph, scores, Limits(align=8), left={}):
         s.widths, s.error(at=2)
 
 The widths of a group are a staircase: only some pay on real kernels. Its error curve is the cumulative sum of its
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.errors import UsageError
-from spa_compiler.execution.finite import exponent
+from spa_compiler.execution.finite import find_exponent
 from spa_compiler.planning.scores import Scores, check_scores
 
 Curve = NDArray[np.float64]
@@ -27,7 +27,7 @@ Curve = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a group may lose. Patterns match a group's label, its members or the nodes that read them."""
+    """Limits of what a group may lose. Patterns match a group's label, its members or the nodes that read them."""
 
     align: int = 0  # widths in multiples of this; 0: what onnxruntime's kernels need
     kernel_step: int = 16  # channels in a block of the convolution kernels (AVX-512: 16, else 8)
@@ -38,14 +38,14 @@ class Limits:
     group_ratio: Mapping[str, float] = field(default_factory=dict)
 
 
-def matches(graph: DependencyGraph, group: Group, pattern: str) -> bool:
+def is_matching(graph: DependencyGraph, group: Group, pattern: str) -> bool:
     """Does a shell pattern name this group, one of its members, or a node that reads one?"""
     names = {group.label, *(m.value for m in group.members)}
     names |= {s.name for m in group.members for s in graph.readers.get(m.value, ())}
     return any(fnmatch.fnmatchcase(n, pattern) for n in names)
 
 
-def step(graph: DependencyGraph, group: Group, limits: Limits) -> int:
+def find_width_step(graph: DependencyGraph, group: Group, limits: Limits) -> int:
     """Widths of a group are multiples of this.
 
     Convolution kernels work on blocks of channels: a width that is no multiple of 4 leaves the fast path, one that is
@@ -63,7 +63,7 @@ def step(graph: DependencyGraph, group: Group, limits: Limits) -> int:
 
 
 @dataclass(eq=False)
-class Stairs:
+class WidthLadder:
     """One group's widths from wide to narrow, and its error curve."""
 
     group: Group
@@ -87,56 +87,58 @@ class Stairs:
         self.at = self.widths.index(here)
 
 
-def open_groups(graph: DependencyGraph, exclude: tuple[str, ...], include: tuple[str, ...]) -> Iterator[Group]:
+def find_open_groups(graph: DependencyGraph, exclude: tuple[str, ...], include: tuple[str, ...]) -> Iterator[Group]:
     """Groups that these patterns leave open to change. Raises UsageError for a pattern that matches none."""
     for pattern in (*exclude, *include):
-        check(graph, pattern)
+        check_pattern(graph, pattern)
     for group in graph.groups:
-        wanted = not include or any(matches(graph, group, p) for p in include)
-        if wanted and not any(matches(graph, group, p) for p in exclude):
+        wanted = not include or any(is_matching(graph, group, p) for p in include)
+        if wanted and not any(is_matching(graph, group, p) for p in exclude):
             yield group
 
 
-def check(graph: DependencyGraph, pattern: str) -> None:
+def check_pattern(graph: DependencyGraph, pattern: str) -> None:
     """Raise UsageError for a pattern that matches no group."""
-    if not any(matches(graph, g, pattern) for g in graph.groups):
+    if not any(is_matching(graph, g, pattern) for g in graph.groups):
         raise UsageError(f"the pattern '{pattern}' matches no group; `spa inspect` lists them")
 
 
-def stairs(graph: DependencyGraph, scores: Scores, limits: Limits, left: Mapping[str, int]) -> list[Stairs]:
+def make_ladders(graph: DependencyGraph, scores: Scores, limits: Limits, left: Mapping[str, int]) -> list[WidthLadder]:
     """The staircase of every group that may change, from what is `left` of it downwards.
 
     Errors are the sums of scores, all divided by one power of two where they are so large that sums would overflow.
     Raises UsageError for scores that are not finite.
     """
-    out: list[Stairs] = []
+    out: list[WidthLadder] = []
     scores = check_scores(graph, scores, "allocate")
-    by = exponent(max((float(np.abs(s).max(initial=0.0)) for s in scores.values()), default=0.0))
+    by = find_exponent(max((float(np.abs(s).max(initial=0.0)) for s in scores.values()), default=0.0))
     scores = {n: np.ldexp(s, -by) for n, s in scores.items()} if by > 0 else scores
-    for group in open_groups(graph, limits.exclude, limits.include):
+    for group in find_open_groups(graph, limits.exclude, limits.include):
         if group.label in scores:
             wide = left.get(group.label, group.size)
-            most = max(limits.max_group_ratio, own_ratio(graph, group, limits) or 0.0)
-            found = _stairs(group, scores[group.label], step(graph, group, limits), limits.min_keep, most, wide)
+            most = max(limits.max_group_ratio, find_own_ratio(graph, group, limits) or 0.0)
+            found = _make_ladder(
+                group, scores[group.label], find_width_step(graph, group, limits), limits.min_keep, most, wide
+            )
             out += [found] if len(found.widths) > 1 else []
     for pattern in limits.group_ratio:
-        check(graph, pattern)
-        if not any(matches(graph, s.group, pattern) for s in out):
+        check_pattern(graph, pattern)
+        if not any(is_matching(graph, s.group, pattern) for s in out):
             raise UsageError(f"--group-ratio {pattern}: no group that it names has scores and may change")
     return out
 
 
-def own_ratio(graph: DependencyGraph, group: Group, limits: Limits) -> float | None:
+def find_own_ratio(graph: DependencyGraph, group: Group, limits: Limits) -> float | None:
     """The ratio that the caller has given this group."""
-    return next((r for p, r in limits.group_ratio.items() if matches(graph, group, p)), None)
+    return next((r for p, r in limits.group_ratio.items() if is_matching(graph, group, p)), None)
 
 
-def curve(scores: Curve, size: int) -> Curve:
+def make_curve(scores: Curve, size: int) -> Curve:
     """Error after removing 0, 1, ... channels from each block: the cumulative sum of the sorted scores."""
     ordered = np.sort(scores.reshape(-1, size), axis=1).sum(0)
     return np.concatenate([[0.0], np.cumsum(ordered)])
 
 
-def _stairs(group: Group, scores: Curve, by: int, least: int, most: float, wide: int) -> Stairs:
+def _make_ladder(group: Group, scores: Curve, by: int, least: int, most: float, wide: int) -> WidthLadder:
     floor = max(1, min(least, group.size), math.ceil(group.size * (1 - most) - 1e-9))
-    return Stairs(group, [wide, *range((wide - 1) // by * by, floor - 1, -by)], curve(scores, group.size), by)
+    return WidthLadder(group, [wide, *range((wide - 1) // by * by, floor - 1, -by)], make_curve(scores, group.size), by)

@@ -1,1 +1,1 @@
-"""What a run says: JSON and terminal."""
+"""The report of a run: JSON and terminal."""

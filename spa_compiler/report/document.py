@@ -1,4 +1,4 @@
-"""What a run says: the JSON report (docs/report.md, report.schema.json), the terminal summary and its last line.
+"""The report of a run: JSON (docs/report.md, report.schema.json), the terminal summary and its last line.
 
 The last line is for people and for grep:
 
@@ -17,19 +17,19 @@ from rich.console import Console
 from rich.table import Table
 
 from spa_compiler.algebra.expr import Dim
-from spa_compiler.analysis.cost import CostModel, describe_uncounted, group_widths
+from spa_compiler.analysis.cost import CostModel, describe_uncounted, make_group_widths
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import describe_unproven
-from spa_compiler.ir.snapshots import sha256
+from spa_compiler.ir.snapshots import hash_file
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
 from spa_compiler.version import VERSION
 
-FORMAT = 1
-NAMES = {"macs": "MACs", "params": "parameters", "bytes": "weights (bytes)"}
+REPORT_FORMAT = 1
+COST_NAMES = {"macs": "MACs", "params": "parameters", "bytes": "weights (bytes)"}
 
 
-def widths_of(graph: DependencyGraph, plan: Plan) -> dict[Dim, float]:
+def find_widths(graph: DependencyGraph, plan: Plan) -> dict[Dim, float]:
     """Widths of every dim under a plan, for the cost model."""
     out: dict[Dim, float] = {}
     for group in graph.groups:
@@ -37,36 +37,40 @@ def widths_of(graph: DependencyGraph, plan: Plan) -> dict[Dim, float]:
         if mask is not None and group.dims[0].unit:
             out |= {d: float(m) for d, m in zip(group.dims, mask, strict=True)}
         elif mask is not None:
-            out |= group_widths(group, plan.kept(group))
+            out |= make_group_widths(group, plan.count_kept(group))
     return out
 
 
-def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
+def summarize(state: State, text: str, file: Path) -> dict[str, Any]:
     """Everything but measured fidelity, latency and times."""
-    graph, source, plan = state.analyzed(), state.source.path, state.plan
+    graph, source, plan = state.require_graph(), state.source.path, state.plan
     cost = CostModel(graph)
-    dense, small = cost.totals({}), cost.totals(widths_of(graph, plan))
+    dense, small = cost.totals({}), cost.totals(find_widths(graph, plan))
     frozen = graph.frozen_parameters()
     proof = state.proof.document() if state.proof is not None else None
     return {
-        "format": "spa-compile report", "version": FORMAT, "tool": f"spa-compile {VERSION}",
-        "status": _status(proof),
+        "format": "spa-compile report",
+        "version": REPORT_FORMAT,
+        "tool": f"spa-compile {VERSION}",
+        "status": _format_status(proof),
         "input": {"path": str(source), "bytes": source.stat().st_size, "sha256": state.source.files.digest(source)},
-        "output": {"path": None, "data": None, "bytes": _bytes(file.parent), "sha256": sha256(file)},
+        "output": {"path": None, "data": None, "bytes": _count_bytes(file.parent), "sha256": hash_file(file)},
         "pipeline": text,
         "asked": state.results.get("asked", {}),
         "reached": {
-            **{k: 1 - small[k] / dense[k] if dense[k] else 0.0 for k in dense}, "channels": _channels(graph, plan)
+            **{k: 1 - small[k] / dense[k] if dense[k] else 0.0 for k in dense},
+            "channels": _measure_removed(graph, plan),
         },
-        "dense": dense, "compiled": small,
+        "dense": dense,
+        "compiled": small,
         "analysis": {
             "groups": len(graph.groups),
             "prunable_parameters": dense["params"] - sum(frozen.values()),
             "frozen_parameters": frozen,
             "folded": dict(state.folded or {}),
-            "erased_channels": _removed(state.erased),
+            "erased_channels": _count_removed(state.erased),
         },
-        "groups": [_group_entry(graph, plan, g.label) for g in graph.groups],
+        "groups": [_make_group_entry(graph, plan, g.label) for g in graph.groups],
         "plan_sha256": plan.digest(),
         "verification": {"prune_equals_mask": proof},
         "calibration": state.results.get("calibration"),
@@ -74,43 +78,43 @@ def summary_of(state: State, text: str, file: Path) -> dict[str, Any]:
         "protection": state.results.get("protection"),
         "latency": None,
         "notes": [*state.source.notes, *state.notes, *describe_uncounted(cost)],
-    }  # fmt: skip
+    }
 
 
-def _status(proof: dict[str, Any] | None) -> str:
+def _format_status(proof: dict[str, Any] | None) -> str:
     """PASSED, or how many groups the proof cannot see."""
-    return unproven_status(len(proof["silent"]), proof["groups"]) if proof and proof["silent"] else "PASSED"
+    return format_unproven_status(len(proof["silent"]), proof["groups"]) if proof and proof["silent"] else "PASSED"
 
 
-def unproven_status(silent: int, groups: int) -> str:
+def format_unproven_status(silent: int, groups: int) -> str:
     """How the last line begins where nothing depends on some of the groups that lose a unit."""
     return f"UNPROVEN ({describe_unproven(silent, groups)})"
 
 
-def _group_entry(graph: DependencyGraph, plan: Plan, label: str) -> dict[str, Any]:
+def _make_group_entry(graph: DependencyGraph, plan: Plan, label: str) -> dict[str, Any]:
     group = graph.group(label)
     return {
         "label": label,
         "size": group.size,
         "blocks": group.blocks,
-        "kept": plan.kept(group),
+        "kept": plan.count_kept(group),
         "statistic": group.stat,
     }
 
 
-def _removed(plan: Plan) -> int:
+def _count_removed(plan: Plan) -> int:
     """Number of bits of a plan that are off."""
     return sum(int((~np.asarray(mask, bool)).sum()) for mask in plan.keep.values())
 
 
-def _channels(graph: DependencyGraph, plan: Plan) -> float:
+def _measure_removed(graph: DependencyGraph, plan: Plan) -> float:
     """Share of the channels of all groups that go."""
     sizes = [g.size * g.blocks for g in graph.groups]
-    kept = sum(plan.kept(g) * g.blocks for g in graph.groups)
+    kept = sum(plan.count_kept(g) * g.blocks for g in graph.groups)
     return 1 - kept / sum(sizes) if sizes else 0.0
 
 
-def _bytes(folder: Path) -> int:
+def _count_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.iterdir())
 
 
@@ -118,11 +122,11 @@ METRICS = (
     "macs_reduction", "params_reduction", "bytes_reduction", "channels_reduction", "speedup",
     "cosine", "snr_db", "top1", "accuracy", "accuracy_kept",
 )  # fmt: skip
-"""What a --fail-under gate can name; the last three where labels or logits tell."""
+"""The metrics that a --fail-under gate can name; the last three need labels or logits."""
 
 
-def metrics(report: dict[str, Any]) -> dict[str, float]:
-    """What a --fail-under gate can name: larger is better for all of them."""
+def list_metrics(report: dict[str, Any]) -> dict[str, float]:
+    """The metrics that a --fail-under gate can name: larger is better for all of them."""
     out = {f"{k}_reduction": v for k, v in report["reached"].items()}
     fidelity, latency, accuracy = report["fidelity"], report["latency"], report["accuracy"]
     out |= {k: fidelity[k] for k in ("cosine", "snr_db", "top1") if fidelity[k] is not None}
@@ -134,7 +138,7 @@ def metrics(report: dict[str, Any]) -> dict[str, float]:
     return out
 
 
-def si(value: float) -> str:
+def format_si(value: float) -> str:
     """1234567 as 1.23M."""
     for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
@@ -142,22 +146,22 @@ def si(value: float) -> str:
     return f"{value:.3g}"
 
 
-def change(removed: float) -> str:
+def format_change(removed: float) -> str:
     """A share that was removed as a signed percentage; nothing is not negative."""
     return f"{-100 * removed:+.1f}%" if abs(removed) >= 5e-4 else "0.0%"
 
 
-def _gained(latency: dict[str, Any]) -> float:
+def _measure_gain(latency: dict[str, Any]) -> float:
     return float(1 - latency["compiled_ms"] / latency["dense_ms"])
 
 
-def last_line(report: dict[str, Any]) -> str:
+def format_last_line(report: dict[str, Any]) -> str:
     """The run in one line."""
     dense, small, reached = report["dense"], report["compiled"], report["reached"]
     parts = [
         report["status"],
-        f"MACs {change(reached['macs'])} ({si(dense['macs'])} -> {si(small['macs'])})",
-        f"params {change(reached['params'])}",
+        f"MACs {format_change(reached['macs'])} ({format_si(dense['macs'])} -> {format_si(small['macs'])})",
+        f"params {format_change(reached['params'])}",
     ]
     if latency := report["latency"]:
         parts.append(f"latency {latency['dense_ms']:.3g} -> {latency['compiled_ms']:.3g} ms")
@@ -171,46 +175,53 @@ def last_line(report: dict[str, Any]) -> str:
     return " | ".join([*parts, f"{report['seconds']['total']:.1f} s"])
 
 
-def show(report: dict[str, Any], console: Console, verbose: bool = False) -> None:
+def show_report(report: dict[str, Any], console: Console, verbose: bool = False) -> None:
     """The terminal summary, without the last line."""
     table = Table(box=None, pad_edge=False)
     for name, side in (("", "left"), ("dense", "right"), ("compiled", "right"), ("change", "right")):
         table.add_column(name, justify="right" if side == "right" else "left")
-    for unit, title in NAMES.items():
-        table.add_row(title, si(report["dense"][unit]), si(report["compiled"][unit]), change(report["reached"][unit]))
+    for unit, title in COST_NAMES.items():
+        table.add_row(
+            title,
+            format_si(report["dense"][unit]),
+            format_si(report["compiled"][unit]),
+            format_change(report["reached"][unit]),
+        )
     latency = report["latency"]
     if latency:
         title = f"latency, median ms ({latency['threads']} threads)"
-        gain = change(_gained(latency))
+        gain = format_change(_measure_gain(latency))
         table.add_row(title, f"{latency['dense_ms']:.3g}", f"{latency['compiled_ms']:.3g}", gain)
     console.print(table)
-    console.print("\n".join(_lines(report, verbose)), soft_wrap=True, highlight=False, markup=False)
+    console.print("\n".join(_list_lines(report, verbose)), soft_wrap=True, highlight=False, markup=False)
 
 
-def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
+def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
     asked, fidelity, analysis = report["asked"], report["fidelity"], report["analysis"]
     reached = {**report["reached"], "size": report["reached"]["bytes"]}
     if report["latency"]:
-        reached["latency"] = _gained(report["latency"])
+        reached["latency"] = _measure_gain(report["latency"])
     lines = []
     if "ratio" in asked and asked["of"] in reached:
-        unit = NAMES.get(asked["of"], asked["of"])
-        lines.append(f"asked {asked['ratio']:.1%} less {unit}, reached {reached[asked['of']]:.1%}")
+        unit = COST_NAMES.get(asked["of"], asked["of"])
+        lines.append(f"removed {reached[asked['of']]:.1%} of the {unit} (requested {asked['ratio']:.1%})")
     if analysis["erased_channels"]:
-        lines.append(f"{analysis['erased_channels']} channels were dead and went without any loss")
+        lines.append(f"{analysis['erased_channels']} dead channels were removed, which changes no output")
     if report["calibration"]:
         lines.append(f"calibrated on {report['calibration']['inputs']}")
-        lines += _reasons("not measured, judged by weights", report["calibration"].get("missed", {}), verbose)
+        lines += _list_reasons("not measured, scored by weights", report["calibration"].get("missed", {}), verbose)
     if report["compensation"]:
-        lines += _reasons("not compensated", report["compensation"].get("left", {}), verbose)
+        lines += _list_reasons("not compensated", report["compensation"].get("left", {}), verbose)
     check = report["verification"]["prune_equals_mask"]
     if check and check["unproven"]:
         lines.append(f"not proven, because they do not run at these sizes: {', '.join(check['unproven'])}")
     if check:
-        lines += _proof_lines(check)
+        lines += _list_proof_lines(check)
     if check and check["replayed"]:
         names = ", ".join(check["replayed"][:4]) + ", ..." * (len(check["replayed"]) > 4)
-        lines.append(f"rounding turns one of the decisions ({names}): proven up to them, and behind for the same ones")
+        lines.append(
+            f"rounding changes one of the decisions ({names}): proven up to them, and behind them for the same ones"
+        )
     top1 = "" if fidelity["top1"] is None else f", top-1 agreement {fidelity['top1']:.1%}"
     lines.append(f"fidelity on {fidelity['inputs']}: {describe_fidelity(fidelity)}{top1}")
     frozen = sum(analysis["frozen_parameters"].values())
@@ -226,8 +237,8 @@ def _lines(report: dict[str, Any], verbose: bool) -> list[str]:
     return lines + [f"note: {n}" for n in report["notes"]]
 
 
-def _proof_lines(check: dict[str, Any]) -> list[str]:
-    """What the proof did not look at."""
+def _list_proof_lines(check: dict[str, Any]) -> list[str]:
+    """Lines about what the proof did not look at."""
     lines = []
     if check["inside"] < check["inside_of"]:
         lines.append(f"{check['inside']} of {check['inside_of']} values inside of the graph were compared")
@@ -244,7 +255,7 @@ def describe_fidelity(fidelity: dict[str, Any]) -> str:
     return f"cosine {fidelity['cosine']:.4f}, {fidelity['snr_db']:.1f} dB"
 
 
-def _reasons(what: str, found: dict[str, str], verbose: bool) -> list[str]:
+def _list_reasons(what: str, found: dict[str, str], verbose: bool) -> list[str]:
     """One line, or every entry with its reason."""
     if not found:
         return []
@@ -254,14 +265,14 @@ def _reasons(what: str, found: dict[str, str], verbose: bool) -> list[str]:
     return [f"{what}: {len(found)} contractions, such as '{name}' ({reason})"]
 
 
-def save(report: dict[str, Any], path: Path) -> None:
+def save_report(report: dict[str, Any], path: Path) -> None:
     """Write the report: HTML for .html, else JSON."""
     text = json.dumps(report, indent=2)
-    page = _html(report, text) if path.suffix.lower() in (".html", ".htm") else text + "\n"
+    page = _write_html(report, text) if path.suffix.lower() in (".html", ".htm") else text + "\n"
     path.write_text(page, encoding="utf-8")
 
 
-def _html(report: dict[str, Any], text: str) -> str:
+def _write_html(report: dict[str, Any], text: str) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(g['label'])}</td><td>{g['size']}</td><td>{g['kept']}</td><td>{g['blocks']}</td></tr>"
         for g in report["groups"]
@@ -270,6 +281,6 @@ def _html(report: dict[str, Any], text: str) -> str:
         "<!doctype html><meta charset=utf-8><title>spa-compile</title>"
         "<style>body{font:15px system-ui;max-width:60em;margin:2em auto}td,th{padding:.2em .8em;text-align:right}"
         "td:first-child,th:first-child{text-align:left}pre{background:#f4f4f4;padding:1em;overflow:auto}</style>"
-        f"<h1>{html.escape(Path(report['input']['path']).name)}</h1><p>{html.escape(last_line(report))}</p>"
+        f"<h1>{html.escape(Path(report['input']['path']).name)}</h1><p>{html.escape(format_last_line(report))}</p>"
         f"<table><tr><th>group<th>channels<th>kept<th>blocks</tr>{rows}</table><h2>Report</h2><pre>{html.escape(text)}</pre>"
     )

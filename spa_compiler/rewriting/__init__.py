@@ -1,1 +1,1 @@
-"""A plan applied to the graph: physically, or as masks that the physical one must equal."""
+"""A plan applied to the graph: by slicing weights, or as the masked model that the result must equal."""

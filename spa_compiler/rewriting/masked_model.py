@@ -1,4 +1,4 @@
-"""Mask semantics: the dense graph in which removed channels no longer count. The rewrite must equal it.
+"""The masked model: the dense graph in which removed channels do not count. The rewrite must equal it.
 
 A channel counts where it is *consumed*: where a contraction sums over it, or a statistic is taken over it. So the
 reference zeroes the slices of weights that contract the channel, and multiplies by a mask where two activations are
@@ -16,10 +16,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.algebra.expr import Dim, Expr, Prod, atoms, resolve
-from spa_compiler.algebra.masks import Masks, whole
+from spa_compiler.algebra.expr import Dim, Expr, Prod, iterate_dims, resolve
+from spa_compiler.algebra.masks import Masks, make_tensor_masks
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.ir.model import Model, constant
+from spa_compiler.ir.model import Model, make_constant
 from spa_compiler.operators import build
 from spa_compiler.operators.build import Call, new_node
 from spa_compiler.operators.site import Scope, Site, Value
@@ -28,7 +28,7 @@ from spa_compiler.operators.traits import Norm
 Array = NDArray[Any]
 
 
-def reference(graph: DependencyGraph, masks: Masks) -> Model:
+def make_masked_model(graph: DependencyGraph, masks: Masks) -> Model:
     """The analysed model with the channels that `masks` drop taking no part; all shapes as they were."""
     model = graph.model.copy()
     _zero_weights(graph, model, masks)
@@ -38,8 +38,8 @@ def reference(graph: DependencyGraph, masks: Masks) -> Model:
     return model
 
 
-def _pruned(e: Expr, masks: Masks) -> set[Dim]:
-    return {d for d in atoms(e) if d in masks and not masks[d].all()}
+def _find_pruned_dims(e: Expr, masks: Masks) -> set[Dim]:
+    return {d for d in iterate_dims(e) if d in masks and not masks[d].all()}
 
 
 def _zero_weights(graph: DependencyGraph, model: Model, masks: Masks) -> None:
@@ -47,16 +47,18 @@ def _zero_weights(graph: DependencyGraph, model: Model, masks: Masks) -> None:
     constants = model.constants()
     for name in graph.weights:
         value = graph.values[name]
-        hit = {d: masks[d] for a in value.axes for d in _pruned(a, masks) if graph.contracts(value, d)}
+        hit = {d: masks[d] for a in value.axes for d in _find_pruned_dims(a, masks) if graph.is_contracted(value, d)}
         if not hit:
             continue
         array = np.asarray(model.array(constants[name]))
-        array = np.where(_kept(graph, value.axes, hit, array.shape), array, _neutral(graph, value, array, constants))
-        constants[name]._values = constant(name, array)._values
+        array = np.where(
+            _make_kept_mask(graph, value.axes, hit, array.shape), array, _find_neutral(graph, value, array, constants)
+        )
+        constants[name]._values = make_constant(name, array)._values
 
 
-def _neutral(graph: DependencyGraph, value: Value, array: Array, constants: dict[str, gs.Constant]) -> Array:
-    """What an entry of a weight has to be to add nothing: 0, or the zero point of its output channel."""
+def _find_neutral(graph: DependencyGraph, value: Value, array: Array, constants: dict[str, gs.Constant]) -> Array:
+    """The entry of a weight that adds nothing: 0, or the zero point of its output channel."""
     zero = np.zeros((), array.dtype)
     for site in graph.readers.get(value.name, []):
         slot = site.traits.zero_points[1]
@@ -68,15 +70,17 @@ def _neutral(graph: DependencyGraph, value: Value, array: Array, constants: dict
     return zero.astype(array.dtype)
 
 
-def _kept(graph: DependencyGraph, axes: list[Expr], masks: Masks, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    per_axis, full = whole(axes, masks, graph.blocks)
+def _make_kept_mask(
+    graph: DependencyGraph, axes: list[Expr], masks: Masks, shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    per_axis, full = make_tensor_masks(axes, masks, graph.blocks)
     kept = np.ones(shape, bool) if full is None else np.broadcast_to(full, shape).copy()
     for i, k in enumerate(per_axis):
         kept &= k.reshape([-1 if j == i else 1 for j in range(len(shape))])
     return kept
 
 
-def _repeats(mask: Array, axis: int, e: Expr) -> tuple[int, int]:
+def _count_repeats(mask: Array, axis: int, e: Expr) -> tuple[int, int]:
     """How often the mask of an axis repeats as a whole, and how often each entry: digits that it does not depend on."""
     e = resolve(e)
     sizes = [p.size for p in e.parts] if isinstance(e, Prod) else [e.size]
@@ -96,26 +100,26 @@ class _Editor:
 
     def apply(self, scope: Scope) -> None:
         """Mask what this node contracts without a weight, and what it takes statistics over."""
-        stats = {d for n in scope.stats for d in _pruned(scope.env[n], self.masks)}
+        stats = {d for n in scope.stats for d in _find_pruned_dims(scope.env[n], self.masks)}
         if stats:
             self._statistic(stats)
-        for name in scope.contracted() - scope.stats:
-            dims = _pruned(scope.env[name], self.masks) if name in scope.env else set()
+        for name in scope.find_contracted() - scope.stats:
+            dims = _find_pruned_dims(scope.env[name], self.masks) if name in scope.env else set()
             holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
             if dims and (self.site.traits.biased or not any(v.name in self.weights for v in holders)):
                 self._mask_input(holders[0], dims)
         for value, output, row in scope.tensors:  # a recurrence put together from pieces: no weight to zero in
             square = {n for n in frozenset().union(*row) if sum(n in names for names in row) > 1 and n in scope.env}
-            dims = {d for n in square for d in _pruned(scope.env[n], self.masks)}
+            dims = {d for n in square for d in _find_pruned_dims(scope.env[n], self.masks)}
             if dims and value.constant and not output and value.name not in self.weights:
                 self._mask_input(value, dims)
 
-    def _mask(self, value: Value, dims: set[Dim]) -> Array:
+    def _make_mask(self, value: Value, dims: set[Dim]) -> Array:
         """1 where kept; axes that carry none of the dims have size 1. dtype as the value's."""
         hit = {d: self.masks[d] for d in dims}
         partners = {self.graph.blocks[d] for d in dims if self.masks[d].ndim == 2}
-        axes = [a if {*atoms(a)} & (dims | partners) else Dim(1) for a in value.axes]
-        kept = _kept(self.graph, axes, hit, tuple(a.size for a in axes))
+        axes = [a if {*iterate_dims(a)} & (dims | partners) else Dim(1) for a in value.axes]
+        kept = _make_kept_mask(self.graph, axes, hit, tuple(a.size for a in axes))
         return kept.astype(self._dtype(value))
 
     def _dtype(self, value: Value) -> Any:
@@ -135,14 +139,14 @@ class _Editor:
         self.made += 1
         return self.model.new_constant(f"{self.stem}.{self.made}", values)
 
-    def _beside(self, x: gs.Tensor, value: Value, mask: Array) -> gs.Tensor:
+    def _make_mask_operand(self, x: gs.Tensor, value: Value, mask: Array) -> gs.Tensor:
         """`mask` as an operand beside x, which has the shape of `value`.
 
         An axis that multiplies channels with a symbol, `(c h w)`, has no constant length: there the mask holds the
         digits from the first to the last that it depends on, and is spread over x as it comes.
         """
         wide = [i for i, d in enumerate(value.dynamic) if d and mask.shape[i] > 1]
-        outer, inner = _repeats(mask, wide[0], value.axes[wide[0]]) if len(wide) == 1 else (1, 1)
+        outer, inner = _count_repeats(mask, wide[0], value.axes[wide[0]]) if len(wide) == 1 else (1, 1)
         if outer == inner == 1:
             return self._const(mask)
         axis = wide[0]
@@ -166,28 +170,30 @@ class _Editor:
     def _mask_input(self, value: Value, dims: set[Dim]) -> None:
         """The removed channels of an activation become 0, or the zero point that integers count from."""
         slot = self._slot(value)
-        mask, x = self._mask(value, dims), self.node.inputs[slot]
+        mask, x = self._make_mask(value, dims), self.node.inputs[slot]
         if mask.dtype.kind == "f" or mask.dtype.kind == "V":
-            self.node.inputs[slot] = self._put(build.multiply(x, self._beside(x, value, mask)))
+            self.node.inputs[slot] = self._put(build.multiply(x, self._make_mask_operand(x, value, mask)))
         else:
             slot_of_zero = self.site.traits.zero_points[0]
             given = self.node.inputs[slot_of_zero] if 0 < slot_of_zero < len(self.node.inputs) else None
             zero = given if given is not None and given.name else self._const(np.zeros((), mask.dtype))
-            self.node.inputs[slot] = self._put(build.choose(self._beside(x, value, mask.astype(bool)), x, zero))
+            self.node.inputs[slot] = self._put(
+                build.choose(self._make_mask_operand(x, value, mask.astype(bool)), x, zero)
+            )
 
     def _statistic(self, dims: set[Dim]) -> None:
         traits = self.site.traits
         value = self.site.y if traits.norm is not None and traits.norm.sum_output else self.site.x()
-        mask = self._mask(value, dims)
+        mask = self._make_mask(value, dims)
         if traits.norm is not None:
             self._norm(traits.norm, value, mask)
         elif traits.neutral:
             fill = self._const(np.array(traits.neutral, mask.dtype))
             x = self.node.inputs[0]
-            self.node.inputs[0] = self._put(build.choose(self._beside(x, value, mask.astype(bool)), x, fill))
+            self.node.inputs[0] = self._put(build.choose(self._make_mask_operand(x, value, mask.astype(bool)), x, fill))
         else:
             x = self.node.inputs[0]
-            self.node.inputs[0] = self._put(build.multiply(x, self._beside(x, value, mask)))
+            self.node.inputs[0] = self._put(build.multiply(x, self._make_mask_operand(x, value, mask)))
             if traits.mean:
                 self._scale_output(value, mask)
 
@@ -219,11 +225,11 @@ class _Editor:
         if norm.over == "groups":
             return self._group_norm(norm, value, mask)
         rank = len(value.axes)
-        x: gs.Tensor = self._summed(norm.sum_output) if norm.sum_output else self.node.inputs[0]
-        axes, spread = self._norm_axes(norm, rank), self._beside(x, value, mask)
+        x: gs.Tensor = self._copy_sum(norm.sum_output) if norm.sum_output else self.node.inputs[0]
+        axes, spread = self._norm_axes(norm, rank), self._make_mask_operand(x, value, mask)
         if norm.centred:
             x = self._put(build.multiply(self._put(build.subtract(x, self._mean(x, mask, spread, axes))), spread))
-        self._finish(self._affine(norm, self._normalised(norm, x, mask, spread, axes), rank))
+        self._finish(self._apply_affine(norm, self._normalise(norm, x, mask, spread, axes), rank))
         return None
 
     def _norm_axes(self, norm: Norm, rank: int) -> list[int]:
@@ -233,8 +239,8 @@ class _Editor:
             return [int(a) % rank for a in self.site.attrs.get("axes", [0, 2, 3])]
         return list(range(int(self.site.attrs.get("axis", -1)) % rank, rank))
 
-    def _summed(self, slot: int) -> gs.Variable:
-        """What a fused operator normalises: asked of a copy of it."""
+    def _copy_sum(self, slot: int) -> gs.Variable:
+        """The sum that a fused operator normalises, as an output of a copy of it."""
         self.made += 1
         out = self.model.new_value(f"{self.stem}.{self.made}")
         outputs = [self.model.new_value(f"{out.name}.first"), *(gs.Variable.empty() for _ in range(slot - 1)), out]
@@ -244,19 +250,19 @@ class _Editor:
         self.model.graph.nodes.insert(at, copy)
         return out
 
-    def _normalised(self, norm: Norm, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
+    def _normalise(self, norm: Norm, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
         eps = float(self.site.attrs.get("epsilon", norm.epsilon))
         power = self._mean(self._put(build.multiply(x, x)), mask, spread, axes)
         root = self._put(build.square_root(self._put(build.add(power, self._const(np.array(eps, mask.dtype))))))
         return self._put(build.divide(x, root))
 
-    def _affine(self, norm: Norm, y: gs.Tensor, rank: int) -> gs.Tensor:
+    def _apply_affine(self, norm: Norm, y: gs.Tensor, rank: int) -> gs.Tensor:
         """Gain and bias; those of a normalisation per channel lie on axis 1."""
         operands = self.node.inputs[norm.gain : norm.gain + 1 + norm.centred]
         for combine, t in zip((build.multiply, build.add), operands, strict=False):
             if t.name:
                 shape = self._const(np.array([-1] + [1] * (rank - 2), np.int64))
-                y = self._put(combine(y, self._put(build.reshape(t, shape)) if norm.per_channel else t))
+                y = self._put(combine(y, self._put(build.reshape(t, shape)) if norm.is_per_channel else t))
         return y
 
     def _group_norm(self, norm: Norm, value: Value, mask: Array) -> None:
@@ -278,7 +284,7 @@ class _Editor:
         eps = self._const(np.array(float(self.site.attrs.get("epsilon", norm.epsilon)), mask.dtype))
         power = per_group(self._put(build.multiply(centred, centred)))
         root = self._put(build.square_root(self._put(build.add(power, eps))))
-        self._finish(self._affine(norm, self._put(build.divide(centred, root)), rank))
+        self._finish(self._apply_affine(norm, self._put(build.divide(centred, root)), rank))
 
     def _finish(self, y: gs.Tensor) -> None:
         """The written-out form takes the place of the node's first output."""

@@ -1,4 +1,4 @@
-"""Applies a plan to the graph: slices constants, rewrites sizes in attributes and shape operands.
+"""The rewrite that applies a plan: slice constants, rewrite sizes in attributes and shape operands.
 
     small = rewrite(graph, masks)       # a Model; the analysed one is not changed
 
@@ -18,12 +18,20 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim, Expr
-from spa_compiler.algebra.masks import Ints, Masks, coordinates, count, keep, order, whole
+from spa_compiler.algebra.masks import (
+    Ints,
+    Masks,
+    count_kept,
+    find_coordinates,
+    list_kept_positions,
+    make_keep_mask,
+    make_tensor_masks,
+)
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import VerificationError
-from spa_compiler.ir.model import Model, constant, element_type
+from spa_compiler.ir.model import Model, find_element_type, make_constant
 from spa_compiler.operators import build
-from spa_compiler.operators.build import new_node, replace_node, takes_input
+from spa_compiler.operators.build import has_input, new_node, replace_node
 from spa_compiler.operators.site import Operand, Site, Value
 
 Array = NDArray[Any]
@@ -34,37 +42,37 @@ def rewrite(graph: DependencyGraph, masks: Masks) -> Model:
     model = graph.model.copy()
     _slice_constants(graph, model, masks)
     for site, node in zip(graph.sites, list(model.graph.nodes), strict=True):
-        _attributes(node, site, masks)
-        if site.take is not None and _cut(site.x().axes[site.take.axis], masks):
-            _retake(model, node, site, masks)
+        _write_attributes(node, site, masks)
+        if site.take is not None and _is_cut(site.x().axes[site.take.axis], masks):
+            _rewrite_selection(model, node, site, masks)
             continue
         if site.op == "Squeeze" and site.ints(1, "axes") is None:
             _name_axes(model, node, site, masks)
         for operand in site.operands:
-            _write(model, node, site, operand, masks)
-    _value_info(graph, model, masks)
+            _write_operand(model, node, site, operand, masks)
+    _update_value_info(graph, model, masks)
     return model
 
 
-def _attributes(node: gs.Node, site: Site, masks: Masks) -> None:
+def _write_attributes(node: gs.Node, site: Site, masks: Masks) -> None:
     """Sizes in attributes follow the plan; what an absent attribute stood for is written down before it changes."""
     for name, e in site.sizes.items():
-        if _cut(e, masks):
-            node.attrs[name] = count(e, masks)
+        if _is_cut(e, masks):
+            node.attrs[name] = count_kept(e, masks)
     for name, several in site.lists.items():
-        if any(_cut(e, masks) for e in several):
-            node.attrs[name] = [count(e, masks) for e in several]
+        if any(_is_cut(e, masks) for e in several):
+            node.attrs[name] = [count_kept(e, masks) for e in several]
     for name, (e, value) in site.defaults.items():
-        if _cut(e, masks):
+        if _is_cut(e, masks):
             node.attrs.setdefault(name, value)
 
 
-def _cut(e: Expr, masks: Masks) -> bool:
-    return count(e, masks) != count(e, {})
+def _is_cut(e: Expr, masks: Masks) -> bool:
+    return count_kept(e, masks) != count_kept(e, {})
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptEntries:
     """Which entries of a value a plan keeps, whatever the sizes of the axes that it does not cut.
 
     `positions`: per axis, None where all stay. `joint`: they vary along other axes, as one index of the whole array.
@@ -84,141 +92,145 @@ class Kept:
         return array
 
 
-def find_kept(graph: DependencyGraph, value: Value, masks: Masks) -> Kept:
+def find_kept(graph: DependencyGraph, value: Value, masks: Masks) -> KeptEntries:
     """Which entries of a value a plan keeps."""
     axes = range(len(value.axes))
-    dims = [graph.held(a) for a in value.axes]
-    outer = [_outer(dims, i, masks, graph.blocks) for i in axes]
+    dims = [graph.find_dims(a) for a in value.axes]
+    outer = [_find_outer_blocks(dims, i, masks, graph.blocks) for i in axes]
     held = {b for needed in outer for b in needed}
-    cut = [_cut(value.axes[i], masks) or not held.isdisjoint(dims[i]) for i in axes]
+    cut = [_is_cut(value.axes[i], masks) or not held.isdisjoint(dims[i]) for i in axes]
     if any(outer):
-        found = [_index(value, i, masks, graph.blocks, outer[i]) if cut[i] else None for i in axes]
-        return Kept(tuple(found), True)
-    return Kept(tuple(order(value.axes[i], masks, graph.blocks, {}) if cut[i] else None for i in axes), False)
+        found = [_make_index(value, i, masks, graph.blocks, outer[i]) if cut[i] else None for i in axes]
+        return KeptEntries(tuple(found), True)
+    return KeptEntries(
+        tuple(list_kept_positions(value.axes[i], masks, graph.blocks, {}) if cut[i] else None for i in axes), False
+    )
 
 
-def sliced(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -> Array:
+def slice_array(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -> Array:
     """The entries of a tensor that a plan keeps; the same array when it keeps all. Other axes may have any size."""
     return find_kept(graph, value, masks).take(array)
 
 
-def states_kept(r: Value, masks: Masks, graph: DependencyGraph) -> Ints:
+def find_kept_states(r: Value, masks: Masks, graph: DependencyGraph) -> Ints:
     """(directions, kept): the hidden units that stay in each direction of a recurrent operator with this R."""
-    per_axis, full = whole([r.axes[0], r.axes[2]], masks, graph.blocks)
+    per_axis, full = make_tensor_masks([r.axes[0], r.axes[2]], masks, graph.blocks)
     mask = per_axis[0][:, None] & per_axis[1][None] & (True if full is None else full)
     return np.stack([np.flatnonzero(row) for row in mask if row.any()])
 
 
-def _outer(dims: list[frozenset[Dim]], i: int, masks: Masks, blocks: Mapping[Dim, Dim]) -> dict[Dim, int]:
+def _find_outer_blocks(dims: list[frozenset[Dim]], i: int, masks: Masks, blocks: Mapping[Dim, Dim]) -> dict[Dim, int]:
     """Blocks on other axes whose index decides what axis i keeps, and those axes; `dims`: those of every axis."""
     needed = {blocks[d] for d in dims[i] if d in masks and masks[d].ndim == 2} - dims[i]
     return {b: j for j, held in enumerate(dims) for b in held if b in needed}
 
 
-def _index(value: Value, i: int, masks: Masks, blocks: Mapping[Dim, Dim], outer: dict[Dim, int]) -> Ints:
+def _make_index(value: Value, i: int, masks: Masks, blocks: Mapping[Dim, Dim], outer: dict[Dim, int]) -> Ints:
     """Positions of axis i that stay, broadcast over the pruned tensor: they vary along the axes of their blocks."""
 
-    def along(positions: Ints, axis: int) -> Ints:
+    def spread_along(positions: Ints, axis: int) -> Ints:
         return positions.reshape([-1 if j == axis else 1 for j in range(len(value.axes))])
 
     indices = np.ndindex(*(b.size for b in outer))
-    table = np.array([order(value.axes[i], masks, blocks, dict(zip(outer, k, strict=True))) for k in indices])
+    table = np.array(
+        [list_kept_positions(value.axes[i], masks, blocks, dict(zip(outer, k, strict=True))) for k in indices]
+    )
     if not outer:
-        return along(table[0], i)
+        return spread_along(table[0], i)
     table = table.reshape(*(b.size for b in outer), -1)
     blocked = []
     for b, j in outer.items():
-        held = coordinates(value.axes[j])[b]
-        blocked.append(along(held[order(value.axes[j], masks, blocks, {})], j))
+        held = find_coordinates(value.axes[j])[b]
+        blocked.append(spread_along(held[list_kept_positions(value.axes[j], masks, blocks, {})], j))
     return np.asarray(np.moveaxis(table[tuple(blocked)].squeeze(i), -1, i))
 
 
-def touched(value: Value, masks: Masks) -> bool:
+def has_cut_axis(value: Value, masks: Masks) -> bool:
     """Does a plan cut any axis of this value?"""
-    return any(_cut(a, masks) for a in value.axes)
+    return any(_is_cut(a, masks) for a in value.axes)
 
 
 def _slice_constants(graph: DependencyGraph, model: Model, masks: Masks) -> None:
     for name, tensor in model.constants().items():
         value = graph.values.get(name)
-        if value is not None and touched(value, masks):
-            new = constant(name, sliced(graph, value, model.array(tensor), masks))
+        if value is not None and has_cut_axis(value, masks):
+            new = make_constant(name, slice_array(graph, value, model.array(tensor), masks))
             tensor._values = new._values
 
 
 def _name_axes(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
     """Squeeze without axes would also drop an axis of which one channel is left."""
-    if not any(_cut(a, masks) and count(a, masks) == 1 for a in site.x().axes):
+    if not any(_is_cut(a, masks) and count_kept(a, masks) == 1 for a in site.x().axes):
         return
-    axes = [i for i, a in enumerate(site.x().axes) if count(a, {}) == 1]
+    axes = [i for i, a in enumerate(site.x().axes) if count_kept(a, {}) == 1]
 
-    def named(values: Array) -> gs.Constant:
+    def name_constant(values: Array) -> gs.Constant:
         return model.new_constant(f"{node.outputs[0].name}.axes", values)
 
-    replace_node(node, build.squeeze(node.inputs[0], axes, site.opset, named))
+    replace_node(node, build.squeeze(node.inputs[0], axes, site.opset, name_constant))
 
 
-def _retake(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
+def _rewrite_selection(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
     """A selection of positions becomes (or stays) a Gather of those that are left."""
     assert site.take is not None
     axis, before = site.take.axis, site.take.before
     scalar = site.op == "Gather" and len(site.x(1).shape) == 0
     if before is not None:
-        start = count(before, masks)
-        left = [*range(start, start + (1 if scalar else count(site.y.axes[axis], masks)))]
+        start = count_kept(before, masks)
+        left = [*range(start, start + (1 if scalar else count_kept(site.y.axes[axis], masks)))]
     else:  # single channels: no block reaches into them
-        kept = keep(site.x().axes[axis], {d: m for d, m in masks.items() if m.ndim == 1})
+        kept = make_keep_mask(site.x().axes[axis], {d: m for d, m in masks.items() if m.ndim == 1})
         where = np.cumsum(kept) - 1
         left = [int(where[p]) for p in site.take.positions if kept[p]]
-    wide = site.op != "Gather" or element_type(node.inputs[1]) == onnx.TensorProto.INT64
+    wide = site.op != "Gather" or find_element_type(node.inputs[1]) == onnx.TensorProto.INT64
     dtype = np.int64 if wide else np.int32
     values = np.array(left[0], dtype) if scalar else np.array(left, dtype)
-    own = _own_name(model, node.inputs[1]) if site.op == "Gather" else ""
-    index = constant(own, values) if own else model.new_constant(f"{node.outputs[0].name}.positions", values)
+    own = _find_own_name(model, node.inputs[1]) if site.op == "Gather" else ""
+    index = make_constant(own, values) if own else model.new_constant(f"{node.outputs[0].name}.positions", values)
     replace_node(node, build.gather(node.inputs[0], index, axis))
 
 
-def _write(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Masks) -> None:
+def _write_operand(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Masks) -> None:
     """Write the entries of an integer operand that the plan changes."""
-    new = operand.values(lambda e: count(e, masks))
-    base = operand.values(lambda e: count(e, {}))
+    new = operand.values(lambda e: count_kept(e, masks))
+    base = operand.values(lambda e: count_kept(e, {}))
     changed = [a != b for a, b in zip(new, base, strict=True)]
     if not any(changed):
         return
-    new = _with_minus_one(site, operand, new, changed)
+    new = _put_minus_one(site, operand, new, changed)
     old = site.ints(operand.slot, operand.attr)
     if site.op == "Split":
         node.attrs.pop("num_outputs", None)
     elif old is not None:
         pairs = enumerate(zip(old, changed, strict=True))
-        kept = [not c or _still_holds(site, i, o, new[i], masks) for i, (o, c) in pairs]
+        kept = [not c or _is_still_right(site, i, o, new[i], masks) for i, (o, c) in pairs]
         new = [o if k else n for o, n, k in zip(old, new, kept, strict=True)]
-    if operand.attr and not takes_input(site.op, site.opset):
+    if operand.attr and not has_input(site.op, site.opset):
         node.attrs[operand.attr] = new
     elif old is None and operand.slot < len(site.inputs) and site.inputs[operand.slot] is not None:
-        _patch(model, node, operand.slot, new, changed)
+        _patch_shape(model, node, operand.slot, new, changed)
     else:
         while len(node.inputs) <= operand.slot:
             node.inputs.append(gs.Variable.empty())
-        own, values = _own_name(model, node.inputs[operand.slot]), np.array(new, np.int64)
+        own, values = _find_own_name(model, node.inputs[operand.slot]), np.array(new, np.int64)
         wanted = f"{node.outputs[0].name}.{operand.attr or 'shape'}"
-        node.inputs[operand.slot] = constant(own, values) if own else model.new_constant(wanted, values)
+        node.inputs[operand.slot] = make_constant(own, values) if own else model.new_constant(wanted, values)
 
 
-def _own_name(model: Model, operand: gs.Tensor) -> str:
+def _find_own_name(model: Model, operand: gs.Tensor) -> str:
     """The name of a constant that nothing but one node reads: what takes its place there keeps it. Else ''."""
     alone = isinstance(operand, gs.Constant) and len(operand.outputs) == 1 and operand.name not in model.captured
     return str(operand.name) if alone else ""
 
 
-def _still_holds(site: Site, i: int, old: int, new: int, masks: Masks) -> bool:
+def _is_still_right(site: Site, i: int, old: int, new: int, masks: Masks) -> bool:
     """Reshape only: -1 works itself out, and 0 copies an input axis that may have changed in the same way."""
     if site.op != "Reshape" or old > 0:
         return False
-    return old == -1 or (i < len(site.x().axes) and count(site.x().axes[i], masks) == new)
+    return old == -1 or (i < len(site.x().axes) and count_kept(site.x().axes[i], masks) == new)
 
 
-def _with_minus_one(site: Site, operand: Operand, new: list[int], changed: list[bool]) -> list[int]:
+def _put_minus_one(site: Site, operand: Operand, new: list[int], changed: list[bool]) -> list[int]:
     """An axis that multiplies a symbol and a pruned digit (N*h) has no constant size: Reshape works it out."""
     if site.op not in ("Reshape", "Expand", "ConstantOfShape", "Resize"):
         return new
@@ -231,14 +243,14 @@ def _with_minus_one(site: Site, operand: Operand, new: list[int], changed: list[
     return [-1 if m else n for n, m in zip(new, mixed, strict=True)]
 
 
-def _patch(model: Model, node: gs.Node, slot: int, new: list[int], changed: list[bool]) -> None:
+def _patch_shape(model: Model, node: gs.Node, slot: int, new: list[int], changed: list[bool]) -> None:
     """A shape that is computed at run time: take the new numbers where they changed, the computed ones elsewhere."""
     where = node.inputs[slot].inputs[0] if node.inputs[slot].inputs else None
     if where is not None and _is_patch(model, where, len(new)):
         before = [model.array(t) for t in where.inputs[:2]]
         both = before[0] | np.array(changed), np.where(changed, np.array(new, np.int64), before[1])
         for k, values in enumerate(both):
-            where.inputs[k] = constant(where.inputs[k].name, values)
+            where.inputs[k] = make_constant(where.inputs[k].name, values)
         return
     stem = f"{node.outputs[0].name}.{slot}"
     out = model.new_value(f"{stem}.sizes", np.int64)
@@ -254,11 +266,11 @@ def _is_patch(model: Model, node: gs.Node, entries: int) -> bool:
     if not build.is_choice(node) or len(node.outputs[0].outputs) > 1:
         return False
     used = {*model.captured, *(t.name for t in model.graph.outputs)}
-    own = [_own_name(model, t) != "" and tuple(t.shape) == (entries,) for t in node.inputs[:2]]
+    own = [_find_own_name(model, t) != "" and tuple(t.shape) == (entries,) for t in node.inputs[:2]]
     return all(own) and node.outputs[0].name not in used
 
 
-def _value_info(graph: DependencyGraph, model: Model, masks: Masks) -> None:
+def _update_value_info(graph: DependencyGraph, model: Model, masks: Masks) -> None:
     """Recorded shapes of inner values follow the plan; symbols stay symbols."""
     header = onnx.ModelProto()
     header.CopyFrom(model.header)
@@ -274,8 +286,8 @@ def _value_info(graph: DependencyGraph, model: Model, masks: Masks) -> None:
                 if d.HasField("dim_value") and moves:  # exporters write the size of their example there
                     d.Clear()
                 elif d.HasField("dim_value"):
-                    d.dim_value = count(a, masks)
-                elif _cut(a, masks):  # 12*N is no longer what other values call so: onnxruntime would share buffers
+                    d.dim_value = count_kept(a, masks)
+                elif _is_cut(a, masks):  # 12*N is no longer what other values call so: onnxruntime would share buffers
                     d.Clear()
         kept.append(info)
     fresh = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in kept]
@@ -284,4 +296,4 @@ def _value_info(graph: DependencyGraph, model: Model, masks: Masks) -> None:
     model.header = header
 
 
-__all__ = ["rewrite", "sliced", "touched"]
+__all__ = ["has_cut_axis", "rewrite", "slice_array"]

@@ -1,4 +1,4 @@
-"""What a criterion is: a function from a dependency graph to scores, and what it needs and gives.
+"""Criteria: functions from a dependency graph to scores, with what they need and give.
 
     @criterion(needs="moments", scores_are_errors=True)
     def reconstruction(graph, moments, rng): ...          # larger = keep; an array per group label

@@ -17,55 +17,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
-from spa_compiler.analysis.weight_slices import Slices, find_gains, find_spoiled, learned, rows, slices
-from spa_compiler.execution.finite import balance, exponent, quiet
+from spa_compiler.analysis.weight_slices import (
+    Slices,
+    find_gains,
+    find_learned_slices,
+    find_slices,
+    find_spoiled,
+    stack_rows,
+)
+from spa_compiler.execution.finite import divide_by_power, find_exponent, ignore_overflow
 from spa_compiler.planning.scores import Scores
 
 Array = NDArray[Any]
 
 
-def _scores(graph: DependencyGraph, measure: Callable[[Group], NDArray[np.float64]]) -> Scores:
+def _score_groups(graph: DependencyGraph, measure: Callable[[Group], NDArray[np.float64]]) -> Scores:
     """Scores of every group, divided by their mean so that groups compare.
 
     Channels with weights that are not finite count as much as the best: what they are worth is not known.
     """
     out: Scores = {}
-    with quiet():
+    with ignore_overflow():
         for group in graph.groups:
-            raw = balance(measure(group))
+            raw = divide_by_power(measure(group))
             raw = np.where(find_spoiled(graph, group), raw.max(initial=0.0), raw)
             mean = float(raw.mean())
             out[group.label] = (raw / mean if mean else raw).reshape(group.shape)
     return out
 
 
-def _magnitude(graph: DependencyGraph, power: int) -> Scores:
+def _score_by_magnitude(graph: DependencyGraph, power: int) -> Scores:
     def measure(group: Group) -> NDArray[np.float64]:
         total = np.zeros(int(np.prod(group.shape)))
-        for s in learned(graph, group):
-            part = s.sums(np.abs(balance(s.numbers)) ** power, total.size)
+        for s in find_learned_slices(graph, group):
+            part = s.sum_channels(np.abs(divide_by_power(s.numbers)) ** power, total.size)
             total += part / max(float(part.mean()), 1e-30)  # members of different scale count alike
         return total
 
-    return _scores(graph, measure)
+    return _score_groups(graph, measure)
 
 
-def _alike(parts: Iterable[Slices]) -> Iterator[tuple[Slices, NDArray[np.float64]]]:
+def _balance_slices(parts: Iterable[Slices]) -> Iterator[tuple[Slices, NDArray[np.float64]]]:
     """Slices and their weights, all times one power of two: sums of their squares do not overflow."""
     held = [(s, s.numbers) for s in parts]
     largest = max((float(np.abs(v).max(initial=0.0)) for _, v in held), default=0.0)
-    by = exponent(largest)
+    by = find_exponent(largest)
     yield from ((s, np.ldexp(v, -by) if by else v) for s, v in held)
 
 
 def l1(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
     """Group magnitude: sum of absolute weights over all coupled slices (Li et al. 2017; Fang et al. 2023)."""
-    return _magnitude(graph, 1)
+    return _score_by_magnitude(graph, 1)
 
 
 def l2(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
     """Group magnitude: sum of squared weights over all coupled slices."""
-    return _magnitude(graph, 2)
+    return _score_by_magnitude(graph, 2)
 
 
 def bn_scale(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
@@ -75,17 +82,17 @@ def bn_scale(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> 
 
     def measure(group: Group) -> NDArray[np.float64]:
         total = np.zeros(int(np.prod(group.shape)))
-        hits = list(_alike(s for s in slices(graph, group) if s.member.value in gains))
+        hits = list(_balance_slices(s for s in find_slices(graph, group) if s.member.value in gains))
         for s, values in hits:
-            total += s.sums(np.abs(values), total.size)
+            total += s.sum_channels(np.abs(values), total.size)
         return total if hits else fallback[group.label].ravel()
 
-    return _scores(graph, measure)
+    return _score_groups(graph, measure)
 
 
 def uniform(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
     """Random scores: the baseline that every criterion has to beat."""
-    return _scores(graph, lambda group: rng.random(int(np.prod(group.shape))))
+    return _score_groups(graph, lambda group: rng.random(int(np.prod(group.shape))))
 
 
 def fpgm(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
@@ -94,10 +101,10 @@ def fpgm(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scor
     def measure(group: Group) -> NDArray[np.float64]:
         size = int(np.prod(group.shape))
         total = np.zeros(size)
-        for s, values in _alike(s for s in learned(graph, group) if s.member.role != "in"):
-            each = rows(s, size, values)
+        for s, values in _balance_slices(s for s in find_learned_slices(graph, group) if s.member.role != "in"):
+            each = stack_rows(s, size, values)
             square = (each**2).sum(1)
             total += np.sqrt(np.maximum(square[:, None] + square[None] - 2 * each @ each.T, 0)).sum(1)
         return total
 
-    return _scores(graph, measure)
+    return _score_groups(graph, measure)

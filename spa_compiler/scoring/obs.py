@@ -17,28 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
-from spa_compiler.algebra.masks import NOWHERE, coordinates
-from spa_compiler.analysis.channel_index import owners, spread
+from spa_compiler.algebra.masks import NO_CHANNEL, find_coordinates
+from spa_compiler.analysis.channel_index import find_owners, spread_owners
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
-from spa_compiler.execution.finite import is_finite, quiet
-from spa_compiler.execution.parallel import each
-from spa_compiler.planning.scores import Noted, Scores
+from spa_compiler.execution.finite import ignore_overflow, is_finite
+from spa_compiler.execution.parallel import map_parallel
+from spa_compiler.planning.scores import NotedScores, Scores
 from spa_compiler.scoring import magnitude
 from spa_compiler.scoring.criterion import criterion
-from spa_compiler.statistics.covariance import WIDE
-from spa_compiler.statistics.moments import Meeting, Moment, Moments
+from spa_compiler.statistics.covariance import WIDE_COLUMNS
+from spa_compiler.statistics.moments import ActivationProduct, Moment, Moments
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-RIDGE, FLOOR = 0.01, 1e-5
+RIDGE, RIDGE_FLOOR = 0.01, 1e-5
 """Share of its own diagonal that is added to H (a constant channel stays free), and of the mean diagonal."""
-RESIDUAL = 3.0
+RESIDUAL_SHARE = 3.0
 """Weight of the error of a residual stream (2 to 4 alike on ResNet-20 at half the MACs, 13 points above 1)."""
-APART = 1000
+WIDE_GROUP = 1000
 """Columns from which a group is worth a thread of its own: narrow ones only fight for the interpreter."""
-DENSE, BAND = 0.7, 256
+DENSE_SHARE, BAND_COLUMNS = 0.7, 256
 """Share of columns that are left when the others are dropped; rows that are mirrored at a time."""
-EXACT, SHARE = 64, 32
+EXACT_ROUNDS, ROUND_SHARE = 64, 32
 """Channels up to which one goes at a time; wider groups drop 1/32 of what is left before all are scored again."""
 
 
@@ -55,7 +55,7 @@ class Part:
     weights: Array  # (d, m): W^T with rows scaled so that squares are relative errors
     columns: list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # (channels (n,), their columns (n, P)), by P
     rest: NDArray[np.int64] = field(init=False)  # columns of channels that other groups own
-    blocks: list[Array] = field(init=False)  # (n, P, P) beside `columns`: their diagonal blocks of the inverse
+    blocks: list[Array] = field(init=False)  # (n, P, P) beside `group_columns`: their diagonal blocks of the inverse
     factor: Array = field(init=False)  # (capacity, d), of which `pivots` rows are in use
     pivots: int = field(init=False, default=0)
 
@@ -96,14 +96,14 @@ class Part:
         if self.pivots:
             across -= before[:, p].T @ before
         d = across.shape[1]
-        row = _divided(across[:, p], np.concatenate([across, self.weights[p]], axis=1))
+        row = _divide_by_pivot(across[:, p], np.concatenate([across, self.weights[p]], axis=1))
         new, fed = row[:, :d], row[:, d:]
         self.weights -= new.T @ fed
         for (_, columns), block in zip(self.columns, self.blocks, strict=True):
             part = new.T[columns]
             block -= part @ part.transpose(0, 2, 1)
         if self.pivots + len(p) > len(self.factor):
-            room = np.empty((max(len(p), math.ceil((1 - DENSE) * d)) + self.pivots, d), across.dtype)
+            room = np.empty((max(len(p), math.ceil((1 - DENSE_SHARE) * d)) + self.pivots, d), across.dtype)
             room[: self.pivots] = before
             self.factor = room
         self.factor[self.pivots : self.pivots + len(p)] = new
@@ -112,7 +112,7 @@ class Part:
     def _compress(self) -> None:
         """Drop removed rows once they are a third."""
         alive = np.sort(np.concatenate([self.rest, *(q.ravel() for _, q in self.columns)]))
-        if alive.size > DENSE * self.inverse.shape[0]:
+        if alive.size > DENSE_SHARE * self.inverse.shape[0]:
             return
         where = np.full(self.inverse.shape[0], -1)
         where[alive] = np.arange(alive.size)
@@ -125,7 +125,7 @@ class Part:
         self.columns = [(c, where[q]) for c, q in self.columns]
 
 
-def _divided(pivot: Array, rows: Array) -> Array:
+def _divide_by_pivot(pivot: Array, rows: Array) -> Array:
     """L^-1 rows for the Cholesky factor L of the pivot; of its positive part where rounding has made it indefinite."""
     single = pivot.dtype == np.float32
     lower, info = (lapack.spotrf if single else lapack.dpotrf)(pivot, lower=True)
@@ -137,82 +137,82 @@ def _divided(pivot: Array, rows: Array) -> Array:
     return np.asarray((vectors * root).T @ rows)
 
 
-def parts(moments: Sequence[Moment], owner: NDArray[np.int64]) -> Iterable[Part]:
+def make_parts(moments: Sequence[Moment], owner: NDArray[np.int64]) -> Iterable[Part]:
     """The blocks in which channels of a group occur, of contractions that all have the covariance of the first.
 
-    Blocks that a single channel owns are left out: they are `alone`.
+    Blocks that a single channel owns are left out: they are `score_alone`.
     """
     covariance, channels = moments[0].covariance, moments[0].channels
-    dtype = np.float32 if covariance.shape[-1] > WIDE else np.float64
+    dtype = np.float32 if covariance.shape[-1] > WIDE_COLUMNS else np.float64
     for b, here in enumerate(channels):
         mine = owner[here]
-        if (mine == NOWHERE).all() or _single(mine):
+        if (mine == NO_CHANNEL).all() or _is_single(mine):
             continue
-        weights = [_weights(m)[b].T for m in moments]
-        h = ridged(covariance[b].astype(dtype), moments[0].shrinkage[b])
-        yield Part(inverted(h), np.concatenate(weights, 1, dtype=dtype), columns(mine))
+        weights = [_scale_weights(m)[b].T for m in moments]
+        h = add_ridge(covariance[b].astype(dtype), moments[0].shrinkage[b])
+        yield Part(invert(h), np.concatenate(weights, 1, dtype=dtype), group_columns(mine))
 
 
-def _weights(moment: Moment) -> Floats:
+def _scale_weights(moment: Moment) -> Floats:
     """(blocks, m, d), rows scaled so that squares are relative errors."""
     blocks, m, _ = moment.weights.shape
     return np.asarray(moment.weights * (moment.gain / np.sqrt(moment.energy)).reshape(blocks, m, 1))
 
 
-def _single(mine: NDArray[np.int64]) -> bool:
+def _is_single(mine: NDArray[np.int64]) -> bool:
     """Does one channel own all columns of a block (a depthwise convolution)?"""
-    return bool(mine[0] != NOWHERE and (mine == mine[0]).all())
+    return bool(mine[0] != NO_CHANNEL and (mine == mine[0]).all())
 
 
-def alone(moment: Moment, owner: NDArray[np.int64], diagonal: bool, size: int) -> Floats:
+def score_alone(moment: Moment, owner: NDArray[np.int64], diagonal: bool, size: int) -> Floats:
     """(size,): error of channels that no other can stand in for: tr(W_P H_PP W_P^T).
 
     Those that own a block by themselves, or all where H is taken as diagonal.
     """
     out = np.zeros(size)
-    weights = _weights(moment)
+    weights = _scale_weights(moment)
     for b, here in enumerate(moment.channels):
         mine = owner[here]
-        if not (diagonal or _single(mine)):
+        if not (diagonal or _is_single(mine)):
             continue
-        h = ridged(moment.covariance[b].astype(np.float64), moment.shrinkage[b])
+        h = add_ridge(moment.covariance[b].astype(np.float64), moment.shrinkage[b])
         error = np.einsum("md,d,md->d", weights[b], np.diag(h), weights[b])
         if not diagonal:
             error = np.einsum("md,de,me->d", weights[b], h, weights[b], optimize=True)
-        np.add.at(out, mine[mine != NOWHERE], error[mine != NOWHERE])
+        np.add.at(out, mine[mine != NO_CHANNEL], error[mine != NO_CHANNEL])
     return out
 
 
-def ridged(h: Array, shrinkage: float = 0.0) -> Array:
+def add_ridge(h: Array, shrinkage: float = 0.0) -> Array:
     """H shrunk towards its diagonal and with its ridge, in place."""
     diagonals = np.diag(h).copy()
     h *= 1 - shrinkage
     h[np.diag_indices(len(h))] += shrinkage * diagonals
-    h[np.diag_indices(len(h))] += RIDGE * diagonals + FLOOR * max(float(diagonals.mean()), 1e-12)
+    h[np.diag_indices(len(h))] += RIDGE * diagonals + RIDGE_FLOOR * max(float(diagonals.mean()), 1e-12)
     return h
 
 
-def inverted(h: Array) -> Array:
+def invert(h: Array) -> Array:
     """Of a symmetric positive definite matrix; in float64 where float32 will not do."""
     single = h.dtype == np.float32
     potrf, potri = (lapack.spotrf, lapack.spotri) if single else (lapack.dpotrf, lapack.dpotri)
     factor, info = potrf(h, lower=True)
     if info and single:
-        return inverted(h.astype(np.float64)).astype(np.float32)
+        return invert(h.astype(np.float64)).astype(np.float32)
     if info:
         return np.linalg.pinv(h, hermitian=True)
     upper = potri(factor, lower=True, overwrite_c=True)[0].T  # in C order, its lower triangle is zero
-    for i in range(0, len(upper), BAND):  # band by band: whole temporaries cost more than the copy
-        upper[i : i + BAND, :i] = upper[:i, i : i + BAND].T
-        corner = upper[i : i + BAND, i : i + BAND]
+    for i in range(0, len(upper), BAND_COLUMNS):  # band by band: whole temporaries cost more than the copy
+        upper[i : i + BAND_COLUMNS, :i] = upper[:i, i : i + BAND_COLUMNS].T
+        corner = upper[i : i + BAND_COLUMNS, i : i + BAND_COLUMNS]
         corner += np.triu(corner, 1).T
     return np.asarray(upper)
 
 
-def columns(mine: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def group_columns(mine: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Channels and their columns, those with equally many columns together."""
     order = np.argsort(mine, kind="stable")
-    order = order[mine[order] != NOWHERE]
+    order = order[mine[order] != NO_CHANNEL]
     channels, start, count = np.unique(mine[order], return_index=True, return_counts=True)
     out = []
     for n in np.unique(count):
@@ -221,7 +221,7 @@ def columns(mine: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np
     return out
 
 
-def greedy(pieces: list[Part], shape: tuple[int, ...], base: Floats | None = None) -> Floats:
+def score_greedily(pieces: list[Part], shape: tuple[int, ...], base: Floats | None = None) -> Floats:
     """Error that each channel adds when it goes, in the order of removal (a running maximum per block).
 
     Every block of (blocks, size) loses a channel in each round. `base` is an error per channel that nothing absorbs.
@@ -232,7 +232,7 @@ def greedy(pieces: list[Part], shape: tuple[int, ...], base: Floats | None = Non
     alive = np.ones((blocks, size), bool)
     out = np.zeros((blocks, size))
     peak = np.zeros(blocks)
-    for n in rounds(size):
+    for n in plan_rounds(size):
         error = np.zeros(blocks * size) if base is None else base.ravel().copy()
         for part in pieces:
             part.score(error)
@@ -251,27 +251,27 @@ def greedy(pieces: list[Part], shape: tuple[int, ...], base: Floats | None = Non
     return out.reshape(shape)
 
 
-def rounds(size: int) -> list[int]:
+def plan_rounds(size: int) -> list[int]:
     """How many of `size` channels go in each round: one, or a share of what is left; together they are all."""
     out: list[int] = []
     left = size
     for _ in range(size):
-        out.append(min(left, 1 if size <= EXACT else max(1, left // SHARE)))
+        out.append(min(left, 1 if size <= EXACT_ROUNDS else max(1, left // ROUND_SHARE)))
         left -= out[-1]
     return [n for n in out if n]
 
 
-def meeting_error(graph: DependencyGraph, group: Group, meeting: Meeting) -> Floats:
+def score_products(graph: DependencyGraph, group: Group, meeting: ActivationProduct) -> Floats:
     """E[q^2] E[k^2] of every channel over the sum of all: its share of the product's energy."""
     size = int(np.prod(group.shape))
     product = np.ones(size)
     for axes, squares in meeting.sides:
-        index = np.full((1,) * len(axes), NOWHERE, np.int64)
+        index = np.full((1,) * len(axes), NO_CHANNEL, np.int64)
         for i, a in enumerate(axes):
-            if set(group.dims) & set(coordinates(a)):
-                index = spread(group, axes, i)
+            if set(group.dims) & set(find_coordinates(a)):
+                index = spread_owners(group, axes, i)
         where = np.broadcast_to(index, squares.shape)
-        hit = where != NOWHERE
+        hit = where != NO_CHANNEL
         total = np.bincount(where[hit], squares[hit], size)
         product *= total / np.maximum(np.bincount(where[hit], minlength=size), 1)
     return product / max(float(product.sum()), 1e-30)
@@ -280,78 +280,78 @@ def meeting_error(graph: DependencyGraph, group: Group, meeting: Meeting) -> Flo
 @criterion(needs="moments", scores_are_errors=True, stand_in="l2", raises_hidden=True)
 def obspa(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generator) -> Scores:
     """Greedy block OBS over all contractions of every group; magnitude where there are no moments."""
-    return _score(graph, moments, rng, diagonal=False)
+    return _score_groups(graph, moments, rng, diagonal=False)
 
 
 @criterion(needs="moments", scores_are_errors=True)
 def flap(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generator) -> Scores:
     """Var(X_j) |W_:,j|^2 (An et al., arXiv 2312.11983): OBS with a diagonal H."""
-    return _score(graph, moments, rng, diagonal=True)
+    return _score_groups(graph, moments, rng, diagonal=True)
 
 
-def _score(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generator, diagonal: bool) -> Scores:
+def _score_groups(graph: DependencyGraph, moments: Moments | None, rng: np.random.Generator, diagonal: bool) -> Scores:
     """Wide groups side by side; those without moments by magnitude."""
     taken = moments or Moments()
-    widths = {g.label: max((m.channels.shape[1] for m in reading(taken, g)), default=0) for g in graph.groups}
+    widths = {g.label: max((m.channels.shape[1] for m in find_readers(taken, g)), default=0) for g in graph.groups}
     ordered = sorted(graph.groups, key=lambda g: -widths[g.label])
-    wide = [g for g in ordered if widths[g.label] >= APART]
-    with quiet():
-        found = list(each(lambda g: _group(graph, taken, g, diagonal), wide, graph))
-        found += [_group(graph, taken, g, diagonal) for g in ordered[len(wide) :]]
+    wide = [g for g in ordered if widths[g.label] >= WIDE_GROUP]
+    with ignore_overflow():
+        found = list(map_parallel(lambda g: _score_group(graph, taken, g, diagonal), wide, graph))
+        found += [_score_group(graph, taken, g, diagonal) for g in ordered[len(wide) :]]
     scores = dict(zip([g.label for g in ordered], found, strict=True))
     by_weights = any(not isinstance(v, np.ndarray) for v in scores.values())
     fallback = magnitude.l2(graph, None, rng) if by_weights else {}
 
-    def settled(label: str) -> Floats:
+    def score_label(label: str) -> Floats:
         value = scores[label]
         if isinstance(value, np.ndarray):
             return value
         return fallback[label] / max(float(fallback[label].sum()), 1e-30)
 
     notes = {n: v for n, v in scores.items() if isinstance(v, str) and v}
-    return Noted({g.label: settled(g.label) for g in graph.groups}, notes)
+    return NotedScores({g.label: score_label(g.label) for g in graph.groups}, notes)
 
 
-def reading(moments: Moments, group: Group) -> list[Moment]:
+def find_readers(moments: Moments, group: Group) -> list[Moment]:
     """Contractions that read channels of a group."""
     return [m for first in moments.of.values() if not first.contracted.isdisjoint(group.dims) for m in first.every]
 
 
-def _group(graph: DependencyGraph, moments: Moments, group: Group, diagonal: bool) -> Floats | str:
+def _score_group(graph: DependencyGraph, moments: Moments, group: Group, diagonal: bool) -> Floats | str:
     """Scores of one group; why there are none where its statistics say nothing, '' where nothing was measured."""
     size = int(np.prod(group.shape))
-    meetings = [m for m in moments.meetings if not m.contracted.isdisjoint(group.dims)]
-    found: list[Moment | Meeting] = [*reading(moments, group), *meetings]
+    meetings = [m for m in moments.products if not m.contracted.isdisjoint(group.dims)]
+    found: list[Moment | ActivationProduct] = [*find_readers(moments, group), *meetings]
     if flaw := next(filter(None, (m.flaw for m in found)), ""):
         return flaw
     base, pieces = np.zeros(size), []
     same: dict[int, list[Moment]] = {}
-    for moment in reading(moments, group):
+    for moment in find_readers(moments, group):
         same.setdefault(id(moment.covariance), []).append(moment)
     try:
         for several in same.values():
-            owner = owners(group, several[0].axis)
-            base += sum(alone(m, owner, diagonal, size) for m in several)
-            pieces += [] if diagonal else list(parts(several, owner))
+            owner = find_owners(group, several[0].axis)
+            base += sum(score_alone(m, owner, diagonal, size) for m in several)
+            pieces += [] if diagonal else list(make_parts(several, owner))
         for meeting in meetings:
-            base += meeting_error(graph, group, meeting)
+            base += score_products(graph, group, meeting)
         if not pieces and not base.any():
             return ""
-        scores = greedy(pieces, group.shape, base) * (1 if diagonal else share(graph, group))
+        scores = score_greedily(pieces, group.shape, base) * (1 if diagonal else find_residual_share(graph, group))
     except np.linalg.LinAlgError:
-        return f"the statistics of {read_by(moments, group)} cannot be inverted"
-    return scores if is_finite(scores) else f"errors of {read_by(moments, group)} overflow"
+        return f"the statistics of {name_read_values(moments, group)} cannot be inverted"
+    return scores if is_finite(scores) else f"errors of {name_read_values(moments, group)} overflow"
 
 
-def read_by(moments: Moments, group: Group) -> str:
+def name_read_values(moments: Moments, group: Group) -> str:
     """Names of the values whose statistics a group is scored by."""
-    return ", ".join(dict.fromkeys(f"'{m.value}'" for m in reading(moments, group)))
+    return ", ".join(dict.fromkeys(f"'{m.value}'" for m in find_readers(moments, group)))
 
 
-def share(graph: DependencyGraph, group: Group) -> float:
+def find_residual_share(graph: DependencyGraph, group: Group) -> float:
     """RESIDUAL for a stream that several contractions write to: what it loses no later one can write again."""
     writers = [m for m in group.members if m.role == "out" and len(graph.values[m.value].shape) > 1]
-    return RESIDUAL if len(writers) > 1 else 1.0
+    return RESIDUAL_SHARE if len(writers) > 1 else 1.0
 
 
 __all__ = ["flap", "obspa"]

@@ -1,4 +1,4 @@
-"""What synthetic pictures, and few real ones, hide of a group's importance, and how it is made up for.
+"""Correction of scores of groups whose values vary too little on synthetic pictures, or on few real ones.
 
     scores = doubted(graph, moments, scores)
 
@@ -17,40 +17,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.analysis.channel_index import owners
+from spa_compiler.analysis.channel_index import find_owners
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.planning.scores import Noted, Scores
-from spa_compiler.scoring.obs import columns, reading
+from spa_compiler.planning.scores import NotedScores, Scores
+from spa_compiler.scoring.obs import find_readers, group_columns
 from spa_compiler.statistics.moments import Moment, Moments
 
-KNOWN = 1 / 8
+KNOWN_SHARE = 1 / 8
 """Share of directions from which an error is believed; below, it grows as the share falls. Residual networks on
 CIFAR-10 have more in nearly all groups."""
 
 
-def doubted(graph: DependencyGraph, moments: Moments, scores: Scores) -> Scores:
+def raise_low_rank(graph: DependencyGraph, moments: Moments, scores: Scores) -> Scores:
     """Scores of groups whose values vary along few directions, raised; not of those that weights score."""
-    out, by_weights = dict(scores), scores.notes if isinstance(scores, Noted) else {}
+    out, by_weights = dict(scores), scores.notes if isinstance(scores, NotedScores) else {}
     for group in graph.groups:
-        read = ((m, owners(group, m.axis)) for m in reading(moments, group))
-        shares = [directions(c) for m, owner in read for c in between(m, owner)]
+        read = ((m, find_owners(group, m.axis)) for m in find_readers(moments, group))
+        shares = [measure_rank_share(c) for m, owner in read for c in iterate_covariances(m, owner)]
         if shares and group.label in scores and group.label not in by_weights:
-            out[group.label] = scores[group.label] * max(1.0, KNOWN / geometric_mean(shares))
+            out[group.label] = scores[group.label] * max(1.0, KNOWN_SHARE / geometric_mean(shares))
     return out
 
 
-def between(moment: Moment, owner: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+def iterate_covariances(moment: Moment, owner: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
     """Covariances (n, n) of the n channels of a group in each block; `owner` is the channel of every position.
 
     They are summed over the places that a kernel or a flattened map reads: neighbours are alike on any picture.
     Channels that are read at different numbers of places stand apart.
     """
     for covariance, mine in zip(moment.covariance, owner[moment.channels], strict=True):
-        for _, places in columns(mine):
+        for _, places in group_columns(mine):
             yield sum((covariance[np.ix_(p, p)] for p in places.T), np.zeros(()))
 
 
-def directions(covariance: NDArray[Any]) -> float:
+def measure_rank_share(covariance: NDArray[Any]) -> float:
     """Share of its d directions that a covariance (d, d) has: trace^2 / (d |C|^2), 1 / d to 1; 1 where all is constant.
 
     The participation ratio, over the size.
@@ -63,4 +63,4 @@ def directions(covariance: NDArray[Any]) -> float:
     return max(share, 1 / len(covariance))  # rounding can leave less
 
 
-__all__ = ["between", "directions", "doubted"]
+__all__ = ["iterate_covariances", "measure_rank_share", "raise_low_rank"]

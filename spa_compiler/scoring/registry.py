@@ -6,19 +6,19 @@ import functools
 from importlib.metadata import EntryPoint
 
 from spa_compiler.errors import UsageError
-from spa_compiler.plugins import found_in
+from spa_compiler.plugins import find_entry_points
 from spa_compiler.scoring.criterion import Criterion
 
 
 @functools.cache
-def available() -> dict[str, EntryPoint]:
+def find_criteria() -> dict[str, EntryPoint]:
     """Entry points of criteria by name. Raises UsageError when two distributions use one name."""
-    return found_in("spa_compiler.criteria", "criterion")
+    return find_entry_points("spa_compiler.criteria", "criterion")
 
 
-def criterion(name: str) -> Criterion:
+def find_criterion(name: str) -> Criterion:
     """A criterion by name; a plain function needs weights only. Raises UsageError with the names that there are."""
-    if name not in available():
-        raise UsageError(f"no criterion is called '{name}'; there are {', '.join(sorted(available()))}")
-    found = available()[name].load()
+    if name not in find_criteria():
+        raise UsageError(f"no criterion is called '{name}'; there are {', '.join(sorted(find_criteria()))}")
+    found = find_criteria()[name].load()
     return found if isinstance(found, Criterion) else Criterion(found)

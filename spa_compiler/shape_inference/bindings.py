@@ -1,4 +1,4 @@
-"""Which sizes of the symbolic axes a model is analysed at: those that its nodes accept, and that need little room."""
+"""Sizes of the symbolic axes to analyse a model at: those that its nodes accept, and that need little memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from spa_compiler.errors import ModelError
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.symbols import Pair, Symbol, Ties, bindings, solve_ties, symbols
+from spa_compiler.ir.symbols import BindingPair, Symbol, Ties, list_bindings, list_symbols, solve_ties
 from spa_compiler.shape_inference.environment import Facts
 from spa_compiler.shape_inference.evaluator import evaluate, generalize
 
-HUGE = 1 << 27
+HUGE_ELEMENTS = 1 << 27
 """Elements above which a value is a reason to try smaller images."""
-SOLVED = 8
+MOST_SOLUTIONS = 8
 """How often sizes that have to be equal are looked for: each time, one node more accepts its inputs."""
 
 
@@ -32,12 +32,12 @@ class Binding:
         return {name: pair[k] for name, pair in self.sizes.items()}
 
 
-class Settling:
+class BindingSearch:
     """Finds pairs of bindings; `refused` says which were tried in vain, and why."""
 
     def __init__(self, model: Model, given: dict[str, int]) -> None:
         self.model, self.given = model, given
-        self.found: list[Symbol] = symbols(model)
+        self.found: list[Symbol] = list_symbols(model)
         self.refused: list[str] = []
         self.doubtful: list[Binding] = []
         self.ties: Ties = {}
@@ -47,15 +47,15 @@ class Settling:
             names = [s.name for s in self.found]
             raise ModelError(f"no symbolic axis is called {sorted(unknown)}; the model has {names}")
 
-    def settle(self) -> Iterator[Binding]:
+    def find_bindings(self) -> Iterator[Binding]:
         """Pairs of bindings that inference accepts; then those in which sizes are equal that seem to have to be."""
-        yield from self.pairs()
+        yield from self.find_pairs()
         before = dict(self.ties)
         self.solve(always=True)
         if self.ties != before:
-            yield from self.pairs()
+            yield from self.find_pairs()
 
-    def pairs(self) -> Iterator[Binding]:
+    def find_pairs(self) -> Iterator[Binding]:
         """Facts under every pair of bindings that shape inference accepts, most general first.
 
         Pairs that do not fit a body that may never run, or leave a value empty (some exporters cut off nothing), come
@@ -63,34 +63,34 @@ class Settling:
         Raises ModelError when there is none: the message says which node refuses, and names --input-shape.
         """
         self.doubtful = []
-        sure = self.sure()
+        sure = self.find_sure()
         first = next(sure, None)
         if first is None and not self.doubtful:
             names = [s.name for s in self.found]
             raise ModelError(f"{self.model.path}: no sizes of {names} fit: {self.refused[0]}; give --input-shape")
-        second = next(sure, None) if first is not None and _largest(self.model, first) > HUGE else None
+        second = next(sure, None) if first is not None and _count_largest(self.model, first) > HUGE_ELEMENTS else None
         if first is not None and second is not None and _is_smaller(self.model, second, first):
             first, second = second, first
         yield from (pair for pair in (first, second) if pair is not None)
         yield from sure
         yield from self.doubtful
 
-    def sure(self) -> Iterator[Binding]:
+    def find_sure(self) -> Iterator[Binding]:
         """Pairs without errors and doubts; what is wrong with the others is kept."""
         self.solve()
-        for a, b in bindings(self.found, self.given, self.ties):
+        for a, b in list_bindings(self.found, self.given, self.ties):
             pair = self.evaluate_pair((a, b))
             if pair is None:
                 continue
-            if pair.first.doubts or pair.second.doubts:
+            if pair.first.warnings or pair.second.warnings:
                 self.doubtful.append(pair)
             else:
                 yield pair
 
-    def evaluate_pair(self, pair: Pair) -> Binding | None:
+    def evaluate_pair(self, pair: BindingPair) -> Binding | None:
         a, b = pair
         try:
-            first = self.facts(a)
+            first = self.find_facts(a)
             second = first if a == b else evaluate(self.model, b, first)
         except ModelError as e:  # a name that comes to less than 1
             self.refused.append(str(e))
@@ -101,7 +101,7 @@ class Settling:
         sizes = {s.name: (a[s.name], b[s.name]) for s in self.found}
         return Binding(first, second, sizes, {n: s for n, s in self.ties.items() if n not in self.given})
 
-    def facts(self, binding: dict[str, int]) -> Facts:
+    def find_facts(self, binding: dict[str, int]) -> Facts:
         """Facts under a binding; those of the last one are kept."""
         key = tuple(sorted(binding.items()))
         if key not in self.seen:
@@ -110,10 +110,10 @@ class Settling:
 
     def solve(self, always: bool = False) -> None:
         """Find symbols that have to follow others, where inference refuses the most general sizes, or `always`."""
-        for _ in range(SOLVED):
-            binding = bindings(self.found, self.given, self.ties)[0][0]
+        for _ in range(MOST_SOLUTIONS):
+            binding = list_bindings(self.found, self.given, self.ties)[0][0]
             try:
-                facts = self.facts(binding)
+                facts = self.find_facts(binding)
             except ModelError:
                 return
             if not facts.errors and not always:
@@ -125,7 +125,7 @@ class Settling:
             self.ties = ties
 
 
-def _largest(model: Model, pair: Binding) -> int:
+def _count_largest(model: Model, pair: Binding) -> int:
     """Elements of the largest value that a node makes under the second binding, which has the larger sizes."""
     names = (t.name for node in model.graph.nodes for t in node.outputs)
     return max((math.prod(pair.second.shape(n) or ()) for n in names), default=0)
@@ -134,4 +134,4 @@ def _largest(model: Model, pair: Binding) -> int:
 def _is_smaller(model: Model, pair: Binding, other: Binding) -> bool:
     """Does this pair tell as many symbols from constants as the other, and need less room?"""
     free = [sum(a != b for a, b in p.sizes.values()) for p in (pair, other)]
-    return free[0] == free[1] and _largest(model, pair) < _largest(model, other)
+    return free[0] == free[1] and _count_largest(model, pair) < _count_largest(model, other)

@@ -1,4 +1,4 @@
-"""Types and known values across the borders of bodies, while the nodes of a flat graph are visited in order.
+"""Types and known values that enter and leave bodies, while the nodes of a flat graph are visited in order.
 
     flow = Flow(types, values, why)
     for node in graph.nodes:
@@ -20,14 +20,14 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
 
-from spa_compiler.ir.control_flow import is_control, is_marker, scan_axes
+from spa_compiler.ir.control_flow import find_scan_axes, is_control, is_marker
 
 Array = NDArray[Any]
 BOOL, INT64 = onnx.TensorProto.BOOL, onnx.TensorProto.INT64
 
 
 @dataclass
-class _Open:
+class _OpenBody:
     """A body that is being visited."""
 
     marker: gs.Node
@@ -41,19 +41,19 @@ class Flow:
 
     def __init__(self, types: dict[str, onnx.TypeProto], values: dict[str, Array], why: dict[str, str]) -> None:
         self.types, self.values, self.why = types, values, why
-        self.open: list[_Open] = []
+        self.open: list[_OpenBody] = []
 
     def resume(self, markers: Sequence[gs.Node]) -> None:
         """Go on inside the bodies that begin at these markers, the outermost first; they run."""
-        self.open = [_Open(m, False, False) for m in markers]
+        self.open = [_OpenBody(m, False, False) for m in markers]
 
     @property
-    def tentative(self) -> bool:
+    def is_tentative(self) -> bool:
         """May the node that is visited never run? Then what does not fit there is no error of the model."""
         return any(o.tentative for o in self.open)
 
     @property
-    def possible(self) -> bool:
+    def is_possible(self) -> bool:
         """May it run?"""
         return not any(o.dead for o in self.open)
 
@@ -75,7 +75,7 @@ class Flow:
         self.types[token] = helper.make_tensor_type_proto(BOOL, [])
         tentative, dead = kind == "Loop", False
         if kind == "If":
-            cond = known(self.values, given[0])
+            cond = find_condition(self.values, given[0])
             tentative = cond is not (marker.attrs["branch"] == 0)
             dead = tentative and cond is not None
             given = []
@@ -84,12 +84,12 @@ class Flow:
                 self.types[name] = helper.make_tensor_type_proto(element, [1] * min(rank, 1))
             self.values[formals[1]] = np.ones([1] * min(marker.attrs["ranks"][1], 1), bool)  # or it would not run
             given, formals = given[2:], formals[2:]
-        scanned = scan_axes(len(given), marker.attrs) if kind == "Scan" else {}
+        scanned = find_scan_axes(len(given), marker.attrs) if kind == "Scan" else {}
         for k, (source, name) in enumerate(zip(given, formals, strict=True)):
             t = self.types.get(source)
             if t is not None:
-                self.types[name] = without(t, scanned[k]) if k in scanned else t
-        self.open.append(_Open(marker, tentative, dead))
+                self.types[name] = drop_axis(t, scanned[k]) if k in scanned else t
+        self.open.append(_OpenBody(marker, tentative, dead))
 
     def _leave(self, node: gs.Node) -> None:
         found = self.open.pop()
@@ -98,8 +98,8 @@ class Flow:
         states = int(node.attrs["states"])
         names = [t.name for t in node.inputs]
         before, after = names[:states], names[states + (node.op == "Loop") :]
-        count = trips(self.values, node, found.marker)
-        sides = [[_sizes(self.types.get(n)) for n in (before[k], after[k])] for k in range(states)]
+        count = count_trips(self.values, node, found.marker)
+        sides = [[_read_sizes(self.types.get(n)) for n in (before[k], after[k])] for k in range(states)]
         moved = next((k for k, (a, b) in enumerate(sides) if a is None or a != b), None)
         if moved is not None and count != 1:
             a, b = sides[moved]
@@ -112,21 +112,21 @@ class Flow:
         length: int | str | None = count
         axes = dict.fromkeys(range(states, len(after)), 0)
         if node.op == "Scan":
-            slot, axis = next(iter(scan_axes(len(found.marker.inputs), found.marker.attrs).items()), (0, 0))
-            sizes = _sizes(self.types.get(found.marker.inputs[slot].name))
+            slot, axis = next(iter(find_scan_axes(len(found.marker.inputs), found.marker.attrs).items()), (0, 0))
+            sizes = _read_sizes(self.types.get(found.marker.inputs[slot].name))
             length = sizes[axis] if sizes else None
             given = node.attrs.get("scan_output_axes") or [0] * (len(after) - states)
             axes = {states + k: int(a) for k, a in enumerate(given)}
         for k, (name, t) in enumerate(zip(after, node.outputs, strict=True)):
             kind = self.types.get(name)
             if t.name and kind is not None:
-                self.types[t.name] = kind if k not in axes else with_axis(kind, axes[k], length)
+                self.types[t.name] = kind if k not in axes else add_axis(kind, axes[k], length)
         return None
 
     def _choose(self, node: gs.Node) -> None:
         """The outputs of an If: those of the branch that is taken, or what both agree on."""
         cond, *rest = [t.name for t in node.inputs]
-        taken, count = known(self.values, cond), len(node.outputs)
+        taken, count = find_condition(self.values, cond), len(node.outputs)
         for t, a, b in zip(node.outputs, rest[:count], rest[count:], strict=True):
             if not t.name:
                 continue
@@ -141,24 +141,24 @@ class Flow:
                 self.values[t.name] = values[0]
 
 
-def trips(values: Mapping[str, Array], node: gs.Node, marker: gs.Node) -> int | None:
+def count_trips(values: Mapping[str, Array], node: gs.Node, marker: gs.Node) -> int | None:
     """How often a Loop runs, where its count is known and its condition stays true."""
     if node.op != "Loop":
         return None
     count, cond = (t.name for t in marker.inputs[:2])
     again = node.inputs[int(node.attrs["states"])].name
-    stays = (not cond or known(values, cond) is True) and known(values, again) is True
+    stays = (not cond or find_condition(values, cond) is True) and find_condition(values, again) is True
     number = values.get(count) if count else None
     return int(number.ravel()[0]) if stays and number is not None and number.size == 1 else None
 
 
-def known(values: Mapping[str, Array], name: str) -> bool | None:
+def find_condition(values: Mapping[str, Array], name: str) -> bool | None:
     """A condition, where it is known."""
     value = values.get(name)
     return None if value is None or value.size != 1 else bool(value.ravel()[0])
 
 
-def _sizes(t: onnx.TypeProto | None) -> list[int | str] | None:
+def _read_sizes(t: onnx.TypeProto | None) -> list[int | str] | None:
     """Sizes of a type whose axes all have one: a number, or the name of what follows a symbol (`every_binding`)."""
     if t is None or not t.HasField("tensor_type") or not t.tensor_type.HasField("shape"):
         return None
@@ -167,18 +167,18 @@ def _sizes(t: onnx.TypeProto | None) -> list[int | str] | None:
     return None if "" in found else found
 
 
-def without(t: onnx.TypeProto, axis: int) -> onnx.TypeProto:
+def drop_axis(t: onnx.TypeProto, axis: int) -> onnx.TypeProto:
     """The type of a slice along an axis."""
-    sizes = _sizes(t)
+    sizes = _read_sizes(t)
     if sizes is None or not -len(sizes) <= axis < len(sizes):
         return helper.make_tensor_type_proto(t.tensor_type.elem_type, None)
     del sizes[axis]
     return helper.make_tensor_type_proto(t.tensor_type.elem_type, sizes)
 
 
-def with_axis(t: onnx.TypeProto, axis: int, length: int | str | None) -> onnx.TypeProto:
+def add_axis(t: onnx.TypeProto, axis: int, length: int | str | None) -> onnx.TypeProto:
     """The type of slices that are stacked along a new axis."""
-    sizes = _sizes(t)
+    sizes = _read_sizes(t)
     if sizes is None or length is None or not -len(sizes) - 1 <= axis <= len(sizes):
         return helper.make_tensor_type_proto(t.tensor_type.elem_type, None)
     at = axis % (len(sizes) + 1)

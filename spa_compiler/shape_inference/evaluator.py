@@ -19,23 +19,23 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from spa_compiler.algebra.sizes import Size, parse_size, unknown_size, value_at
-from spa_compiler.execution.session import quiet_session
-from spa_compiler.execution.single_node import compute, infer_types, versions_of
-from spa_compiler.ir.control_flow import chains, is_marker
-from spa_compiler.ir.model import Model, Shapes, element_type
-from spa_compiler.ir.subgraphs import subgraphs
-from spa_compiler.ir.symbols import Ties, input_axes, input_types, is_telling, substitute
+from spa_compiler.algebra.sizes import Size, compute_value, make_unknown_size, parse_size
+from spa_compiler.execution.session import open_quiet_session
+from spa_compiler.execution.single_node import compute_node, infer_types, versions_of
+from spa_compiler.ir.control_flow import find_chains, is_marker
+from spa_compiler.ir.model import Model, Shapes, find_element_type
+from spa_compiler.ir.subgraphs import list_subgraphs
+from spa_compiler.ir.symbols import Ties, find_input_axes, is_telling, make_input_types, substitute
 from spa_compiler.operators.facts import KEEPS_ENTRIES, SHAPED_BY_VALUE, SIZED_BY_DATA, UNFOLDED, count_made
 from spa_compiler.shape_inference.control_flow import Flow
 from spa_compiler.shape_inference.environment import Facts
-from spa_compiler.shape_inference.every_binding import ByNode, General, Pass, evaluate_general
+from spa_compiler.shape_inference.every_binding import ByNode, General, GeneralPass, evaluate_general
 
-SMALL = 1 << 16
+SMALL_VALUE = 1 << 16
 """Elements up to which a value is evaluated: shape arithmetic, tables and masks, not weights."""
 KNOWN_ENTRIES = 64
 """Entries up to which an operand is followed one by one: bounds, pads and shapes."""
-RUN_LIMIT = 1 << 26
+RUN_ELEMENTS = 1 << 26
 """Elements of one input up to which a node is run on its own, to see the shape of what it makes."""
 Array = NDArray[Any]
 
@@ -46,36 +46,36 @@ def evaluate(model: Model, sizes: dict[str, int], base: Facts | None = None) -> 
     `base`: facts of the same model under another binding, or before a rewrite. What is the same there is not done
     again.
     """
-    facts = Facts(declared=_declared(model, sizes), base=base)
-    for name, t in [*input_types(model, sizes).items(), *((n, d.info.type) for n, d in model.defaults.items())]:
-        facts.type_is(name, t)
+    facts = Facts(declared=_read_declared(model, sizes), base=base)
+    for name, t in [*make_input_types(model, sizes).items(), *((n, d.info.type) for n, d in model.defaults.items())]:
+        facts.record_type(name, t)
     for name, tensor in model.constants().items():
-        if facts.same_constant(name, tensor._values):
+        if facts.take_constant(name, tensor._values):
             continue
-        kind = element_type(tensor)
+        kind = find_element_type(tensor)
         facts.types[name] = helper.make_tensor_type_proto(kind, list(tensor.shape))
-        if int(np.prod(tensor.shape, dtype=np.int64)) <= SMALL and kind != onnx.TensorProto.STRING:
+        if int(np.prod(tensor.shape, dtype=np.int64)) <= SMALL_VALUE and kind != onnx.TensorProto.STRING:
             facts.values[name] = model.array(tensor)
     imports = list(model.header.opset_import)
     flow = Flow(facts.types, facts.values, facts.why)
     for node in model.graph.nodes:
         errors = len(facts.errors)
         if not flow.step(node):
-            _step(model, node, facts, imports)
-        if flow.tentative:
-            facts.doubts += facts.errors[errors:] if flow.possible else []
+            _visit_node(model, node, facts, imports)
+        if flow.is_tentative:
+            facts.warnings += facts.errors[errors:] if flow.is_possible else []
             del facts.errors[errors:]
     return facts.release()
 
 
-def _declared(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
+def _read_declared(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
     """The types that the file records for inner values, with symbols replaced by sizes; unknown sizes stay open."""
     out = {}
     for vi in (*model.header.graph.value_info, *model.header.graph.output):
         if vi.type.HasField("tensor_type"):
             out[vi.name] = onnx.TypeProto.FromString(vi.type.SerializeToString())
             for d in out[vi.name].tensor_type.shape.dim:
-                number = value_at(parse_size(d.dim_param), sizes) if is_telling(d.dim_param) else None
+                number = compute_value(parse_size(d.dim_param), sizes) if is_telling(d.dim_param) else None
                 if number is not None:
                     d.dim_value = number
     return out
@@ -90,68 +90,68 @@ def proto_of(model: Model, node: gs.Node) -> onnx.NodeProto:
 
 
 def generalize(model: Model, at: Facts, binding: dict[str, int], ties: Ties | None = None) -> General:
-    """What holds for every binding, beside facts under one; of bindings that meet `ties` only, where they are given."""
-    axes = input_axes(model)
+    """Facts that hold for every binding (only for those that meet `ties`, where given), from the facts under one."""
+    axes = find_input_axes(model)
     if ties:
         axes = {name: tuple(substitute(size, ties) for size in row) for name, row in axes.items()}
-    return evaluate_general(model, axes, at, binding, _by_node(model))
+    return evaluate_general(model, axes, at, binding, _make_node_functions(model))
 
 
-def prove(model: Model, at: Facts) -> Pass:
-    """What follows from constants and from what the graph inputs are declared to be, and from nothing else.
+def prove(model: Model, at: Facts) -> GeneralPass:
+    """Facts that follow from constants and from the declarations of the graph inputs, and from nothing else.
 
     `generalize` takes the rank of a value that nothing tells from the binding; here it stays open.
     """
-    given = {*model.constants(), *model.defaults, *input_axes(model)} & {*at.types}
+    given = {*model.constants(), *model.defaults, *find_input_axes(model)} & {*at.types}
     made = {t.name for n in model.graph.nodes for t in n.outputs}
     values = {n: v for n, v in at.values.items() if n in given}
     bare = Facts(types={n: at.types[n] for n in given}, values=values, observed=made)
-    found = Pass(model, bare, {}, _by_node(model))
-    found.run(input_axes(model), declared=False)
+    found = GeneralPass(model, bare, {}, _make_node_functions(model))
+    found.run(find_input_axes(model), declared=False)
     return found
 
 
-def _by_node(model: Model) -> ByNode:
+def _make_node_functions(model: Model) -> ByNode:
     versions = versions_of(model.header.opset_import)
     return (
-        lambda proto, values: compute(proto, values, versions),
+        lambda proto, values: compute_node(proto, values, versions),
         lambda proto, types: infer_types(proto, types, versions),
         lambda node: proto_of(model, node),
     )
 
 
-def _step(model: Model, node: gs.Node, facts: Facts, imports: list[onnx.OperatorSetIdProto]) -> None:
+def _visit_node(model: Model, node: gs.Node, facts: Facts, imports: list[onnx.OperatorSetIdProto]) -> None:
     names, proto = [t.name for t in node.inputs], proto_of(model, node)
-    if facts.repeat(proto, names):
+    if facts.take_node(proto, names):
         return
-    wrong = len(facts.errors) + len(facts.doubts)
-    if not _given(node, proto, names, facts, imports) and not _infer(model, proto, names, facts, imports):
+    wrong = len(facts.errors) + len(facts.warnings)
+    if not _evaluate_node(node, proto, names, facts, imports) and not _infer(model, proto, names, facts, imports):
         return
-    if proto.output and len(facts.errors) + len(facts.doubts) == wrong:
-        facts.settled[proto.output[0]] = proto
+    if proto.output and len(facts.errors) + len(facts.warnings) == wrong:
+        facts.stable_nodes[proto.output[0]] = proto
 
 
-def _given(
+def _evaluate_node(
     node: gs.Node, proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
 ) -> bool:
     """The outputs of a node that depend on shapes and constants only; False for any other."""
     if node.op == "Shape" and (shape := facts.shape(names[0])) is not None:
         start, end = node.attrs.get("start", 0), node.attrs.get("end")
-        _know(facts, [t.name for t in node.outputs], [np.array(shape[start:end], np.int64)])
+        _record_values(facts, [t.name for t in node.outputs], [np.array(shape[start:end], np.int64)])
         return True
     known = bool(names) and all(not n or n in facts.values for n in names) and node.op not in UNFOLDED
     if known and not any(isinstance(a, gs.Graph) for a in node.attrs.values()):
         got = _compute(proto, names, facts, imports)
         if got is not None:
-            _know(facts, [t.name for t in node.outputs], got)
+            _record_values(facts, [t.name for t in node.outputs], got)
             return True
     return False
 
 
-def _know(facts: Facts, names: list[str], values: list[Array]) -> None:
+def _record_values(facts: Facts, names: list[str], values: list[Array]) -> None:
     for name, value in zip(names, values, strict=False):
         if name:
-            facts.value_is(name, value, SMALL)
+            facts.record_value(name, value, SMALL_VALUE)
 
 
 def _compute(
@@ -160,9 +160,9 @@ def _compute(
     """The outputs of a node whose inputs are known; None where they would be large or it cannot be run."""
     if proto.domain not in ("", "ai.onnx"):
         return None
-    if count_made(proto.op_type, [facts.values[n] for n in proto.input if n]) > SMALL:  # before memory is taken
+    if count_made(proto.op_type, [facts.values[n] for n in proto.input if n]) > SMALL_VALUE:  # before memory is taken
         return None
-    return compute(proto, [facts.values[n] if n else None for n in names], versions_of(imports))
+    return compute_node(proto, [facts.values[n] if n else None for n in names], versions_of(imports))
 
 
 def _infer(
@@ -187,11 +187,11 @@ def _infer(
         got = {o: facts.declared[o] for o in proto.output if o in facts.declared}
     for name, t in (got or {}).items():
         if name and t.tensor_type.elem_type:
-            facts.type_is(name, t)
+            facts.record_type(name, t)
             dims = t.tensor_type.shape.dim
             if any(d.HasField("dim_value") and d.dim_value <= 0 for d in dims):
-                facts.doubts.append(f"'{name}' of {proto.op_type} '{proto.name}' would be empty")
-    if any(o and facts.shape(o) is None for o in proto.output) and not subgraphs(proto):
+                facts.warnings.append(f"'{name}' of {proto.op_type} '{proto.name}' would be empty")
+    if any(o and facts.shape(o) is None for o in proto.output) and not list_subgraphs(proto):
         _observe(model, proto, names, facts, imports)
     if proto.op_type in KEEPS_ENTRIES:
         _check_entries(proto, facts)
@@ -203,7 +203,7 @@ def _observe(
 ) -> None:
     """Shapes that inference cannot tell are read off two runs of this node alone, if they agree."""
     used = list(dict.fromkeys(n for n in names if n))
-    if any((s := facts.shape(n)) is None or math.prod(s) > RUN_LIMIT for n in used):
+    if any((s := facts.shape(n)) is None or math.prod(s) > RUN_ELEMENTS for n in used):
         return
     if proto.op_type in SIZED_BY_DATA:
         return
@@ -212,9 +212,9 @@ def _observe(
     graph = helper.make_graph([proto], "one", inputs, [onnx.ValueInfoProto(name=o) for o in outputs])
     one = helper.make_model(graph, opset_imports=imports, ir_version=max(model.header.ir_version, 4))
     known = {n: facts.values[n] for n in used if n in facts.values}
-    made_up = [{n: _filled(facts.types[n], k + side) for k, n in enumerate(used, 1)} for side in (0, 1)]
+    made_up = [{n: _fill_array(facts.types[n], k + side) for k, n in enumerate(used, 1)} for side in (0, 1)]
     try:
-        session = quiet_session(one.SerializeToString())
+        session = open_quiet_session(one.SerializeToString())
         runs = [session.run(None, {**feed, **known}) for feed in (made_up if len(known) < len(used) else made_up[:1])]
     except Exception:  # the whole model is asked later, and says what is wrong
         return
@@ -225,10 +225,10 @@ def _observe(
         shapes = {a.shape if isinstance(a, np.ndarray) and a.dtype.kind in "biuf" else None for a in got}
         if len(shapes) == 1 and None not in shapes:  # else it depends on what was made up
             kind = helper.np_dtype_to_tensor_dtype(got[0].dtype)
-            facts.type_is(name, helper.make_tensor_type_proto(kind, got[0].shape))
+            facts.record_type(name, helper.make_tensor_type_proto(kind, got[0].shape))
 
 
-def _filled(t: onnx.TypeProto, number: int) -> Array:
+def _fill_array(t: onnx.TypeProto, number: int) -> Array:
     shape = [d.dim_value for d in t.tensor_type.shape.dim]
     return np.full(shape, number, helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
 
@@ -254,16 +254,16 @@ def record_shapes(
         if name in shape or a is None or (second.shape(name) is not None and len(second.shape(name) or ()) != len(a)):
             continue
         if found is None and name in first.observed:
-            found = tuple(unknown_size(name, k) for k in range(len(a)))
+            found = tuple(make_unknown_size(name, k) for k in range(len(a)))
         if found is not None and len(found) == len(a):
             shape[name], axes[name] = a, found
             dynamic[name] = tuple(not isinstance(s, int) for s in found)
     kinds = {n: t.tensor_type.elem_type for n, t in first.types.items()}
     why = {**general.why, **second.why, **first.why}
-    return Shapes(shape, dynamic, sizes, kinds, why, axes, _entries(general))
+    return Shapes(shape, dynamic, sizes, kinds, why, axes, _find_entries(general))
 
 
-def _entries(general: General) -> dict[str, tuple[int | None, ...]]:
+def _find_entries(general: General) -> dict[str, tuple[int | None, ...]]:
     """Integers of small operands that are known for every binding in part only."""
     out = {}
     for name, table in general.tables.items():
@@ -273,14 +273,14 @@ def _entries(general: General) -> dict[str, tuple[int | None, ...]]:
     return out
 
 
-def missing(model: Model, facts: Facts) -> list[str]:
+def find_missing(model: Model, facts: Facts) -> list[str]:
     """Values of the main graph that have no static shape: onnxruntime is asked for these."""
     nodes = model.graph.nodes
-    outside = [n for n, chain in zip(nodes, chains(nodes), strict=True) if not chain and not is_marker(n)]
+    outside = [n for n, chain in zip(nodes, find_chains(nodes), strict=True) if not chain and not is_marker(n)]
     return [t.name for n in outside for t in n.outputs if t.name and facts.shape(t.name) is None]
 
 
-def completed(facts: Facts, arrays: dict[str, Array]) -> Facts:
+def complete_facts(facts: Facts, arrays: dict[str, Array]) -> Facts:
     """Facts with the shapes of values that were read off one run."""
     types = dict(facts.types)
     for name, a in arrays.items():

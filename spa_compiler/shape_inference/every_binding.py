@@ -1,4 +1,4 @@
-"""What holds of every value at every size: types whose axes are sizes, and the numbers that follow no symbol.
+"""Facts about every value at every size: types whose axes are sizes, and the numbers that follow no symbol.
 
     general = evaluate_general(model, inputs, at)      # `at`: facts under one binding (`evaluator.evaluate`)
     general.values["n"]      # numbers that are the same for every binding: these may be folded
@@ -56,10 +56,10 @@ class General(Facts):
     def _size(self, name: str, axis: int, d: onnx.TensorShapeProto.Dimension) -> Size:
         if d.HasField("dim_value"):
             return int(d.dim_value)
-        return self.sizes[d.dim_param] if d.dim_param in self.sizes else sizes.unknown_size(name, axis)
+        return self.sizes[d.dim_param] if d.dim_param in self.sizes else sizes.make_unknown_size(name, axis)
 
     def table(self, name: str) -> Array | None:
-        """What is known of the entries of a small value."""
+        """The known entries of a small value."""
         found = self.values.get(name)
         return found if found is not None else self.tables.get(name)
 
@@ -68,7 +68,7 @@ class General(Facts):
         return helper.make_tensor_type_proto(element, [s if isinstance(s, int) else self.key(s) for s in axes])
 
     def key(self, size: Size) -> str:
-        """What a size is called in types."""
+        """The name of a size in types."""
         if size not in self.keys:
             self.keys[size] = f"?{len(self.keys)}"
             self.sizes[self.keys[size]] = size
@@ -91,18 +91,18 @@ def evaluate_general(
     by_node: ByNode,
 ) -> General:
     """One pass over the nodes. `inputs`: the sizes of the graph inputs; `at`: facts under `binding`."""
-    if is_the_same_everywhere(inputs, at):
+    if is_same_everywhere(inputs, at):
         return General(types=at.types, values=at.values, why=at.why)
-    return Pass(model, at, binding, by_node).run(inputs)
+    return GeneralPass(model, at, binding, by_node).run(inputs)
 
 
-def is_the_same_everywhere(inputs: Mapping[str, Sequence[Size]], at: Facts) -> bool:
+def is_same_everywhere(inputs: Mapping[str, Sequence[Size]], at: Facts) -> bool:
     """Do facts under one binding hold for every one: no input has a symbol, and every shape follows from theirs?"""
     fixed = all(isinstance(s, int) for axes in inputs.values() for s in axes)
     return fixed and not at.observed and all(at.shape(n) is not None for n in at.types)
 
 
-class Pass:
+class GeneralPass:
     """The state of one pass."""
 
     def __init__(self, model: Model, at: Facts, binding: Mapping[str, int], by_node: ByNode) -> None:
@@ -114,9 +114,9 @@ class Pass:
         self.declared: dict[str, onnx.TypeProto] = {}
         self.flow = Flow(self.general.types, self.general.values, self.general.why)
 
-    def under(self, assumed: Mapping[str, Array]) -> Pass:
+    def assume(self, assumed: Mapping[str, Array]) -> GeneralPass:
         """A pass that begins with what this one found, and with numbers of some values."""
-        other = Pass(self.model, self.at, self.binding, self.by_node)
+        other = GeneralPass(self.model, self.at, self.binding, self.by_node)
         for kind in ("types", "values", "tables", "sizes", "keys"):
             getattr(other.general, kind).update(getattr(self.general, kind))
         other.general.values.update(assumed)
@@ -135,8 +135,8 @@ class Pass:
                 general.values[name] = self.at.values[name]
         for name in (n for n in self.model.defaults if n in self.at.types):
             general.types[name] = self.at.types[name]
-        known = {name for axes in inputs.values() for size in axes for name in sizes.symbols_of(size)}
-        self.declared = dict(self.declarations(known)) if declared else {}
+        known = {name for axes in inputs.values() for size in axes for name in sizes.find_size_symbols(size)}
+        self.declared = dict(self.find_declarations(known)) if declared else {}
         for node in self.model.graph.nodes:
             self.step(node)
         return general
@@ -145,7 +145,7 @@ class Pass:
         if not self.flow.step(node):
             self.visit(node)
 
-    def declarations(self, known: Collection[str]) -> Iterator[tuple[str, onnx.TypeProto]]:
+    def find_declarations(self, known: Collection[str]) -> Iterator[tuple[str, onnx.TypeProto]]:
         """The types that the file records for inner values; names of dims that the inputs do not have say nothing.
 
         Where inputs have symbols numbers say nothing either: exporters leave the sizes of their example there.
@@ -156,7 +156,7 @@ class Pass:
                 t = onnx.TypeProto.FromString(vi.type.SerializeToString())
                 for d in t.tensor_type.shape.dim:
                     size = sizes.parse_size(d.dim_param) if d.dim_param else d.dim_value
-                    if is_telling(d.dim_param) and all(s in known for s in sizes.symbols_of(size)):
+                    if is_telling(d.dim_param) and all(s in known for s in sizes.find_size_symbols(size)):
                         d.dim_param = self.general.key(size)
                     elif d.dim_param or known:
                         d.Clear()
@@ -204,7 +204,7 @@ class Pass:
         table[:] = entries
         if node.op == "Size":
             table = np.empty((), object)
-            table[()] = sizes.product(axes)
+            table[()] = sizes.multiply_all(axes)
         self.know(output, size_tables.simplify(table, np.dtype(np.int64)), np.dtype(np.int64))
         return True
 
@@ -226,17 +226,19 @@ class Pass:
         tables = [self.general.table(n) if n else None for n in names]
         if not names or any(n and t is None for n, t in zip(names, tables, strict=True)):
             return
-        like = [self.example(o) for o in outputs]
+        like = [self.find_example(o) for o in outputs]
         if len(outputs) != len(proto.output) or any(v is None or v.size > size_tables.SIZE_LIMIT for v in like):
             return
         foreign = proto.domain not in ("", "ai.onnx") or any(a.HasField("g") for a in proto.attribute)
         if foreign or proto.op_type in UNFOLDED:
             return
         known = [v for v in like if v is not None]
-        for o, table, v in zip(outputs, size_tables.apply(proto, tables, known, self.evaluate), known, strict=True):
+        for o, table, v in zip(
+            outputs, size_tables.apply_node(proto, tables, known, self.evaluate), known, strict=True
+        ):
             self.know(o, self.refute(o, table, v) if o in self.at.values else table, v.dtype)
 
-    def example(self, name: str) -> Array | None:
+    def find_example(self, name: str) -> Array | None:
         """An array of the shape and type of a value whose shape is fixed: what it is at this binding, where known."""
         axes, found = self.general.axes(name), self.at.values.get(name)
         if axes is None or not all(isinstance(s, int) for s in axes):
@@ -245,24 +247,24 @@ class Pass:
             return found if found.shape == axes else None
         element = self.general.types[name].tensor_type.elem_type
         fixed = [int(str(s)) for s in axes]
-        if element not in NUMBERS or math.prod(fixed) > size_tables.SIZE_LIMIT:
+        if element not in TABLE_TYPES or math.prod(fixed) > size_tables.SIZE_LIMIT:
             return None
         return np.zeros(fixed, helper.tensor_dtype_to_np_dtype(element))
 
     def refute(self, name: str, table: Array, value: Array) -> Array:
         """Entries that are another number at this binding than was computed are not followed."""
         if not size_tables.is_table(table):
-            return table if np.array_equal(table, value) else value_of_its_own(name, value)
+            return table if np.array_equal(table, value) else make_unknown_table(name, value)
         out = table.copy()
         for k, (entry, number) in enumerate(zip(table.ravel(), value.ravel(), strict=True)):
             if sizes.is_size(entry) and not isinstance(entry, bool):
-                found = self.number(entry)
+                found = self.find_number(entry)
                 if found is not None and found != number:
-                    out.ravel()[k] = sizes.atom("entry", ((name,), k))
+                    out.ravel()[k] = sizes.make_atom("entry", ((name,), k))
         return out
 
-    def number(self, size: Size) -> int | None:
-        return sizes.value_at(size, self.binding, self.numbers)
+    def find_number(self, size: Size) -> int | None:
+        return sizes.compute_value(size, self.binding, self.numbers)
 
     def infer(self, proto: onnx.NodeProto, names: Sequence[str]) -> None:
         """Types with sizes: by onnx, by a formula where that says nothing, and a size of its own for the rest."""
@@ -280,7 +282,7 @@ class Pass:
         except Exception:  # no schema: another domain, or an operator that ONNX has given up
             got = self.observe(proto, types)
             got = {o: got.get(o) or self.declared[o] for o in proto.output if o in got or o in self.declared}
-        formula = self.formula(proto, names)
+        formula = self.apply_formula(proto, names)
         ranked = self.has_rank(proto, names)
         for k, o in enumerate(proto.output):
             if o:
@@ -302,7 +304,7 @@ class Pass:
             return any(a.name in ("axes", "shape") for a in proto.attribute)
         return all(isinstance(size, int) for size in axes.get(names[slot]) or ())
 
-    def formula(self, proto: onnx.NodeProto, names: Sequence[str]) -> list[Found]:
+    def apply_formula(self, proto: onnx.NodeProto, names: Sequence[str]) -> list[Found]:
         if proto.domain not in ("", "ai.onnx") or not has_formula(proto.op_type):
             return []
         first = self.at.shape(proto.output[0])
@@ -343,22 +345,22 @@ class Pass:
             elif formula is not None and len(formula) == rank:
                 size = formula[k]
             number = shape[k] if shape is not None and len(shape) == rank else None
-            if size is None or (number is not None and self.number(size) not in (None, number)):
-                size = sizes.unknown_size(name, k)
+            if size is None or (number is not None and self.find_number(size) not in (None, number)):
+                size = sizes.make_unknown_size(name, k)
             axes.append(size)
         t = self.at.types.get(name)
         made = g.type_of(element, axes)
         g.types[name] = t if t is not None and t == made else made
 
 
-def value_of_its_own(name: str, value: Array) -> Array:
+def make_unknown_table(name: str, value: Array) -> Array:
     """A table of entries of which nothing is known."""
     table = np.empty(value.size, object)
-    table[:] = [sizes.atom("entry", ((name,), k)) for k in range(value.size)]
+    table[:] = [sizes.make_atom("entry", ((name,), k)) for k in range(value.size)]
     return table.reshape(value.shape)
 
 
-NUMBERS = frozenset((onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT))
+TABLE_TYPES = frozenset((onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT))
 """Element types of shape arithmetic."""
 
-__all__ = ["General", "Pass", "evaluate_general"]
+__all__ = ["General", "GeneralPass", "evaluate_general"]

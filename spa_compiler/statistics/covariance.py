@@ -1,9 +1,9 @@
-"""First and second moments of rows, summed in batches, and how far to believe a covariance of few inputs.
+"""First and second moments of rows, summed in batches, and the shrinkage of a covariance of few inputs.
 
 gram = Gram()
 gram.add(x)                                # rows (n, blocks, d)
 gram.covariance()                          # (blocks, d, d)
-shrinkage(gram.covariance(), gram.rows())  # (blocks,) towards the diagonal
+estimate_shrinkage(gram.covariance(), gram.rows())  # (blocks,) towards the diagonal
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.execution.parallel import each
+from spa_compiler.execution.parallel import map_parallel
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-WIDE = 2000
+WIDE_COLUMNS = 2000
 """Columns above which sums, inverses and solutions are float32: accurate enough with the ridge, half the memory."""
-INDEPENDENT, ON_A_GRID = 16, 8
+INDEPENDENT_ROWS, GRID_ROWS = 16, 8
 """Rows that the positions of one input are worth when a covariance is shrunk; on a grid they have more neighbours."""
-BAND = 256
+BAND_ROWS = 256
 """Rows of a covariance that are worked on at a time."""
-MOST = 0.9
+MOST_SHRINKAGE = 0.9
 """Shrinkage is never more than this."""
 
 
-POSITIONS, PER_COLUMN = 20_000, 3
+MOST_POSITIONS, PER_COLUMN = 20_000, 3
 """Rows sampled: at least so many, and so many per column."""
-TOGETHER = 1024
+BATCH_ROWS = 1024
 """Rows that go into one product: chunks of single inputs are gathered."""
 
 
 @dataclass(frozen=True)
 class Products:
-    """What some rows add to a Gram: their number, sums and products."""
+    """The contribution of some rows to a Gram: their number, sums and products."""
 
     count: int
     sums: list[Floats]
@@ -54,7 +54,7 @@ class Gram:
 
     def __init__(self) -> None:
         self.count = self.inputs = 0
-        self.worth = INDEPENDENT
+        self.worth = INDEPENDENT_ROWS
         self.shift: list[Array] = []
         self.total: list[Floats] = []
         self.xx: Array = np.zeros(())
@@ -74,7 +74,7 @@ class Gram:
         self.total = [np.zeros(a.shape[1:]) for a in both]
 
     def products(self, both: list[Array]) -> Products:
-        """What rows, and targets beside them, add; does not change the sums."""
+        """The contribution of rows, and of targets beside them; does not change the sums."""
         moved = [a - s for a, s in zip(both, self.shift, strict=True)]
         sums = [m.sum(0, dtype=np.float64) for m in moved]
         if moved[0].shape[1] == 1:  # numpy knows the product of a matrix with its own transpose
@@ -92,7 +92,7 @@ class Gram:
     def put(self, new: Products) -> None:
         """Add to the sums."""
         if not self.count:
-            self.xx = np.zeros(new.xx.shape, np.float32 if new.xx.shape[-1] > WIDE else np.float64)
+            self.xx = np.zeros(new.xx.shape, np.float32 if new.xx.shape[-1] > WIDE_COLUMNS else np.float64)
         for total, s in zip(self.total, new.sums, strict=True):
             total += s
         self.xx += new.xx
@@ -128,9 +128,9 @@ class Gram:
         return np.maximum(self.tt / self.count - mean**2, 0)
 
 
-def gather(
+def gather_moments(
     sizes: Sequence[int], width: int, read: Callable[[int, NDArray[np.int64]], list[Array]], inputs: int,
-    seed: tuple[int, ...], graph: DependencyGraph | None = None, worth: int = INDEPENDENT,
+    seed: tuple[int, ...], graph: DependencyGraph | None = None, worth: int = INDEPENDENT_ROWS,
 ) -> Gram:  # fmt: skip
     """Gram of sampled rows: `read` gives those of a chunk, and their targets beside them; `sizes` is how many it has.
 
@@ -140,41 +140,41 @@ def gather(
     gram = Gram()
     gram.inputs, gram.worth = inputs, worth
     rng = np.random.default_rng(seed)
-    wanted = math.ceil(max(POSITIONS, PER_COLUMN * width) / len(sizes))
+    wanted = math.ceil(max(MOST_POSITIONS, PER_COLUMN * width) / len(sizes))
     rows = [np.arange(n) if n <= wanted else np.sort(rng.choice(n, wanted, replace=False)) for n in sizes]
 
-    def gathered(some: range) -> list[Array]:
+    def gather_rows(some: range) -> list[Array]:
         return [np.concatenate(parts) for parts in zip(*(read(k, rows[k]) for k in some), strict=True)]
 
-    together = _together([len(r) for r in rows])
-    first = gathered(together[0])
+    together = _group_chunks([len(r) for r in rows])
+    first = gather_rows(together[0])
     gram.start(first)
-    for new in each(lambda some: gram.products(gathered(some) if some.start else first), together, graph):
+    for new in map_parallel(lambda some: gram.products(gather_rows(some) if some.start else first), together, graph):
         gram.put(new)
     return gram
 
 
-def _together(lengths: Sequence[int]) -> list[range]:
+def _group_chunks(lengths: Sequence[int]) -> list[range]:
     """Chunks in a row that have TOGETHER rows or more."""
     out, start, rows = [], 0, 0
     for k, n in enumerate(lengths):
         rows += n
-        if rows >= TOGETHER or k == len(lengths) - 1:
+        if rows >= BATCH_ROWS or k == len(lengths) - 1:
             out.append(range(start, k + 1))
             start, rows = k + 1, 0
     return out
 
 
-def shrinkage(covariance: Array, n: int) -> Floats:
+def estimate_shrinkage(covariance: Array, n: int) -> Floats:
     """How far each block of a covariance (blocks, d, d) of n rows is to be shrunk towards its diagonal: 0 to MOST.
 
     Oracle approximating shrinkage (Chen et al. 2010, eq. 23) of the correlations. With fewer inputs than columns every
     channel is explained by the others, and every removal looks free.
     """
-    return np.array([_shrinkage(block, n) for block in covariance])
+    return np.array([_estimate_block_shrinkage(block, n) for block in covariance])
 
 
-def _shrinkage(covariance: Array, n: int) -> float:
+def _estimate_block_shrinkage(covariance: Array, n: int) -> float:
     deviation = np.sqrt(np.maximum(np.diag(covariance).astype(np.float64), 1e-30))
     live = deviation > 1e-6 * max(float(deviation.max()), 1e-12)
     d = int(live.sum())
@@ -182,15 +182,17 @@ def _shrinkage(covariance: Array, n: int) -> float:
         return 0.0
     inverse = (live / deviation).astype(covariance.dtype)
     square = 0.0
-    for i in range(0, len(covariance), BAND):  # a whole temporary costs ten times as much
-        band = covariance[i : i + BAND] * inverse
-        band *= inverse[i : i + BAND, None]
+    for i in range(0, len(covariance), BAND_ROWS):  # a whole temporary costs ten times as much
+        band = covariance[i : i + BAND_ROWS] * inverse
+        band *= inverse[i : i + BAND_ROWS, None]
         square += float(np.dot(band.ravel(), band.ravel()))
     rho = ((1 - 2 / d) * square + d * d) / ((n + 1 - 2 / d) * max(square - d, 1e-9))
-    return min(rho, MOST)
+    return min(rho, MOST_SHRINKAGE)
 
 
-def solve(before: Floats, covariance: Array, cross: Floats, ridge: float, shrink: Floats | float = 0.0) -> Floats:
+def solve_least_squares(
+    before: Floats, covariance: Array, cross: Floats, ridge: float, shrink: Floats | float = 0.0
+) -> Floats:
     """Least squares with a ridge towards the old weights: (blocks, m, d).
 
     `shrink` (per block) is by how much the joint covariance of all inputs is shrunk towards its diagonal, which for the
@@ -210,7 +212,7 @@ def solve(before: Floats, covariance: Array, cross: Floats, ridge: float, shrink
     return np.asarray(before + change.T[None])
 
 
-def repaired(w: Floats, covariance: Array, variance: Floats, limit: float) -> Floats:
+def repair_variance(w: Floats, covariance: Array, variance: Floats, limit: float) -> Floats:
     """Rows scaled back to the variance of their target: regression shrinks. At most by sqrt(limit), never down."""
     if limit <= 1:
         return w

@@ -1,4 +1,4 @@
-"""Experts that are routed to: a product whose weights are looked up in a constant, a matrix for each row.
+"""Routed experts: products whose weights are looked up in a constant, one matrix for each row.
 
     (R, o, d) = table[index],  y = MatMul(table[index], x)  or  MatMul(x, table[index])
 
@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from spa_compiler.execution.finite import is_finite
 from spa_compiler.interpreter.interpreter import Chunks, Step, Walk
-from spa_compiler.operators.contraction import attributes
-from spa_compiler.statistics.covariance import shrinkage, solve
+from spa_compiler.operators.contraction import read_attributes
+from spa_compiler.statistics.covariance import estimate_shrinkage, solve_least_squares
 
 Array = NDArray[Any]
-ELSEWHERE = -1
+NO_EXPERT = -1
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """What a node looks up: the name of the constant (experts, rows, columns), and of the value that says which."""
+    """A look-up: the name of the constant (experts, rows, columns), and of the value that says which expert."""
 
     table: str
     by: str
@@ -38,9 +38,9 @@ class Lookup:
         return [np.where(k < 0, k + size, k) for k in (k[..., 0] if self.nested else k for k in found)]
 
 
-def lookup(walk: Walk, step: Step) -> Lookup | None:
+def find_lookup(walk: Walk, step: Step) -> Lookup | None:
     """A Gather of whole matrices from a constant, or None. Which it takes is kept as long as what it gives."""
-    node, attrs = step.node, attributes(step.node)
+    node, attrs = step.node, read_attributes(step.node)
     if not step.traits.lookup or node.input[0] not in walk.constants or step.inputs[1] is None:
         return None
     index, table = step.inputs[1], walk.constants[node.input[0]]
@@ -53,12 +53,12 @@ def lookup(walk: Walk, step: Step) -> Lookup | None:
     return Lookup(node.input[0], node.input[1], nested)
 
 
-def agreed(dense: Sequence[Array], compiled: Sequence[Array]) -> list[Array]:
+def find_agreement(dense: Sequence[Array], compiled: Sequence[Array]) -> list[Array]:
     """Which expert a row takes where both models take the same, else ELSEWHERE."""
-    return [np.where(a == b, a, ELSEWHERE) for a, b in zip(dense, compiled, strict=True)]
+    return [np.where(a == b, a, NO_EXPERT) for a, b in zip(dense, compiled, strict=True)]
 
 
-def solved(
+def solve_experts(
     table: Array, left: bool, index: Sequence[Array], x: Chunks, target: Chunks, ridge: float, shrink: bool
 ) -> Array:
     """The table with every matrix solved from x to the target; `left`: it stands before x, (o, d) times (d, p).
@@ -66,7 +66,9 @@ def solved(
     A matrix stays where there is no finite solution.
     """
     out = table.copy()
-    flat = [(k.ravel(), _rows(a, left), _rows(t, left)) for k, a, t in zip(index, x, target, strict=True)]
+    flat = [
+        (k.ravel(), _flatten_rows(a, left), _flatten_rows(t, left)) for k, a, t in zip(index, x, target, strict=True)
+    ]
     for e, matrix in enumerate(table):
         rows = np.concatenate([a[k == e].reshape(-1, a.shape[-1]) for k, a, _ in flat]).astype(np.float64)
         wanted = np.concatenate([t[k == e].reshape(-1, t.shape[-1]) for k, _, t in flat]).astype(np.float64)
@@ -75,7 +77,9 @@ def solved(
         square, cross = (rows.T @ rows / len(rows))[None], (wanted.T @ rows / len(rows))[None]
         before = np.asarray(matrix if left else matrix.T, np.float64)[None]
         try:
-            w = solve(before, square, cross, ridge, shrinkage(square, len(rows)) if shrink else 0.0)[0]
+            w = solve_least_squares(
+                before, square, cross, ridge, estimate_shrinkage(square, len(rows)) if shrink else 0.0
+            )[0]
         except np.linalg.LinAlgError:
             continue
         new = (w if left else w.T).astype(table.dtype)
@@ -83,12 +87,12 @@ def solved(
     return out
 
 
-def experts(table: Array, left: bool, index: Sequence[Array], x: Chunks) -> tuple[Array, Array, Array]:
+def measure_experts(table: Array, left: bool, index: Sequence[Array], x: Chunks) -> tuple[Array, Array, Array]:
     """Of every expert its weights (experts, m, d), second moments (experts, d, d) of what it reads, and how often."""
     weights = np.asarray(table if left else table.transpose(0, 2, 1), np.float64)
     squares, counts = np.zeros((len(table), *weights.shape[-1:] * 2)), np.zeros(len(table), np.int64)
     for k, a in zip(index, x, strict=True):
-        flat = _rows(a, left)
+        flat = _flatten_rows(a, left)
         for e in range(len(table)):
             rows = flat[k.ravel() == e].reshape(-1, flat.shape[-1]).astype(np.float64)
             squares[e] += rows.T @ rows
@@ -96,7 +100,7 @@ def experts(table: Array, left: bool, index: Sequence[Array], x: Chunks) -> tupl
     return weights, squares / np.maximum(counts, 1)[:, None, None], counts
 
 
-def _rows(a: Array, left: bool) -> Array:
+def _flatten_rows(a: Array, left: bool) -> Array:
     """(rows of the index, positions, channels)"""
     flat = a.reshape(-1, *a.shape[-2:])
     return flat.transpose(0, 2, 1) if left else flat

@@ -1,6 +1,6 @@
 """Moments: mean and covariance of what every contraction with a constant reads, taken from calibration inputs.
 
-    moments = collect(graph, feeds, adjust=Adjust(batch_norm=True))
+    moments = collect_moments(graph, feeds, adjust=Adjust(batch_norm=True))
     moments.of[site].covariance                # (blocks, d, d), d = channels x kernel for a convolution
 
 Inputs pass once through the dense model, node by node. Of every contraction some tens of thousands of output positions
@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, atoms
+from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, iterate_dims
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
-from spa_compiler.execution.finite import describe_flaw, is_finite, quiet
-from spa_compiler.interpreter.activation_maps import Adjust, statistics
+from spa_compiler.execution.finite import describe_flaw, ignore_overflow, is_finite
+from spa_compiler.interpreter.activation_maps import Adjust, measure_statistics
 from spa_compiler.interpreter.interpreter import Chunks, Feed, Late, Step, Walk
 from spa_compiler.operators import recurrent_cell
-from spa_compiler.operators.contraction import Form, Rows, find
+from spa_compiler.operators.contraction import Form, Rows, find_form
 from spa_compiler.operators.site import Site, Value
 from spa_compiler.statistics import expert_tables
-from spa_compiler.statistics.covariance import INDEPENDENT, ON_A_GRID, Gram, gather, shrinkage
-from spa_compiler.statistics.residual_branch import follow
+from spa_compiler.statistics.covariance import GRID_ROWS, INDEPENDENT_ROWS, Gram, estimate_shrinkage, gather_moments
+from spa_compiler.statistics.residual_branch import follow_branch
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -69,7 +69,7 @@ class Moment:
 
 
 @dataclass(eq=False)
-class Meeting:
+class ActivationProduct:
     """A contraction of two activations (queries with keys): mean squares along the axes that groups live on."""
 
     site: int
@@ -86,14 +86,14 @@ class Meeting:
 
 @dataclass(eq=False)
 class Moments:
-    """What one pass over the dense model leaves."""
+    """The statistics that one pass over the dense model collects."""
 
     of: dict[int, Moment] = field(default_factory=dict)
-    meetings: list[Meeting] = field(default_factory=list)
+    products: list[ActivationProduct] = field(default_factory=list)
     missed: dict[str, str] = field(default_factory=dict)  # contractions that left none, and why
 
 
-def collect(
+def collect_moments(
     graph: DependencyGraph,
     feeds: Sequence[Feed],
     adjust: Adjust | None = None,
@@ -107,7 +107,7 @@ def collect(
     run leaves no moments.
     """
     live = frozenset(d for g in (graph.groups if groups is None else groups) for d in g.dims)
-    with quiet():
+    with ignore_overflow():
         return _Collector(graph, live, adjust or Adjust(), seed).run(feeds, late)
 
 
@@ -124,86 +124,86 @@ class _Collector:
         for step in self.walk.run(feeds, late):
             self.walk.finish(step, self.adjust.of(self.walk, step))
             if step.node.op_type in recurrent_cell.GATES:
-                self._cell(step)
+                self._collect_cell(step)
             else:
-                self._contraction(step)
-            self._meeting(step)
-            self._account(step)
+                self._collect_contraction(step)
+            self._collect_product(step)
+            self._note_missed(step)
             for name, chunks in zip(step.node.output, step.outputs, strict=True):
                 for moment in self.measured.pop(name, ()):
-                    moment.energy = energy(chunks, moment.energy)
+                    moment.energy = measure_energy(chunks, moment.energy)
         for index, first in self.out.of.items():
             if flaw := next(filter(None, (m.flaw for m in first.every)), ""):
                 site = self.graph.sites[index]
                 self.out.missed[site.name or self.walk.nodes[index].output[0]] = f"{site.op}: {flaw}"
         return self.out
 
-    def _contraction(self, step: Step) -> None:
-        found = form_of(self.graph, self.walk, step)
+    def _collect_contraction(self, step: Step) -> None:
+        found = find_step_form(self.graph, self.walk, step)
         site = self.graph.sites[step.index]
-        if (looked_up := expert_tables.lookup(self.walk, step)) is not None:
+        if (looked_up := expert_tables.find_lookup(self.walk, step)) is not None:
             self.lookups[step.node.output[0]] = looked_up
         slot = next((k for k, n in enumerate(step.node.input) if n in self.lookups), None)
         if found is None and slot is not None and step.traits.stacks:
-            return self._routed(step, slot)
+            return self._collect_experts(step, slot)
         if found is None or step.inputs[found.data] is None or step.outputs[0] is None:
             return None
         value = site.inputs[found.data]
-        contracted = contracted_dims(site, value, site.inputs[found.weight]) & self.live
+        contracted = find_contracted_dims(site, value, site.inputs[found.weight]) & self.live
         if not contracted or value is None:
             return None
         w = self.walk.constants[step.node.input[found.weight]]
-        mean, covariance, shrunk = self._gram(found, step)
+        mean, covariance, shrunk = self._collect_gram(found, step)
         weights = found.weights(w)
-        branch = None if step.traits.activation else follow(self.walk, step, self.adjust.batch_norm)
+        branch = None if step.traits.activation else follow_branch(self.walk, step, self.adjust.batch_norm)
         moment = Moment(
-            step.index, joined([value.axes[k] for k in found.axes]), contracted, found.channels(w), weights, mean,
+            step.index, join_axes([value.axes[k] for k in found.axes]), contracted, found.channels(w), weights, mean,
             covariance, np.ones(weights.shape[0] * weights.shape[1]), shrinkage=shrunk, value=value.name,
         )  # fmt: skip
         if not is_finite(mean, covariance):
             moment.nature = describe_flaw(step.inputs[found.data] or ())
-        if branch is None or not branch.fits(step.outputs[0][0].shape, found.out):
-            moment.energy = energy(step.outputs[0], 1.0)
+        if branch is None or not branch.has_fitting_gain(step.outputs[0][0].shape, found.out):
+            moment.energy = measure_energy(step.outputs[0], 1.0)
         else:
             moment.gain = np.broadcast_to(branch.gain, moment.gain.shape).astype(np.float64)
             self.measured.setdefault(branch.sum, []).append(moment)
         self.out.of[step.index] = moment
         return None
 
-    def _routed(self, step: Step, slot: int) -> None:
+    def _collect_experts(self, step: Step, slot: int) -> None:
         """Experts whose weights are looked up: a block for each, with second moments for they have no intercept."""
         site, found, x = self.graph.sites[step.index], self.lookups[step.node.input[slot]], step.inputs[1 - slot]
         value, y, left, index = site.inputs[1 - slot], step.outputs[0], slot == 0, found.index(self.walk)
-        contracted = contracted_dims(site, value, site.inputs[slot]) & self.live
+        contracted = find_contracted_dims(site, value, site.inputs[slot]) & self.live
         if not contracted or value is None or x is None or y is None or x[0].shape[:-2] != index[0].shape:
             return
-        weights, squares, counts = expert_tables.experts(self.walk.constants[found.table], left, index, x)
+        weights, squares, counts = expert_tables.measure_experts(self.walk.constants[found.table], left, index, x)
         blocks, m, d = weights.shape
-        shrunk = np.concatenate([shrinkage(h[None], int(n)) for h, n in zip(squares, counts, strict=True)])
+        shrunk = np.concatenate([estimate_shrinkage(h[None], int(n)) for h, n in zip(squares, counts, strict=True)])
         gain, columns = np.repeat(np.sqrt(counts / max(counts.sum(), 1)), m), np.tile(np.arange(d), (blocks, 1))
         self.out.of[step.index] = Moment(
             step.index, value.axes[-2 if left else -1], contracted, columns, weights, np.zeros((blocks, d)), squares,
-            gain, energy([c.swapaxes(-1, -2) for c in y] if left else y, 1.0), shrunk, value=value.name,
+            gain, measure_energy([c.swapaxes(-1, -2) for c in y] if left else y, 1.0), shrunk, value=value.name,
             nature="" if is_finite(squares) else describe_flaw(x),
         )  # fmt: skip
 
-    def _cell(self, step: Step) -> None:
+    def _collect_cell(self, step: Step) -> None:
         """A recurrent operator: one moment for each set of gates that read the same values.
 
         Gates are measured against all of the operator's gates together, before their functions.
         """
-        cell, site = recurrent_cell.find(step.node), self.graph.sites[step.index]
-        held = recurrent_cell.held(step.node, self.walk.constants)
+        cell, site = recurrent_cell.find_cell(step.node), self.graph.sites[step.index]
+        held = recurrent_cell.read_weights(step.node, self.walk.constants)
         x, r, y = step.inputs[0], site.inputs[recurrent_cell.R], step.outputs[0] if step.outputs else None
         if not isinstance(cell, recurrent_cell.Cell) or held is None or x is None or y is None:
             return
         if r is None or site.inputs[0] is None:
             return
         axis = Sum((site.inputs[0].axes[-1], Prod((r.axes[0], r.axes[2]))))
-        contracted = frozenset(atoms(axis)) & self.live
+        contracted = frozenset(iterate_dims(axis)) & self.live
         if not contracted:
             return
-        weights, h0 = recurrent_cell.Weights.of(cell.gates, *held), recurrent_cell.initial(step.inputs)
+        weights, h0 = recurrent_cell.Weights.of(cell.gates, *held), recurrent_cell.find_initial_state(step.inputs)
         found = []
         for k, part in enumerate(cell.parts):
 
@@ -213,13 +213,13 @@ class _Collector:
 
             w = part.weights(weights)
             sizes, inputs = [cell.size(c) for c in x], sum(cell.batch(c) for c in x)
-            gram = gather(sizes, w.shape[-1], read, inputs, (self.seed, step.index, k), self.graph)
+            gram = gather_moments(sizes, w.shape[-1], read, inputs, (self.seed, step.index, k), self.graph)
             columns = part.columns(weights)
             gain = np.ones(w.shape[0] * w.shape[1])
             found.append(
                 Moment(
                     step.index, axis, contracted, columns, w, gram.mean(), gram.covariance(), gain,
-                    shrinkage=shrinkage(gram.covariance(), gram.rows()), value=site.inputs[0].name,
+                    shrinkage=estimate_shrinkage(gram.covariance(), gram.rows()), value=site.inputs[0].name,
                 )
             )  # fmt: skip
         variances = [np.einsum("bmd,bde,bme->", m.weights, m.covariance, m.weights, optimize=True) for m in found]
@@ -228,18 +228,24 @@ class _Collector:
         found[0].others = found[1:]
         self.out.of[step.index] = found[0]
 
-    def _account(self, step: Step) -> None:
+    def _note_missed(self, step: Step) -> None:
         """Note a contraction of live channels with a constant that left nothing, and why."""
         site = self.graph.sites[step.index]
-        read = dims_read(site)
-        taken = step.index in self.out.of or any(m.site == step.index for m in self.out.meetings)
+        read = find_read_dims(site)
+        taken = step.index in self.out.of or any(m.site == step.index for m in self.out.products)
         if taken or not read & self.live or not any(v is not None and v.constant for v in site.inputs):
             return
-        cell = recurrent_cell.find(step.node)
-        plain = cell if isinstance(cell, str) else "it lies in a body" if site.path else "no form of it is known"
-        self.out.missed[site.name or step.node.output[0]] = f"{site.op}: {self.walk.why(step) or plain}"
+        cell = recurrent_cell.find_cell(step.node)
+        plain = (
+            cell
+            if isinstance(cell, str)
+            else "it lies in a body"
+            if site.path
+            else "this kind of product is not compensated"
+        )
+        self.out.missed[site.name or step.node.output[0]] = f"{site.op}: {self.walk.explain_unknown(step) or plain}"
 
-    def _gram(self, form: Form, step: Step) -> tuple[Floats, Array, Floats]:
+    def _collect_gram(self, form: Form, step: Step) -> tuple[Floats, Array, Floats]:
         """Mean, covariance and shrinkage of a design; one for all contractions that read the same values alike.
 
         Where a body reads a value from outside, it does so in the runs that reach it.
@@ -247,82 +253,82 @@ class _Collector:
         x, y = step.inputs[form.data], step.outputs[0]
         assert x is not None and y is not None
         path, read = self.graph.sites[step.index].path, step.node.input[form.data]
-        key = (path, read, form.reading, form.size(y[0]), len(x))  # inputs may have joined
+        key = (path, read, form.reading_key, form.size(y[0]), len(x))  # inputs may have joined
         if key not in self.grams:
-            gram = accumulate(form, x, y, None, (self.seed, step.index), self.graph)
+            gram = accumulate_gram(form, x, y, None, (self.seed, step.index), self.graph)
             covariance = gram.covariance()
-            self.grams[key] = gram.mean(), covariance, shrinkage(covariance, gram.rows())
+            self.grams[key] = gram.mean(), covariance, estimate_shrinkage(covariance, gram.rows())
         return self.grams[key]
 
-    def _meeting(self, step: Step) -> None:
+    def _collect_product(self, step: Step) -> None:
         site = self.graph.sites[step.index]
         for scope in site.scopes if step.index not in self.out.of else ():
-            for name in scope.contracted() - scope.stats:
-                dims = frozenset(atoms(scope.env[name])) & self.live if name in scope.env else frozenset()
+            for name in scope.find_contracted() - scope.stats:
+                dims = frozenset(iterate_dims(scope.env[name])) & self.live if name in scope.env else frozenset()
                 holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
                 if not dims or len(holders) != 2 or any(v.constant for v in holders):
                     continue
-                chunks = [self.walk.values.get(v.name) or self._input(step, v.name) for v in holders]
+                chunks = [self.walk.values.get(v.name) or self._find_input(step, v.name) for v in holders]
                 if all(c is not None for c in chunks):
                     pairs = zip(holders, chunks, strict=True)
-                    sides = [(v.axes, self._squares(v.axes, c)) for v, c in pairs if c is not None]
-                    self.out.meetings.append(Meeting(step.index, dims, sides, tuple(v.name for v in holders)))
+                    sides = [(v.axes, self._measure_squares(v.axes, c)) for v, c in pairs if c is not None]
+                    self.out.products.append(ActivationProduct(step.index, dims, sides, tuple(v.name for v in holders)))
 
     @staticmethod
-    def _input(step: Step, name: str) -> Chunks | None:
+    def _find_input(step: Step, name: str) -> Chunks | None:
         return next((c for n, c in zip(step.node.input, step.inputs, strict=True) if n == name), None)
 
-    def _squares(self, axes: list[Expr], chunks: Chunks) -> Floats:
+    def _measure_squares(self, axes: list[Expr], chunks: Chunks) -> Floats:
         """Mean squares, averaged over the axes that no group and no block of one lives on."""
         kept = self.live | {self.graph.blocks[d] for d in self.live if d in self.graph.blocks}
-        idle = tuple(i for i, a in enumerate(axes) if not kept & set(atoms(a)))
+        idle = tuple(i for i, a in enumerate(axes) if not kept & set(iterate_dims(a)))
         parts = [np.mean(np.square(c, dtype=np.float32), axis=idle, keepdims=True, dtype=np.float64) for c in chunks]
         return np.asarray(np.mean(parts, axis=0))
 
 
-def joined(axes: list[Expr]) -> Expr:
+def join_axes(axes: list[Expr]) -> Expr:
     """Several axes as one, row-major."""
     return axes[0] if len(axes) == 1 else Prod(tuple(axes))
 
 
-def energy(chunks: Chunks | None, otherwise: float) -> float:
+def measure_energy(chunks: Chunks | None, otherwise: float) -> float:
     """Total variance over the channels: of axis 1 for images, else of the last axis."""
     if chunks is None:
         return otherwise
     if chunks[0].ndim != 4:
         chunks = [c.reshape(-1, *c.shape[-1:] or (1,)) for c in chunks]
-    return max(float(statistics(chunks)[1].sum()), 1e-30)  # NaN stays
+    return max(float(measure_statistics(chunks)[1].sum()), 1e-30)  # NaN stays
 
 
-def form_of(graph: DependencyGraph, walk: Walk, step: Step) -> Form | None:
+def find_step_form(graph: DependencyGraph, walk: Walk, step: Step) -> Form | None:
     """The contraction with a constant that a node is, or None."""
     names = list(step.node.input[:2])
     if len(names) < 2 or not all(names):
         return None
     constant = [n in walk.constants for n in names]
     shapes = [None if c is None else c[0].shape for c in step.inputs]
-    return find(step.node, shapes, constant)
+    return find_form(step.node, shapes, constant)
 
 
-def dims_read(site: Site) -> set[Dim]:
+def find_read_dims(site: Site) -> set[Dim]:
     """Dims that a node sums over; a recurrent operator does so over its states, too."""
-    read = {d for s in site.scopes for n in s.contracted() - s.stats if n in s.env for d in atoms(s.env[n])}
+    read = {d for s in site.scopes for n in s.find_contracted() - s.stats if n in s.env for d in iterate_dims(s.env[n])}
     r = site.inputs[recurrent_cell.R] if site.op in recurrent_cell.GATES else None
-    return read if r is None else read | set(atoms(r.axes[2]))
+    return read if r is None else read | set(iterate_dims(r.axes[2]))
 
 
-def contracted_dims(site: Site, value: Value | None, weight: Value | None) -> frozenset[Dim]:
+def find_contracted_dims(site: Site, value: Value | None, weight: Value | None) -> frozenset[Dim]:
     """Dims that a node sums over between its activation and its weight."""
     found: set[Dim] = set()
     for scope in site.scopes:
-        for name in scope.contracted():
+        for name in scope.find_contracted():
             holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
             if name in scope.env and value in holders and weight in holders:
-                found |= set(atoms(scope.env[name]))
+                found |= set(iterate_dims(scope.env[name]))
     return frozenset(found)
 
 
-def accumulate(
+def accumulate_gram(
     form: Form, x: Chunks, y: Chunks, target: Chunks | None, seed: tuple[int, ...], graph: DependencyGraph | None = None
 ) -> Gram:
     """Gram of the design at sampled output positions; with `target` (chunks shaped as y) its rows beside it."""
@@ -332,5 +338,5 @@ def accumulate(
         return [design] if target is None else [design, form.target(target[k], rows)]
 
     width = form.design(x[0], y[0], np.zeros(1, np.int64)).shape[-1]
-    worth = ON_A_GRID if x[0].ndim >= 4 else INDEPENDENT
-    return gather([form.size(b) for b in y], width, read, sum(len(a) for a in x), seed, graph, worth)
+    worth = GRID_ROWS if x[0].ndim >= 4 else INDEPENDENT_ROWS
+    return gather_moments([form.size(b) for b in y], width, read, sum(len(a) for a in x), seed, graph, worth)

@@ -1,4 +1,4 @@
-"""Proof and price of a compiled model.
+"""The proof of a compiled model, and its fidelity, latency and accuracy.
 
 proof        source = normalised, and pruned = masked, at the sizes of the analysis and at others
 comparison   how two values are compared

@@ -1,6 +1,6 @@
-"""How two values are compared: index by index, so that no large number hides a wrong small one.
+"""The comparison of two values: index by index, so that no large number hides a wrong small one.
 
-    difference(pruned, masked)      # Difference(error=3e-07, compared=4096)
+    measure_difference(pruned, masked)      # Difference(error=3e-07, compared=4096)
 
 The error of an array is the largest difference at an index of its second or last axis (a class, a coordinate, a token,
 a channel) over the largest magnitude of the reference at that index. Three bounds belong to rounding and not to the
@@ -20,13 +20,13 @@ import onnx
 from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.ir.model import element_type
+from spa_compiler.ir.model import find_element_type
 
 Array = NDArray[Any]
-TOLERANCE, HALF_TOLERANCE, COARSE_TOLERANCE = 1e-5, 1e-2, 5e-2
+FLOAT_TOLERANCE, HALF_TOLERANCE, COARSE_TOLERANCE = 1e-5, 1e-2, 5e-2
 """Largest error that is rounding: for float32 and wider, float16 and bfloat16."""
-FLOOR, PEAK = 0.5, 100.0
-SAMPLE = 4096
+SCALE_FLOOR, PEAK_RATIO = 0.5, 100.0
+TYPICAL_SAMPLE = 4096
 """Entries from which the typical magnitude of an array is taken."""
 
 
@@ -42,51 +42,57 @@ class Difference:
         return Difference(max(self.error, other.error), self.compared + other.compared)
 
 
-NOTHING = Difference(0.0, 0)
-WRONG = Difference(float("inf"), 1)
+NO_DIFFERENCE = Difference(0.0, 0)
+INFINITE_DIFFERENCE = Difference(float("inf"), 1)
 
 
 def choose_tolerance(graph: DependencyGraph) -> float:
-    """What rounding may come to: by the coarsest type of the weights and of the values."""
+    """The tolerance for rounding, by the coarsest type of the weights and of the values."""
     constants = graph.model.constants()
-    kinds = {element_type(constants[n]) for n in graph.weights}
+    kinds = {find_element_type(constants[n]) for n in graph.weights}
     kinds |= set(graph.model.shapes.kind.values()) if graph.model.shapes is not None else set()
     if onnx.TensorProto.BFLOAT16 in kinds:
         return COARSE_TOLERANCE
-    return HALF_TOLERANCE if onnx.TensorProto.FLOAT16 in kinds else TOLERANCE
+    return HALF_TOLERANCE if onnx.TensorProto.FLOAT16 in kinds else FLOAT_TOLERANCE
 
 
-def difference(x: Any, reference: Any, least: float = 0.0) -> Difference:
+def measure_difference(x: Any, reference: Any, least: float = 0.0) -> Difference:
     """How far a value is from its reference: arrays of numbers and text, sequences, maps and None.
 
     An error below `least` may come out as `least`: who looks for the largest of many gives the largest so far.
     """
     if isinstance(x, dict) and isinstance(reference, dict):
-        return _join((x[k], reference[k]) for k in reference) if x.keys() == reference.keys() else WRONG
+        return (
+            _join_differences((x[k], reference[k]) for k in reference)
+            if x.keys() == reference.keys()
+            else INFINITE_DIFFERENCE
+        )
     if isinstance(x, list | tuple) and isinstance(reference, list | tuple):
-        return _join(zip(x, reference, strict=True)) if len(x) == len(reference) else WRONG
+        return _join_differences(zip(x, reference, strict=True)) if len(x) == len(reference) else INFINITE_DIFFERENCE
     if x is None or reference is None:
-        return NOTHING if x is reference else WRONG
+        return NO_DIFFERENCE if x is reference else INFINITE_DIFFERENCE
     a, b = np.asarray(x), np.asarray(reference)
     if a.shape != b.shape or a.dtype != b.dtype:
-        return WRONG
+        return INFINITE_DIFFERENCE
     if b.dtype.kind == "V":  # float8 and bfloat16 where numpy has no name for them
-        return NOTHING if a.tobytes() == b.tobytes() else _measure(a.astype(np.float32), b.astype(np.float32), least)
+        return (
+            NO_DIFFERENCE if a.tobytes() == b.tobytes() else _measure(a.astype(np.float32), b.astype(np.float32), least)
+        )
     if b.dtype.kind not in "fiub":
         return Difference(0.0 if np.array_equal(a, b) else float("inf"), b.size)
     return _measure(a, b, least)
 
 
-def _join(pairs: Iterable[tuple[Any, Any]]) -> Difference:
-    out = NOTHING
+def _join_differences(pairs: Iterable[tuple[Any, Any]]) -> Difference:
+    out = NO_DIFFERENCE
     for a, b in pairs:
-        out |= difference(a, b)
+        out |= measure_difference(a, b)
     return out
 
 
 def _measure(x: Array, reference: Array, least: float) -> Difference:
     if not reference.size:
-        return NOTHING
+        return NO_DIFFERENCE
     kind = np.float64 if reference.dtype.kind in "iu" or reference.dtype.itemsize > 4 else np.float32
     a: Array = x.astype(kind, copy=False)
     b: Array = reference.astype(kind, copy=False)
@@ -97,37 +103,37 @@ def _measure(x: Array, reference: Array, least: float) -> Difference:
     if worst == 0:
         return Difference(0.0, b.size)
     compared = b.size
-    if np.isfinite(worst) and worst <= least * FLOOR * find_typical(b):  # no scale is smaller
+    if np.isfinite(worst) and worst <= least * SCALE_FLOOR * find_typical(b):  # no scale is smaller
         return Difference(least, compared)
     size = np.abs(b)
     if not np.isfinite(worst):
         finite = np.isfinite(b)
         if not (np.array_equal(np.isfinite(a), finite) and np.array_equal(a[~finite], b[~finite], equal_nan=True)):
-            return WRONG
+            return INFINITE_DIFFERENCE
         gap, size, compared = np.where(finite, gap, 0), np.where(finite, size, 0), int(finite.sum())
-    return Difference(_relative(gap, size), compared)
+    return Difference(_scale_gap(gap, size), compared)
 
 
-def _relative(gap: Array, size: Array) -> float:
+def _scale_gap(gap: Array, size: Array) -> float:
     """The largest gap by the scale of its index, over both axes of indices."""
     usual = find_typical(size)
     tiny = float(np.finfo(size.dtype).tiny)
-    low, high = max(FLOOR * usual, tiny), PEAK * usual
+    low, high = max(SCALE_FLOOR * usual, tiny), PEAK_RATIO * usual
     error = 0.0
     for axis in sorted({min(1, size.ndim - 1), size.ndim - 1}):
-        peak = peaks(size, axis)
-        worst = peaks(gap, axis)
+        peak = find_peaks(size, axis)
+        worst = find_peaks(gap, axis)
         error = max(error, float((worst / np.maximum(peak, low)).max()))
         for k in np.flatnonzero((peak > high) & (worst > 0)) if size.ndim > 1 else ():
             own = size.take(k, axis)
-            most = max(high, PEAK * find_typical(own), tiny)
+            most = max(high, PEAK_RATIO * find_typical(own), tiny)
             error = max(error, float((gap.take(k, axis) / np.maximum(min(float(peak[k]), most), own)).max()))
     return error
 
 
 def find_typical(values: Array) -> float:
     """The median of the magnitudes that are not zero, over an even sample; 0 where all are."""
-    flat = np.abs(values.reshape(-1)[:: max(1, values.size // SAMPLE)])
+    flat = np.abs(values.reshape(-1)[:: max(1, values.size // TYPICAL_SAMPLE)])
     flat = flat[(flat > 0) & np.isfinite(flat)]
     if not flat.size:
         return float(np.abs(values).max(initial=0.0, where=np.isfinite(values)))
@@ -138,7 +144,7 @@ def find_typical(values: Array) -> float:
     return float(low + (high - low) / 2)
 
 
-def peaks(a: Array, axis: int) -> Array:
+def find_peaks(a: Array, axis: int) -> Array:
     """The largest entry at every index of an axis; the entry itself of a number."""
     if a.ndim < 2:
         return a

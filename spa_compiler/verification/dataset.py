@@ -1,7 +1,7 @@
 """Real data that the caller gives: `--data FILE.npz` with inputs and labels, and what a model makes of it.
 
     data = load_data(Path("test.npz"), model)
-    accuracy(session, data)                       # share of rows whose largest output is the label
+    measure_accuracy(session, data)                       # share of rows whose largest output is the label
 
 An array belongs to the input of the same name; with one input any array that is not the labels will do (`x`). Labels
 are called `y`, `label` or `labels`.
@@ -21,13 +21,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from spa_compiler.errors import UsageError
-from spa_compiler.execution.index_limits import index_limits
-from spa_compiler.execution.session import run
+from spa_compiler.execution.index_limits import find_index_limits
+from spa_compiler.execution.session import run_session
 from spa_compiler.ir.model import Model
 
 Array = NDArray[Any]
-LABELS = ("y", "label", "labels")
-BATCH = 64
+LABEL_NAMES = ("y", "label", "labels")
+DATA_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Data:
 
     def feeds(self, limit: int | None = None) -> Iterator[dict[str, Array]]:
         """Batches in order."""
-        by = self.batch or BATCH
+        by = self.batch or DATA_BATCH
         for at in range(0, min(self.rows, limit or self.rows), by):
             yield {n: a[at : at + by] for n, a in self.inputs.items()}
 
@@ -64,15 +64,17 @@ def load_npz(path: Path) -> dict[str, Array]:
 
 def load_data(path: Path, model: Model) -> Data:
     """Read and check an .npz. Raises UsageError that names the array, what it is and what the model takes."""
-    return data_of(path, load_npz(path), model)
+    return make_data(path, load_npz(path), model)
 
 
-def data_of(path: Path, arrays: dict[str, Array], model: Model) -> Data:
+def make_data(path: Path, arrays: dict[str, Array], model: Model) -> Data:
     """`load_data` of arrays that are there already; `path` is where they come from, for messages."""
-    labels = next((arrays.pop(n) for n in LABELS if n in arrays and n not in _names(model)), None)
-    limits = index_limits(model, fixed=True)
+    labels = next((arrays.pop(n) for n in LABEL_NAMES if n in arrays and n not in _list_inputs(model)), None)
+    limits = find_index_limits(model, fixed=True)
     inputs = {
-        vi.name: _fitted(path, vi, _pick(path, vi.name, arrays, len(_names(model))), limits.get(vi.name, 0))
+        vi.name: _fit_array(
+            path, vi, _pick_array(path, vi.name, arrays, len(_list_inputs(model))), limits.get(vi.name, 0)
+        )
         for vi in model.header.graph.input
     }
     rows = {len(a) for a in inputs.values()} | ({len(labels)} if labels is not None else set())
@@ -82,11 +84,11 @@ def data_of(path: Path, arrays: dict[str, Array], model: Model) -> Data:
     return Data(inputs, labels, first[0].dim_value if len(first) and first[0].dim_value > 0 else 0)
 
 
-def _names(model: Model) -> list[str]:
+def _list_inputs(model: Model) -> list[str]:
     return [vi.name for vi in model.header.graph.input]
 
 
-def _pick(path: Path, name: str, arrays: dict[str, Array], inputs: int) -> Array:
+def _pick_array(path: Path, name: str, arrays: dict[str, Array], inputs: int) -> Array:
     if name in arrays:
         return arrays[name]
     if inputs == 1 and len(arrays) == 1:
@@ -96,7 +98,7 @@ def _pick(path: Path, name: str, arrays: dict[str, Array], inputs: int) -> Array
     raise UsageError(f"{path}: no array for the input '{name}'; the file has {sorted(arrays)}")
 
 
-def _fitted(path: Path, vi: onnx.ValueInfoProto, array: Array, limit: int) -> Array:
+def _fit_array(path: Path, vi: onnx.ValueInfoProto, array: Array, limit: int) -> Array:
     """The array in the input's type, its rows in the input's shape where they have as many elements.
 
     `limit`: how many entries there are that the input's numbers point to, or 0.
@@ -121,12 +123,12 @@ def _fitted(path: Path, vi: onnx.ValueInfoProto, array: Array, limit: int) -> Ar
     return np.ascontiguousarray(array.astype(dtype, copy=False))
 
 
-def predict(session: ort.InferenceSession, data: Data, limit: int | None = None) -> list[list[Any]]:
+def predict_outputs(session: ort.InferenceSession, data: Data, limit: int | None = None) -> list[list[Any]]:
     """All outputs of every batch."""
-    return [run(session, feed) for feed in data.feeds(limit)]
+    return [run_session(session, feed) for feed in data.feeds(limit)]
 
 
-def accuracy(outputs: list[list[Any]], data: Data) -> float | None:
+def measure_accuracy(outputs: list[list[Any]], data: Data) -> float | None:
     """Share of rows whose largest first output is the label; None without labels or without one row per label."""
     if data.labels is None or data.labels.dtype.kind not in "iu" or not outputs:
         return None

@@ -1,4 +1,4 @@
-"""What is fed to models that are compared: every check draws its inputs here, and nowhere else."""
+"""Inputs for models that are compared: every check draws its inputs here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.execution.index_limits import count_limits, index_limits
+from spa_compiler.execution.index_limits import find_count_limits, find_index_limits
 from spa_compiler.execution.input_ranges import InputFacts
-from spa_compiler.execution.inputs import Recipe, random_inputs
+from spa_compiler.execution.inputs import Recipe, draw_random_inputs
 from spa_compiler.ir.model import Model
 
 VARIATIONS = 6
 """Kinds of inputs that `vary_inputs` knows."""
-FEW, COUNTS = 2, (2, 1, 3, 5, 4, 7, 6, 0)
+FEW_ROWS, BATCH_COUNTS = 2, (2, 1, 3, 5, 4, 7, 6, 0)
 """Up to how many whole numbers stand alone, and what they are in turn."""
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -31,15 +31,15 @@ def draw_inputs(
     Ids are drawn so that few repeat, from one seed to the next neither: a row of a table that no id names is not
     compared. Whole numbers that stand alone (a length, how many to keep) differ from seed to seed, with 1 among them.
     """
-    feed = random_inputs(model, dict(sizes), np.random.default_rng(seed), ranges, recipe, facts)
+    feed = draw_random_inputs(model, dict(sizes), np.random.default_rng(seed), ranges, recipe, facts)
     for name, limit in _find_ids(model, sizes, feed, ranges).items():
         array = feed[name]
         every = np.roll(np.random.default_rng(limit).permutation(limit), -seed * array.size % limit)
         feed[name] = np.resize(every, array.size).reshape(array.shape).astype(array.dtype)
-    fixed, most = {*index_limits(model, sizes), *(ranges or {})}, count_limits(model)
+    fixed, most = {*find_index_limits(model, sizes), *(ranges or {})}, find_count_limits(model)
     for name, array in feed.items():
-        if name not in fixed and array.dtype.kind in "iu" and array.ndim < 2 and 0 < array.size <= FEW:
-            count = COUNTS[seed % len(COUNTS)]
+        if name not in fixed and array.dtype.kind in "iu" and array.ndim < 2 and 0 < array.size <= FEW_ROWS:
+            count = BATCH_COUNTS[seed % len(BATCH_COUNTS)]
             feed[name] = np.full_like(array, min(max(count, 1), most[name]) if name in most else count)
     return feed
 
@@ -52,7 +52,7 @@ def count_draws(model: Model, sizes: Mapping[str, int], feed: Feed, ranges: Rang
 
 def _find_ids(model: Model, sizes: Mapping[str, int], feed: Feed, ranges: Ranges | None) -> dict[str, int]:
     """Inputs that hold ids, and how many there are."""
-    limits = index_limits(model, sizes, fixed=True)
+    limits = find_index_limits(model, sizes, fixed=True)
     whole = {n for n, a in feed.items() if a.dtype.kind in "iu" and a.size and n not in (ranges or {})}
     return {n: limit for n, limit in limits.items() if n in whole and limit > 0}
 

@@ -1,4 +1,4 @@
-"""How close the outputs of a compiled model are to the dense one's; what is not finite in both is not compared."""
+"""Fidelity: how close the outputs of a compiled model are to the dense one's, where both are finite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.ir.model import Model
 from spa_compiler.verification.feeds import Feed, Ranges, draw_inputs
-from spa_compiler.verification.sizes import analysis_sizes
+from spa_compiler.verification.sizes import list_analysis_sizes
 
 Array = NDArray[Any]
 SNR_LIMIT = 200.0
@@ -110,5 +110,5 @@ def explain_variance(dense: list[list[Any]], compiled: list[list[Any]]) -> float
 
 def draw_feeds(model: Model, seed: int = 0, ranges: Ranges | None = None) -> list[Feed]:
     """Inputs to measure fidelity on where none are given; others than those of the proof."""
-    sizes = analysis_sizes(model)[0]
+    sizes = list_analysis_sizes(model)[0]
     return [draw_inputs(model, sizes, 1000 + 4 * seed + k, ranges) for k in range(4)]

@@ -1,6 +1,6 @@
-"""Values inside of the graph that a proof compares, and how weights are driven that the inputs do not reach.
+"""Inner values of the graph that a proof compares, and pushes for weights that the inputs do not reach.
 
-    names = find_inside(graph)                   # what contractions, and nodes that read a weight, give
+    names = find_inner_values(graph)                   # what contractions, and nodes that read a weight, give
     pushed = find_pushed(graph, names)           # what they read
     proto, raw = add_pushes(proto, pushed)       # every such value x becomes x + push, and push is an input
 
@@ -20,47 +20,47 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from spa_compiler.algebra.expr import Dim, Expr, trivial
-from spa_compiler.algebra.masks import Masks, count
+from spa_compiler.algebra.expr import Dim, Expr, is_trivial
+from spa_compiler.algebra.masks import Masks, count_kept
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.control_flow import is_control, is_marker
 from spa_compiler.operators.site import Site, Value
-from spa_compiler.rewriting.prune import Kept, find_kept
+from spa_compiler.rewriting.prune import KeptEntries, find_kept
 
 Array = NDArray[Any]
 Push = dict[str, Array]
-BOUND = 256 << 20
+MOST_BYTES = 256 << 20
 """Bytes of values inside of the graph that one run may keep."""
 BROADCASTS_SINCE = 7
 """From this opset on, Add broadcasts by itself."""
-FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-NUMBERS = (*FLOATS, onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32)
-LARGEST = 1 << 16
+FRACTION_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+PUSHABLE_TYPES = (*FRACTION_TYPES, onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32)
+LARGEST_PUSH = 1 << 16
 """Elements of a push."""
 
 
-def find_inside(graph: DependencyGraph) -> list[str]:
-    """What contractions and nodes that read a weight give, outside of bodies, in the order of the graph."""
+def find_inner_values(graph: DependencyGraph) -> list[str]:
+    """Outputs of contractions and of nodes that read a weight, outside of bodies, in the order of the graph."""
     found = []
     outputs = {t.name for t in graph.model.graph.outputs}
     for node, site in zip(graph.model.graph.nodes, graph.sites, strict=True):
         if site.path or is_marker(node):
             continue
-        if site.traits.is_contraction or is_control(node) or reads_weight(graph, site) or sums_over(site):
+        if site.traits.is_contraction or is_control(node) or has_weight_input(graph, site) or is_summing(site):
             read = {t.name for t in node.outputs if t.outputs or t.name in outputs}
             given = [v for v in site.outputs if v is not None and v.name in read and not v.constant]
-            found += [v.name for v in given if _is_kind(graph, v, NUMBERS)]
+            found += [v.name for v in given if _is_kind(graph, v, PUSHABLE_TYPES)]
     return list(dict.fromkeys(found))
 
 
-def reads_weight(graph: DependencyGraph, site: Site) -> bool:
+def has_weight_input(graph: DependencyGraph, site: Site) -> bool:
     """Is a constant of rank 1 or more, of numbers with a fraction, among what a node reads?"""
-    return any(v is not None and v.constant and v.shape and _is_kind(graph, v, FLOATS) for v in site.inputs)
+    return any(v is not None and v.constant and v.shape and _is_kind(graph, v, FRACTION_TYPES) for v in site.inputs)
 
 
-def sums_over(site: Site) -> bool:
+def is_summing(site: Site) -> bool:
     """Does its rule say that the node sums over an axis, or takes a statistic?"""
-    return any(scope.stats or scope.contracted() for scope in site.scopes)
+    return any(scope.stats or scope.find_contracted() for scope in site.scopes)
 
 
 def _is_kind(graph: DependencyGraph, value: Value, kinds: tuple[int, ...]) -> bool:
@@ -71,8 +71,10 @@ def _is_kind(graph: DependencyGraph, value: Value, kinds: tuple[int, ...]) -> bo
 def sample_evenly(graph: DependencyGraph, names: list[str], samples: float) -> list[str]:
     """As many of these values, evenly spread, as fit into BOUND; `samples`: how much larger than analysed they are."""
     sizes = [samples * 4 * math.prod(graph.values[n].shape) for n in names]
-    step = max(1, math.ceil(sum(sizes) / BOUND))
-    return [n for n, size in zip(names[::-1][::step][::-1], sizes[::-1][::step][::-1], strict=True) if size <= BOUND]
+    step = max(1, math.ceil(sum(sizes) / MOST_BYTES))
+    return [
+        n for n, size in zip(names[::-1][::step][::-1], sizes[::-1][::step][::-1], strict=True) if size <= MOST_BYTES
+    ]
 
 
 class Cuts:
@@ -80,7 +82,7 @@ class Cuts:
 
     def __init__(self, graph: DependencyGraph, masks: Masks) -> None:
         self.graph, self.masks = graph, masks
-        self.known: dict[str, tuple[list[bool], Kept]] = {}
+        self.known: dict[str, tuple[list[bool], KeptEntries]] = {}
 
     def cut(self, name: str, array: Any) -> Any:
         """The entries that stay; None where the size of this array does not tell which they are."""
@@ -98,22 +100,25 @@ class Cuts:
         """Which axes of a value are cut by positions that hold for one size only."""
         return self._find(value)[0]
 
-    def _find(self, value: Value) -> tuple[list[bool], Kept]:
+    def _find(self, value: Value) -> tuple[list[bool], KeptEntries]:
         if value.name not in self.known:
-            self.known[value.name] = fixes_size(self.graph, value, self.masks), find_kept(self.graph, value, self.masks)
+            self.known[value.name] = (
+                find_fixed_axes(self.graph, value, self.masks),
+                find_kept(self.graph, value, self.masks),
+            )
         return self.known[value.name]
 
 
-def fixes_size(graph: DependencyGraph, value: Value, masks: Masks) -> list[bool]:
+def find_fixed_axes(graph: DependencyGraph, value: Value, masks: Masks) -> list[bool]:
     """Which axes of a value a plan cuts by positions that hold for one size only: those that lose some, and blocks."""
-    held = [graph.held(a) for a in value.axes]
+    held = [graph.find_dims(a) for a in value.axes]
     blocks = {graph.blocks[d] for dims in held for d in dims if d in masks and masks[d].ndim == 2}
 
-    def loses(axis: Expr, dims: frozenset[Dim]) -> bool:
-        return not dims.isdisjoint(masks) and count(axis, masks) != axis.size
+    def is_losing(axis: Expr, dims: frozenset[Dim]) -> bool:
+        return not dims.isdisjoint(masks) and count_kept(axis, masks) != axis.size
 
     axes = zip(value.axes, held, strict=True)
-    return [loses(a, dims) or not blocks.isdisjoint(dims) for a, dims in axes]
+    return [is_losing(a, dims) or not blocks.isdisjoint(dims) for a, dims in axes]
 
 
 def find_pushed(graph: DependencyGraph, masks: Masks) -> list[str]:
@@ -129,7 +134,7 @@ def find_pushed(graph: DependencyGraph, masks: Masks) -> list[str]:
     }
     found = []
     for site in graph.sites:
-        if not site.path and not site.traits.additive and reads_weight(graph, site):
+        if not site.path and not site.traits.additive and has_weight_input(graph, site):
             read = [v for v in site.inputs if v is not None and not v.constant and v.name in made]
             found += [v.name for v in read if _is_pushable(graph, v, masks)]
     return list(dict.fromkeys(found))
@@ -137,9 +142,9 @@ def find_pushed(graph: DependencyGraph, masks: Masks) -> list[str]:
 
 def _is_pushable(graph: DependencyGraph, value: Value, masks: Masks) -> bool:
     shapes = graph.model.shapes
-    if shapes is None or shapes.kind.get(value.name) not in FLOATS or not value.shape:
+    if shapes is None or shapes.kind.get(value.name) not in FRACTION_TYPES or not value.shape:
         return False
-    return not any(d and f for f, d in zip(fixes_size(graph, value, masks), value.dynamic, strict=True))
+    return not any(d and f for f, d in zip(find_fixed_axes(graph, value, masks), value.dynamic, strict=True))
 
 
 def draw_pushes(
@@ -158,7 +163,7 @@ def draw_pushes(
         free = [i in (1, rank - 1) or rank < 3 for i in range(rank)]
         still = [not d for d in value.dynamic]
         shape = [n if s and (f or r) else 1 for n, f, r, s in zip(value.shape, fixed, free, still, strict=True)]
-        if math.prod(shape) > LARGEST:
+        if math.prod(shape) > LARGEST_PUSH:
             shape = [n if f else 1 for n, f in zip(shape, fixed, strict=True)]
         assert graph.model.shapes is not None
         dtype = helper.tensor_dtype_to_np_dtype(graph.model.shapes.kind[name])
@@ -169,7 +174,7 @@ def draw_pushes(
 
 def _has_units(graph: DependencyGraph, value: Value, axis: int) -> bool:
     blocks = set(graph.blocks.values())
-    return any(not trivial(d) and (d in blocks or not d.frozen) for d in graph.held(value.axes[axis]))
+    return any(not is_trivial(d) and (d in blocks or not d.frozen) for d in graph.find_dims(value.axes[axis]))
 
 
 def zero_pushes(graph: DependencyGraph, names: Iterable[str]) -> Push:

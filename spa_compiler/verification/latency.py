@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime as ort
 
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.symbols import symbols
+from spa_compiler.ir.symbols import list_symbols
 from spa_compiler.verification.feeds import Feed, Ranges, draw_inputs
-from spa_compiler.verification.sizes import analysis_sizes
+from spa_compiler.verification.sizes import list_analysis_sizes
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def draw_sample(
     model: Model, sessions: Sequence[ort.InferenceSession], ranges: Ranges | None = None, seed: int = 0
 ) -> Feed:
     """One sample to time: symbolic batch axes are 1 where every session runs so, else as bound by the analysis."""
-    bound = analysis_sizes(model)[0]
-    single = bound | {s.name: 1 for s in symbols(model) if s.batch}
+    bound = list_analysis_sizes(model)[0]
+    single = bound | {s.name: 1 for s in list_symbols(model) if s.batch}
     feed = draw_inputs(model, single, seed, ranges)
     try:
         for session in sessions:
@@ -47,7 +47,7 @@ def draw_sample(
     return feed
 
 
-def latency(
+def measure_latency(
     dense: ort.InferenceSession, compiled: ort.InferenceSession, feed: Feed, threads: int, seconds: float = 1.5
 ) -> Latency:
     """Both sessions in turns, after warm-up, for about `seconds`; `threads` is what they were opened with."""

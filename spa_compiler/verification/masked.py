@@ -15,20 +15,20 @@ import numpy as np
 from spa_compiler.algebra.expr import Dim
 from spa_compiler.algebra.masks import Bools
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.execution.interrupts import check
-from spa_compiler.execution.parallel import each
-from spa_compiler.ir.model import Model, label
-from spa_compiler.rewriting.masked_model import reference
-from spa_compiler.verification.branches import Choice, forced
-from spa_compiler.verification.comparison import difference
+from spa_compiler.execution.interrupts import check_stop
+from spa_compiler.execution.parallel import map_parallel
+from spa_compiler.ir.model import Model, describe_node
+from spa_compiler.rewriting.masked_model import make_masked_model
+from spa_compiler.verification.branches import Choice, force_branches
+from spa_compiler.verification.comparison import measure_difference
 from spa_compiler.verification.feeds import Feed
 from spa_compiler.verification.inside import Cuts, Push, add_pushes, draw_pushes, find_pushed, name_pushes, zero_pushes
-from spa_compiler.verification.replay import compared, decided, replayed
-from spa_compiler.verification.runs import Side, outer_values
+from spa_compiler.verification.replay import list_compared, list_decisions, replay_decisions
+from spa_compiler.verification.runs import Side, list_outer_values
 from spa_compiler.verification.sizes import Sizes
 from spa_compiler.verification.unproven_groups import Power
 
-SLACK, ABOVE = 100.0, 32.0
+NOISE_SLACK, NOISE_FACTOR = 100.0, 32.0
 """Up to how many times the tolerance an error may be rounding, and how far above that of the masked model itself."""
 
 
@@ -64,7 +64,7 @@ def measure_all(found: Mapping[str, Any], expected: Mapping[str, Any], limit: fl
     worst = 0.0
     for name, value in found.items():
         if expected[name] is not None:
-            out[name] = difference(value, expected[name], min(worst, limit)).error
+            out[name] = measure_difference(value, expected[name], min(worst, limit)).error
             worst = max(worst, out[name])
     return out
 
@@ -77,16 +77,16 @@ class Comparison:
         power: Power | None = None, remember: bool = False,
     ) -> None:  # fmt: skip
         self.graph, self.masks, self.choice, self.limit, self.power = graph, masks, choice, limit, power
-        self.names, self.inside, self.remember = compared(graph), inside, remember
+        self.names, self.inside, self.remember = list_compared(graph), inside, remember
         pushed = power.pushed if power is not None else find_pushed(graph, masks)
         self.cuts = Cuts(graph, masks)
         self.pushes = draw_pushes(graph, pushed, self.cuts, np.random.default_rng(0))
         self.none = zero_pushes(graph, pushed)
         self.titles = name_pushes(pushed, set(graph.model.graph.tensors()))
         self.pushed_by = {push: n for n, (push, _) in self.titles.items()}
-        self.model = reference(graph, masks)
+        self.model = make_masked_model(graph, masks)
         if choice:
-            self.model = forced(self.model, choice)
+            self.model = force_branches(self.model, choice)
         self.raw = {n: self.titles[n][1] if n in self.titles else n for n in (power.reads if power else ())}
         self.side: Side | None = None
         self.known: list[tuple[Round, dict[str, Any]]] = []
@@ -94,16 +94,16 @@ class Comparison:
     def _open(self, model: Model, names: Iterable[str], what: str, given: Feed | None = None) -> Side:
         proto = model.proto()
         if given:
-            proto = replayed(proto, given)
+            proto = replay_decisions(proto, given)
         assert self.graph.model.shapes is not None
         proto = add_pushes(proto, self.titles, self.graph.model.shapes.kind)
         return Side(proto, model.folder, names, what)
 
-    def _feed(self, round_: Round, small: bool) -> Feed:
+    def _make_feed(self, round_: Round, small: bool) -> Feed:
         push: Push = self.pushes[small] if round_.pushed else self.none
         return round_.feed | {self.titles[n][0]: a for n, a in push.items()}
 
-    def _asked(self, round_: Round) -> list[str]:
+    def _list_asked(self, round_: Round) -> list[str]:
         given = self.power.gives if self.power is not None and self.power.open and round_.power else []
         return list(dict.fromkeys([*self.names, *(self.inside if round_.inside else ()), *given]))
 
@@ -115,15 +115,15 @@ class Comparison:
             self.side = self._open(self.model, names, "the masked model")
         return self.side
 
-    def masked(self, round_: Round) -> dict[str, Any]:
+    def run_masked(self, round_: Round) -> dict[str, Any]:
         """Values of the masked model, as the pruned one should have them."""
         if (found := next((values for r, values in self.known if r is round_), None)) is not None:
             return found
-        side, asked = self._open_masked(), self._asked(round_)
+        side, asked = self._open_masked(), self._list_asked(round_)
         raw = self.raw if round_.power and self.power is not None and self.power.open else {}
-        got = side.run(self._feed(round_, False), [*asked, *raw.values()])
+        got = side.run(self._make_feed(round_, False), [*asked, *raw.values()])
         if self.power is not None and round_.power:
-            self.power.see({n: got.get(title) for n, title in raw.items()}, got)
+            self.power.record_run({n: got.get(title) for n, title in raw.items()}, got)
         out = {n: self.cuts.cut(n, got[n]) for n in asked if n in got}
         if self.remember:
             self.known.append((round_, out))
@@ -134,18 +134,18 @@ class Comparison:
 
         Raises ModelError when a model does not load or run.
         """
-        candidate = forced(small, self.choice) if self.choice else small
+        candidate = force_branches(small, self.choice) if self.choice else small
         pruned = self._open(candidate, [*self.names, *self.inside], "the pruned model")
 
         def one(round_: Round) -> dict[str, float]:
-            expected = self.masked(round_)
-            found = pruned.run(self._feed(round_, True), expected)
+            expected = self.run_masked(round_)
+            found = pruned.run(self._make_feed(round_, True), expected)
             return measure_all(found, expected, self.limit)
 
         self._open_masked()
-        errors = list(each(one, rounds) if heavy else map(one, rounds))
+        errors = list(map_parallel(one, rounds) if heavy else map(one, rounds))
         outcome = self._judge(self._discount(errors, rounds), rounds)
-        made = decided(self.graph) if outcome.wrong else []
+        made = list_decisions(self.graph) if outcome.wrong else []
         return self._replay(candidate, rounds, made) if made else outcome
 
     def _discount(self, errors: list[dict[str, float]], rounds: list[Round]) -> list[dict[str, float]]:
@@ -155,17 +155,19 @@ class Comparison:
         out = []
         for round_, found in zip(rounds, errors, strict=True):
             worst = max(found.values(), default=0.0)
-            if self.limit < worst <= SLACK * self.limit:
+            if self.limit < worst <= NOISE_SLACK * self.limit:
                 exact, noisy = (self._open_masked().run(f, found) for f in self._noisy_feeds(round_))
-                noise = {n: difference(noisy[n], exact[n]).error for n in noisy}
-                found = {n: e * self.limit / max(self.limit, ABOVE * noise.get(n, 0.0)) for n, e in found.items()}
+                noise = {n: measure_difference(noisy[n], exact[n]).error for n in noisy}
+                found = {
+                    n: e * self.limit / max(self.limit, NOISE_FACTOR * noise.get(n, 0.0)) for n, e in found.items()
+                }
             out.append(found)
         return out
 
     def _noisy_feeds(self, round_: Round) -> tuple[Feed, Feed]:
-        """What the masked model is fed, and the same with every number off by an ulp or two."""
+        """The inputs of the masked model, and the same with every number off by an ulp or two."""
         rng = np.random.default_rng(1)
-        feed, noisy = self._feed(round_, False), {}
+        feed, noisy = self._make_feed(round_, False), {}
         for name, a in feed.items():
             wide = self.pushes[0].get(self.pushed_by.get(name, ""), a)
             if a.dtype.kind == "f":
@@ -177,30 +179,30 @@ class Comparison:
         worst = max((e for found in errors for e in found.values()), default=0.0)
         if worst <= self.limit:
             return Outcome(worst, "", tuple(made))
-        order = {n: k for k, n in enumerate(outer_values(self.graph.model))}
+        order = {n: k for k, n in enumerate(list_outer_values(self.graph.model))}
         for round_, found in zip(rounds, errors, strict=True):
             wrong = sorted((n for n, e in found.items() if not e <= self.limit), key=lambda n: order.get(n, len(order)))
             if wrong:
                 node = next((n for n in self.graph.model.graph.nodes for t in n.outputs if t.name == wrong[0]), None)
-                of = f" of {node.op} '{label(node)}'" if node is not None else ""
+                of = f" of {node.op} '{describe_node(node)}'" if node is not None else ""
                 what = f"error {found[wrong[0]]:.1e} in value '{wrong[0]}'{of}{round_}, tolerance {self.limit:.0e}"
                 return Outcome(worst, what, tuple(made))
         return Outcome(worst, f"error {worst:.1e}, tolerance {self.limit:.0e}", tuple(made))
 
     def _replay(self, candidate: Model, rounds: list[Round], made: list[str]) -> Outcome:
         """The proof link by link: what decides is compared, and what follows after the same decisions."""
-        names = [*compared(self.graph, later=True), *self.inside]
+        names = [*list_compared(self.graph, later=True), *self.inside]
         every = list(dict.fromkeys([*names, *made]))
         masked = self._open(self.model, every, "the masked model")
         errors: list[dict[str, float]] = []
         pruned: Side | None = None
         for round_ in rounds:
-            check()
+            check_stop()
             asked = every if round_.inside else [n for n in every if n not in set(self.inside)]
-            got = masked.run(self._feed(round_, False), asked)
+            got = masked.run(self._make_feed(round_, False), asked)
             expected = {n: self.cuts.cut(n, a) for n, a in got.items()}
             given = {n: expected.pop(n) for n in made}
             pruned = pruned or self._open(candidate, names, "the pruned model", given)
-            found = pruned.run(self._feed(round_, True) | given, expected)
+            found = pruned.run(self._make_feed(round_, True) | given, expected)
             errors.append(measure_all(found, expected, self.limit))
         return self._judge(self._discount(errors, rounds), rounds, made)

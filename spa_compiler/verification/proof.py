@@ -1,6 +1,6 @@
 """Source equals normalised, and prune equals mask: the proof that runs on every compile.
 
-    structural(graph, masks, small, source=model)      # raises VerificationError and names the culprit
+    prove_rewrite(graph, masks, small, source=model)      # raises VerificationError and names the culprit
 
 Four models are run: the file that was given, the normalised graph, the normalised graph in which removed units do not
 count (`masked_model`), and the rewritten one. Outputs that end in a Sigmoid or Softmax are compared before it: after
@@ -21,23 +21,31 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.errors import ModelError, VerificationError
 from spa_compiler.execution.finite import is_finite
 from spa_compiler.execution.input_ranges import inspect_inputs
-from spa_compiler.execution.inputs import Recipe, finite_inputs
-from spa_compiler.execution.interrupts import check
+from spa_compiler.execution.inputs import Recipe, draw_finite_inputs
+from spa_compiler.execution.interrupts import check_stop
 from spa_compiler.ir.model import Model
 from spa_compiler.rewriting.prune import rewrite
-from spa_compiler.verification.branches import Choice, choices, find_sized, forced, reached, repeated, taken_at
-from spa_compiler.verification.comparison import choose_tolerance, difference
-from spa_compiler.verification.culprit import describe, find_culprits
+from spa_compiler.verification.branches import (
+    Choice,
+    find_reached,
+    find_repeated,
+    find_sized,
+    find_taken,
+    force_branches,
+    list_choices,
+)
+from spa_compiler.verification.comparison import choose_tolerance, measure_difference
+from spa_compiler.verification.culprit import describe_culprits, find_culprits
 from spa_compiler.verification.feeds import VARIATIONS, Feed, Ranges, count_draws, draw_inputs, vary_inputs
-from spa_compiler.verification.inside import find_inside, find_pushed, sample_evenly
+from spa_compiler.verification.inside import find_inner_values, find_pushed, sample_evenly
 from spa_compiler.verification.masked import Comparison, Outcome, Round
-from spa_compiler.verification.replay import compared
+from spa_compiler.verification.replay import list_compared
 from spa_compiler.verification.runs import Side
-from spa_compiler.verification.sizes import CHEAP, Sizes, analysis_sizes, count_macs, proof_sizes
+from spa_compiler.verification.sizes import CHEAP_MACS, Sizes, count_macs, list_analysis_sizes, list_proof_sizes
 from spa_compiler.verification.source import SourcePair
-from spa_compiler.verification.unproven_groups import FAR, Power, find_body_outputs, find_cut
+from spa_compiler.verification.unproven_groups import FAR_FACTOR, Power, find_body_outputs, find_cut
 
-HEAVY = 3e8
+HEAVY_MACS = 3e8
 """Multiply-accumulates of a sample from which fewer runs are made, and several at once."""
 MOST_DRAWS = 8
 """Feeds of one size that are drawn until every row of every table is named."""
@@ -47,7 +55,7 @@ MOST_SIZES = 5
 
 @dataclass(frozen=True)
 class Structural:
-    """What was compared, and the largest errors as shares of the scale of their index."""
+    """Figures of a proof: the comparisons, and the largest errors as shares of the scale of their index."""
 
     error: float
     tolerance: float
@@ -69,13 +77,13 @@ class Structural:
         return {**asdict(self), **lists}
 
 
-def shows_all(output: Any) -> bool:
+def can_show_all(output: Any) -> bool:
     """Does an output hold finite numbers with a fraction? Else it hides what lies before it."""
     return isinstance(output, np.ndarray) and output.dtype.kind == "f" and bool(np.isfinite(output).all())
 
 
 class Proof:
-    """What a rewritten model has to equal: made once, for any number of candidates."""
+    """The references that a rewritten model has to equal: made once, for any number of candidates."""
 
     def __init__(
         self, graph: DependencyGraph, masks: Mapping[Dim, Bools], seed: int = 0, ranges: Ranges | None = None,
@@ -85,9 +93,9 @@ class Proof:
         self.seed, self.ranges, self.recipe = seed, ranges, Recipe()
         self.facts = inspect_inputs(graph.model)
         self.macs = count_macs(graph)
-        self.heavy = self.macs >= HEAVY
+        self.heavy = self.macs >= HEAVY_MACS
         self.rounds = self._first_rounds()
-        self.every = find_inside(graph)
+        self.every = find_inner_values(graph)
         self.inside = sample_evenly(graph, self.every, 2.0)
         self.power = Power(graph, masks, self.limit, find_pushed(graph, masks))
         bodies = find_body_outputs(graph)
@@ -111,8 +119,8 @@ class Proof:
         The first leaves out the inputs that have a default; others give them another value.
         One size is run more often where that is cheap and rows of a table would be left out.
         """
-        sizes = analysis_sizes(self.graph.model)
-        every, once = 2, len(sizes) == 1 and self.macs < CHEAP
+        sizes = list_analysis_sizes(self.graph.model)
+        every, once = 2, len(sizes) == 1 and self.macs < CHEAP_MACS
         if once:
             every = count_draws(self.graph.model, sizes[0], self._draw(sizes[0], 0), self.ranges)
         pairs = enumerate(sizes if len(sizes) > 1 else sizes * max(2, min(every, MOST_DRAWS)))
@@ -123,13 +131,13 @@ class Proof:
 
     def _open_dense(self, bodies: list[str], compare: bool) -> Side:
         model = self.graph.model
-        names = [*compared(self.graph), *(t.name for t in model.graph.outputs if compare), *bodies]
+        names = [*list_compared(self.graph), *(t.name for t in model.graph.outputs if compare), *bodies]
         return Side(model.proto(), model.folder, names, "the dense model")
 
     def _find_finite(self) -> None:
         """Draw in other ways where what the graph says gives numbers that are not finite."""
-        names = compared(self.graph)
-        found = finite_inputs(
+        names = list_compared(self.graph)
+        found = draw_finite_inputs(
             lambda feed: self.dense.run(feed, names), self.graph.model, self.rounds[0].sizes,
             np.random.default_rng(self.seed), self.ranges,
         )  # fmt: skip
@@ -147,8 +155,8 @@ class Proof:
         asked = self.rounds[: 0 if others else 1] if self.heavy else self.rounds
         errors = [e for r in asked if pair is not None and (e := pair.compare(r.feed, str(r))) is not None]
         given = pair.given if pair is not None else {}
-        given = given or self.dense.run(self.rounds[0].feed, compared(self.graph))
-        hidden = not all(map(shows_all, given.values()))
+        given = given or self.dense.run(self.rounds[0].feed, list_compared(self.graph))
+        hidden = not all(map(can_show_all, given.values()))
         if hidden and any(isinstance(a, np.ndarray) and not is_finite(a) for a in given.values()):
             self._find_finite()
             others = []
@@ -161,10 +169,10 @@ class Proof:
         """Sizes beside those of the analysis that the source runs at, what it was fed, and how far the graph is off."""
         out: list[tuple[Sizes, Feed, float]] = []
         self.refused = []
-        for k, sizes in enumerate(proof_sizes(self.graph.model, self.macs)):
+        for k, sizes in enumerate(list_proof_sizes(self.graph.model, self.macs)):
             if len(out) == MOST_SIZES:
                 break
-            check()
+            check_stop()
             try:
                 feed = self._draw(sizes, 2 + k)
             except ModelError:  # a name of a dim comes to less than 1
@@ -181,7 +189,7 @@ class Proof:
     def _run_dense(self, round_: Round) -> float | None:
         """0 where the normalised graph runs, None where it does not."""
         try:
-            self.dense.run(round_.feed, compared(self.graph)[:1])
+            self.dense.run(round_.feed, list_compared(self.graph)[:1])
         except ModelError:
             return None
         return 0.0
@@ -191,18 +199,18 @@ class Proof:
         out: list[tuple[Choice, Side]] = []
         left: set[str] = set()
         model = self.graph.model
-        for choice in choices(model):
+        for choice in list_choices(model):
             try:
-                names = [*compared(self.graph), *bodies]
-                side = Side(forced(model, choice).proto(), model.folder, names, "the dense model")
+                names = [*list_compared(self.graph), *bodies]
+                side = Side(force_branches(model, choice).proto(), model.folder, names, "the dense model")
                 for round_ in self.rounds[:2]:
-                    side.run(round_.feed, compared(self.graph))
+                    side.run(round_.feed, list_compared(self.graph))
                 out.append((choice, side))
             except ModelError:  # a branch for other sizes than these
-                left |= reached(model, choice)
+                left |= find_reached(model, choice)
         by_size = find_sized(model)
-        by_size = by_size.difference(*(taken_at(model, r.sizes) for r in self.rounds)) if by_size else by_size
-        unproven = left.difference(*(reached(model, choice) for choice, _ in out)) | repeated(model) | by_size
+        by_size = by_size.difference(*(find_taken(model, r.sizes) for r in self.rounds)) if by_size else by_size
+        unproven = left.difference(*(find_reached(model, choice) for choice, _ in out)) | find_repeated(model) | by_size
         return out, tuple(sorted(unproven))
 
     def compare(self, small: Model) -> Outcome:
@@ -210,7 +218,7 @@ class Proof:
         error = 0.0
         again: tuple[str, ...] = ()
         for k, part in enumerate(self.parts):
-            check()
+            check_stop()
             try:
                 found = part.compare(small, self.rounds if k == 0 else self.rounds[:2], self.heavy)
             except ModelError as e:
@@ -239,11 +247,11 @@ class Proof:
 
         Raises VerificationError where one of them shows that the candidate is wrong.
         """
-        moved = self._moves_bodies()
+        moved = self._has_moving_bodies()
         silent = self.power.find_silent(moved)
         kind = 0
         while silent and kind < VARIATIONS:
-            check()
+            check_stop()
             first = self.rounds[kind % 2]
             feed = vary_inputs(self._draw(first.sizes, 100 + kind), kind, self.seed, self.ranges)
             round_, before = Round(first.sizes, feed, True, True, False), len(silent)
@@ -258,44 +266,47 @@ class Proof:
             kind += 1
         return silent, kind
 
-    def _moves_bodies(self) -> bool:
+    def _has_moving_bodies(self) -> bool:
         """Does the plan change what the model, or a body, gives by far more than the tolerance?"""
         if all(self.power.readers.values()):
             return True
-        names = [*compared(self.graph), *self.bodies]
+        names = [*list_compared(self.graph), *self.bodies]
         round_ = self.rounds[0]
         for part, dense in zip(self.parts, [self.dense, *(s for _, s in self.choices)], strict=True):
             masked = Side(part.model.proto(), part.model.folder, names, "the masked model").run(round_.feed, names)
-            if any(difference(masked[n], a).error > FAR * self.limit for n, a in dense.run(round_.feed, names).items()):
+            if any(
+                measure_difference(masked[n], a).error > FAR_FACTOR * self.limit
+                for n, a in dense.run(round_.feed, names).items()
+            ):
                 return True
         return False
 
     def _explain(self) -> str:
         """The groups to blame, and the options that compile the rest."""
         groups = find_cut(self.graph, self.masks)
-        own = self._rewritten(groups)
+        own = self._rewrite_groups(groups)
         if own is not None and not self.compare(own).wrong:
             return "the file is not what this plan gives: rewriting the model by the plan passes"
         if not groups:
             return "no group is cut: the rewrite itself is wrong"
-        found, proven = find_culprits(groups, self._breaks, self._passes)
-        return describe(found, len(groups), proven)
+        found, proven = find_culprits(groups, self._is_broken, self._is_passed)
+        return describe_culprits(found, len(groups), proven)
 
-    def _rewritten(self, groups: list[Group]) -> Model | None:
+    def _rewrite_groups(self, groups: list[Group]) -> Model | None:
         try:
-            return rewrite(self.graph, self._part(groups))
+            return rewrite(self.graph, self._select_masks(groups))
         except Exception:  # no shape can be written: that is broken, too
             return None
 
-    def _part(self, groups: list[Group]) -> dict[Dim, Bools]:
+    def _select_masks(self, groups: list[Group]) -> dict[Dim, Bools]:
         return {d: self.masks[d] for g in groups for d in g.dims if d in self.masks}
 
-    def _breaks(self, groups: list[Group]) -> bool:
-        return not self._passes(groups)
+    def _is_broken(self, groups: list[Group]) -> bool:
+        return not self._is_passed(groups)
 
-    def _passes(self, groups: list[Group]) -> bool:
-        check()
-        masks, small = self._part(groups), self._rewritten(groups)
+    def _is_passed(self, groups: list[Group]) -> bool:
+        check_stop()
+        masks, small = self._select_masks(groups), self._rewrite_groups(groups)
         choices_ = [{}, *(c for c, _ in self.choices)]
         try:
             for k, choice in enumerate(choices_):
@@ -307,7 +318,7 @@ class Proof:
         return True
 
 
-def structural(
+def prove_rewrite(
     graph: DependencyGraph, masks: Mapping[Dim, Bools], small: Model, seed: int = 0, ranges: Ranges | None = None,
     source: Model | None = None,
 ) -> Structural:  # fmt: skip

@@ -11,11 +11,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from spa_compiler.errors import ModelError
-from spa_compiler.execution.parallel import each
-from spa_compiler.execution.session import exact_session, quiet_session, with_outputs
-from spa_compiler.ir.control_flow import chains, is_marker
+from spa_compiler.execution.parallel import map_parallel
+from spa_compiler.execution.session import add_outputs, open_exact_session, open_quiet_session
+from spa_compiler.ir.control_flow import find_chains, is_marker
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.reader import read
+from spa_compiler.ir.reader import read_proto
 from spa_compiler.operators.facts import CONTRACTS_INTEGERS
 
 Array = NDArray[Any]
@@ -30,7 +30,7 @@ class Side:
         known = {o for n in proto.graph.node for o in n.output} | {i.name for i in proto.graph.input}
         known |= {t.name for t in proto.graph.initializer}
         self.names = [n for n in dict.fromkeys(names) if n in known]
-        self._take(exact_session(with_outputs(proto, self.names), folder, level, 1, what))
+        self._take(open_exact_session(add_outputs(proto, self.names), folder, level, 1, what))
 
     def _take(self, session: ort.InferenceSession) -> None:
         self.session = session
@@ -47,11 +47,11 @@ class Side:
         if not source.path.is_file():
             return cls(source.proto(), source.folder, names, what)
         if not outputs.issuperset(names) or any(n.op in CONTRACTS_INTEGERS for n in source.graph.nodes):
-            return cls(read(source.path), source.folder, names, what)
+            return cls(read_proto(source.path), source.folder, names, what)
         out = cls.__new__(cls)
         out.what, out.names = what, names
         try:
-            out._take(quiet_session(str(source.path), 1, 1))
+            out._take(open_quiet_session(str(source.path), 1, 1))
         except Exception as e:
             raise ModelError(f"onnxruntime cannot load {what}: {' '.join(str(e).split())[:400]}") from e
         return out
@@ -66,14 +66,14 @@ class Side:
             raise ModelError(f"onnxruntime cannot run {self.what}: {' '.join(str(e).split())[:400]}") from e
 
 
-def outer_values(model: Model) -> list[str]:
-    """What nodes outside of bodies give, in the order of the graph."""
+def list_outer_values(model: Model) -> list[str]:
+    """Outputs of nodes outside of bodies, in the order of the graph."""
     nodes = model.graph.nodes
-    outside = [n for n, chain in zip(nodes, chains(nodes), strict=True) if not chain and not is_marker(n)]
+    outside = [n for n, chain in zip(nodes, find_chains(nodes), strict=True) if not chain and not is_marker(n)]
     return [t.name for n in outside for t in n.outputs if t.name]
 
 
-def outputs(model: Model, names: list[str], feeds: list[Feed], what: str, level: int = 1) -> list[list[Any]]:
+def run_outputs(model: Model, names: list[str], feeds: list[Feed], what: str, level: int = 1) -> list[list[Any]]:
     """These values of a model for every feed, several feeds at once. Raises ModelError."""
     side = Side(model.proto(), model.folder, names, what, level)
 
@@ -81,4 +81,4 @@ def outputs(model: Model, names: list[str], feeds: list[Feed], what: str, level:
         got = side.run(feed, names)
         return [got[n] for n in names]
 
-    return list(each(one, feeds))
+    return list(map_parallel(one, feeds))

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from spa_compiler.errors import VerificationError
 
 
-def signature(
+def check_signature(
     dense: ort.InferenceSession, compiled: ort.InferenceSession, only: Mapping[str, int] | None = None
 ) -> None:
     """Same names, types and shapes of inputs and outputs. Raises VerificationError that names the first difference.
@@ -24,12 +24,12 @@ def signature(
         b = [(v.name, v.type, v.shape) for v in getattr(compiled, what)()]
         pairs = list(zip([*a, None], [*b, None], strict=False))
         told = (free, only or {}) if what == "get_outputs" else (None, {})
-        differing = next(((x, y) for x, y in pairs if not _alike(x, y, *told)), None)
+        differing = next(((x, y) for x, y in pairs if not _is_alike(x, y, *told)), None)
         if differing is not None:
             raise VerificationError(f"the signature changed: {differing[0]} became {differing[1]}")
 
 
-def _alike(a: Any, b: Any, free: set[Any] | None, only: Mapping[str, int]) -> bool:
+def _is_alike(a: Any, b: Any, free: set[Any] | None, only: Mapping[str, int]) -> bool:
     """Do two inputs, or two outputs (`free`: sizes of inputs), have the same name, type and shape?"""
     if a is None or b is None or a[:2] != b[:2] or len(a[2]) != len(b[2]):
         return a is b

@@ -1,4 +1,4 @@
-"""The file that was given against the normalised graph: whatever normalising gets wrong shows here.
+"""The comparison of the given file with the normalised graph, which shows errors of the normalisation.
 
     pair = SourcePair(graph, source, dense, limit)
     pair.compare(feed, " at N=2")     # 3e-07; None where the file itself does not run
@@ -14,11 +14,11 @@ from typing import Any
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import ModelError, VerificationError
-from spa_compiler.ir.model import Model, label
-from spa_compiler.verification.comparison import difference
-from spa_compiler.verification.inside import BOUND
-from spa_compiler.verification.replay import compared, decided, replayed, taps
-from spa_compiler.verification.runs import Feed, Side, outer_values
+from spa_compiler.ir.model import Model, describe_node
+from spa_compiler.verification.comparison import measure_difference
+from spa_compiler.verification.inside import MOST_BYTES
+from spa_compiler.verification.replay import list_compared, list_decisions, list_taps, replay_decisions
+from spa_compiler.verification.runs import Feed, Side, list_outer_values
 
 NO_WAY_OUT = "no --exclude avoids it, because it does not come from what is removed"
 
@@ -29,7 +29,7 @@ class SourcePair:
     def __init__(self, graph: DependencyGraph, source: Model, dense: Side, limit: float) -> None:
         self.graph, self.source, self.dense, self.limit = graph, source, dense, limit
         outputs = [t.name for t in graph.model.graph.outputs]
-        self.names = list(dict.fromkeys([*outputs, *taps(graph.model)]))
+        self.names = list(dict.fromkeys([*outputs, *list_taps(graph.model)]))
         self.given: dict[str, Any] = {}  # what the file gave last
         self.file = Side.of_file(source, self.names)
 
@@ -45,23 +45,23 @@ class SourcePair:
         try:
             found = self.dense.run(feed, self.names)
         except ModelError as e:
-            raise VerificationError(self._message(where, f"it does not run: {e}")) from e
-        errors = self._errors(found, given)
+            raise VerificationError(self._write_message(where, f"it does not run: {e}")) from e
+        errors = self._measure_errors(found, given)
         if any(e > self.limit for e in errors.values()):
-            again = self._errors(self.file.run(feed, self.names), given)
+            again = self._measure_errors(self.file.run(feed, self.names), given)
             errors = {n: e for n, e in errors.items() if again[n] <= self.limit}
         worst = max(errors.values(), default=0.0)
         if not errors or worst <= self.limit:
             return worst
-        if decided(self.graph) and (error := self._replay(feed)) <= self.limit:
+        if list_decisions(self.graph) and (error := self._replay(feed)) <= self.limit:
             return error
-        raise VerificationError(self._message(where, self._first(feed, errors)))
+        raise VerificationError(self._write_message(where, self._find_first(feed, errors)))
 
     @staticmethod
-    def _errors(found: dict[str, Any], given: dict[str, Any]) -> dict[str, float]:
-        return {n: difference(found[n], given[n]).error for n in given if n in found}
+    def _measure_errors(found: dict[str, Any], given: dict[str, Any]) -> dict[str, float]:
+        return {n: measure_difference(found[n], given[n]).error for n in given if n in found}
 
-    def _message(self, where: str, what: str) -> str:
+    def _write_message(self, where: str, what: str) -> str:
         return (
             f"{self.source.path}: the graph as spa-compile reads it is not what the file computes{where}: {what}; "
             f"nothing was written. {NO_WAY_OUT[0].upper()}{NO_WAY_OUT[1:]}"
@@ -69,25 +69,25 @@ class SourcePair:
 
     def _replay(self, feed: Feed) -> float:
         """The difference where both take the decisions of the file; infinite where it has not all of them."""
-        made, names = decided(self.graph), compared(self.graph, later=True)
-        if not {*made, *names} <= {*outer_values(self.source), *(t.name for t in self.source.graph.outputs)}:
+        made, names = list_decisions(self.graph), list_compared(self.graph, later=True)
+        if not {*made, *names} <= {*list_outer_values(self.source), *(t.name for t in self.source.graph.outputs)}:
             return math.inf
         given = Side.of_file(self.source, [*names, *made]).run(feed, [*names, *made])
         model = self.graph.model
-        proto = replayed(model.proto(), {n: given[n] for n in made})
+        proto = replay_decisions(model.proto(), {n: given[n] for n in made})
         follower = Side(proto, model.folder, names, "the normalised model")
         found = follower.run(feed | {n: given[n] for n in made}, names)
-        return max(difference(found[n], given[n]).error for n in names)
+        return max(measure_difference(found[n], given[n]).error for n in names)
 
-    def _first(self, feed: Feed, errors: dict[str, float]) -> str:
+    def _find_first(self, feed: Feed, errors: dict[str, float]) -> str:
         """The first value in the order of the graph that differs, among those that both have."""
         model = self.graph.model
-        here = set(outer_values(self.source))
-        names = [n for n in outer_values(model) if n in here]
+        here = set(list_outer_values(self.source))
+        names = [n for n in list_outer_values(model) if n in here]
         while names:
-            step = max(1, math.ceil(self._bytes(names) / BOUND))
+            step = max(1, math.ceil(self._count_bytes(names) / MOST_BYTES))
             tried = names[step - 1 :: step]
-            bad = self._differing(feed, tried)
+            bad = self._find_differing(feed, tried)
             if bad is None or step == 1:
                 first = bad
                 break
@@ -97,14 +97,14 @@ class SourcePair:
             first = None
         first = first or max(errors, key=lambda n: errors[n])
         node = next((n for n in model.graph.nodes if any(t.name == first for t in n.outputs)), None)
-        of = f" of {node.op} '{label(node)}'" if node is not None else ""
+        of = f" of {node.op} '{describe_node(node)}'" if node is not None else ""
         return f"value '{first}'{of} is the first that differs (tolerance {self.limit:.0e})"
 
-    def _bytes(self, names: list[str]) -> int:
+    def _count_bytes(self, names: list[str]) -> int:
         values = self.graph.values
         return sum(4 * math.prod(values[n].shape) for n in names if n in values)
 
-    def _differing(self, feed: Feed, names: list[str]) -> str | None:
+    def _find_differing(self, feed: Feed, names: list[str]) -> str | None:
         try:
             model = self.graph.model
             file = Side.of_file(self.source, names)
@@ -112,5 +112,5 @@ class SourcePair:
             b = Side(model.proto(), model.folder, names, "the normalised model").run(feed, names)
         except ModelError:
             return None
-        both = [n for n in names if n in a and n in b and difference(again[n], a[n]).error <= self.limit]
-        return next((n for n in both if difference(b[n], a[n]).error > self.limit), None)
+        both = [n for n in names if n in a and n in b and measure_difference(again[n], a[n]).error <= self.limit]
+        return next((n for n in both if measure_difference(b[n], a[n]).error > self.limit), None)

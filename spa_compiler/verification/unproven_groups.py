@@ -1,8 +1,8 @@
-"""Whether a proof can see a group: somewhere its kept units have to move, and what reads them has to move with them.
+"""Groups that a proof cannot see: it sees one if its kept units vary, and the output of what reads them varies, too.
 
     watch = find_readers(graph, masks)          # per group that loses a unit: (what is read, what the reader gives)
     power = Power(graph, masks, watch, limit)
-    power.see(reads, gives)                     # values of the runs that are made anyway
+    power.record_run(reads, gives)                     # values of the runs that are made anyway
     power.find_silent(moved)                     # labels of groups that no reader sees
 
 A Relu that never opens, NaN, or weights of zero behind it make a group silent: any channel could be exchanged for any
@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.algebra.expr import Dim, Expr, atoms
-from spa_compiler.algebra.masks import NOWHERE, Bools, Masks, coordinates
-from spa_compiler.analysis.dead_channels import dead_channels
+from spa_compiler.algebra.expr import Dim, Expr, iterate_dims
+from spa_compiler.algebra.masks import NO_CHANNEL, Bools, Masks, find_coordinates
+from spa_compiler.analysis.dead_channels import find_dead_channels
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.operators.site import Scope, Value
-from spa_compiler.verification.comparison import peaks
+from spa_compiler.verification.comparison import find_peaks
 
 Array = NDArray[Any]
-READERS = 3
+MOST_READERS = 3
 """Readers of a group that are looked at."""
-FAR = 30.0
+FAR_FACTOR = 30.0
 """Times the tolerance that a value has to move by, as a share of its own scale."""
 
 
@@ -57,27 +57,27 @@ def find_readers(graph: DependencyGraph, masks: Masks) -> dict[str, list[Reader]
             continue
         gives = tuple(v.name for v in site.outputs if v is not None)
         for scope in site.scopes:
-            for value, dims in _sums(scope):
+            for value, dims in _find_sums(scope):
                 for label in {owner[d] for d in dims if d in owner}:
                     found[label].setdefault(value.name, Reader(value.name, gives))
 
     def size(reader: Reader) -> int:
         return math.prod(graph.values[reader.read].shape)
 
-    return {n: sorted(readers.values(), key=size)[:READERS] for n, readers in found.items()}
+    return {n: sorted(readers.values(), key=size)[:MOST_READERS] for n, readers in found.items()}
 
 
-def _sums(scope: Scope) -> Iterator[tuple[Value, set[Dim]]]:
+def _find_sums(scope: Scope) -> Iterator[tuple[Value, set[Dim]]]:
     """Activations that are summed over, or taken a statistic of, and over which dims."""
-    for name in scope.contracted() | scope.stats:
-        dims = set(atoms(scope.env[name])) if name in scope.env else set()
+    for name in scope.find_contracted() | scope.stats:
+        dims = set(iterate_dims(scope.env[name])) if name in scope.env else set()
         for value, output, row in scope.tensors:
             if dims and not output and not value.constant and any(name in names for names in row):
                 yield value, dims
 
 
 class Power:
-    """What was seen to move: extremes of every unit's values and of what readers give, over all runs."""
+    """Observed variation: extremes of the values of every unit, and of the outputs of its readers, over all runs."""
 
     def __init__(self, graph: DependencyGraph, masks: Masks, limit: float, pushed: Iterable[str] = ()) -> None:
         self.graph, self.masks, self.limit, self.pushed = graph, masks, limit, list(pushed)
@@ -87,11 +87,13 @@ class Power:
         self.reads = list(dict.fromkeys(r.read for r in every))
         self.gives = list(dict.fromkeys(n for r in every for n in r.gives))
         dims = {d for g in self.open for d in g.dims}
-        self.axes = {n: [i for i, a in enumerate(graph.values[n].axes) if dims & graph.held(a)] for n in self.reads}
+        self.axes = {
+            n: [i for i, a in enumerate(graph.values[n].axes) if dims & graph.find_dims(a)] for n in self.reads
+        }
         self.seen: dict[tuple[str, str, int], tuple[Array, Array]] = {}
         self.lock = threading.Lock()  # several runs at once
 
-    def see(self, reads: Mapping[str, Any], gives: Mapping[str, Any]) -> None:
+    def record_run(self, reads: Mapping[str, Any], gives: Mapping[str, Any]) -> None:
         """Values of one run: what readers read before anything was pushed, and what they give.
 
         Only what is needed is looked at: the readers of groups that were not seen to move before.
@@ -110,7 +112,7 @@ class Power:
             for name in reader.gives:
                 self._merge(("gives", name, -1), gives.get(name), done)
                 self._merge(("gives", name, 1), gives.get(name), done)
-            if self._moves_units(group, reader.read) and any(map(self._moves, reader.gives)):
+            if self._has_moving_units(group, reader.read) and any(map(self._is_moving, reader.gives)):
                 return True
         return False
 
@@ -133,10 +135,10 @@ class Power:
         silent = [g for g in self.open if self.readers[g.label] or not moved]
         if not silent:
             return []
-        dead = dead_channels(self.graph, 0)
-        return [g.label for g in silent if not self._loses_zeros(g, dead.get(g.label))]
+        dead = find_dead_channels(self.graph, 0)
+        return [g.label for g in silent if not self._has_only_zeros(g, dead.get(g.label))]
 
-    def _loses_zeros(self, group: Group, dead: Bools | None) -> bool:
+    def _has_only_zeros(self, group: Group, dead: Bools | None) -> bool:
         """Is every unit that goes proven to be zero?"""
         if dead is None:
             return False
@@ -146,7 +148,7 @@ class Power:
             gone = ~self.masks[group.dims[0]]
         return bool((dead.reshape(gone.shape) | ~gone).all())
 
-    def _moves_units(self, group: Group, name: str) -> bool:
+    def _has_moving_units(self, group: Group, name: str) -> bool:
         """Does the value of some kept unit differ between positions or inputs?
 
         Where pushes tell units apart, one that is the same everywhere but not zero counts, too: another in its place
@@ -156,7 +158,7 @@ class Power:
             seen = self.seen.get(("reads", name, axis))
             if seen is None:
                 continue
-            kept = _kept_positions(self.graph.values[name].axes[axis], group, self.masks)
+            kept = _find_kept_positions(self.graph.values[name].axes[axis], group, self.masks)
             low, high = np.asarray(seen[0])[kept], np.asarray(seen[1])[kept]
             if name in self.pushed:
                 there = low <= high
@@ -165,31 +167,31 @@ class Power:
                 return True
         return False
 
-    def _moves(self, name: str) -> bool:
+    def _is_moving(self, name: str) -> bool:
         """Does what a reader gives differ at some index of its last or second axis?"""
         found = [self.seen[k] for k in (("gives", name, -1), ("gives", name, 1)) if k in self.seen]
         return any(is_far(low, high, self.limit) for low, high in found)
 
 
-def _kept_positions(axis: Expr, group: Group, masks: Masks) -> Bools:
+def _find_kept_positions(axis: Expr, group: Group, masks: Masks) -> Bools:
     """Positions of an axis that hold a kept unit of a group."""
     out = np.zeros(axis.size, bool)
-    for d, place in coordinates(axis).items():
+    for d, place in find_coordinates(axis).items():
         if d in group.dims:
             mask = masks.get(d, np.ones(d.size, bool))
             left: Bools = np.asarray(mask if mask.ndim == 1 else mask.any(0))
-            out |= (place != NOWHERE) & left[np.maximum(place, 0)]
+            out |= (place != NO_CHANNEL) & left[np.maximum(place, 0)]
     return out
 
 
 def find_extremes(array: Array, axis: int) -> tuple[Array, Array]:
     """Lowest and highest finite entry at every index of an axis; high below low where there is none."""
     numbers = array.astype(np.float32) if array.dtype.kind != "f" or array.dtype.itemsize < 4 else array
-    high, low = peaks(numbers, axis), -peaks(-numbers, axis)
+    high, low = find_peaks(numbers, axis), -find_peaks(-numbers, axis)
     if np.isfinite(low).all() and np.isfinite(high).all():
         return low, high
     finite = np.isfinite(numbers)
-    return -peaks(np.where(finite, -numbers, -np.inf), axis), peaks(np.where(finite, numbers, -np.inf), axis)
+    return -find_peaks(np.where(finite, -numbers, -np.inf), axis), find_peaks(np.where(finite, numbers, -np.inf), axis)
 
 
 def is_far(low: Array, high: Array, limit: float) -> bool:
@@ -197,10 +199,10 @@ def is_far(low: Array, high: Array, limit: float) -> bool:
     there = high > low
     size = np.where(there, np.maximum(np.abs(low), np.abs(high)), 0)
     with np.errstate(invalid="ignore"):  # high below low where nothing is finite
-        return bool((there & (high - low > FAR * limit * size)).any())
+        return bool((there & (high - low > FAR_FACTOR * limit * size)).any())
 
 
 def find_body_outputs(graph: DependencyGraph) -> list[str]:
-    """What control nodes outside of bodies give: where groups inside of bodies can be seen."""
+    """Outputs of control nodes outside of bodies: the places where groups inside of bodies can be seen."""
     sites = [s for s in graph.sites if s.op in ("If", "Loop", "Scan") and not s.path]
     return [v.name for s in sites for v in s.outputs if v is not None]

@@ -19,9 +19,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spa_compiler.algebra.expr import Dim, Expr, Prod, Reason, Sum, atoms, is_frozen, resolve, trivial
-from spa_compiler.algebra.masks import Bools, count, keep, multiplicity, order, whole
-from spa_compiler.algebra.unify import UndecidedError, atomise, deciding, select, split, unify
+from spa_compiler.algebra.expr import Dim, Expr, Prod, Reason, Sum, is_frozen, is_trivial, iterate_dims, resolve
+from spa_compiler.algebra.masks import (
+    Bools,
+    count_kept,
+    list_kept_positions,
+    make_keep_mask,
+    make_tensor_masks,
+    multiplicity,
+)
+from spa_compiler.algebra.unify import UndecidedError, allow_choices, atomise, select, split, unify
 
 WHY = Reason.new("a test says so")
 LONGEST = 40  # positions of a random axis
@@ -118,11 +125,11 @@ def positions(e: Expr) -> list[tuple[Channel, ...]]:
 
 def choices(e: Expr) -> list[frozenset[Channel]]:
     """The channels of every position that a plan may remove."""
-    return [frozenset(c for c in p if not c[0].frozen and not trivial(c[0])) for p in positions(e)]
+    return [frozenset(c for c in p if not c[0].frozen and not is_trivial(c[0])) for p in positions(e)]
 
 
 def profile(dims: list[Dim]) -> Counter[frozenset[tuple[int, int]]]:
-    """What a plan can choose between, without names: for each choice all positions of the dims that go with it."""
+    """The choices of a plan, without names: for each choice all positions of the dims that go with it."""
     places: dict[Channel, set[tuple[int, int]]] = defaultdict(set)
     for i, d in enumerate(dims):
         for at, channels in enumerate(choices(d)):
@@ -134,7 +141,7 @@ def profile(dims: list[Dim]) -> Counter[frozenset[tuple[int, int]]]:
 def random_masks(axes: list[Expr], seed: int) -> dict[Dim, Bools]:
     """A plan over the free dims of these axes."""
     rng = np.random.default_rng(seed)
-    free = {d.serial: d for e in axes for d in atoms(e) if not d.frozen and not trivial(d)}
+    free = {d.serial: d for e in axes for d in iterate_dims(e) if not d.frozen and not is_trivial(d)}
     return {d: rng.random(d.size) < 0.7 for _, d in sorted(free.items())}
 
 
@@ -151,7 +158,7 @@ def test_soundness_every_plan_keeps_the_same_on_both_sides(said: Statements, see
     masks = random_masks([e for a, b, _ in equations for e in (a, b)], seed)
     for a, b, _ in equations:
         assert choices(a) == choices(b)
-        assert keep(a, masks).tolist() == keep(b, masks).tolist()
+        assert make_keep_mask(a, masks).tolist() == make_keep_mask(b, masks).tolist()
 
 
 @settings(max_examples=300)
@@ -161,7 +168,7 @@ def test_soundness_where_choices_are_postponed(said: Statements) -> None:
     waiting = []
     for equation in equations:
         try:
-            with deciding(False):
+            with allow_choices(False):
                 state([equation])
         except UndecidedError:
             waiting.append(equation)
@@ -209,9 +216,14 @@ def test_refinement_only(said: Statements, seed: int) -> None:
     assert all(is_frozen(d) for d in fixed)
     masks = random_masks(list(dims), seed)
     before, _ = said.build()
-    coarse = {d: keep(now, masks) for d, now in zip(before, dims, strict=True)}  # a plan after is a plan before
+    coarse = {
+        d: make_keep_mask(now, masks) for d, now in zip(before, dims, strict=True)
+    }  # a plan after is a plan before
     for tree in (side for a, b, _ in said.equations for side in (a, b)):
-        assert keep(axis_of(tree, before), coarse).tolist() == keep(axis_of(tree, dims), masks).tolist()
+        assert (
+            make_keep_mask(axis_of(tree, before), coarse).tolist()
+            == make_keep_mask(axis_of(tree, dims), masks).tolist()
+        )
 
 
 @settings(max_examples=300)
@@ -256,8 +268,8 @@ def test_a_square_keeps_its_freedom_where_no_digit_is_cut() -> None:
     d, flat = Dim(3), Dim(9)
     unify(Prod((d, d)), flat)
     unify(flat, Sum((Dim(3), Dim(6))))  # the first row, and the others: d is cut
-    assert [x.size for x in dict.fromkeys(atoms(d))] == [1, 2]
-    assert not any(x.frozen for x in atoms(d))
+    assert [x.size for x in dict.fromkeys(iterate_dims(d))] == [1, 2]
+    assert not any(x.frozen for x in iterate_dims(d))
 
 
 def test_a_square_that_is_taken_apart_is_frozen_and_what_is_beside_it_is_not() -> None:
@@ -265,7 +277,7 @@ def test_a_square_that_is_taken_apart_is_frozen_and_what_is_beside_it_is_not() -
     unify(Prod((d, e, d)), flat)
     unify(flat, Sum((Dim(7), Dim(13))))
     assert is_frozen(d) and not is_frozen(e)
-    assert "an axis times itself" in str(next(atoms(d)).frozen)
+    assert "an axis times itself" in str(next(iterate_dims(d)).frozen)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -389,21 +401,21 @@ def test_keep_and_count_are_what_the_definition_says(said: Statements, seed: int
     state(equations[1:])
     e = equations[0][0]
     masks = random_masks([e], seed)
-    assert keep(e, masks).tolist() == [is_kept(p, masks, {}) for p in positions(e)]
-    assert count(e, masks) == sum(keep(e, masks))
-    assert order(e, masks, {}, {}).tolist() == np.flatnonzero(keep(e, masks)).tolist()
+    assert make_keep_mask(e, masks).tolist() == [is_kept(p, masks, {}) for p in positions(e)]
+    assert count_kept(e, masks) == sum(make_keep_mask(e, masks))
+    assert list_kept_positions(e, masks, {}, {}).tolist() == np.flatnonzero(make_keep_mask(e, masks)).tolist()
 
 
 @settings(max_examples=400)
 @given(SEEDS)
 def test_masks_per_block_keep_what_the_definition_says(seed: int) -> None:
     t = tensor(seed)
-    per_axis, both = whole(t.axes, t.masks, t.blocks)
+    per_axis, both = make_tensor_masks(t.axes, t.masks, t.blocks)
     found = functools.reduce(np.logical_and.outer, per_axis)
     found = found if both is None else found & both
     wanted = [is_kept(sum(p, ()), t.masks, t.blocks) for p in itertools.product(*map(positions, t.axes))]
     assert found.ravel().tolist() == wanted
-    assert math.prod(count(a, t.masks) for a in t.axes) == sum(wanted)
+    assert math.prod(count_kept(a, t.masks) for a in t.axes) == sum(wanted)
 
 
 @settings(max_examples=400)
@@ -412,7 +424,7 @@ def test_masks_per_block_order_what_is_kept_as_the_pruned_axis_does(seed: int) -
     t = tensor(seed)
     b = next(iter(t.blocks.values()))
     for e in t.axes:
-        rows = [()] if b in set(atoms(e)) else [((b, i),) for i in range(b.size)]
+        rows = [()] if b in set(iterate_dims(e)) else [((b, i),) for i in range(b.size)]
         for beside in rows:
-            assert order(e, t.masks, t.blocks, dict(beside)).tolist() == order_after(e, t, beside)
-            assert count(e, t.masks) == len(order_after(e, t, beside))
+            assert list_kept_positions(e, t.masks, t.blocks, dict(beside)).tolist() == order_after(e, t, beside)
+            assert count_kept(e, t.masks) == len(order_after(e, t, beside))

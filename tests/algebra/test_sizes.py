@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spa_compiler.algebra import sizes
-from spa_compiler.algebra.sizes import Size, parse_size, text_of, value_at
+from spa_compiler.algebra.sizes import Size, compute_value, format_size, parse_size
 from spa_compiler.ir.symbols import is_telling
 
 Evaluated = tuple[Size, Callable[[dict[str, int]], int]]
@@ -40,7 +40,7 @@ def evaluated(draw: st.DrawFn) -> Evaluated:
     for _ in range(draw(st.integers(1, 6))):
         (a, fa), (b, fb) = draw(st.sampled_from(pool)), draw(st.sampled_from(pool))
         name = draw(st.sampled_from([*ANYTHING, *DIVISIONS]))
-        if name in DIVISIONS and not (sizes.bounds(b)[0] > 0 or (isinstance(b, int) and b != 0)):
+        if name in DIVISIONS and not (sizes.find_bounds(b)[0] > 0 or (isinstance(b, int) and b != 0)):
             continue
         ours, theirs = (ANYTHING | DIVISIONS)[name]
         pool.append((ours(a, b), lambda s, f=theirs, fa=fa, fb=fb: f(fa(s), fb(s))))
@@ -51,9 +51,9 @@ def evaluated(draw: st.DrawFn) -> Evaluated:
 @settings(max_examples=300, deadline=None)
 def test_a_size_is_what_integers_give_at_every_binding(case: Evaluated) -> None:
     size, number = case
-    low, high = sizes.bounds(size)
+    low, high = sizes.find_bounds(size)
     for binding in BINDINGS:
-        assert value_at(size, binding) == number(binding)
+        assert compute_value(size, binding) == number(binding)
         assert low <= number(binding) <= high
 
 
@@ -72,11 +72,11 @@ def test_what_is_said_of_axes_that_may_be_empty_holds_for_0(
 ) -> None:
     size = choose(sizes.add(sizes.multiply("H", times), more), "N", 0)
     bindings = [{"H": h, "N": n} for h in (0, 1, 5) for n in (0, 1, 7)]
-    numbers = [value_at(size, s) for s in bindings]
+    numbers = [compute_value(size, s) for s in bindings]
     known = [n for n in numbers if n is not None]
     assert len(known) == len(numbers)
     assert known == [(min if choose is sizes.minimum else max)(s["H"] * times + more, s["N"]) for s in bindings]
-    low, high = sizes.bounds(size, 0)
+    low, high = sizes.find_bounds(size, 0)
     assert low <= min(known) and max(known) <= high
     for said, holds in ((sizes.is_less(size, other, 0), int.__lt__), (sizes.is_equal(size, other, 0), int.__eq__)):
         assert said is None or all(holds(n, other) is said for n in known)
@@ -123,7 +123,7 @@ def test_what_is_equal_at_round_sizes_is_not_taken_for_a_number(multiple: int) -
      ("Max(1, s0)", {"s0": 5}, 5), ("(s0 - 1) % 4", {"s0": 7}, 2)],
 )  # fmt: skip
 def test_names_of_dims_are_read_as_expressions(name: str, at: dict[str, int], number: int) -> None:
-    assert value_at(parse_size(name), at) == number
+    assert compute_value(parse_size(name), at) == number
 
 
 NAMES = ["x.0", "a b", "", "1.5", "__import__('os')", "f(a)", "N[0]", "a if b else c", "9" * 400]
@@ -142,19 +142,19 @@ def test_names_that_exporters_write_on_any_axis_tell_nothing(name: str) -> None:
 
 
 def test_a_size_is_told_as_a_user_would_write_it() -> None:
-    assert text_of(rounded_up("H", 32)).count("// 32") >= 1
-    assert text_of(sizes.minimum("H", 48)) == "min(48, H)"
-    assert text_of(sizes.add(sizes.floor_divide("H", 2), 1)) == "H // 2 + 1"
+    assert format_size(rounded_up("H", 32)).count("// 32") >= 1
+    assert format_size(sizes.minimum("H", 48)) == "min(48, H)"
+    assert format_size(sizes.add(sizes.floor_divide("H", 2), 1)) == "H // 2 + 1"
 
 
 @given(st.integers(-4, 4), st.integers(-3, 3), st.sampled_from(["N", "W"]))
 def test_a_size_is_taken_apart_by_a_symbol(times: int, more: int, other: str) -> None:
     size = sizes.add(sizes.multiply("H", times), sizes.add(other, more))
-    assert sizes.linear_part(size, "H") == (times, sizes.add(other, more))
-    assert sizes.linear_part(sizes.floor_divide("H", 2), "H") is None
+    assert sizes.split_linear(size, "H") == (times, sizes.add(other, more))
+    assert sizes.split_linear(sizes.floor_divide("H", 2), "H") is None
 
 
 def test_no_name_of_a_dim_is_taken_for_what_a_function_gives() -> None:
     half = str(sizes.floor_divide("H", 2))
-    assert sizes.symbols_of(half) == {"H"} and sizes.symbols_of(parse_size(half)) == {parse_size(half)}
-    assert sizes.bounds(parse_size(half)) == (1, math.inf)
+    assert sizes.find_size_symbols(half) == {"H"} and sizes.find_size_symbols(parse_size(half)) == {parse_size(half)}
+    assert sizes.find_bounds(parse_size(half)) == (1, math.inf)

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from laws import Masks, analyzed, random_masks
+from laws import Masks, analyze_proto, random_masks
 from spa_compiler.algebra.expr import Dim
-from spa_compiler.analysis.cost import CostModel, describe_uncounted, group_widths
+from spa_compiler.analysis.cost import CostModel, describe_uncounted, make_group_widths
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.operators import tables
 from spa_compiler.operators.site import Site, Value
@@ -19,7 +19,7 @@ from zoo import CASES, Case, build
 
 
 def totals(text: str, inits: dict[str, tuple[int, ...]], opset: int = 18) -> dict[str, int]:
-    return CostModel(analyzed(build(Case(text, dict(inits), None, opset=opset)))).totals({})
+    return CostModel(analyze_proto(build(Case(text, dict(inits), None, opset=opset)))).totals({})
 
 
 BY_HAND: dict[str, tuple[str, dict[str, tuple[int, ...]], int]] = {
@@ -98,7 +98,7 @@ def test_integers_that_are_no_weights_are_not_parameters() -> None:
     case = Case(
         "(float[1,12] x) => (float[3,5] y) { a = Reshape(x, s)  y = MatMul(a, w) }", {"s": [3, 4], "w": (4, 5)}, None
     )
-    assert CostModel(analyzed(build(case))).totals({}) == {"macs": 60, "params": 20, "bytes": 80}
+    assert CostModel(analyze_proto(build(case))).totals({}) == {"macs": 60, "params": 20, "bytes": 80}
 
 
 def test_half_precision_weights_take_half_the_bytes() -> None:
@@ -106,7 +106,7 @@ def test_half_precision_weights_take_half_the_bytes() -> None:
         """<ir_version: 10, opset_import: ["" : 18]> m (float16[1,4] x) => (float16[1,5] y) { y = MatMul(x, w) }"""
     )
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 5), np.float16), "w"))
-    assert CostModel(analyzed(model)).totals({})["bytes"] == 40
+    assert CostModel(analyze_proto(model)).totals({})["bytes"] == 40
 
 
 def test_weights_inside_the_body_of_an_if_are_parameters() -> None:
@@ -115,7 +115,7 @@ def test_weights_inside_the_body_of_an_if_are_parameters() -> None:
             y = If (c) <then_branch = a () => (float[1,4] p) <float[1,4] k = {1.0, 2.0, 3.0, 4.0}> { p = Add(x, k) },
                         else_branch = b () => (float[1,4] q) { q = Identity(x) }> }"""
     )
-    graph = analyzed(model)
+    graph = analyze_proto(model)
     assert CostModel(graph).totals({}) == {"macs": 0, "params": 4, "bytes": 16}
     assert sum(graph.frozen_parameters().values()) == 4
     assert "graph" in next(iter(graph.frozen_parameters()))
@@ -142,7 +142,7 @@ def by_shape(site: Site) -> float | None:
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_macs_of_a_rule_are_those_of_the_shapes(name: str) -> None:
-    for site in analyzed(build(CASES[name])).sites:
+    for site in analyze_proto(build(CASES[name])).sites:
         expected = by_shape(site)
         if expected is not None and site.products and not site.y.constant:
             assert sum(math.prod(a.size for a in axes) for axes in site.products) == expected, site.name
@@ -163,7 +163,7 @@ def test_a_fused_contraction_counts_as_its_plain_form(op: str) -> None:
 
 @pytest.mark.parametrize("name", ["dynamic_quantize_matmul", "matmul_integer_to_float"])
 def test_a_quantised_product_counts_as_its_plain_form(name: str) -> None:
-    graph = analyzed(build(CASES[name]))
+    graph = analyze_proto(build(CASES[name]))
     assert CostModel(graph).totals({})["macs"] == sum(
         math.prod(s.y.shape) * s.x().shape[-1] for s in graph.sites if "MatMul" in s.op
     )
@@ -171,7 +171,7 @@ def test_a_quantised_product_counts_as_its_plain_form(name: str) -> None:
 
 def test_a_product_of_constants_counts_nothing() -> None:
     a, b, y = Value("a", (4, 5), constant=True), Value("b", (5, 6), constant=True), Value("y", (4, 6), constant=True)
-    row = tables.find("", "MatMul")
+    row = tables.find_rule("", "MatMul")
     assert row is not None
     site = Site("MatMul", "product", 18, [a, b], [y], {}, {}, traits=row)
     row(site)
@@ -179,25 +179,25 @@ def test_a_product_of_constants_counts_nothing() -> None:
 
 
 def test_a_contraction_without_a_count_is_named() -> None:
-    cost = CostModel(analyzed(build(CASES["attention_23"])))
+    cost = CostModel(analyze_proto(build(CASES["attention_23"])))
     assert cost.totals({})["macs"] == 5 * 8 * (12 + 6 + 10) + 5 * 20 * 8
     assert "Attention 'o'" in describe_uncounted(cost)[0]
-    assert not describe_uncounted(CostModel(analyzed(build(CASES["residual_projection"]))))
+    assert not describe_uncounted(CostModel(analyze_proto(build(CASES["residual_projection"]))))
 
 
 @pytest.mark.parametrize("name", sorted(n for n in CASES if CASES[n].runs and CASES[n].groups))
 def test_costs_under_widths_are_those_of_the_rewritten_model(name: str) -> None:
-    graph = analyzed(build(CASES[name]))
+    graph = analyze_proto(build(CASES[name]))
     masks = random_masks(graph, np.random.default_rng(3))
-    small = analyzed(rewrite(graph, masks).proto())
+    small = analyze_proto(rewrite(graph, masks).proto())
     assert CostModel(graph).totals(widths(graph, masks)) == CostModel(small).totals({})
 
 
 def test_what_a_group_takes_part_in_is_what_changes_with_it() -> None:
-    graph = analyzed(build(CASES["residual_projection"]))
+    graph = analyze_proto(build(CASES["residual_projection"]))
     cost = CostModel(graph)
     for group in graph.groups:
         for unit in ("macs", "params", "bytes"):
-            less = group_widths(group, group.size - 2)
+            less = make_group_widths(group, group.size - 2)
             part = cost.of_group(group, unit, {}) - cost.of_group(group, unit, less)
             assert part == pytest.approx(cost.total(unit, {}) - cost.total(unit, less))

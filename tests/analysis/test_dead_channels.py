@@ -1,4 +1,4 @@
-"""What may be erased without any loss: planted dead channels go, the rest stays, and the outputs do not change."""
+"""Channels that are removed without any loss: planted dead ones go, the rest stays, the outputs do not change."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from onnx import numpy_helper
 
 import spa_compiler
-from laws import analyzed, listing
+from laws import analyze_proto, list_groups
 from laws import outputs as run_outputs
-from spa_compiler.analysis.dead_channels import dead_channels
+from spa_compiler.analysis.dead_channels import find_dead_channels
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import UsageError
-from spa_compiler.execution.inputs import random_inputs
+from spa_compiler.execution.inputs import draw_random_inputs
 from spa_compiler.planning.plan import Plan
 from spa_compiler.rewriting.prune import rewrite
 from zoo import CASES, Case, build
@@ -45,9 +45,9 @@ def planted(case: Case, **zeros: tuple[int, list[int]]) -> onnx.ModelProto:
 
 def dead(model: onnx.ModelProto) -> list[int]:
     """Dead channels of the one group of `chain`."""
-    graph = analyzed(model)
-    found = dead_channels(graph)
-    label = next((g.label for key, g in listing(graph).items() if "w1:0" in key), "")
+    graph = analyze_proto(model)
+    found = find_dead_channels(graph)
+    label = next((g.label for key, g in list_groups(graph).items() if "w1:0" in key), "")
     return np.flatnonzero(found[label]).tolist() if label in found else []
 
 
@@ -55,8 +55,8 @@ def change(graph: DependencyGraph) -> float:
     """Largest change of the outputs when the dead channels go, as a share of their scale."""
     assert graph.model.shapes is not None
     sizes = {n: pair[0] for n, pair in graph.model.shapes.sizes.items()}
-    feed = random_inputs(graph.model, sizes, np.random.default_rng(0))
-    plan = Plan({n: ~mask for n, mask in dead_channels(graph).items()})
+    feed = draw_random_inputs(graph.model, sizes, np.random.default_rng(0))
+    plan = Plan({n: ~mask for n, mask in find_dead_channels(graph).items()})
     before, after = (
         [np.nan_to_num(a) for a in run_outputs(m, feed)] for m in (graph.model, rewrite(graph, plan.masks(graph)))
     )
@@ -130,8 +130,8 @@ def test_channels_that_nothing_reads_are_dead() -> None:
         {"w1": (9, 3, 1, 1), "b1": (9,), "w2": (4, 6, 1, 1), "start": [0], "end": [6], "axis": [1]},
         None,
     )
-    graph = analyzed(build(case))
-    unused = {n: int(m.sum()) for n, m in dead_channels(graph).items()}
+    graph = analyze_proto(build(case))
+    unused = {n: int(m.sum()) for n, m in find_dead_channels(graph).items()}
     assert list(unused.values()) == [2]  # of three: a group keeps one channel
     assert change(graph) == 0
 
@@ -142,15 +142,15 @@ def test_the_zero_of_a_quantized_weight_is_not_a_zero() -> None:
     inits = {"w1": (6, 3, 1, 1), "b1": (6,), "sc": np.array(0.1, np.float32), "zp": np.array(128, np.uint8)}
     weight = np.random.default_rng(0).integers(0, 255, (4, 6, 1, 1)).astype(np.uint8)
     weight[:, 2] = 0  # stands for -12.8
-    graph = analyzed(build(Case(text, {**inits, "q": weight}, None)))
+    graph = analyze_proto(build(Case(text, {**inits, "q": weight}, None)))
     assert change(graph) == 0
-    assert not dead_channels(graph)
+    assert not find_dead_channels(graph)
 
 
 def test_a_group_is_never_erased_whole() -> None:
     model = planted(chain("b = Relu(a)"), w2=(1, list(range(6))))
     assert dead(model) == [1, 2, 3, 4, 5]
-    assert change(analyzed(model)) == 0
+    assert change(analyze_proto(model)) == 0
 
 
 @pytest.mark.parametrize("name", sorted(n for n in CASES if CASES[n].runs and CASES[n].groups))
@@ -165,13 +165,13 @@ def test_erasing_planted_zeros_changes_no_model(name: str) -> None:
             size = values.shape[axis]
             np.moveaxis(values, axis, 0)[rng.permutation(size)[: (size + 2) // 3]] = 0
             t.CopyFrom(numpy_helper.from_array(values, t.name))
-    assert change(analyzed(model)) < 1e-5
+    assert change(analyze_proto(model)) < 1e-5
 
 
 def resnet_with_dead_channels(folder: Path, models: Path) -> tuple[Path, str]:
     """The shipped ResNet with three channels that are multiplied by zero, and their group."""
     source = folder / "resnet.onnx"
-    graph = analyzed(onnx.load(models / "digits_resnet.onnx"))
+    graph = analyze_proto(onnx.load(models / "digits_resnet.onnx"))
     group = next(g for g in graph.groups if [m.role for m in g.members].count("in") == 1)
     reader = next(m for m in group.members if m.role == "in")
     model = onnx.load(models / "digits_resnet.onnx")
@@ -194,8 +194,8 @@ def test_ratio_0_erases_dead_channels_and_nothing_else(tmp_path: Path, models: P
 
 def test_erase_leaves_what_the_options_protect(tmp_path: Path, models: Path) -> None:
     source, label = resnet_with_dead_channels(tmp_path, models)
-    size = next(g for g in analyzed(onnx.load(source)).groups if g.label == label).size
-    other = next(g.label for g in analyzed(onnx.load(source)).groups if g.label != label)
+    size = next(g for g in analyze_proto(onnx.load(source)).groups if g.label == label).size
+    other = next(g.label for g in analyze_proto(onnx.load(source)).groups if g.label != label)
 
     def erased(**options: Any) -> int:
         report = spa_compiler.compile(source, ratio=0, **options).report

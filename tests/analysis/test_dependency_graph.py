@@ -1,4 +1,4 @@
-"""What the analysis tells about a model: labels, roles, explanations, reasons."""
+"""The analysis of a model: labels, roles, explanations, reasons."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import onnx
 import pytest
 
-from laws import analyzed, assert_every_rule_fits, listing
+from laws import analyze_proto, assert_every_rule_fits, list_groups
 from spa_compiler.errors import UsageError
 from spa_compiler.operators import tables
 from zoo import CASES, build
 
 
 def test_members_have_roles() -> None:
-    graph = analyzed(build(CASES["residual"]))
+    graph = analyze_proto(build(CASES["residual"]))
     (group,) = graph.groups
     roles = {f"{m.value}:{m.axis}": m.role for m in group.members}
     assert roles["w1:0"] == "out" and roles["w2:1"] == "in" and roles["w3:1"] == "in"
@@ -23,7 +23,7 @@ def test_members_have_roles() -> None:
 
 
 def test_a_label_finds_its_group() -> None:
-    graph = analyzed(build(CASES["grouped_conv"]))
+    graph = analyze_proto(build(CASES["grouped_conv"]))
     for group in graph.groups:
         assert graph.group(group.label) is group
         assert group.label.split("#")[0] in {f"{m.value}:{m.axis}" for m in group.members}
@@ -33,7 +33,7 @@ def test_a_label_finds_its_group() -> None:
 
 
 def test_explain_gives_the_chain_of_nodes() -> None:
-    graph = analyzed(build(CASES["residual"]))
+    graph = analyze_proto(build(CASES["residual"]))
     path = graph.explain(("w1", 0), ("w3", 1))
     assert path[0][0] == ("w1", 0) and path[-1][2] == ("w3", 1)
     assert all(a[2] == b[0] for a, b in itertools.pairwise(path))
@@ -41,33 +41,33 @@ def test_explain_gives_the_chain_of_nodes() -> None:
 
 
 def test_explain_refuses_what_is_not_coupled_or_not_there() -> None:
-    graph = analyzed(build(CASES["conv"]))
+    graph = analyze_proto(build(CASES["conv"]))
     for a, b in ((("w1", 0), ("w1", 1)), (("w1", 0), ("nobody", 0)), (("w1", 9), ("w2", 1))):
         with pytest.raises(UsageError):
             graph.explain(a, b)
 
 
 def test_frozen_parameters_are_counted_by_reason() -> None:
-    graph = analyzed(build(CASES["custom_op"]))
+    graph = analyze_proto(build(CASES["custom_op"]))
     counted = graph.frozen_parameters()
     assert sum(counted.values()) == 6 * 7 + 4 * 6
     assert all("Mystery" in reason for reason in counted)
 
 
 def test_blocks_have_masks_of_two_axes() -> None:
-    graph = analyzed(build(CASES["grouped_conv"]))
-    shapes = {k: g.shape for k, g in listing(graph).items()}
+    graph = analyze_proto(build(CASES["grouped_conv"]))
+    shapes = {k: g.shape for k, g in list_groups(graph).items()}
     assert shapes["b1:0 w1:0 w2:1"] == (3, 2) and shapes["b1:0 b2:0 w1:0 w2:0 w3:1"] == (3,)
 
 
 def test_every_rule_fits_the_digits_models(models: Path) -> None:
     for path in models.glob("*.onnx"):
-        assert_every_rule_fits(analyzed(onnx.load(path)))
+        assert_every_rule_fits(analyze_proto(onnx.load(path)))
 
 
 def test_a_rule_that_stumbles_is_told_and_freezes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tables.TABLES[""], "Relu", lambda site: site.x(0).axes[9])
-    graph = analyzed(build(CASES["conv"]))
+    graph = analyze_proto(build(CASES["conv"]))
     with pytest.raises(AssertionError, match="the rule of Relu does not fit"):
         assert_every_rule_fits(graph)
     assert not graph.groups

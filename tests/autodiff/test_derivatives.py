@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper, shape_inference
 
 from spa_compiler.autodiff.reverse_mode import OPSET, Tape, Unknown
-from spa_compiler.operators.derivatives import RULES
+from spa_compiler.operators.derivatives import DERIVATIVES
 from zoo_base import Case, Init, build
 
 NORM = {"s": (3,), "t": (3,), "mu": (3,), "var": (3,)}
@@ -112,7 +112,7 @@ def test_a_derivative_is_the_limit_of_differences(name: str) -> None:
     weights = rng.standard_normal(y.shape).astype(np.float32)
     tape = taped(model)
     tape.add("y", tape.number(weights))
-    found = tape.back(RULES)
+    found = tape.run_backward(DERIVATIVES)
     model.graph.node.extend(tape.made)
     model.graph.initializer.extend(tape.tables)
     model.graph.output.append(onnx.ValueInfoProto(name=found))
@@ -142,19 +142,19 @@ def test_what_has_no_row_is_unknown(name: str) -> None:
     tape = taped(build(Case(UNKNOWN[name], used, None)))
     tape.add("y", "dy")
     with pytest.raises(Unknown):
-        tape.back(RULES)
+        tape.run_backward(DERIVATIVES)
 
 
 def test_every_row_has_a_case() -> None:
     seen = {n.op_type for c in CASES.values() for n in build(c).graph.node}
-    assert set(RULES) <= seen
+    assert set(DERIVATIVES) <= seen
 
 
 def test_what_the_source_does_not_reach_gets_nothing() -> None:
     model = build(Case("(float[2,4] x, float[2,4] z) => (float[2,4] y) { a = Exp(z)  y = Mul(x, a) }", {}, None))
     tape = taped(model)
     tape.add("y", "dy")
-    tape.back(RULES)
+    tape.run_backward(DERIVATIVES)
     assert [n.op_type for n in tape.made] == ["Mul"]
     with pytest.raises(Unknown, match="nothing"):
-        taped(model).back(RULES)
+        taped(model).run_backward(DERIVATIVES)

@@ -9,9 +9,9 @@ from networks import graph_of
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.autodiff.reverse_mode import Unknown
 from spa_compiler.calibration import bn_matching
-from spa_compiler.calibration.bn_matching import Match, roughness
-from spa_compiler.calibration.inputs import synthetic
-from spa_compiler.execution.session import open_session, with_outputs
+from spa_compiler.calibration.bn_matching import Match, differentiate_roughness
+from spa_compiler.calibration.inputs import draw_calibration
+from spa_compiler.execution.session import add_outputs, open_session
 from zoo_base import Case
 
 NORMED = Case(
@@ -33,14 +33,14 @@ def pictures(n: int) -> np.ndarray:
 
 
 def values(graph: DependencyGraph, x: np.ndarray) -> dict[str, np.ndarray]:
-    """What the two BatchNormalizations read."""
-    session = open_session(with_outputs(graph.model.proto(), ["a", "c"]), graph.model.folder)
+    """The values that the two BatchNormalizations read."""
+    session = open_session(add_outputs(graph.model.proto(), ["a", "c"]), graph.model.folder)
     return dict(zip("ac", session.run(["a", "c"], {"x": x}), strict=True))
 
 
 def test_the_loss_is_the_distance_from_the_stored_statistics() -> None:
     graph = graph_of(NORMED)
-    match, x = Match(graph, 1 << 30), pictures(bn_matching.SET)
+    match, x = Match(graph, 1 << 30), pictures(bn_matching.PICTURES_PER_SET)
     loss, derivative = match.session.run(None, {"x": x})
     held = {n: graph.model.array(t) for n, t in graph.model.constants().items()}
     wanted = []
@@ -55,17 +55,17 @@ def test_the_loss_is_the_distance_from_the_stored_statistics() -> None:
 
 
 def test_a_few_steps_bring_the_statistics_near(monkeypatch: pytest.MonkeyPatch) -> None:
-    hopeless = Match(graph_of(NORMED), 1 << 30).refined(pictures(bn_matching.SET))[1]
-    assert hopeless > bn_matching.FAR > bn_matching.NEAR  # random statistics: not all steps are taken
-    monkeypatch.setattr(bn_matching, "FAR", np.inf)
-    match, x = Match(graph_of(NORMED), 1 << 30), pictures(2 * bn_matching.SET + 5)
-    moved, loss = match.refined(x)
-    before = match.session.run(None, {"x": x[: bn_matching.SET]})[0]
+    hopeless = Match(graph_of(NORMED), 1 << 30).refine(pictures(bn_matching.PICTURES_PER_SET))[1]
+    assert hopeless > bn_matching.HOPELESS_LOSS > bn_matching.MATCHED_LOSS  # random statistics: not all steps are taken
+    monkeypatch.setattr(bn_matching, "HOPELESS_LOSS", np.inf)
+    match, x = Match(graph_of(NORMED), 1 << 30), pictures(2 * bn_matching.PICTURES_PER_SET + 5)
+    moved, loss = match.refine(x)
+    before = match.session.run(None, {"x": x[: bn_matching.PICTURES_PER_SET]})[0]
     assert loss < 0.75 * before and loss < hopeless
     np.testing.assert_array_equal(moved[-5:], x[-5:])
     assert not (moved[:-5] == x[:-5]).all(axis=(1, 2, 3)).any()
     assert x.min() <= moved.min() and moved.max() <= x.max()
-    np.testing.assert_array_equal(match.refined(x)[0], moved)
+    np.testing.assert_array_equal(match.refine(x)[0], moved)
 
 
 def test_the_derivative_of_roughness_is_the_limit_of_differences() -> None:
@@ -74,7 +74,9 @@ def test_the_derivative_of_roughness_is_the_limit_of_differences() -> None:
     def rough(x: np.ndarray) -> float:
         return float((np.diff(x, axis=2) ** 2).sum() + (np.diff(x, axis=3) ** 2).sum())
 
-    assert (rough(x + 1e-4 * way) - rough(x - 1e-4 * way)) / 2e-4 == pytest.approx((roughness(x) * way).sum())
+    assert (rough(x + 1e-4 * way) - rough(x - 1e-4 * way)) / 2e-4 == pytest.approx(
+        (differentiate_roughness(x) * way).sum()
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_what_has_no_derivative_is_drawn_as_before(old: str, new: str, why: str)
     graph = graph_of(Case(text, {n: i for n, i in NORMED.inits.items() if n in text}, None))
     with pytest.raises(Unknown, match=why):
         Match(graph, 1 << 30)
-    source = synthetic(graph, samples=192).source
+    source = draw_calibration(graph, samples=192).source
     assert "of them matched" not in source
     assert ("not matched" in source and why in source) == (why in ("Softmax", "training mode"))
 
@@ -102,25 +104,30 @@ def test_without_room_or_time_nothing_is_matched(monkeypatch: pytest.MonkeyPatch
     graph = graph_of(NORMED)
     with pytest.raises(Unknown, match="memory"):
         Match(graph, 1 << 16)
-    monkeypatch.setattr(bn_matching, "runs", lambda *given, **options: 24 * 10)
-    assert "only 10 inputs" in synthetic(graph, samples=192).source
+    monkeypatch.setattr(bn_matching, "count_affordable", lambda *given, **options: 24 * 10)
+    assert "only 10 inputs" in draw_calibration(graph, samples=192).source
 
 
 def test_a_model_of_one_input_at_a_time_is_matched_in_sets() -> None:
     graph = graph_of(Case(NORMED.text.replace("float[N,", "float[1,"), NORMED.inits, None))
     match = Match(graph, 1 << 30)
-    assert match.session.run(None, {"x": pictures(bn_matching.SET)})[1].shape == (bn_matching.SET, 3, 16, 16)
+    assert match.session.run(None, {"x": pictures(bn_matching.PICTURES_PER_SET)})[1].shape == (
+        bn_matching.PICTURES_PER_SET,
+        3,
+        16,
+        16,
+    )
 
 
 def test_most_pictures_are_matched_and_values_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bn_matching, "NEAR", 10.0)  # nothing was trained here: there is no picture that fits
+    monkeypatch.setattr(bn_matching, "MATCHED_LOSS", 10.0)  # nothing was trained here: there is no picture that fits
     graph = graph_of(NORMED)
-    first, second = (synthetic(graph, samples=192) for _ in range(2))
+    first, second = (draw_calibration(graph, samples=192) for _ in range(2))
     assert first.source.endswith("144 of them matched to the statistics that BatchNormalization holds")
-    assert first.samples == 192 and first.doubted and not first.adjust.batch_norm
+    assert first.samples == 192 and first.has_low_rank and not first.adjust.batch_norm
     for a, b in zip(first.feeds, second.feeds, strict=True):
         np.testing.assert_array_equal(a["x"], b["x"])
-    monkeypatch.setattr(bn_matching, "runs", lambda *given, **options: 24 * 96)
-    assert synthetic(graph, samples=192).samples == 192  # no fewer than were asked for
-    monkeypatch.setattr(bn_matching, "NEAR", 0.0)
-    assert (far := synthetic(graph, samples=192)).adjust.batch_norm and "away" in far.source
+    monkeypatch.setattr(bn_matching, "count_affordable", lambda *given, **options: 24 * 96)
+    assert draw_calibration(graph, samples=192).samples == 192  # no fewer than were asked for
+    monkeypatch.setattr(bn_matching, "MATCHED_LOSS", 0.0)
+    assert (far := draw_calibration(graph, samples=192)).adjust.batch_norm and "away" in far.source

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from networks import CLASSIFIER, CONV, DENSE, feeds, graph_of
-from spa_compiler.calibration.inputs import chosen, kind_of, real, synthetic
-from spa_compiler.calibration.pixel_scale import chunks
-from spa_compiler.calibration.sample_budget import alive, amounts
+from spa_compiler.calibration.inputs import choose_confident, draw_calibration, guess_kind, load_calibration
+from spa_compiler.calibration.pixel_scale import split_chunks
+from spa_compiler.calibration.sample_budget import measure_alive_bytes, plan_samples
 from spa_compiler.errors import UsageError
-from spa_compiler.execution.index_limits import index_limits
+from spa_compiler.execution.index_limits import find_index_limits
 from spa_compiler.statistics.covariance import Gram
-from spa_compiler.statistics.moments import collect
+from spa_compiler.statistics.moments import collect_moments
 from zoo import CASES, Case
 
 
@@ -28,22 +28,22 @@ from zoo import CASES, Case
     ],
 )  # fmt: skip
 def test_the_kind_is_read_from_the_shape(shape: tuple[int, ...], kind: str) -> None:
-    assert kind_of(shape) == kind
+    assert guess_kind(shape) == kind
 
 
 def test_the_same_seed_gives_the_same_inputs_and_moments() -> None:
     graph = graph_of(CLASSIFIER)
-    first, second, other = (synthetic(graph, seed=s, samples=12) for s in (0, 0, 1))
+    first, second, other = (draw_calibration(graph, seed=s, samples=12) for s in (0, 0, 1))
     for a, b, c in zip(first.feeds, second.feeds, other.feeds, strict=True):
         np.testing.assert_array_equal(a["x"], b["x"])
         assert not np.array_equal(a["x"], c["x"])
-    one, two = (collect(graph, f.feeds, f.adjust) for f in (first, second))
+    one, two = (collect_moments(graph, f.feeds, f.adjust) for f in (first, second))
     for site, moment in one.of.items():
         np.testing.assert_array_equal(moment.covariance, two.of[site].covariance)
 
 
 def test_folded_exports_are_told_apart_and_named() -> None:
-    calibration = synthetic(graph_of(CLASSIFIER), samples=8)
+    calibration = draw_calibration(graph_of(CLASSIFIER), samples=8)
     assert calibration.adjust.shrink > 0 and not calibration.adjust.batch_norm
     assert "folded" in calibration.source and calibration.samples == 8
 
@@ -52,54 +52,57 @@ def test_folded_exports_are_told_apart_and_named() -> None:
 def test_a_clip_from_zero_is_a_relu(after: str, seen: bool) -> None:
     text = CLASSIFIER.text.replace("Relu(a)", after)
     inits = {**CLASSIFIER.inits, "zero": 0.0, "six": 6.0}
-    assert (synthetic(graph_of(Case(text, inits, None)), samples=8).adjust.shrink > 0) == seen
+    assert (draw_calibration(graph_of(Case(text, inits, None)), samples=8).adjust.shrink > 0) == seen
 
 
 def test_inputs_of_unknown_kind_are_called_a_guess_unless_the_kind_is_given() -> None:
     graph = graph_of(DENSE)
-    assert synthetic(graph, samples=8).guessed and not synthetic(graph, samples=8, kind="features").guessed
-    assert not synthetic(graph_of(CLASSIFIER), samples=8).guessed
+    assert (
+        draw_calibration(graph, samples=8).is_guessed
+        and not draw_calibration(graph, samples=8, kind="features").is_guessed
+    )
+    assert not draw_calibration(graph_of(CLASSIFIER), samples=8).is_guessed
 
 
 def test_ids_point_into_what_is_there() -> None:
     graph = graph_of(CASES["message_passing"])
-    assert index_limits(graph.model) == {"e": 2}
-    assert index_limits(graph.model, {"N": 1, "E": 5}) == {"e": 1}
-    assert not index_limits(graph.model, fixed=True)
-    assert all(f["e"].max() < len(f["x"]) for f in synthetic(graph).feeds)
+    assert find_index_limits(graph.model) == {"e": 2}
+    assert find_index_limits(graph.model, {"N": 1, "E": 5}) == {"e": 1}
+    assert not find_index_limits(graph.model, fixed=True)
+    assert all(f["e"].max() < len(f["x"]) for f in draw_calibration(graph).feeds)
     halves = Case("(bfloat16[N,4] x) => (bfloat16[N,4] y) { y = Relu(x) }", {}, None)
-    assert not index_limits(graph_of(halves).model)
+    assert not find_index_limits(graph_of(halves).model)
 
 
 @pytest.mark.parametrize(("use", "low", "high"), [("Gather(w1, x)", 2, 3), ("Cast<to = 1>(x)", 2, 6)])
 def test_whole_numbers_stay_in_the_range_that_is_given(use: str, low: int, high: int) -> None:
     text = f"(int64[N,4] x) => (float[N,2] y) {{ e = {use}  f = Flatten(e)  r = Reshape(f, s)  y = MatMul(r, w2) }}"
     graph = graph_of(Case(text, {"w1": (4, 4), "s": [-1, 4], "w2": (4, 2)}, None))
-    x = np.concatenate([f["x"] for f in synthetic(graph, samples=64, ranges={"x": (2, 6)}).feeds])
+    x = np.concatenate([f["x"] for f in draw_calibration(graph, samples=64, ranges={"x": (2, 6)}).feeds])
     assert (x.min(), x.max()) == (low, high)
-    assert all((f["x"] >= 0).all() for f in synthetic(graph, samples=64).feeds)
+    assert all((f["x"] >= 0).all() for f in draw_calibration(graph, samples=64).feeds)
 
 
 def test_predicted_classes_are_balanced() -> None:
     graph = graph_of(CLASSIFIER)
     pool = {"x": 3 * np.random.default_rng(0).standard_normal((300, 3, 16, 16)).astype(np.float32)}
     pool["x"] += 4 * np.random.default_rng(1).standard_normal((300, 3, 1, 1)).astype(np.float32)
-    rows = chosen(graph.model, pool, 30, 0, np.random.default_rng(0))
+    rows = choose_confident(graph.model, pool, 30, 0, np.random.default_rng(0))
     assert len(rows) == 30 == len(set(rows.tolist()))
 
 
 def test_a_fixed_batch_is_kept_and_the_rest_dropped() -> None:
     given = {"x": np.zeros((10, 4), np.float32)}
-    assert [len(f["x"]) for f in chunks(given, 4)] == [4, 4]
-    assert sum(len(f["x"]) for f in chunks(given, 0)) == 10
+    assert [len(f["x"]) for f in split_chunks(given, 4)] == [4, 4]
+    assert sum(len(f["x"]) for f in split_chunks(given, 0)) == 10
 
 
 def test_less_memory_means_fewer_inputs() -> None:
     graph = graph_of(CLASSIFIER)
-    per = max(alive(graph))
+    per = max(measure_alive_bytes(graph))
     assert per >= 2 * 4 * 8 * 16 * 16
-    assert amounts(graph, 0, 200 * per)[0].start == 100
-    assert amounts(graph, 0, 1)[0].kept < amounts(graph, 0, 1 << 30)[0].kept
+    assert plan_samples(graph, 0, 200 * per)[0].start == 100
+    assert plan_samples(graph, 0, 1)[0].kept < plan_samples(graph, 0, 1 << 30)[0].kept
 
 
 def test_memory_does_not_grow_with_the_number_of_rows() -> None:
@@ -131,8 +134,8 @@ def test_moments_are_the_mean_and_covariance_of_the_design() -> None:
 def test_only_groups_that_will_be_cut_leave_moments() -> None:
     graph = graph_of(CONV)
     given = feeds((4, 3, 6, 6))
-    assert len(collect(graph, given).of) == 1
-    assert not collect(graph, given, groups=[]).of
+    assert len(collect_moments(graph, given).of) == 1
+    assert not collect_moments(graph, given, groups=[]).of
 
 
 def test_a_resize_to_sizes_of_the_run_is_run_alone() -> None:
@@ -141,7 +144,7 @@ def test_a_resize_to_sizes_of_the_run_is_run_alone() -> None:
         r = Resize <mode = "linear"> (p, , , z)  y = Conv(r, w2) }"""
     graph = graph_of(Case(text, {"w1": (6, 3, 1, 1), "hw": [4, 4], "w2": (2, 6, 1, 1)}, {"w1:0 w2:1": 6}))
     given = [{"x": np.random.default_rng(n).standard_normal((n, 3, 4, 4)).astype(np.float32)} for n in (4, 4, 3)]
-    found = collect(graph, given)
+    found = collect_moments(graph, given)
     assert not found.missed and len(found.of) == 1
 
 
@@ -152,10 +155,10 @@ def test_inputs_from_a_file_a_folder_and_a_script(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", x=x)
     script = tmp_path / "inputs.py"
     script.write_text("import numpy as np\n\ndef batch():\n    return np.ones((6, 5), np.float32)\n")
-    assert real(graph, str(tmp_path / "a.npz")).samples == 40
-    assert real(graph, str(tmp_path)).samples == 80
-    assert real(graph, f"{script}:batch").samples == 6
-    assert not real(graph, str(tmp_path / "a.npz")).adjust.batch_norm
+    assert load_calibration(graph, str(tmp_path / "a.npz")).samples == 40
+    assert load_calibration(graph, str(tmp_path)).samples == 80
+    assert load_calibration(graph, f"{script}:batch").samples == 6
+    assert not load_calibration(graph, str(tmp_path / "a.npz")).adjust.batch_norm
 
 
 def test_an_input_may_have_the_name_of_an_argument_of_savez(tmp_path: Path) -> None:
@@ -163,7 +166,7 @@ def test_an_input_may_have_the_name_of_an_argument_of_savez(tmp_path: Path) -> N
     case = Case(text, {"w": (3, 4), "v": (4, 2)}, None)
     script = tmp_path / "inputs.py"
     script.write_text("import numpy as np\n\ndef rows():\n    return {'file': np.ones((9, 3), np.float32)}\n")
-    assert real(graph_of(case), f"{script}:rows").samples == 9
+    assert load_calibration(graph_of(case), f"{script}:rows").samples == 9
 
 
 IDS = Case("(int64[N,4] x) => (float[N,4,2] y) { e = Gather(w1, x)  y = MatMul(e, w2) }",
@@ -176,30 +179,30 @@ IDS = Case("(int64[N,4] x) => (float[N,4,2] y) { e = Gather(w1, x)  y = MatMul(e
 )
 def test_a_kind_that_is_for_no_input_is_refused(case: Case, kind: str, says: str) -> None:
     with pytest.raises(UsageError, match=f"--calib {kind}: .*{says}"):
-        synthetic(graph_of(case), kind=kind)
+        draw_calibration(graph_of(case), kind=kind)
 
 
 @pytest.mark.parametrize(("value", "says"), [(7.0, "ids below 7"), (-8.0, "ids below 7"), (0.5, "fractions")])
 def test_numbers_that_are_no_ids_are_refused(tmp_path: Path, value: float, says: str) -> None:
     graph = graph_of(IDS)
     np.savez(tmp_path / "fit.npz", x=np.full((3, 4), 6.0))
-    assert real(graph, str(tmp_path / "fit.npz")).feeds[0]["x"].dtype == np.int64
+    assert load_calibration(graph, str(tmp_path / "fit.npz")).feeds[0]["x"].dtype == np.int64
     np.savez(tmp_path / "odd.npz", x=np.full((3, 4), value))
     with pytest.raises(UsageError, match=says):
-        real(graph, str(tmp_path / "odd.npz"))
+        load_calibration(graph, str(tmp_path / "odd.npz"))
 
 
 @pytest.mark.parametrize("spec", ["missing.npz", "missing.py:f"])
 def test_inputs_that_are_not_there_are_named(spec: str) -> None:
     with pytest.raises(UsageError, match="missing"):
-        real(graph_of(DENSE), spec)
+        load_calibration(graph_of(DENSE), spec)
 
 
 @pytest.mark.parametrize("shape", [(7,), (4, 6), (3, 5, 6), (2, 3, 4, 5)])
 def test_white_noise_has_any_rank(shape: tuple[int, ...]) -> None:
     sizes = ",".join(map(str, shape))
     graph = graph_of(Case(f"(float[N,{sizes}] x) => (float[N,{sizes}] y) {{ y = Relu(x) }}", {}, None))
-    x = np.concatenate([f["x"] for f in synthetic(graph, kind="white").feeds])
+    x = np.concatenate([f["x"] for f in draw_calibration(graph, kind="white").feeds])
     assert x.shape[1:] == shape
     flat = (x - x.mean()).reshape(len(x), -1)
     correlation = np.corrcoef(flat.T)
@@ -210,9 +213,9 @@ def test_a_fixed_batch_is_filled_or_asked_for(tmp_path: Path) -> None:
     case = Case("(float[4,5] x) => (float[4,2] y) { a = MatMul(x, w1)  r = Relu(a)  y = MatMul(r, w2) }",
                 {"w1": (5, 6), "w2": (6, 2)}, None)  # fmt: skip
     graph = graph_of(case)
-    assert [len(f["x"]) for f in synthetic(graph, samples=1).feeds] == [4]
+    assert [len(f["x"]) for f in draw_calibration(graph, samples=1).feeds] == [4]
     np.savez(tmp_path / "three.npz", x=np.zeros((3, 5), np.float32))
     with pytest.raises(UsageError, match="4 inputs at a time"):
-        real(graph, str(tmp_path / "three.npz"))
+        load_calibration(graph, str(tmp_path / "three.npz"))
     np.savez(tmp_path / "six.npz", x=np.zeros((6, 5), np.float32))
-    assert real(graph, str(tmp_path / "six.npz"), samples=2).source.startswith("4 inputs")
+    assert load_calibration(graph, str(tmp_path / "six.npz"), samples=2).source.startswith("4 inputs")

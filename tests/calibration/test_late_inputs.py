@@ -11,13 +11,18 @@ import pytest
 from experts import routed_case
 from networks import RESIDUAL, cut, feeds, graph_of, outputs
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.calibration.inputs import synthetic
-from spa_compiler.calibration.sample_budget import alive, amounts, joined, of_given
-from spa_compiler.compensation.solvers import Options, compensate, compensated
+from spa_compiler.calibration.inputs import draw_calibration
+from spa_compiler.calibration.sample_budget import (
+    measure_alive_bytes,
+    plan_given_samples,
+    plan_late_samples,
+    plan_samples,
+)
+from spa_compiler.compensation.solvers import Options, compensate, compensate_weights
 from spa_compiler.interpreter.activation_maps import Adjust
 from spa_compiler.interpreter.interpreter import Affine, Late, Walk
 from spa_compiler.rewriting.prune import rewrite
-from spa_compiler.statistics.moments import collect
+from spa_compiler.statistics.moments import collect_moments
 from zoo_base import Case
 from zoo_base import feeds as drawn
 from zoo_recurrent import CASES as RECURRENT
@@ -85,7 +90,7 @@ def test_moments_after_the_join_are_those_of_all_inputs() -> None:
     graph = graph_of(RESIDUAL)
     at = place(graph, "Relu")
     some, every, late = (
-        collect(graph, f, late=by) for f, by in ((given()[:2], None), (given(), None), (given(), Late(2, at)))
+        collect_moments(graph, f, late=by) for f, by in ((given()[:2], None), (given(), None), (given(), Late(2, at)))
     )
     assert min(every.of) < at < max(every.of)
     for site, moment in late.of.items():
@@ -113,22 +118,25 @@ def test_copies_that_join_change_nothing(name: str) -> None:
     graph = graph_of(MADE[name])
     masks, first = cut(graph), [drawn(graph.model.proto(), seed, 40) for seed in range(3)]
     small, options = rewrite(graph, masks), Options(shrink=False)
-    model, outcome = compensated(graph, masks, small, first, options)
-    moments, whole = collect(graph, first), outputs(model, first)
+    model, outcome = compensate_weights(graph, masks, small, first, options)
+    moments, whole = collect_moments(graph, first), outputs(model, first)
     assert outcome.solved and not np.allclose(whole, outputs(small, first), rtol=1e-3, atol=1e-4)
     for at in range(1, len(graph.sites)):
         late = Late(len(first), at)
-        got, again = compensated(graph, masks, small, first * 2, replace(options, late=late))
+        got, again = compensate_weights(graph, masks, small, first * 2, replace(options, late=late))
         assert again == outcome
         np.testing.assert_allclose(outputs(got, first), whole, rtol=1e-3, atol=1e-4)
-        for site, moment in collect(graph, first * 2, late=late).of.items():
+        for site, moment in collect_moments(graph, first * 2, late=late).of.items():
             np.testing.assert_allclose(moment.covariance, moments.of[site].covariance, rtol=1e-4, atol=1e-6)
 
 
 def test_what_reads_the_same_value_after_the_join_reads_all_of_it() -> None:
     graph = graph_of(Case(TWICE.text, TWICE.inits, None))
     first, more = ([drawn(graph.model.proto(), seed, 40)] for seed in (0, 1))
-    every, late = collect(graph, first + more), collect(graph, first + more, late=Late(1, place(graph, "MatMul")))
+    every, late = (
+        collect_moments(graph, first + more),
+        collect_moments(graph, first + more, late=Late(1, place(graph, "MatMul"))),
+    )
     before, after = sorted(s for s in every.of if graph.sites[s].inputs[0] is graph.values["r"])
     np.testing.assert_allclose(late.of[after].covariance, every.of[after].covariance, rtol=1e-5)
     assert not np.allclose(late.of[before].covariance, every.of[before].covariance, rtol=1e-2)
@@ -140,32 +148,32 @@ def test_what_does_not_run_for_inputs_that_join_is_left() -> None:
     ids = [{"i": np.full((4, 3), k)} for k in (0, 1, 99)]
     masks = cut(graph)
     for late in (None, Late(2, place(graph, "Relu"))):
-        assert not collect(graph, ids, late=late).of
-        _, outcome = compensated(graph, masks, rewrite(graph, masks), ids, Options(late=late))
-        assert all("does not run alone" in why for why in outcome.left.values()) and len(outcome.left) == 1
+        assert not collect_moments(graph, ids, late=late).of
+        _, outcome = compensate_weights(graph, masks, rewrite(graph, masks), ids, Options(late=late))
+        assert all("onnxruntime does not run" in why for why in outcome.left.values()) and len(outcome.left) == 1
 
 
 def test_inputs_join_where_there_is_room_for_them() -> None:
     graph = graph_of(NARROWING)
-    wide = alive(graph)
+    wide = measure_alive_bytes(graph)
     memory = 2 * 24 * max(wide)
-    found = joined(graph, 24, 100, memory)
+    found = plan_late_samples(graph, 24, 100, memory)
     assert (found.kept, found.start) == (100, 24) and found.at
     assert max(wide[found.at :]) * 100 <= memory / 2 < wide[found.at - 1] * 100
-    assert joined(graph, 24, 10**6, memory).kept == 24  # nowhere is there room for so many
-    assert joined(graph, 24, 10**6, memory, exactly=True).kept == 10**6
-    planned, pool = amounts(graph, 0, memory)
+    assert plan_late_samples(graph, 24, 10**6, memory).kept == 24  # nowhere is there room for so many
+    assert plan_late_samples(graph, 24, 10**6, memory, exactly=True).kept == 10**6
+    planned, pool = plan_samples(graph, 0, memory)
     assert planned.start == 24 and planned.kept == pool // 3
-    fed, late = planned.fed({"x": np.zeros((planned.kept, 3, 16, 16), np.float32)}, 0)
+    fed, late = planned.split_feeds({"x": np.zeros((planned.kept, 3, 16, 16), np.float32)}, 0)
     assert late is not None and sum(len(f["x"]) for f in fed[: late.first]) == 24
-    assert of_given(graph, 50, 0, memory).kept == 50 and of_given(graph, 10, 0, memory).start == 10
+    assert plan_given_samples(graph, 50, 0, memory).kept == 50 and plan_given_samples(graph, 10, 0, memory).start == 10
 
 
 def test_inputs_that_are_drawn_whole_do_not_join() -> None:
     text = NARROWING.text.replace("x) =>", "x, float[1,2] z) =>").replace("y = Gemm", "g = Gemm")
     text = text.replace(" }", "  y = Add(g, z) }")
     graph = graph_of(Case(text, NARROWING.inits, None))
-    memory = 2 * 24 * max(alive(graph))
-    planned, _ = amounts(graph, 0, memory)
-    found = synthetic(graph, memory=memory)
+    memory = 2 * 24 * max(measure_alive_bytes(graph))
+    planned, _ = plan_samples(graph, 0, memory)
+    found = draw_calibration(graph, memory=memory)
     assert planned.kept > len(found.feeds) == planned.start == 24 and found.late is None

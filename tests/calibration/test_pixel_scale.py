@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from networks import graph_of
-from spa_compiler.calibration.pixel_scale import candidates, leading, rescaled
+from spa_compiler.calibration.pixel_scale import find_leading_affine, list_scales, rescale_source
 from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.interpreter.interpreter import Walk
 from zoo_base import Case
@@ -28,8 +28,8 @@ def scaled(first: str, **values: tuple[int, ...]) -> Case:
 
 
 def test_the_first_contraction_tells_pixels_from_normalised_values() -> None:
-    small = rescaled(graph_of(CLASSIFIER, w1=W1 / 58), "x", SOURCE).scale
-    unit = rescaled(graph_of(CLASSIFIER, w1=W1), "x", SOURCE).scale
+    small = rescale_source(graph_of(CLASSIFIER, w1=W1 / 58), "x", SOURCE).scale
+    unit = rescale_source(graph_of(CLASSIFIER, w1=W1), "x", SOURCE).scale
     assert small is not None and small.high == 255
     assert unit is not None and unit.high == 1 and unit.mean
 
@@ -47,28 +47,28 @@ def test_the_first_operators_say_what_they_take(
 ) -> None:
     arrays = {n: np.full((1,), v, np.float32) for n, v in values.items()}
     graph = graph_of(scaled(first, **dict.fromkeys(values, (1,))), w1=W1, **arrays)
-    scale = rescaled(graph, "x", SOURCE).scale
+    scale = rescale_source(graph, "x", SOURCE).scale
     assert scale is not None and (scale.low, scale.high) == expected and not scale.mean
 
 
 def test_the_leading_map_is_composed_in_order() -> None:
     case = scaled("d = Sub(one, x)  s = Mul(d, two)", one=(1,), two=(1,))
     graph = graph_of(case, one=np.ones(1, np.float32), two=np.full(1, 2, np.float32))
-    assert leading(Walk(graph.model), "x") == (-2.0, 2.0)
-    assert leading(Walk(graph_of(CLASSIFIER).model), "x") is None
+    assert find_leading_affine(Walk(graph.model), "x") == (-2.0, 2.0)
+    assert find_leading_affine(Walk(graph_of(CLASSIFIER).model), "x") is None
 
 
 def test_outputs_that_hardly_vary_ask_for_a_wider_scale() -> None:
     """Biases of the size of 0..255: at 0..1 all inputs look alike, though the first response would do."""
     big = graph_of(CLASSIFIER, w1=W1, b1=np.zeros(8, np.float32), w2=(RNG.standard_normal((3, 8)) / 20).astype("f"))
-    scale = rescaled(big, "x", SOURCE).scale
+    scale = rescale_source(big, "x", SOURCE).scale
     assert scale is not None and scale.high == 255
 
 
 def test_channels_last_are_not_normalised_by_channel() -> None:
-    narrow, wide = candidates(Synthetic("photographs", (16, 16, 3)))
+    narrow, wide = list_scales(Synthetic("photographs", (16, 16, 3)))
     assert not wide[0].mean and (narrow[0].high, narrow[0].mean) == (1, ())
-    narrow, wide = candidates(SOURCE)
+    narrow, wide = list_scales(SOURCE)
     assert wide[0].mean and narrow[0].mean
 
 
@@ -80,6 +80,6 @@ def test_channels_last_take_the_unit_interval_where_the_response_allows_it() -> 
         None,
     )
     source = Synthetic("photographs", (16, 16, 3))
-    weak, usual = (rescaled(graph_of(case, w1=W1 * by), "x", source).scale for by in (1 / 58, 1))
+    weak, usual = (rescale_source(graph_of(case, w1=W1 * by), "x", source).scale for by in (1 / 58, 1))
     assert weak is not None and weak.high == 255
     assert usual is not None and usual.high == 1 and not usual.mean

@@ -13,9 +13,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from spa_compiler.canonicalize.impossible_branches import refuses
+from spa_compiler.canonicalize.impossible_branches import has_refused_rank
 from spa_compiler.canonicalize.pipeline import normalize
-from spa_compiler.execution.session import quiet_session
+from spa_compiler.execution.session import open_quiet_session
 from spa_compiler.ir.control_flow import is_control
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import from_proto
@@ -78,10 +78,10 @@ def test_onnxruntime_refuses_what_is_refused(name: str) -> None:
         proto = any_rank(f"c = {text} {after}", weights)
         proto.graph.output[0].type.tensor_type.ClearField("shape")
         for level in range(4):
-            session = quiet_session(proto.SerializeToString(), level)
+            session = open_quiet_session(proto.SerializeToString(), level)
             for rank in RANKS:
                 told = General(types={**held, "h": helper.make_tensor_type_proto(TensorProto.FLOAT, [None] * rank)})
-                refused = refuses(node, told)
+                refused = has_refused_rank(node, told)
                 assert not (refused and rank == fits)
                 assert refused or rank == fits or node.op == "Gemm"
                 shapes = [[4] * rank, *([[0] + [4] * (rank - 1), [4] * (rank - 1) + [0]] if refused and rank else [])]
@@ -100,15 +100,15 @@ def runs(session: ort.InferenceSession, shape: list[int]) -> bool:
 
 def test_a_rank_that_is_not_known_is_not_refused() -> None:
     bare = General(types={"h": helper.make_tensor_type_proto(TensorProto.FLOAT, None)})
-    assert not refuses(gs.Node("LSTM", inputs=[gs.Variable("h")]), bare)
-    assert not refuses(gs.Node("LSTM", "", domain="other", inputs=[gs.Variable("h")]), bare)
+    assert not has_refused_rank(gs.Node("LSTM", inputs=[gs.Variable("h")]), bare)
+    assert not has_refused_rank(gs.Node("LSTM", "", domain="other", inputs=[gs.Variable("h")]), bare)
 
 
 # Ifs that stay, and Ifs that go -------------------------------------------------------------------------------------
 
 
 def squeeze(source: str, axis: int, result: str, body: str = "") -> str:
-    """What TorchScript writes for `source.squeeze(axis)`."""
+    """The nodes that TorchScript writes for `source.squeeze(axis)`."""
     k = result
     return f"""
         s{k} = Shape({source}) n{k} = Gather(s{k}, i{axis}) o{k} = Equal(n{k}, i1)
@@ -266,7 +266,7 @@ def test_an_if_goes_where_an_operator_after_it_needs_one_branch(kind: str) -> No
 
 def compare(proto: onnx.ModelProto, model: Model, more: dict[str, Any]) -> int:
     """Run both at small sizes; how many the source takes."""
-    dense, other = (quiet_session(m.SerializeToString()) for m in (proto, model.proto()))
+    dense, other = (open_quiet_session(m.SerializeToString()) for m in (proto, model.proto()))
     axes = [d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
     free, taken = [a for a in axes if isinstance(a, str)], 0
     for sizes in np.ndindex(*[3 if len(free) < 4 else 2] * len(free)):

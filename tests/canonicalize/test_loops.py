@@ -13,8 +13,8 @@ from spa_compiler.analysis.cost import CostModel
 from spa_compiler.compiler import compile_file
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.pipeline.options import Options
-from spa_compiler.verification.branches import choices, repeated
-from spa_compiler.verification.proof import structural
+from spa_compiler.verification.branches import find_repeated, list_choices
+from spa_compiler.verification.proof import prove_rewrite
 from zoo_base import Case, build
 
 WHILE = Case(
@@ -48,8 +48,8 @@ def with_count(count: int | None) -> Case:
 
 def test_an_if_that_ends_its_loop_is_not_forced_and_said_to_be_unproven() -> None:
     graph = graph_of(with_count(None))
-    assert choices(graph.model) == [] and len(repeated(graph.model)) == 2
-    assert set(structural(graph, {}, graph.model).unproven) == repeated(graph.model)
+    assert list_choices(graph.model) == [] and len(find_repeated(graph.model)) == 2
+    assert set(prove_rewrite(graph, {}, graph.model).unproven) == find_repeated(graph.model)
 
 
 def test_the_largest_count_is_that_of_a_while_loop() -> None:

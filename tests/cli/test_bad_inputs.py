@@ -13,11 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import spa_compiler
-from laws import analyzed, compare, listing, random_masks
+from laws import analyze_proto, compare, list_groups, random_masks
 from spa_compiler.analysis.dependency_graph import analyze
 from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.errors import ModelError
-from spa_compiler.ir.external_data import data_name
+from spa_compiler.ir.external_data import make_data_name
 from spa_compiler.ir.reader import load
 from spa_compiler.ir.writer import write
 from spa_compiler.rewriting.prune import rewrite
@@ -105,7 +105,7 @@ def test_external_data_is_read_and_written(tmp_path: Path) -> None:
     write(small.proto(), small.folder, target / "small.onnx")
     model_file, data = sorted(target.iterdir(), key=lambda p: len(p.name))
     assert re.fullmatch(r"small\.onnx\.[0-9a-f]{16}\.data", data.name)
-    assert data.name == data_name(model_file.name, hashlib.sha256(data.read_bytes()).hexdigest())
+    assert data.name == make_data_name(model_file.name, hashlib.sha256(data.read_bytes()).hexdigest())
     assert normalize(load(target / "small.onnx"))
 
 
@@ -154,7 +154,7 @@ def test_shapes_that_do_not_fit_are_frozen_with_the_node() -> None:
     model = build(CASES["residual"])
     weight = next(t for t in model.graph.initializer if t.name == "w2")
     weight.CopyFrom(numpy_helper.from_array(np.zeros((8, 7, 1, 1), np.float32), "w2"))
-    said = analyzed(model).reasons(("w2", 1))
+    said = analyze_proto(model).find_reasons(("w2", 1))
     assert any("cannot be the same" in r.text and "Conv" in r.where for r in said)
 
 
@@ -178,7 +178,7 @@ def test_empty_graph(tmp_path: Path) -> None:
 
 
 def test_a_graph_without_weights_has_no_groups() -> None:
-    assert analyzed(build(CASES["no_weights"])).groups == []
+    assert analyze_proto(build(CASES["no_weights"])).groups == []
 
 
 def sparse(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
@@ -212,8 +212,8 @@ def test_sparse_initializers_that_nothing_changes_stay_sparse(tmp_path: Path) ->
 
 
 def test_sparse_initializers() -> None:
-    graph = analyzed(sparse(build(CASES["residual"]), "w3"))
-    assert [g.size for g in listing(graph).values()] == [8]
+    graph = analyze_proto(sparse(build(CASES["residual"]), "w3"))
+    assert [g.size for g in list_groups(graph).values()] == [8]
     assert compare(graph, random_masks(graph, np.random.default_rng(0)))[0] < 1e-4
 
 
@@ -224,15 +224,15 @@ def test_weights_that_are_no_numbers(bad: float) -> None:
     values = numpy_helper.to_array(tensor).copy()
     values[0, 0] = bad
     tensor.CopyFrom(numpy_helper.from_array(values, "w2"))
-    graph = analyzed(model)
-    assert [g.size for g in listing(graph).values()] == [8]
+    graph = analyze_proto(model)
+    assert [g.size for g in list_groups(graph).values()] == [8]
     assert rewrite(graph, random_masks(graph, np.random.default_rng(0))).proto().graph.node
 
 
 def test_initializers_that_are_inputs_stay_inputs() -> None:
     model = build(CASES["initializers_as_inputs"])
     model.ir_version = 3
-    graph = analyzed(model)
+    graph = analyze_proto(model)
     small = rewrite(graph, random_masks(graph, np.random.default_rng(0), share=1)).proto()
     inputs = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in small.graph.input}
     assert set(inputs) == {"x", "w1", "w2"}
@@ -250,7 +250,7 @@ def test_local_functions_are_inlined(tmp_path: Path) -> None:
     loaded = load(saved(model, tmp_path))
     assert any("function" in note for note in loaded.notes)
     graph = analyze(normalize(loaded)[0])
-    assert {k: g.size for k, g in listing(graph).items()} == {"w1:1 w2:0": 6}
+    assert {k: g.size for k, g in list_groups(graph).items()} == {"w1:1 w2:0": 6}
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE])
@@ -262,8 +262,8 @@ def test_other_floats(kind: int) -> None:
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     for name, shape in {"w1": (4, 6), "w2": (6, 3)}.items():
         model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(dtype), name))
-    graph = analyzed(model)
-    assert {k: g.size for k, g in listing(graph).items()} == {"w1:1 w2:0": 6}
+    graph = analyze_proto(model)
+    assert {k: g.size for k, g in list_groups(graph).items()} == {"w1:1 w2:0": 6}
     small = rewrite(graph, random_masks(graph, np.random.default_rng(0))).proto()
     assert [t.data_type for t in small.graph.initializer] == [kind, kind]
     if kind != TensorProto.BFLOAT16:  # onnxruntime has no bfloat16 MatMul on this processor
@@ -278,8 +278,8 @@ def test_every_opset_is_kept(opset: int) -> None:
     rng = np.random.default_rng(0)
     for name, shape in {"w1": (6, 3, 1, 1), "w2": (5, 96), "b2": (5,)}.items():
         model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
-    graph = analyzed(model)
-    assert {k: g.size for k, g in listing(graph).items()} == {"w1:0 w2:1": 6}
+    graph = analyze_proto(model)
+    assert {k: g.size for k, g in list_groups(graph).items()} == {"w1:0 w2:1": 6}
     assert rewrite(graph, {}).proto().opset_import[0].version == opset
 
 

@@ -23,9 +23,9 @@ import pytest
 
 from commands import QUICK, folder, run
 from spa_compiler import compiler, output
-from spa_compiler.execution.session import quiet_session
-from spa_compiler.ir.external_data import locations
-from spa_compiler.output import BOOT, OLD, PREFIX, open_scratch, publish, remove_stale
+from spa_compiler.execution.session import open_quiet_session
+from spa_compiler.ir.external_data import find_locations
+from spa_compiler.output import BOOT_ID, SCRATCH_PREFIX, STALE_SECONDS, open_scratch, publish, remove_stale
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no POSIX file locks")
 NAMED = re.compile(r"(.+)\.([0-9a-f]{16})\.data")
@@ -56,7 +56,7 @@ def big(source: Path) -> Path:
 
 
 def data_of(model: Path) -> list[str]:
-    return sorted(locations(onnx.load(model, load_external_data=False)))
+    return sorted(find_locations(onnx.load(model, load_external_data=False)))
 
 
 def is_whole(model: Path) -> bool:
@@ -68,7 +68,7 @@ def is_whole(model: Path) -> bool:
 
 
 def result_of(model: Path) -> Any:
-    session = quiet_session(str(model))
+    session = open_quiet_session(str(model))
     rng = np.random.default_rng(0)
     feed = {i.name: rng.normal(size=[s if isinstance(s, int) else 2 for s in i.shape]) for i in session.get_inputs()}
     return session.run(None, {n: a.astype(np.float32) for n, a in feed.items()})[0]
@@ -135,7 +135,7 @@ def test_the_data_of_the_input_stays_where_the_input_was_the_output_once(big: Pa
 
 
 def left_over(parent: Path) -> list[Path]:
-    return sorted(parent.glob(f"{PREFIX}*"))
+    return sorted(parent.glob(f"{SCRATCH_PREFIX}*"))
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -184,11 +184,11 @@ def test_a_model_that_cannot_be_put_in_its_place_leaves_no_data(big: Path, monke
 
 @pytest.fixture
 def dead(tmp_path: Path) -> Iterator[Path]:
-    """What a killed process leaves: its folder, with the lock that is no longer held."""
+    """A folder that a killed process leaves, with a lock that nobody holds any more."""
     with open_scratch(tmp_path / "out.onnx") as inside:
         (inside / "out.onnx").write_bytes(b"\x08 unfinished")
         copy = Path(shutil.copytree(inside.parent, tmp_path / "copy"))
-    yield copy.rename(tmp_path / f"{PREFIX}dead")
+    yield copy.rename(tmp_path / f"{SCRATCH_PREFIX}dead")
 
 
 def test_a_folder_of_a_dead_process_goes(dead: Path) -> None:
@@ -220,16 +220,16 @@ def test_a_folder_that_cannot_be_asked_stays_until_it_is_old(dead: Path, kind: s
     for file in (dead, *([lock] if lock.exists() else [])):
         os.utime(file, (time.time() - days * 86400,) * 2)
     remove_stale(dead.parent)
-    assert dead.exists() == (days * 86400 < OLD)
+    assert dead.exists() == (days * 86400 < STALE_SECONDS)
 
 
 def test_links_and_files_of_that_name_are_not_followed(dead: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     dead.rename(mine)
-    (tmp_path / f"{PREFIX}link").symlink_to(mine)
-    (tmp_path / f"{PREFIX}file").write_text("")
+    (tmp_path / f"{SCRATCH_PREFIX}link").symlink_to(mine)
+    (tmp_path / f"{SCRATCH_PREFIX}file").write_text("")
     remove_stale(tmp_path)
-    assert (mine / "lock").exists() and (tmp_path / f"{PREFIX}file").exists()
+    assert (mine / "lock").exists() and (tmp_path / f"{SCRATCH_PREFIX}file").exists()
 
 
 def test_what_a_folder_lists_goes_only_if_it_is_data_of_ours(dead: Path) -> None:
@@ -250,24 +250,24 @@ def test_what_a_folder_lists_goes_only_if_it_is_data_of_ours(dead: Path) -> None
 def test_where_the_system_does_not_tell_itself_apart_its_name_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "BOOT", tmp_path / "none")
+    monkeypatch.setattr(output, "BOOT_ID", tmp_path / "none")
     with open_scratch(tmp_path / "out.onnx") as inside:
         assert (inside.parent / "lock").read_text() == platform.node()
-    if BOOT.exists():
+    if BOOT_ID.exists():
         monkeypatch.undo()
         with open_scratch(tmp_path / "out.onnx") as inside:
-            assert (inside.parent / "lock").read_text() == BOOT.read_text().strip()
+            assert (inside.parent / "lock").read_text() == BOOT_ID.read_text().strip()
 
 
 def test_runs_in_one_folder_publish_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another run publishes nothing old is removed: it may be what that run has put down."""
-    monkeypatch.setattr(output, "PATIENCE", 0.1)
+    monkeypatch.setattr(output, "LOCK_SECONDS", 0.1)
     stray = tmp_path / "out.onnx.0123456789abcdef.data"
     for busy in (True, False):
         stray.write_text("")
         with open_scratch(tmp_path / "out.onnx") as inside:
             (inside / "out.onnx").write_bytes(b"\x08")
-            monkeypatch.setattr(output, "_data_of", lambda model: {stray.name})
+            monkeypatch.setattr(output, "_find_data", lambda model: {stray.name})
             if busy:
                 with output._take_turn(tmp_path) as alone:
                     assert alone

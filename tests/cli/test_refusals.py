@@ -1,4 +1,4 @@
-"""What is refused, interrupted or broken: the exit code, one clear line, and nothing written, changed or lost."""
+"""Refusals, interrupts and faults: the exit code, one clear line, and nothing written, changed or lost."""
 
 from __future__ import annotations
 

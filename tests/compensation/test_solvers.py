@@ -9,14 +9,14 @@ import pytest
 
 from networks import CONV, DENSE, RESIDUAL, cut, feeds, graph_of, outputs
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.compensation.solvers import Options, compensate, compensated
-from spa_compiler.execution.session import open_session, with_outputs
-from spa_compiler.interpreter.activation_maps import Adjust, shrunk, statistics
+from spa_compiler.compensation.solvers import Options, compensate, compensate_weights
+from spa_compiler.execution.session import add_outputs, open_session
+from spa_compiler.interpreter.activation_maps import Adjust, measure_statistics, shrink_deviations
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.scoring.obs import flap, obspa
-from spa_compiler.statistics.covariance import repaired, solve
-from spa_compiler.statistics.moments import collect
+from spa_compiler.statistics.covariance import repair_variance, solve_least_squares
+from spa_compiler.statistics.moments import collect_moments
 from zoo_base import Case, value
 
 GROUPED = Case(
@@ -64,7 +64,7 @@ def test_solve_is_least_squares_with_intercept() -> None:
     rng = np.random.default_rng(0)
     x, t = rng.standard_normal((500, 6)) + 3, rng.standard_normal((500, 4))
     xc, tc = x - x.mean(0), t - t.mean(0)
-    w = solve(np.zeros((1, 4, 6)), (xc.T @ xc / 500)[None], (tc.T @ xc / 500)[None], 1e-12)[0]
+    w = solve_least_squares(np.zeros((1, 4, 6)), (xc.T @ xc / 500)[None], (tc.T @ xc / 500)[None], 1e-12)[0]
     design = np.concatenate([x, np.ones((500, 1))], axis=1)
     expected = np.linalg.lstsq(design, t, rcond=None)[0]
     np.testing.assert_allclose(w, expected[:6].T, atol=1e-6)
@@ -74,8 +74,8 @@ def test_solve_is_least_squares_with_intercept() -> None:
 def test_the_ridge_pulls_towards_the_old_weights() -> None:
     old = np.ones((1, 2, 3))
     covariance, cross = np.eye(3)[None], np.zeros((1, 2, 3))
-    np.testing.assert_allclose(solve(old, covariance, cross, 1e9), old, atol=1e-6)
-    np.testing.assert_allclose(solve(old, covariance, cross, 1e-9), 0, atol=1e-6)
+    np.testing.assert_allclose(solve_least_squares(old, covariance, cross, 1e9), old, atol=1e-6)
+    np.testing.assert_allclose(solve_least_squares(old, covariance, cross, 1e-9), 0, atol=1e-6)
 
 
 def test_shrinkage_is_a_ridge_for_what_is_kept() -> None:
@@ -84,7 +84,7 @@ def test_shrinkage_is_a_ridge_for_what_is_kept() -> None:
     c, old = np.cov(rng.standard_normal((6, 40)) + rng.standard_normal(40)), rng.standard_normal((3, 6))
     shrunken, kept = 0.7 * c + 0.3 * np.diag(np.diag(c)), slice(0, 4)
     expected = np.linalg.solve(shrunken[kept, kept], (old @ shrunken[:, kept]).T).T
-    got = solve(old[None, :, kept], c[None, kept, kept], (old @ c[:, kept])[None], 0.0, 0.3)
+    got = solve_least_squares(old[None, :, kept], c[None, kept, kept], (old @ c[:, kept])[None], 0.0, 0.3)
     np.testing.assert_allclose(got[0], expected, atol=1e-8)
 
 
@@ -110,7 +110,7 @@ def ragged(graph: DependencyGraph) -> dict[Any, np.ndarray]:
 
 
 def solved(h: np.ndarray, kept: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """What the best weights and intercept on the kept columns make of h w."""
+    """The best approximation of h w by weights and an intercept on the kept columns."""
     design = np.concatenate([h[:, kept], np.ones((len(h), 1))], axis=1)
     return np.asarray(design @ np.linalg.lstsq(design, h @ w, rcond=None)[0])
 
@@ -122,10 +122,10 @@ def test_experts_and_einsum_are_what_numpy_solves(case: Case) -> None:
     masks = ragged(graph)
     given = feeds(SHAPES[id(case)], chunks=1)
     options = Options(ridge=1e-12, shrink=False)
-    small, outcome = compensated(graph, masks, rewrite(graph, masks), given, options)
+    small, outcome = compensate_weights(graph, masks, rewrite(graph, masks), given, options)
     assert outcome.left == {}
     (kept,) = masks.values()
-    session = open_session(with_outputs(graph.model.proto(), ["r"]), graph.model.folder)
+    session = open_session(add_outputs(graph.model.proto(), ["r"]), graph.model.folder)
     h = session.run(["r"], given[0])[0].astype(np.float64)
     w = graph.model.array(graph.model.constants()["w2"]).astype(np.float64)
     if case is EXPERTS:
@@ -146,8 +146,10 @@ def test_an_einsum_letter_that_is_broadcast_has_no_form_and_says_so(turned: bool
     graph = graph_of(Case(text, {"w1": (5, 7), "w2": (3, 7, 4), "zero": [0]}, None))
     masks, given = cut(graph), feeds((200, 5))
     plain = rewrite(graph, masks)
-    small, outcome = compensated(graph, masks, plain, given, Options())
-    assert outcome.left == {"y": "Einsum: no form of it is known"} == collect(graph, given).missed
+    small, outcome = compensate_weights(graph, masks, plain, given, Options())
+    assert (
+        outcome.left == {"y": "Einsum: this kind of product is not compensated"} == collect_moments(graph, given).missed
+    )
     np.testing.assert_array_equal(small.array(small.constants()["w2"]), plain.array(plain.constants()["w2"]))
 
 
@@ -163,7 +165,7 @@ def test_a_planted_twin_in_every_expert_costs_nothing(case: Case) -> None:
     graph = graph_of(case, **changed)
     given = feeds(SHAPES[id(case)])
     (group,) = (g for g in graph.groups if g.blocks > 1)
-    moments, rng, every = collect(graph, given), np.random.default_rng(0), np.arange(group.blocks)
+    moments, rng, every = collect_moments(graph, given), np.random.default_rng(0), np.arange(group.blocks)
     with_others, on_its_own = (f(graph, moments, rng)[group.label] for f in (obspa, flap))
     first = np.where(with_others[:, 1] < with_others[:, 4], 1, 4)
     assert (with_others[every, first] < 0.15 * on_its_own[every, first]).all()
@@ -218,7 +220,7 @@ def test_a_bias_that_is_not_stored_is_added_to(made: str) -> None:
     rng, masks = np.random.default_rng(3), cut(graph)
     given = [{**f, "z": rng.standard_normal(4).astype(np.float32)} for f in feeds(IMAGES)]
     small = rewrite(graph, masks)
-    model, outcome = compensated(graph, masks, small, given, Options())
+    model, outcome = compensate_weights(graph, masks, small, given, Options())
     assert outcome.solved == 2 and not outcome.left
     dense, cut_off, better = (outputs(m, given).reshape(-1, 4, 36).mean((0, 2)) for m in (graph.model, small, model))
     np.testing.assert_allclose(better, dense, atol=1e-5)
@@ -235,10 +237,10 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
 
 def test_variance_repair_restores_the_targets_deviation_within_its_limit() -> None:
     w, h = np.ones((1, 2, 3)), np.eye(3)[None]
-    got = repaired(w, h, np.array([[6.0, 30.0]]), 3.0)
+    got = repair_variance(w, h, np.array([[6.0, 30.0]]), 3.0)
     np.testing.assert_allclose(got[0, 0], np.sqrt(2))
     np.testing.assert_allclose(got[0, 1], np.sqrt(3))
-    np.testing.assert_allclose(repaired(w, h, np.array([[1.0, 1.0]]), 3.0), w)
+    np.testing.assert_allclose(repair_variance(w, h, np.array([[1.0, 1.0]]), 3.0), w)
 
 
 def test_batch_statistics_stand_in_for_the_stored_ones_in_calibration_only() -> None:
@@ -250,14 +252,14 @@ def test_batch_statistics_stand_in_for_the_stored_ones_in_calibration_only() -> 
         affine = adjust.of(walk, step)
         if step.node.op_type == "BatchNormalization":
             assert affine is not None and step.inputs[0] is not None
-            mean, variance = statistics([affine.apply(c) for c in step.inputs[0]])
+            mean, variance = measure_statistics([affine.apply(c) for c in step.inputs[0]])
             np.testing.assert_allclose(mean, beta, atol=1e-3)
             np.testing.assert_allclose(np.sqrt(variance), np.abs(gamma), rtol=1e-2)
 
 
 def test_shrunk_deviations_keep_means_and_leave_dead_channels_alone() -> None:
     mean, variance = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 4.0, 16.0, 1e-6])
-    affine = shrunk(mean, variance, 1.0)
+    affine = shrink_deviations(mean, variance, 1.0)
     np.testing.assert_allclose(affine.scale * mean + affine.shift, mean, rtol=1e-6)
     np.testing.assert_allclose((affine.scale * np.sqrt(variance))[:3], 2.0, rtol=1e-5)
     assert affine.scale[3] == 1
@@ -301,7 +303,7 @@ def test_a_fused_contraction_is_compensated_as_its_plain_form(op: str) -> None:
         text = f"(float[N,5] x) => (float[N,3] y) {{ a = MatMul(x, w1)  r = Relu(a)  {middle}  y = MatMul(b, w3) }}"
         graph = graph_of(Case(text, inits, None))
         masks = cut(graph)
-        model, outcome = compensated(graph, masks, rewrite(graph, masks), feeds(shape), Options())
+        model, outcome = compensate_weights(graph, masks, rewrite(graph, masks), feeds(shape), Options())
         assert outcome.solved == 3 and not outcome.left
         found.append(outputs(model, feeds(shape, seed=5)))
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
@@ -313,7 +315,7 @@ def test_a_fused_convolution_is_compensated_as_its_plain_form() -> None:
         text = f"(float[N,3,6,6] x) => (float[N,4,6,6] y) {{ a = Conv(x, w1)  r = Relu(a)  {middle}  y = Conv(b, w3) }}"
         graph = graph_of(Case(text, {"w1": (8, 3, 1, 1), "w2": (6, 8, 1, 1), "w3": (4, 6, 1, 1)}, None))
         masks = cut(graph)
-        model, outcome = compensated(graph, masks, rewrite(graph, masks), feeds(IMAGES), Options())
+        model, outcome = compensate_weights(graph, masks, rewrite(graph, masks), feeds(IMAGES), Options())
         assert outcome.solved == 3 and not outcome.left
         found.append(outputs(model, feeds(IMAGES, seed=5)))
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)

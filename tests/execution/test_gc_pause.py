@@ -9,11 +9,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from laws import analyzed
+from laws import analyze_proto
 from spa_compiler.analysis.dependency_graph import analyze
 from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.execution import single_node
-from spa_compiler.execution.gc_pause import paused
+from spa_compiler.execution.gc_pause import pause_collector
 from spa_compiler.ir.reader import from_proto
 from zoo import CASES, build
 
@@ -26,10 +26,10 @@ def running() -> Iterator[None]:
 
 
 def test_it_runs_again_afterwards_also_after_an_error() -> None:
-    with paused():
+    with pause_collector():
         assert not gc.isenabled()
     assert gc.isenabled()
-    with pytest.raises(KeyError), paused():
+    with pytest.raises(KeyError), pause_collector():
         raise KeyError
     assert gc.isenabled()
 
@@ -38,19 +38,19 @@ def test_what_the_caller_has_frozen_stays_frozen() -> None:
     gc.freeze()
     try:
         before = gc.get_freeze_count()
-        with paused():
+        with pause_collector():
             pass
         assert before > 0 and gc.get_freeze_count() == before
     finally:
         gc.unfreeze()
-    with paused():
+    with pause_collector():
         kept = [[k] for k in range(10)]
     assert gc.get_freeze_count() == 0 and all(gc.is_tracked(k) for k in kept)
 
 
 def test_who_turned_it_off_keeps_it_off() -> None:
     gc.disable()
-    with paused():
+    with pause_collector():
         pass
     assert not gc.isenabled()
 
@@ -76,7 +76,7 @@ def test_analysis_collects_at_its_ends_only() -> None:
 
 def test_arithmetic_that_is_written_down_twice_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    real = single_node._evaluated
+    real = single_node._run_node
 
     def counted(
         node: onnx.NodeProto, versions: single_node.Versions, values: list[single_node.Array]
@@ -84,10 +84,10 @@ def test_arithmetic_that_is_written_down_twice_is_done_once(monkeypatch: pytest.
         ran.append(node.op_type)
         return real(node, versions, values)
 
-    monkeypatch.setattr(single_node, "_evaluated", counted)
+    monkeypatch.setattr(single_node, "_run_node", counted)
     monkeypatch.setattr(single_node, "_results", {})
-    once = analyzed(build(CASES["shuffle_dynamic"]))
+    once = analyze_proto(build(CASES["shuffle_dynamic"]))
     first = len(ran)
-    again = analyzed(build(CASES["shuffle_dynamic"]))
+    again = analyze_proto(build(CASES["shuffle_dynamic"]))
     assert first > 0 and len(ran) == first
     assert [g.label for g in again.groups] == [g.label for g in once.groups]

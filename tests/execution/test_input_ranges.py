@@ -1,4 +1,4 @@
-"""What inputs can take is read off the graph: masks are 0 and 1, what reaches a Log is positive, outputs are finite."""
+"""Ranges of inputs are read off the graph: masks are 0 and 1, what reaches a Log is positive, outputs are finite."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spa_compiler.analysis.dependency_graph import analyze
-from spa_compiler.calibration.inputs import synthetic
+from spa_compiler.calibration.inputs import draw_calibration
 from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.errors import ModelError, UsageError
-from spa_compiler.execution.input_ranges import inspect_inputs, sources
-from spa_compiler.execution.inputs import WHOLE, Drawn, finite_inputs, parse_ranges, random_inputs
+from spa_compiler.execution.input_ranges import find_sources, inspect_inputs
+from spa_compiler.execution.inputs import WHOLE_LIMIT, DrawnInputs, draw_finite_inputs, draw_random_inputs, parse_ranges
 from spa_compiler.execution.session import open_session
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import from_proto
@@ -46,8 +46,8 @@ def sizes_of(model: Model) -> dict[str, int]:
     return {n: pair[0] for n, pair in model.shapes.sizes.items()}
 
 
-def drawn(model: Model, seed: int = 0, **ranges: tuple[float, float]) -> Drawn:
-    return finite_inputs(executor(model), model, sizes_of(model), np.random.default_rng(seed), ranges)
+def drawn(model: Model, seed: int = 0, **ranges: tuple[float, float]) -> DrawnInputs:
+    return draw_finite_inputs(executor(model), model, sizes_of(model), np.random.default_rng(seed), ranges)
 
 
 SCORES = "(float[N,5] s, {kind}[N,5] m) => (float[N,5] y) {{ {body}  y = Softmax(t) }}"
@@ -74,7 +74,7 @@ def test_masks_are_known_by_what_the_graph_does_with_them(form: str) -> None:
     assert told["m"].mask and told["m"].open == shown
     assert not told["s"].mask and not told["s"].positive
     for seed in range(3):
-        m = random_inputs(model, {"N": 7}, np.random.default_rng(seed))["m"]
+        m = draw_random_inputs(model, {"N": 7}, np.random.default_rng(seed))["m"]
         assert set(np.unique(m).tolist()) == {0, 1}
         assert (m == shown).any(axis=1).all(), "a row hides everything"
         assert (m != shown).any(axis=1).all(), "a row hides nothing"
@@ -107,7 +107,7 @@ def test_a_name_is_the_last_resort() -> None:
     assert inspect_inputs(model_of(text.format("pad_mask")))["pad_mask"].mask
     assert not inspect_inputs(model_of(text.format("count")))["count"].mask
     ids = "(int64[N] mask_ids) => (float[N,4] y) { y = Gather(w, mask_ids) }"
-    many = random_inputs(model_of(ids), {"N": 90}, np.random.default_rng(0))["mask_ids"]
+    many = draw_random_inputs(model_of(ids), {"N": 90}, np.random.default_rng(0))["mask_ids"]
     assert set(many.tolist()) == set(range(6)), "what looks something up is no mask, whatever it is called"
 
 
@@ -129,7 +129,7 @@ PARTIAL = {
 def test_what_is_undefined_for_negative_numbers_gets_positive_ones(form: str) -> None:
     model = model_of(f"(float[N,6] x) => (float[A,B] y) {{ {PARTIAL[form]} }}", v=np.ones((6, 3), np.float32))
     assert inspect_inputs(model)["x"].positive
-    feed = random_inputs(model, sizes_of(model), np.random.default_rng(0))
+    feed = draw_random_inputs(model, sizes_of(model), np.random.default_rng(0))
     assert (feed["x"] > 0).all()
     assert all(np.isfinite(y).all() for y in executor(model)(feed).values())
 
@@ -149,15 +149,15 @@ def test_what_is_positive_by_itself_asks_nothing_of_inputs(body: str) -> None:
 
 def test_whole_numbers_that_divide_are_not_zero() -> None:
     model = model_of("(float[N,6] x, int64[N,1] n) => (float[N,6] y) { f = Cast <to = 1> (n)  y = Div(x, f) }")
-    n = random_inputs(model, {"N": 200}, np.random.default_rng(0))["n"]
-    assert set(n.ravel().tolist()) == set(range(1, WHOLE))
+    n = draw_random_inputs(model, {"N": 200}, np.random.default_rng(0))["n"]
+    assert set(n.ravel().tolist()) == set(range(1, WHOLE_LIMIT))
 
 
 @given(low=st.integers(-3, 4), span=st.integers(1, 4))
 def test_a_range_of_whole_numbers_is_closed(low: int, span: int) -> None:
     model = model_of("(int64[N] n) => (int64[N] y) { y = Neg(n) }")
     ranges = parse_ranges((f"n:{low},{low + span}",), model)
-    n = random_inputs(model, {"N": 300}, np.random.default_rng(0), ranges)["n"]
+    n = draw_random_inputs(model, {"N": 300}, np.random.default_rng(0), ranges)["n"]
     assert set(n.tolist()) == set(range(low, low + span + 1))
 
 
@@ -169,21 +169,21 @@ def test_a_range_without_a_whole_number_is_refused() -> None:
 
 def test_ids_stay_below_their_limit_within_a_range() -> None:
     model = model_of("(int64[N] n) => (float[N,4] y) { y = Gather(w, n) }")
-    n = random_inputs(model, {"N": 300}, np.random.default_rng(0), {"n": (2, 1000)})["n"]
+    n = draw_random_inputs(model, {"N": 300}, np.random.default_rng(0), {"n": (2, 1000)})["n"]
     assert set(n.tolist()) == set(range(2, 6))
 
 
 def test_flags_that_stand_alone_are_either() -> None:
-    """What decides a branch is no mask that could be opened."""
+    """A value that decides a branch is no mask that could be opened."""
     text = """(float[N,6] x, bool p, bool[1] q) => (float[N,6] y) { c = Where(p, x, one)  y = Where(q, c, zero) }"""
     model = model_of(text)
-    feeds = [random_inputs(model, {"N": 1}, np.random.default_rng(k)) for k in range(20)]
+    feeds = [draw_random_inputs(model, {"N": 1}, np.random.default_rng(k)) for k in range(20)]
     assert {bool(f["p"]) for f in feeds} == {bool(f["q"][0]) for f in feeds} == {False, True}
 
 
 def test_sources_tell_numbers_from_sizes() -> None:
     model = model_of("(float[N,6] x, float[N,6] z) => (float[N,6] y, int64[2] s) { y = Relu(x)  s = Shape(z) }")
-    found = sources(model)
+    found = find_sources(model)
     assert found["y"] == {"x"} and not found["s"]
 
 
@@ -194,13 +194,13 @@ def test_inputs_as_the_graph_says_are_taken_where_they_do() -> None:
     calls = []
     model = model_of("(float[N,6] x) => (float[N,4] y) { l = Log(x)  y = MatMul(l, w) }")
     run = executor(model)
-    found = finite_inputs(
+    found = draw_finite_inputs(
         lambda f: calls.append(1) or run(f),
         model,
         {"N": 3},
         np.random.default_rng(0),  # type: ignore[func-returns-value]
     )
-    assert found.powerful and found.how == "as the graph says" and len(calls) == 2
+    assert found.is_powerful and found.recipe_text == "as the graph says" and len(calls) == 2
     np.testing.assert_array_equal(found.outputs["y"], run(found.feed)["y"])
 
 
@@ -208,13 +208,13 @@ def test_a_range_is_found_that_no_rule_tells() -> None:
     """Acosh takes numbers from 1, a saturated ReLU large ones: found by trying, and told."""
     high = model_of("(float[N,6] x) => (float[N,6] y) { y = Acosh(x) }")
     found = drawn(high)
-    assert found.powerful or len(found.unfit) == 1
+    assert found.is_powerful or len(found.unfit) == 1
     assert np.isfinite(found.outputs["y"]).mean() > 0.3
     low = np.full(4, -100, np.float32)
     deaf = model_of("(float[N,6] x) => (float[N,4] y) { a = MatMul(x, w)  b = Add(a, low)  y = Relu(b) }", low=low)
-    assert not executor(deaf)(random_inputs(deaf, {"N": 3}, np.random.default_rng(0)))["y"].any()
+    assert not executor(deaf)(draw_random_inputs(deaf, {"N": 3}, np.random.default_rng(0)))["y"].any()
     loud = drawn(deaf)
-    assert loud.powerful and loud.how in ("floats between 0 and 255", "floats around 0 by 100")
+    assert loud.is_powerful and loud.recipe_text in ("floats between 0 and 255", "floats around 0 by 100")
 
 
 def test_an_own_range_is_never_left() -> None:
@@ -231,7 +231,7 @@ def test_masks_that_hide_too_much_are_opened() -> None:
         p = ReduceMin <keepdims = 1> (f, last)  q = Sub(p, half)  r = Sqrt(q)  y = Mul(s, r) }"""
     )
     found = drawn(model)
-    assert found.powerful and found.how == "masks all open"
+    assert found.is_powerful and found.recipe_text == "masks all open"
     assert (found.feed["attention_mask"] == 1).all()
 
 
@@ -241,8 +241,8 @@ def test_what_stays_blind_is_named() -> None:
         dead = Mul(x, zero)  l = Sub(dead, one)  nothing = Log(l)  s = Shape(x) }"""
     )
     found = drawn(model)
-    assert found.unfit == ("nothing",) and set(found.still) == {"dead", "nothing"} and not found.powerful
-    assert found.how == "as the graph says"
+    assert found.unfit == ("nothing",) and set(found.still) == {"dead", "nothing"} and not found.is_powerful
+    assert found.recipe_text == "as the graph says"
 
 
 def test_a_model_that_runs_on_no_input_says_why() -> None:
@@ -252,7 +252,7 @@ def test_a_model_that_runs_on_no_input_says_why() -> None:
         raise ModelError("no kernel")
 
     with pytest.raises(ModelError, match="no kernel"):
-        finite_inputs(fails, model, {"N": 2}, np.random.default_rng(0))
+        draw_finite_inputs(fails, model, {"N": 2}, np.random.default_rng(0))
 
 
 ELEMENTWISE = ["Relu", "Abs", "Exp", "Log", "Sqrt", "Neg", "Sigmoid", "Tanh", "Reciprocal", "Floor", "Softplus"]
@@ -271,10 +271,10 @@ def test_inputs_that_are_found_leave_no_more_undefined_than_any_do(steps: list[s
     model = model_of(f"(float[N,6] x) => (float[N,6] y) {{ {body} y = Identity({at}) }}")
     run, rng = executor(model), np.random.default_rng(0)
     anything = run({"x": rng.standard_normal((40, 6)).astype(np.float32)})["y"]
-    found = finite_inputs(run, model, {"N": 40}, rng)
+    found = draw_finite_inputs(run, model, {"N": 40}, rng)
     assert found.still or np.isfinite(found.outputs["y"]).mean() >= 0.9 * np.isfinite(anything).mean()
-    assert found.powerful == (not found.still and bool(np.isfinite(found.outputs["y"]).all()))
-    if inspect_inputs(model)["x"].positive and found.how == "as the graph says":
+    assert found.is_powerful == (not found.still and bool(np.isfinite(found.outputs["y"]).all()))
+    if inspect_inputs(model)["x"].positive and found.recipe_text == "as the graph says":
         assert (found.feed["x"] > 0).all()
 
 
@@ -286,17 +286,17 @@ def test_calibration_opens_masks_beside_floats_and_keeps_positive_inputs_positiv
         a = Mul(i, least)  u = Unsqueeze(a, last)  q = MatMul(e, w)  k = Transpose <perm = [0, 2, 1]> (q)
         s = MatMul(q, k)  t = Add(s, u)  p = Softmax(t)  c = MatMul(p, q)  r = Relu(c)  y = MatMul(r, v) }}"""
     model = model_of(text.format(kind="int64"), v=(4, 3))
-    (feed, *_) = synthetic(analyze(model), samples=16).feeds
+    (feed, *_) = draw_calibration(analyze(model), samples=16).feeds
     assert (feed["seen"] == 1).all()
     log = model_of(
         "(float[N,6] x) => (float[N,3] y) { l = Log(x)  h = MatMul(l, w)  r = Relu(h)  y = MatMul(r, v) }", v=(4, 3)
     )
-    found = synthetic(analyze(log), samples=64)
+    found = draw_calibration(analyze(log), samples=64)
     assert all((f["x"] > 0).all() for f in found.feeds)
 
 
 def test_no_more_is_asked_of_an_axis_than_it_has() -> None:
     graph = "(float[1,2,8] x, int64[1] k) => (float[1,n,8] y) { y, i = TopK<axis=1>(x, k) }"
     model = from_proto(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 18]> m {graph}'), Path("m.onnx"))
-    drawn = [random_inputs(model, {}, np.random.default_rng(seed))["k"].item() for seed in range(20)]
+    drawn = [draw_random_inputs(model, {}, np.random.default_rng(seed))["k"].item() for seed in range(20)]
     assert set(drawn) == {1, 2}

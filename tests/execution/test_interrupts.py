@@ -14,8 +14,8 @@ import pytest
 
 from commands import folder, run
 from spa_compiler.errors import UsageError
-from spa_compiler.execution.interrupts import check, held, stoppable
-from spa_compiler.execution.parallel import each
+from spa_compiler.execution.interrupts import check_stop, hold_signals, raise_on_signals
+from spa_compiler.execution.parallel import map_parallel
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
 
@@ -31,7 +31,7 @@ def handlers() -> Iterator[None]:
 
 
 def swallowed(number: int = signal.SIGINT) -> None:
-    """What a callback or the initialisation of a module does to an interrupt."""
+    """The fate of an interrupt in a callback or in the initialisation of a module."""
     try:
         signal.raise_signal(number)
     except KeyboardInterrupt:
@@ -42,25 +42,25 @@ def swallowed(number: int = signal.SIGINT) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_swallowed_is_raised_again(number: int) -> None:
-    with pytest.raises(KeyboardInterrupt), stoppable():
-        check()
+    with pytest.raises(KeyboardInterrupt), raise_on_signals():
+        check_stop()
         swallowed(number)
-        check()
-    check()  # it is over with the command
+        check_stop()
+    check_stop()  # it is over with the command
 
 
 def test_an_error_made_of_an_interrupt_is_the_interrupt() -> None:
-    with pytest.raises(KeyboardInterrupt), stoppable():
+    with pytest.raises(KeyboardInterrupt), raise_on_signals():
         swallowed()
         raise ImportError("initialization failed")
-    with pytest.raises(UsageError), stoppable():
+    with pytest.raises(UsageError), raise_on_signals():
         raise UsageError("not interrupted")
 
 
 def test_work_side_by_side_stops() -> None:
     done: list[int] = []
-    with pytest.raises(KeyboardInterrupt), stoppable():
-        for item in each(lambda k: k, range(1000)):
+    with pytest.raises(KeyboardInterrupt), raise_on_signals():
+        for item in map_parallel(lambda k: k, range(1000)):
             done.append(item)
             if item == 3:
                 swallowed()
@@ -70,7 +70,7 @@ def test_work_side_by_side_stops() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_interrupts_what_is_held(number: int) -> None:
     done = False
-    with pytest.raises(KeyboardInterrupt), stoppable(), held():
+    with pytest.raises(KeyboardInterrupt), raise_on_signals(), hold_signals():
         os.kill(os.getpid(), number)  # may reach any thread
         time.sleep(0.05)
         done = True
@@ -79,9 +79,9 @@ def test_nothing_interrupts_what_is_held(number: int) -> None:
 
 def test_what_is_ignored_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with stoppable():
+    with raise_on_signals():
         signal.raise_signal(signal.SIGINT)
-        check()
+        check_stop()
 
 
 def test_a_command_that_lost_its_interrupt_writes_nothing(

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from spa_compiler.execution import parallel
-from spa_compiler.execution.parallel import each
+from spa_compiler.execution.parallel import map_parallel
 
 
 @pytest.mark.parametrize("cores", [1, 3])
@@ -19,7 +19,7 @@ def test_results_come_in_order(monkeypatch: pytest.MonkeyPatch, cores: int) -> N
         time.sleep(0.02 if k == 0 else 0)
         return k * k
 
-    assert list(each(slow_at_first, range(20))) == [k * k for k in range(20)]
+    assert list(map_parallel(slow_at_first, range(20))) == [k * k for k in range(20)]
 
 
 def test_no_more_is_begun_than_fits_beside_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +31,7 @@ def test_no_more_is_begun_than_fits_beside_what_waits(monkeypatch: pytest.Monkey
             begun.append(k)
         return k
 
-    found = each(work, range(100))
+    found = map_parallel(work, range(100))
     assert next(found) == 0
     time.sleep(0.05)
     assert len(begun) <= 4
@@ -41,4 +41,4 @@ def test_no_more_is_begun_than_fits_beside_what_waits(monkeypatch: pytest.Monkey
 def test_an_error_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "CORES", 2)
     with pytest.raises(ZeroDivisionError):
-        list(each(lambda k: 1 // k, [2, 1, 0]))
+        list(map_parallel(lambda k: 1 // k, [2, 1, 0]))

@@ -9,24 +9,24 @@ import numpy as np
 import onnx
 import pytest
 
-from laws import analyzed, outputs, random_masks
+from laws import analyze_proto, outputs, random_masks
 from spa_compiler.analysis.cost import CostModel
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.canonicalize import inline_control_flow
 from spa_compiler.compensation.solvers import compensate
 from spa_compiler.compiler import compile as compile_model
 from spa_compiler.errors import VerificationError
-from spa_compiler.execution.session import quiet_session
+from spa_compiler.execution.session import open_quiet_session
 from spa_compiler.interpreter import interpreter
 from spa_compiler.interpreter.interpreter import Walk
-from spa_compiler.ir.control_flow import chains, is_control
-from spa_compiler.ir.model import constant
+from spa_compiler.ir.control_flow import find_chains, is_control
+from spa_compiler.ir.model import make_constant
 from spa_compiler.ir.reader import from_proto
-from spa_compiler.ir.subgraphs import subgraphs
+from spa_compiler.ir.subgraphs import list_subgraphs
 from spa_compiler.rewriting.prune import rewrite
-from spa_compiler.statistics.moments import collect
-from spa_compiler.verification.branches import choices, forced, reached
-from spa_compiler.verification.proof import structural
+from spa_compiler.statistics.moments import collect_moments
+from spa_compiler.verification.branches import find_reached, force_branches, list_choices
+from spa_compiler.verification.proof import prove_rewrite
 from zoo import CASES, Case, build, feeds
 from zoo_base import body
 from zoo_control import CASES as CONTROL
@@ -42,7 +42,7 @@ def read(name: str) -> onnx.ModelProto:
 
 def bodies(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     """A graph and everything inside it, outermost first."""
-    return [graph, *(g for n in graph.node for b in subgraphs(n) for g in bodies(b))]
+    return [graph, *(g for n in graph.node for b in list_subgraphs(n) for g in bodies(b))]
 
 
 @pytest.mark.parametrize("name", OPEN)
@@ -53,14 +53,14 @@ def test_a_model_that_is_read_and_written_holds_and_computes_the_same(name: str)
     for old, new in pairs:
         assert {t.name.rsplit("/", 1)[-1] for t in new.initializer} == {t.name for t in old.initializer}
         assert [n.op_type for n in new.node] == [n.op_type for n in old.node]
-    sessions = [quiet_session(p.SerializeToString(), 0) for p in (before, after)]
+    sessions = [open_quiet_session(p.SerializeToString(), 0) for p in (before, after)]
     for seed in range(3):
         old, new = (s.run(None, feeds(before, seed)) for s in sessions)
         assert all(np.array_equal(a, b) for a, b in zip(old, new, strict=True))
 
 
 def test_weights_stay_in_their_body_and_are_cut_there() -> None:
-    graph = analyzed(build(CASES["if_own_weights"]))
+    graph = analyze_proto(build(CASES["if_own_weights"]))
     small = rewrite(graph, random_masks(graph, np.random.default_rng(0), share=1.0)).proto()
     for path in ("c/then_branch", "c/else_branch"):
         held = {t.name: list(t.dims) for t in body(small.graph, path).initializer}
@@ -70,7 +70,7 @@ def test_weights_stay_in_their_body_and_are_cut_there() -> None:
 
 
 def test_recorded_types_of_a_body_follow_the_plan() -> None:
-    graph = analyzed(build(CASES["scan"]))
+    graph = analyze_proto(build(CASES["scan"]))
     (group,) = (g for g in graph.groups if g.size == 6)
     masks = {group.dims[0]: np.array([True, False] * 3)}
     inner = body(rewrite(graph, masks).proto().graph, "last/body")
@@ -79,7 +79,7 @@ def test_recorded_types_of_a_body_follow_the_plan() -> None:
 
 
 def test_names_that_two_bodies_share_carry_the_path() -> None:
-    graph = analyzed(build(CASES["if_own_weights"]))
+    graph = analyze_proto(build(CASES["if_own_weights"]))
     assert {"a", "c/else_branch/a"} <= set(graph.values)
     names = {s.name for s in graph.sites if s.op == "MatMul"}
     assert {"c/then_branch/a", "c/else_branch/a", "y"} <= names
@@ -89,7 +89,7 @@ def test_nodes_inside_are_called_by_their_body() -> None:
     proto = build(CASES["scan"])
     next(n for n in proto.graph.node if n.op_type == "Scan").name = "scan_node"
     next(n for n in body(proto.graph, "last/body").node if n.op_type == "MatMul").name = "MatMul_3"
-    graph = analyzed(proto)
+    graph = analyze_proto(proto)
     assert any(s.name == "scan_node/body/MatMul_3" for s in graph.sites)
     steps = graph.explain(("ws", 1), ("wo", 0))
     assert any("scan_node" in node for _, node, _ in steps)
@@ -120,13 +120,13 @@ def test_an_old_file_holds_all_weights_outside() -> None:
     ("scan_over_weights", 2 * 3 * 6 + 4 * 2 * (6 * 7 + 7 * 6) + 2 * 6 * 2),
 ])  # fmt: skip
 def test_what_a_body_costs_counts_as_often_as_it_runs(name: str, macs: float) -> None:
-    assert CostModel(analyzed(build(CASES[name]))).total("macs", {}) == macs
+    assert CostModel(analyze_proto(build(CASES[name]))).total("macs", {}) == macs
 
 
 @pytest.mark.parametrize("name", ["if_decided", "loop_once"])
 def test_what_decides_nothing_is_gone(name: str) -> None:
-    graph = analyzed(build(CASES[name])).model.graph
-    assert not any(is_control(n) for n in graph.nodes) and set(chains(graph.nodes)) == {()}
+    graph = analyze_proto(build(CASES[name])).model.graph
+    assert not any(is_control(n) for n in graph.nodes) and set(find_chains(graph.nodes)) == {()}
 
 
 def test_branches_that_are_always_taken_are_put_in_place_level_by_level(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,14 +144,14 @@ def test_branches_that_are_always_taken_are_put_in_place_level_by_level(monkeypa
     text = f"(float[2,3] x, bool cond) => (float[2,3] y) {{ y0 = Identity(x)  {steps}  y = Identity(y30) }}"
     case = Case(text, {"yes": np.array(True)}, None)
     looks: list[int] = []
-    look = inline_control_flow._decided
+    look = inline_control_flow._find_decided
 
     def counted(*args: Any) -> list[Any]:
         looks.append(1)
         return look(*args)
 
-    monkeypatch.setattr(inline_control_flow, "_decided", counted)
-    model, before = analyzed(build(case)).model, from_proto(build(case), Path("m.onnx"))
+    monkeypatch.setattr(inline_control_flow, "_find_decided", counted)
+    model, before = analyze_proto(build(case)).model, from_proto(build(case), Path("m.onnx"))
     assert len(looks) == 3  # the outer ones, what was in them, and nothing
     controls = [n for n in model.graph.nodes if is_control(n)]
     assert len(controls) == 30
@@ -163,31 +163,31 @@ def test_branches_that_are_always_taken_are_put_in_place_level_by_level(monkeypa
 
 
 def test_every_branch_is_reached_by_few_choices() -> None:
-    model = analyzed(build(CASES["if_nested"])).model
-    found = choices(model)
+    model = analyze_proto(build(CASES["if_nested"])).model
+    found = list_choices(model)
     branches = {"c/then_branch", "c/else_branch", "c/then_branch/u/then_branch", "c/then_branch/u/else_branch"}
-    assert len(found) == 3 and set().union(*(reached(model, c) for c in found)) == branches
+    assert len(found) == 3 and set().union(*(find_reached(model, c) for c in found)) == branches
     feed = feeds(build(CASES["if_nested"]))
-    results = [outputs(forced(model, c), feed)[0] for c in found]
+    results = [outputs(force_branches(model, c), feed)[0] for c in found]
     assert not any(np.allclose(a, b) for k, a in enumerate(results) for b in results[:k])
 
 
 def test_proof_runs_in_every_branch() -> None:
-    graph = analyzed(build(CASES["if_nested"]))
+    graph = analyze_proto(build(CASES["if_nested"]))
     masks = random_masks(graph, np.random.default_rng(1), share=1.0)
-    found = structural(graph, masks, rewrite(graph, masks))
+    found = prove_rewrite(graph, masks, rewrite(graph, masks))
     assert found.branches == 3 and found.unproven == () and found.error <= found.tolerance
 
 
 def test_a_wrong_branch_is_found_whatever_the_inputs_choose() -> None:
-    graph = analyzed(build(CASES["if_own_weights"]))
+    graph = analyze_proto(build(CASES["if_own_weights"]))
     masks = random_masks(graph, np.random.default_rng(1), share=1.0)
     for wrong in ("v1", "v3"):
         small = rewrite(graph, masks)
         tensor = small.constants()[wrong]
-        tensor._values = constant(wrong, small.array(tensor) + np.float32(1))._values
+        tensor._values = make_constant(wrong, small.array(tensor) + np.float32(1))._values
         with pytest.raises(VerificationError, match="prune does not equal mask"):
-            structural(graph, masks, small)
+            prove_rewrite(graph, masks, small)
 
 
 @pytest.mark.parametrize("name", ["scan_gru", "if_own_weights", "if_nested", "loop", "scan_over_weights"])
@@ -196,7 +196,7 @@ def test_the_default_calibrates_inside_bodies(name: str, tmp_path: Path) -> None
     onnx.save(build(CASES[name]), source)
     result = compile_model(source, ratio=0.3, samples=16, latency=False)
     assert result.report["reached"]["macs"] > 0.2
-    sites = result.state.analyzed().sites
+    sites = result.state.require_graph().sites
     assert any(sites[k].path for k in result.state.moments.of) == (name != "scan_over_weights")
     assert any("inside bodies" in note for note in result.report["notes"]) == (name == "scan_over_weights")
 
@@ -209,7 +209,7 @@ def test_what_is_not_calibrated_is_said(tmp_path: Path) -> None:
 
 
 def recorded(graph: DependencyGraph, feed: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What every contraction inside a body read and gave, by the name of its output."""
+    """Inputs and outputs of every contraction inside a body, by the name of its output."""
     walk, out = Walk(graph.model), {}
     for step in walk.run([feed]):
         known = walk.records.get(step.index)
@@ -220,7 +220,7 @@ def recorded(graph: DependencyGraph, feed: dict[str, np.ndarray]) -> dict[str, t
 
 
 def test_a_scan_is_recorded_round_by_round() -> None:
-    graph = analyzed(build(CASES["scan"]))
+    graph = analyze_proto(build(CASES["scan"]))
     feed = feeds(build(CASES["scan"]))
     weights = {n: graph.model.array(t) for n, t in graph.model.constants().items()}
     h, rounds = weights["h0"], []
@@ -235,7 +235,7 @@ def test_a_scan_is_recorded_round_by_round() -> None:
 
 
 def test_both_branches_are_recorded() -> None:
-    graph = analyzed(build(CASES["if_nested"]))
+    graph = analyze_proto(build(CASES["if_nested"]))
     feed = feeds(build(CASES["if_nested"]))
     walk, seen = Walk(graph.model), set()
     for step in walk.run([{**feed, "q": np.array(k % 4 > 1)} for k in range(8)]):
@@ -250,12 +250,15 @@ def test_each_branch_has_moments_of_the_runs_that_take_it() -> None:
     text = """(float[4,5] x, bool cond) => (float[4,4] y) { a = MatMul(x, w0)  r = Relu(a)
         y = If (cond) <then_branch = t () => (u) { u = MatMul(r, w1) },
                        else_branch = e () => (v) { v = MatMul(r, w2) }> }"""
-    graph, rng = analyzed(build(Case(text, {"w0": (5, 7), "w1": (7, 4), "w2": (7, 4)}, None))), np.random.default_rng(0)
+    graph, rng = (
+        analyze_proto(build(Case(text, {"w0": (5, 7), "w1": (7, 4), "w2": (7, 4)}, None))),
+        np.random.default_rng(0),
+    )
     runs = [
         {"x": rng.standard_normal((4, 5)).astype(np.float32) * (1 + k % 2), "cond": np.array(k % 2 == 0)}
         for k in range(200)
     ]
-    found = {graph.sites[k].inputs[1].name: m for k, m in collect(graph, runs).of.items()}
+    found = {graph.sites[k].inputs[1].name: m for k, m in collect_moments(graph, runs).of.items()}
     w0 = graph.model.array(graph.model.constants()["w0"]).astype(np.float64)
     for weight, rest in (("w1", 0), ("w2", 1)):
         rows = np.maximum(np.concatenate([r["x"] for r in runs[rest::2]]) @ w0, 0)
@@ -266,8 +269,8 @@ def test_each_branch_has_moments_of_the_runs_that_take_it() -> None:
 @pytest.mark.parametrize("room", [1 << 27, 4096])
 def test_compensation_inside_bodies_brings_outputs_closer(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hidden channels of both branches go; the second weight of each is solved for what it gave before."""
-    monkeypatch.setattr(interpreter, "ROOM", room)  # the second one holds some of the runs only
-    graph, rng = analyzed(build(CASES["if_own_weights"])), np.random.default_rng(0)
+    monkeypatch.setattr(interpreter, "TAP_BYTES", room)  # the second one holds some of the runs only
+    graph, rng = analyze_proto(build(CASES["if_own_weights"])), np.random.default_rng(0)
     masks = {g.dims[0]: np.arange(g.size) > 1 for g in graph.groups if g.size < 7}
     runs = [{"x": rng.standard_normal((2, 3)).astype(np.float32), "cond": np.array(k % 2 > 0)} for k in range(300)]
     small = rewrite(graph, masks)
@@ -282,7 +285,7 @@ def test_compensation_inside_bodies_brings_outputs_closer(room: int, monkeypatch
 
 
 def test_what_no_plan_touches_is_not_solved_again() -> None:
-    graph = analyzed(build(CASES["scan"]))
+    graph = analyze_proto(build(CASES["scan"]))
     (group,) = (g for g in graph.groups if g.size == 5)  # before the Scan: what it reads changes
     runs = [{"x": np.random.default_rng(k).standard_normal((5, 1, 3)).astype(np.float32)} for k in range(20)]
     dead = {group.dims[0]: np.ones(5, bool)}
@@ -292,7 +295,7 @@ def test_what_no_plan_touches_is_not_solved_again() -> None:
 
 
 def test_values_are_forgotten_when_the_control_node_is_done() -> None:
-    graph = analyzed(build(CASES["scan_gru"]))
+    graph = analyze_proto(build(CASES["scan_gru"]))
     walk = Walk(graph.model)
     for _ in walk.run([feeds(build(CASES["scan_gru"]))]):
         pass

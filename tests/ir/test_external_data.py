@@ -17,17 +17,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from commands import QUICK, run
 from spa_compiler.errors import ModelError
-from spa_compiler.execution.session import LARGE, open_session, quiet_session
-from spa_compiler.ir.external_data import check_tensors, densify, locations, read_tensor
+from spa_compiler.execution.session import LARGE_WEIGHT, open_quiet_session, open_session
+from spa_compiler.ir.external_data import check_tensors, densify, find_locations, read_tensor
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import load
-from spa_compiler.ir.tensors import describe, sparse_tensors, tensors
+from spa_compiler.ir.tensors import describe_tensor, iterate_sparse_tensors, iterate_tensors
 from spa_compiler.ir.writer import write
 from zoo import Case, build
 
 ROOT = Path(__file__).resolve().parents[2]
 TRUE, DECOY = (np.arange(1, 33, dtype=np.float32) + shift for shift in (0, 5000))
-"""What lies beside the model, and what lies under the same name in the working folder."""
+"""The data beside the model, and other data under the same name in the working folder."""
 ALL = np.arange(32, dtype=np.int64)
 
 
@@ -180,7 +180,7 @@ def test_every_kind_is_read_from_the_folder_of_the_model(tmp_path: Path, elsewhe
     written = b"".join(p.read_bytes() for p in out.iterdir())
     assert TRUE.tobytes() in written
     assert DECOY[:1].tobytes() not in written
-    assert all((out / name).is_file() for name in locations(onnx.load(out / "m.onnx", load_external_data=False)))
+    assert all((out / name).is_file() for name in find_locations(onnx.load(out / "m.onnx", load_external_data=False)))
     onnx.checker.check_model(str(out / "m.onnx"), full_check=True)
 
 
@@ -198,7 +198,7 @@ def test_a_model_that_stays_as_it_is_takes_its_data_along(tmp_path: Path, elsewh
     written = b"".join(p.read_bytes() for p in out.iterdir())
     assert TRUE.tobytes() in written and DECOY[:1].tobytes() not in written
     feed = {"x": np.ones((2, 4), np.float32), "p": np.array(True)}
-    got = [quiet_session(str(p)).run(None, feed)[0] for p in (path, out / "m.onnx")]
+    got = [open_quiet_session(str(p)).run(None, feed)[0] for p in (path, out / "m.onnx")]
     np.testing.assert_array_equal(*got)
 
 
@@ -241,7 +241,7 @@ def test_kinds_that_runtimes_do_not_take_are_refused_or_read_right(tmp_path: Pat
     except ModelError as e:
         assert "invalid model" in str(e)
         return
-    assert not locations(proto)
+    assert not find_locations(proto)
     assert TRUE.tobytes() in proto.SerializeToString()
 
 
@@ -346,7 +346,7 @@ def test_the_walk_finds_every_tensor_of_a_message(kinds: list[Kind], deep: int) 
     for kind in kinds:
         part, tensor = base(), numpy_helper.from_array(TRUE.reshape(4, 8), "unmistakable")
         kind(part, tensor)
-        for t, _ in tensors(part):
+        for t, _ in iterate_tensors(part):
             t.name = "unmistakable"
         count += part.SerializeToString().count(b"unmistakable")
         model.graph.node[0].attribute.append(helper.make_attribute("inner", part.graph))
@@ -356,8 +356,8 @@ def test_the_walk_finds_every_tensor_of_a_message(kinds: list[Kind], deep: int) 
         inner = model.graph
         model.ClearField("graph")
         model.graph.node.add(op_type="Deeper").attribute.append(helper.make_attribute("body", inner))
-    assert sum(1 for _ in tensors(model)) == count
-    assert all(describe(t, holders) for t, holders in (*tensors(model), *sparse_tensors(model)))
+    assert sum(1 for _ in iterate_tensors(model)) == count
+    assert all(describe_tensor(t, holders) for t, holders in (*iterate_tensors(model), *iterate_sparse_tensors(model)))
 
 
 def test_numbers_of_tensors_are_read_in_one_place() -> None:
@@ -381,7 +381,7 @@ def test_weights_that_a_session_reads_in_memory_are_those_of_the_file(dtype: typ
     """Large ones are not written into the bytes that onnxruntime reads; what an input may replace is."""
     rng, kind = np.random.default_rng(0), np.dtype(dtype)
     weights = {n: rng.normal(size=(256, 256)).astype(kind) for n in ("w", "d")}
-    assert all(a.nbytes >= LARGE for a in weights.values())
+    assert all(a.nbytes >= LARGE_WEIGHT for a in weights.values())
     x = helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(kind), ["N", 256])
     d, y = (helper.make_tensor_value_info(n, x.type.tensor_type.elem_type, s) for n, s in
             (("d", [256, 256]), ("y", ["N", 256])))  # fmt: skip
@@ -390,7 +390,7 @@ def test_weights_that_a_session_reads_in_memory_are_those_of_the_file(dtype: typ
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "m.onnx")
     before, feed = model.SerializeToString(), {"x": rng.normal(size=(2, 256)).astype(kind)}
-    opened, filed = open_session(model, tmp_path), quiet_session(str(tmp_path / "m.onnx"))
+    opened, filed = open_session(model, tmp_path), open_quiet_session(str(tmp_path / "m.onnx"))
     for fed in (feed, feed | {"d": weights["w"]}):
         np.testing.assert_array_equal(opened.run(None, fed)[0], filed.run(None, fed)[0])
     assert model.SerializeToString() == before

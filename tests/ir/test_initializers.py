@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from laws import analyzed, compare, random_masks
+from laws import analyze_proto, compare, random_masks
 from spa_compiler import compile as compile_model
 from spa_compiler.ir.initializers import HABIT, REPLACEABLE
 from spa_compiler.ir.reader import load
@@ -86,7 +86,7 @@ def test_a_run_may_replace_a_default_of_the_compiled_file(reader: str, tmp_path:
     proto = with_default(reader)
     onnx.save(proto, tmp_path / "in.onnx")
     result = compile_model(tmp_path / "in.onnx", output=tmp_path / "out.onnx", **OPTIONS)
-    assert not result.state.plan.empty
+    assert not result.state.plan.is_empty
     compiled = onnx.load(tmp_path / "out.onnx")
     before, after = ({t.name: t for t in p.graph.initializer} for p in (proto, compiled))
     assert after["t"] == before["t"] and [i.name for i in compiled.graph.input] == ["x", "t"]
@@ -100,10 +100,10 @@ def test_a_run_may_replace_a_default_of_the_compiled_file(reader: str, tmp_path:
 def test_a_weight_with_a_default_stays_and_says_why(tmp_path: Path) -> None:
     text = "(float[3,8] x) => (float[3,4] y) { a = MatMul(x, w1)  b = Relu(a)  c = MatMul(b, w2)  y = MatMul(c, w3) }"
     onnx.save(listed(build(Case(text, {"w1": (8, 16), "w2": (16, 12), "w3": (12, 4)}, None)), ["w1"]), tmp_path / "m")
-    graph = analyzed(onnx.load(tmp_path / "m"))
+    graph = analyze_proto(onnx.load(tmp_path / "m"))
     assert [g.label for g in graph.groups] == ["w2:1"]
     assert graph.frozen_parameters()[REPLACEABLE] == 8 * 16
-    assert {r.text for r in graph.reasons(("w2", 0))} == {REPLACEABLE}
+    assert {r.text for r in graph.find_reasons(("w2", 0))} == {REPLACEABLE}
     result = compile_model(tmp_path / "m", output=tmp_path / "out.onnx", **OPTIONS)
     assert result.report["dense"]["params"] == 8 * 16 + 16 * 12 + 12 * 4
     assert result.report["compiled"]["params"] == 8 * 16 + (16 + 4) * result.state.plan.keep["w2:1"].sum()
@@ -111,7 +111,7 @@ def test_a_weight_with_a_default_stays_and_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reader", ["arithmetic", "condition", "a bias of channels"])
 def test_the_law_holds_for_another_value(reader: str) -> None:
-    graph = analyzed(with_default(reader))
+    graph = analyze_proto(with_default(reader))
     assert compare(graph, random_masks(graph, np.random.default_rng(0)))[0] < 1e-4
 
 

@@ -1,4 +1,4 @@
-"""What a file calls things does not matter: a name that the compiler makes up is one that the model does not have."""
+"""Names in a file do not matter: a name that the compiler makes up is one that the model does not have."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from laws import analyzed, compare, outputs, random_masks
+from laws import analyze_proto, compare, outputs, random_masks
 from spa_compiler import compile as compile_model
-from spa_compiler.canonicalize.constant_sharing import retie
+from spa_compiler.canonicalize.constant_sharing import retie_constants
 from spa_compiler.errors import NothingToPrune
-from spa_compiler.execution.inputs import random_inputs
+from spa_compiler.execution.inputs import draw_random_inputs
 from spa_compiler.ir.names import Names
 from spa_compiler.ir.reader import from_proto, load
-from spa_compiler.ir.subgraphs import subgraphs
-from spa_compiler.rewriting.masked_model import reference
+from spa_compiler.ir.subgraphs import list_subgraphs
+from spa_compiler.rewriting.masked_model import make_masked_model
 from spa_compiler.rewriting.prune import rewrite
 from zoo import CASES, Case, build, feeds
 
@@ -44,7 +44,7 @@ def _rename(graph: onnx.GraphProto, values: Mapping[str, str], nodes: Mapping[st
         node.input[:] = [values.get(n, n) for n in node.input]
         node.output[:] = [values.get(n, n) for n in node.output]
         node.name = nodes.get(node.name, node.name)
-        for body in subgraphs(node):
+        for body in list_subgraphs(node):
             _rename(body, values, nodes)
     for named in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
         named.name = values.get(named.name, named.name)
@@ -54,13 +54,13 @@ def value_names(graph: onnx.GraphProto) -> set[str]:
     """Names of all values, those of bodies as well."""
     found = {t.name for t in (*graph.initializer, *graph.input)}
     for node in graph.node:
-        found |= {*node.input, *node.output}.union(*map(value_names, subgraphs(node)))
+        found |= {*node.input, *node.output}.union(*map(value_names, list_subgraphs(node)))
     return found - {""}
 
 
 def node_names(graph: onnx.GraphProto) -> set[str]:
     found = {n.name for n in graph.node if n.name}
-    return found.union(*(node_names(body) for n in graph.node for body in subgraphs(n)))
+    return found.union(*(node_names(body) for n in graph.node for body in list_subgraphs(n)))
 
 
 def with_node_names(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -74,9 +74,9 @@ def with_node_names(proto: onnx.ModelProto) -> onnx.ModelProto:
 def test_a_file_may_already_have_every_name_that_is_made_up(name: str) -> None:
     """Its values are given the names that the compiler made up for it: results and the law stay the same."""
     proto = with_node_names(build(CASES[name]))
-    graph = analyzed(proto)
+    graph = analyze_proto(proto)
     masks = random_masks(graph, np.random.default_rng(0))
-    written = [m.proto().graph for m in (rewrite(graph, masks), reference(graph, masks))]
+    written = [m.proto().graph for m in (rewrite(graph, masks), make_masked_model(graph, masks))]
     made = sorted(set().union(*map(value_names, written)) - value_names(proto.graph))
     fresh_nodes = sorted(set().union(*map(node_names, written)) - node_names(proto.graph))
     if not made and not fresh_nodes:
@@ -85,12 +85,12 @@ def test_a_file_may_already_have_every_name_that_is_made_up(name: str) -> None:
     free = sorted(value_names(proto.graph) - fixed, key=lambda n: (n not in graph.weights, n))
     values = dict(zip(free, made, strict=False))
     other = renamed(proto, values, dict(zip(sorted(node_names(proto.graph)), fresh_nodes, strict=False)))
-    again = analyzed(other)
+    again = analyze_proto(other)
     assert len(again.groups) == len(graph.groups)
     assert compare(again, random_masks(again, np.random.default_rng(0)), 0)[0] < TOLERANCE
     assert again.model.shapes is not None
     sizes = {n: s[0] for n, s in again.model.shapes.sizes.items()}
-    feed = random_inputs(again.model, sizes, np.random.default_rng(1))
+    feed = draw_random_inputs(again.model, sizes, np.random.default_rng(1))
     before = outputs(from_proto(proto, Path("m.onnx")), feed)
     for a, b in zip(before, outputs(again.model, feed), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -174,12 +174,12 @@ def shared(second: str, kind: tuple[int, ...]) -> onnx.ModelProto:
 @pytest.mark.parametrize("kind", [(), (8,)])
 def test_a_constant_of_the_file_is_no_copy_for_its_name(kind: tuple[int, ...]) -> None:
     proto = shared("c.use1", kind)
-    model = analyzed(proto).model.copy()
+    model = analyze_proto(proto).model.copy()
     feed = feeds(proto)
     want = outputs(from_proto(shared("d", kind), Path("m.onnx")), feed)
     np.testing.assert_allclose(outputs(model, feed)[0], want[0], rtol=1e-5)
     assert model.copies == {"c.use1#2": "c"}
-    assert retie(model) == 1
+    assert retie_constants(model) == 1
     np.testing.assert_allclose(outputs(model, feed)[0], want[0], rtol=1e-5)
 
 
@@ -188,8 +188,8 @@ def test_a_constant_that_equals_one_whose_copy_it_seems_to_be_stays_one_of_its_o
     text = """(float[3,8] x) => (float[3,4] y) { h = Add(x, c)  a = MatMul(h, w1)  b = Relu(a)  d = MatMul(b, w2)
         e = Add(d, e0)  y = Relu(e) }"""
     proto = build(Case(text, {**WEIGHTS, "c": 2.0, "e0": 2.0}, None))
-    model = analyzed(renamed(proto, {"e0": "c.use1"}, {})).model.copy()
-    assert retie(model) == 0 and {"c", "c.use1"} < set(model.constants())
+    model = analyze_proto(renamed(proto, {"e0": "c.use1"}, {})).model.copy()
+    assert retie_constants(model) == 0 and {"c", "c.use1"} < set(model.constants())
 
 
 def test_nodes_of_a_branch_that_is_always_taken_are_not_called_like_others() -> None:
@@ -201,7 +201,7 @@ def test_nodes_of_a_branch_that_is_always_taken_are_not_called_like_others() -> 
     proto.graph.node[1].name = "act"
     branch = next(a.g for a in proto.graph.node[2].attribute if a.name == "then_branch")
     branch.node[0].name = "act"
-    graph = analyzed(proto)
+    graph = analyze_proto(proto)
     names = [n.name for n in graph.model.proto().graph.node if n.name]
     assert sorted(names) == ["act", "act#2"]
     assert compare(graph, random_masks(graph, np.random.default_rng(0)))[0] < TOLERANCE

@@ -7,13 +7,13 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from laws import Masks, analyzed, random_masks
+from laws import Masks, analyze_proto, random_masks
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.execution.inputs import random_inputs
-from spa_compiler.execution.session import open_session, quiet_session, run, with_outputs
+from spa_compiler.execution.inputs import draw_random_inputs
+from spa_compiler.execution.session import add_outputs, open_quiet_session, open_session, run_session
 from spa_compiler.ir.model import Model
 from spa_compiler.operators.tables import data_movement
-from spa_compiler.rewriting.prune import rewrite, sliced
+from spa_compiler.rewriting.prune import rewrite, slice_array
 from zoo import CASES, build
 
 MOVING = set(data_movement.RULES) - {"Shape", "Size", "OneHot", "ConstantOfShape", "Resize", "Upsample"}
@@ -25,9 +25,9 @@ def observed(graph: DependencyGraph, seed: int) -> dict[str, np.ndarray]:
     model = graph.model
     assert model.shapes is not None
     names = [o for n in model.proto().graph.node for o in n.output if o]
-    session = open_session(with_outputs(model.proto(), names), model.folder, level=0)
-    feed = random_inputs(model, {n: s[0] for n, s in model.shapes.sizes.items()}, np.random.default_rng(seed))
-    return {**feed, **dict(zip([o.name for o in session.get_outputs()], run(session, feed), strict=True))}
+    session = open_session(add_outputs(model.proto(), names), model.folder, level=0)
+    feed = draw_random_inputs(model, {n: s[0] for n, s in model.shapes.sizes.items()}, np.random.default_rng(seed))
+    return {**feed, **dict(zip([o.name for o in session.get_outputs()], run_session(session, feed), strict=True))}
 
 
 def moved(model: Model, node: gs.Node, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -42,12 +42,12 @@ def moved(model: Model, node: gs.Node, feed: dict[str, np.ndarray]) -> list[np.n
     outputs = [onnx.ValueInfoProto(name=t.name) for t in node.outputs]
     one = onnx.helper.make_graph([proto], "one", inputs, outputs, initializers)
     whole = onnx.helper.make_model(one, opset_imports=model.header.opset_import, ir_version=10)
-    return list(quiet_session(whole.SerializeToString(), level=0).run(None, feed))
+    return list(open_quiet_session(whole.SerializeToString(), level=0).run(None, feed))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_data_movement_commutes(name: str) -> None:
-    graph = analyzed(build(CASES[name]))
+    graph = analyze_proto(build(CASES[name]))
     masks: Masks = random_masks(graph, np.random.default_rng(1), share=1.0)
     small, values = rewrite(graph, masks), observed(graph, 1)
     nodes = {n.outputs[0].name: n for n in small.graph.nodes if n.op != "Where"}
@@ -58,7 +58,9 @@ def test_data_movement_commutes(name: str) -> None:
         if node is None or not all(isinstance(t, gs.Constant) or t.name in values for t in node.inputs):
             continue
         given = {v.name: v for v in site.inputs if v is not None and v.name in values}
-        feed = {n: sliced(graph, given[n], values[n], masks) for n in given if n in {t.name for t in node.inputs}}
+        feed = {n: slice_array(graph, given[n], values[n], masks) for n in given if n in {t.name for t in node.inputs}}
         for value, after in zip(site.outputs, moved(small, node, feed), strict=True):
             assert value is not None
-            np.testing.assert_array_equal(after, sliced(graph, value, values[value.name], masks), err_msg=site.name)
+            np.testing.assert_array_equal(
+                after, slice_array(graph, value, values[value.name], masks), err_msg=site.name
+            )

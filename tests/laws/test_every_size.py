@@ -22,13 +22,13 @@ from oracle import (
     ENOUGH,
     Found,
     Input,
-    accepted,
     check_plan,
     compile_plainly,
     compile_without_statistics,
     differences,
+    find_accepted,
     read_inputs,
-    zeroed,
+    zero_removed,
 )
 
 FOLDER = Path(__file__).parents[1] / "sizes"
@@ -42,12 +42,12 @@ def check_every_size(
 ) -> None:
     """Compile a file and compare it at sizes that the compiler did not choose; `statistics`: groups may have some."""
     dense = onnx.load(path)
-    feeds = accepted(dense, inputs)
+    feeds = find_accepted(dense, inputs)
     assert len(feeds) >= ENOUGH, f"the dense model takes {len(feeds)} of the sizes that were tried"
     compiled, result = (compile_without_statistics if statistics else compile_plainly)(path, output, **options)
     plan = result.state.plan.document()
     assert plan["groups"], "nothing was removed"
-    check_plan(plan, dense, zeroed(dense, compiled))
+    check_plan(plan, dense, zero_removed(dense, compiled))
     found = differences(dense, compiled, feeds)
     assert max(f.effect for f in found) > VISIBLE, "the plan has no effect: the comparison has no power"
     wrong = [f for f in found if f.error > TOLERANCE]
@@ -96,7 +96,7 @@ def branch(kind: str) -> str:
 
 
 def squeeze(source: str, axis: str, result: str) -> str:
-    """What TorchScript writes for `source.squeeze(axis)`: an If whose branches give different ranks."""
+    """The nodes that TorchScript writes for `source.squeeze(axis)`: an If whose branches give different ranks."""
     return (
         f"s{result} = Shape({source}) n{result} = Gather(s{result}, {axis}) o{result} = Equal(n{result}, one) "
         f"{result} = If (o{result}) < then_branch = t{result} () => (float any1{result}) "
@@ -114,7 +114,7 @@ CONSTANTS = {
     "sides": np.array([2, 3]), "far": np.array(3, np.float32), "near": np.array(0.5, np.float32),
     "near1": np.array([0.5], np.float32), "unit": np.array(1, np.float32), "tiny": np.array(0.01, np.float32),
 }  # fmt: skip
-"""What graphs read; a graph gets those that it names."""
+"""Constants that graphs read; a graph gets those that it names."""
 SHAPES = {"w1": (8, 16), "w2": (16, 4), "k1": (16, 3, 3, 3), "k2": (4, 16, 3, 3), "p1": (160, 8), "q1": (16, 8, 8)}
 SHAPES |= {"r1": (1, 24, 8), "r2": (1, 24, 6), "w3": (6, 4), "w4": (8, 8), "d1": (8, 3, 3), "d2": (4, 8, 3)}
 """Weights."""
@@ -349,14 +349,14 @@ def test_the_reference_sees_a_wrong_file(fault: str, tmp_path: Path) -> None:
     dense = make_model(text)
     onnx.save(dense, tmp_path / "in.onnx")
     compiled, result = compile_plainly(tmp_path / "in.onnx", tmp_path / "out.onnx")
-    feeds, plan = accepted(dense, inputs), result.state.plan.document()
+    feeds, plan = find_accepted(dense, inputs), result.state.plan.document()
     assert max(f.error for f in differences(dense, compiled, feeds)) < TOLERANCE
-    assert check_plan(plan, dense, zeroed(dense, compiled)) == 1
+    assert check_plan(plan, dense, zero_removed(dense, compiled)) == 1
     if fault == "plan":
         group = next(iter(plan["groups"].values()))
         group["keep"][0] = next(k for k in range(16) if k not in group["keep"])
         with pytest.raises(AssertionError, match="keeps other channels"):
-            check_plan(plan, dense, zeroed(dense, compiled))
+            check_plan(plan, dense, zero_removed(dense, compiled))
         return
     weight = next(t for t in compiled.graph.initializer if t.name == "w2")
     rows = numpy_helper.to_array(weight)
@@ -524,7 +524,7 @@ def drawn_models(draw: st.DrawFn) -> tuple[onnx.ModelProto, dict[str, Input]]:
 @given(drawn_models())
 def test_what_is_drawn_is_right_at_every_size(drawn: tuple[onnx.ModelProto, dict[str, Input]]) -> None:
     model, inputs = drawn
-    assume(len(accepted(model, inputs)) >= ENOUGH)
+    assume(len(find_accepted(model, inputs)) >= ENOUGH)
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, Path(folder) / "in.onnx")
         check_every_size(Path(folder) / "in.onnx", inputs, Path(folder) / "out.onnx", statistics=False)

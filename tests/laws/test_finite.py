@@ -12,29 +12,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spa_compiler.passes import score
 
-from laws import analyzed
+from laws import analyze_proto
 from networks import CONV, DENSE
 from spa_compiler.analysis.cost import CostModel
-from spa_compiler.analysis.dead_channels import dead_channels
+from spa_compiler.analysis.dead_channels import find_dead_channels
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.compensation.neuron_merging import merge
-from spa_compiler.compensation.solvers import Options, compensated
+from spa_compiler.compensation.neuron_merging import merge_channels
+from spa_compiler.compensation.solvers import Options, compensate_weights
 from spa_compiler.errors import UsageError
-from spa_compiler.execution.finite import balance, describe_flaw, is_finite, quiet
+from spa_compiler.execution.finite import describe_flaw, divide_by_power, ignore_overflow, is_finite
 from spa_compiler.ir.reader import from_proto
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning import scores as scores_module
 from spa_compiler.planning.allocation import Budget, allocate
-from spa_compiler.planning.plan import Plan, best
-from spa_compiler.planning.scores import Noted, check_scores
+from spa_compiler.planning.plan import Plan, make_best_plan
+from spa_compiler.planning.scores import NotedScores, check_scores
 from spa_compiler.planning.width_ladder import Limits
 from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.scoring import registry
-from spa_compiler.scoring.obs import Part, greedy, rounds
-from spa_compiler.scoring.rank_correction import doubted
-from spa_compiler.scoring.registry import criterion
-from spa_compiler.statistics.moments import Moment, collect
+from spa_compiler.scoring.obs import Part, plan_rounds, score_greedily
+from spa_compiler.scoring.rank_correction import raise_low_rank
+from spa_compiler.scoring.registry import find_criterion
+from spa_compiler.statistics.moments import Moment, collect_moments
 from zoo_base import Case, build, value
 
 NORMED = Case(
@@ -78,7 +78,7 @@ FACTOR = st.sampled_from([0.0, 1e-40, 1e-20, 1.0, 1.0, 1.0, 1e10, 1e19, 1e30])
 
 def put(array: np.ndarray, spots: list[Spot], factor: float = 1.0) -> np.ndarray:
     """The array times a factor, with special values at some places."""
-    with quiet():
+    with ignore_overflow():
         out = (array * np.asarray(factor, array.dtype)).astype(array.dtype)
         for at, special in spots:
             out.reshape(-1)[at % out.size] = special
@@ -109,15 +109,15 @@ def test_every_criterion_scores_whatever_weights_and_inputs_hold(
 ) -> None:
     case, shape = CASES[name]
     names = weights_of(case)
-    graph = analyzed(changed(case, names[weight % len(names)], spots, factor))
+    graph = analyze_proto(changed(case, names[weight % len(names)], spots, factor))
     rng = np.random.default_rng(weight)
     x = put(rng.standard_normal(shape).astype(np.float32), seen, scale)
-    moments = collect(graph, [{"x": x}, {"x": x[:1] if name != "recurrent" else x[:, :1]}])
-    for chosen in registry.available():
-        found = criterion(chosen)(graph, moments, np.random.default_rng(0))
+    moments = collect_moments(graph, [{"x": x}, {"x": x[:1] if name != "recurrent" else x[:, :1]}])
+    for chosen in registry.find_criteria():
+        found = find_criterion(chosen)(graph, moments, np.random.default_rng(0))
         assert_scores(graph, found)
-    with quiet():
-        assert_scores(graph, doubted(graph, moments, criterion("obspa")(graph, moments, rng)))
+    with ignore_overflow():
+        assert_scores(graph, raise_low_rank(graph, moments, find_criterion("obspa")(graph, moments, rng)))
 
 
 def spoilt(moment: Moment, what: str, spots: list[Spot], factor: float) -> Moment:
@@ -138,17 +138,17 @@ def test_statistics_from_elsewhere_give_finite_scores(
 ) -> None:
     """Errors that a plug-in, or a defect, makes: symmetric or not, negative variances, what nothing can invert."""
     case, shape = CASES[name]
-    graph = analyzed(build(case))
-    taken = collect(graph, [{"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}])
+    graph = analyze_proto(build(case))
+    taken = collect_moments(graph, [{"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}])
     at = sorted(taken.of)[which % len(taken.of)]
     moments = replace(taken, of={**taken.of, at: spoilt(taken.of[at], what, spots, factor)})
     for chosen in ("obspa", "flap"):
-        assert_scores(graph, criterion(chosen)(graph, moments, np.random.default_rng(0)))
+        assert_scores(graph, find_criterion(chosen)(graph, moments, np.random.default_rng(0)))
 
 
 @given(size=st.integers(0, 400))
 def test_rounds_take_every_channel_once(size: int) -> None:
-    found = rounds(size)
+    found = plan_rounds(size)
     assert sum(found) == size
     assert all(n > 0 for n in found)
     assert len(found) <= max(64, 32 * 9)
@@ -165,7 +165,7 @@ class Counted(Part):
         out += self.error.ravel()
 
     def remove(self, gone: np.ndarray) -> None:
-        with quiet():
+        with ignore_overflow():
             self.error = self.error * np.float64(3e200)
 
 
@@ -173,8 +173,8 @@ class Counted(Part):
 def test_greedy_removal_ends_whatever_the_errors_are(blocks: int, size: int, spots: list[Spot]) -> None:
     error = put(np.ones((blocks, size)), spots)
     part = Counted(error)
-    with quiet():
-        found = greedy([part], (blocks, size))
+    with ignore_overflow():
+        found = score_greedily([part], (blocks, size))
     assert part.times <= size
     assert np.isnan(found).all() or is_finite(found)
     if not is_finite(np.maximum(error, 0)):
@@ -183,7 +183,7 @@ def test_greedy_removal_ends_whatever_the_errors_are(blocks: int, size: int, spo
 
 @pytest.fixture(scope="module")
 def small() -> DependencyGraph:
-    return analyzed(build(NORMED))
+    return analyze_proto(build(NORMED))
 
 
 @given(data=st.data(), ratio=st.sampled_from([0.1, 0.3, 0.5]), scope=st.sampled_from(["global", "uniform"]))
@@ -202,12 +202,12 @@ def test_allocation_ends_on_any_scores(small: DependencyGraph, data: st.DataObje
         assert "are not finite" in str(e)
         return
     assert fine
-    plan = best(small, scores, widths)
-    assert all(1 <= plan.kept(g) <= g.size for g in small.groups)
+    plan = make_best_plan(small, scores, widths)
+    assert all(1 <= plan.count_kept(g) <= g.size for g in small.groups)
 
 
 def test_scores_too_large_to_be_added_are_allocated_like_small_ones(small: DependencyGraph) -> None:
-    plain = criterion("l2")(small, None, np.random.default_rng(0))
+    plain = find_criterion("l2")(small, None, np.random.default_rng(0))
     huge = {n: s * 2.0**1020 for n, s in plain.items()}
     cost, budget = CostModel(small), Budget("macs", 0.5)
     found = [allocate(small, cost, scores, budget, Limits(align=1), "global") for scores in (plain, huge)]
@@ -220,7 +220,7 @@ def test_scores_of_a_plug_in_are_checked(small: DependencyGraph, monkeypatch: py
     def broken(graph: DependencyGraph, moments: object, rng: np.random.Generator) -> scores_module.Scores:
         return {label: np.full(graph.group(label).shape, np.nan)}
 
-    monkeypatch.setattr(score, "criterion", lambda name: broken)
+    monkeypatch.setattr(score, "find_criterion", lambda name: broken)
     state = replace(State.of(small.model), graph=small)
     with pytest.raises(UsageError, match=f"the criterion 'theirs': the scores of '{label}' are not finite"):
         score.Score(criterion="theirs").run(state)
@@ -241,19 +241,19 @@ def test_values_that_overflow_are_named_and_their_groups_scored_by_weights() -> 
     assert again.notes == state.notes, "a pass that runs again says the same once"
     assert any("'e'" in why for why in state.results["calibration"]["missed"].values())
     assert set(state.results["compensation"]["unfit"]) <= set(state.results["compensation"]["left"])
-    assert not state.plan.empty
+    assert not state.plan.is_empty
     assert all(is_finite(state.model.array(t)) for t in state.model.constants().values())
 
 
 def test_one_value_that_overflows_leaves_other_groups_to_their_criterion() -> None:
-    graph = analyzed(build(EXPONENTIAL))
+    graph = analyze_proto(build(EXPONENTIAL))
     given_ = [{"x": np.random.default_rng(0).standard_normal((6, 3, 8, 8)).astype(np.float32)}]
-    moments = collect(graph, given_)
+    moments = collect_moments(graph, given_)
     at = max(moments.of)
     flawed = replace(moments.of[at], mean=moments.of[at].mean * np.nan)
-    found = criterion("flap")(graph, replace(moments, of={**moments.of, at: flawed}), np.random.default_rng(0))
-    plain = criterion("flap")(graph, moments, np.random.default_rng(0))
-    assert isinstance(found, Noted)
+    found = find_criterion("flap")(graph, replace(moments, of={**moments.of, at: flawed}), np.random.default_rng(0))
+    plain = find_criterion("flap")(graph, moments, np.random.default_rng(0))
+    assert isinstance(found, NotedScores)
     touched = {g.label for g in graph.groups if not flawed.contracted.isdisjoint(g.dims)}
     assert set(found.notes) == touched
     assert touched < set(found)
@@ -265,13 +265,13 @@ def test_one_value_that_overflows_leaves_other_groups_to_their_criterion() -> No
 @given(name=st.sampled_from(sorted(CASES)), spots=SPOTS, scale=FACTOR, half=st.booleans())
 def test_compensation_never_writes_what_is_not_finite(name: str, spots: list[Spot], scale: float, half: bool) -> None:
     case, shape = CASES[name]
-    graph = analyzed(build(case))
+    graph = analyze_proto(build(case))
     plan = Plan({g.label: np.arange(g.size) < (g.size + 1) // 2 for g in graph.groups if g.block is None})
     masks = plan.masks(graph)
     cut = rewrite(graph, masks)
     x = put(np.random.default_rng(0).standard_normal(shape).astype(np.float32), spots, scale)
     feeds = [{"x": x}, {"x": np.zeros_like(x)}] if half else [{"x": x}]
-    model, outcome = compensated(graph, masks, cut, feeds, Options())
+    model, outcome = compensate_weights(graph, masks, cut, feeds, Options())
     for name_, tensor in model.constants().items():
         assert is_finite(model.array(tensor)), name_
     if not is_finite(x):
@@ -287,10 +287,12 @@ def test_a_solution_that_its_type_cannot_hold_is_not_written() -> None:
         "(float16[N,5] x) => (float16[N,3] y) { a = MatMul(x, w1)  y = MatMul(a, w2) }",
         {"w1": first, "w2": np.float16(900) * value("w2", (8, 3)).astype(np.float16)}, None,
     )  # fmt: skip
-    graph = analyzed(build(case))
+    graph = analyze_proto(build(case))
     masks = Plan({g.label: np.arange(g.size) < 2 for g in graph.groups}).masks(graph)
     x = np.random.default_rng(0).standard_normal((50, 5)).astype(np.float16)
-    model, outcome = compensated(graph, masks, rewrite(graph, masks), [{"x": x}], Options(ridge=1e-9, shrink=False))
+    model, outcome = compensate_weights(
+        graph, masks, rewrite(graph, masks), [{"x": x}], Options(ridge=1e-9, shrink=False)
+    )
     assert all(is_finite(model.array(t)) for t in model.constants().values())
     assert len(outcome.unfit) == 1
 
@@ -300,12 +302,12 @@ def test_a_solution_that_its_type_cannot_hold_is_not_written() -> None:
 def test_a_channel_with_a_weight_that_is_no_number_is_kept_first(name: str, special: float) -> None:
     weights = value("w1", (7, 5)).copy()
     weights[2, 3] = special
-    graph = analyzed(build(replace(DENSE, inits={**DENSE.inits, "w1": weights})))
+    graph = analyze_proto(build(replace(DENSE, inits={**DENSE.inits, "w1": weights})))
     (group,) = graph.groups
-    found = criterion(name)(graph, None, np.random.default_rng(0))[group.label]
+    found = find_criterion(name)(graph, None, np.random.default_rng(0))[group.label]
     assert found[2] == found.max()
     weights[2, 3] = 0
-    clean = criterion(name)(analyzed(build(replace(DENSE, inits={**DENSE.inits, "w1": weights}))), None,
+    clean = find_criterion(name)(analyze_proto(build(replace(DENSE, inits={**DENSE.inits, "w1": weights}))), None,
                             np.random.default_rng(0))[group.label]  # fmt: skip
     others = np.arange(7) != 2
     np.testing.assert_array_equal(np.argsort(found[others]), np.argsort(clean[others]))
@@ -324,12 +326,12 @@ def test_the_size_of_weights_does_not_decide(scale: float) -> None:
     """Neither squares that vanish nor squares that overflow: the order is that of weights of usual size."""
     whole = np.round(8 * value("w1", (7, 5)))  # denormals have few digits
     plain, scaled = (
-        analyzed(build(replace(DENSE, inits={"w1": (whole * s).astype(np.float32), "b1": np.zeros(7, np.float32),
+        analyze_proto(build(replace(DENSE, inits={"w1": (whole * s).astype(np.float32), "b1": np.zeros(7, np.float32),
                                              "w2": DENSE.inits["w2"]})))
         for s in (np.float64(1), np.float64(scale))
     )  # fmt: skip
     for name in ("l1", "l2", "bn_scale"):
-        a, b = (criterion(name)(g, None, np.random.default_rng(0))[g.groups[0].label] for g in (plain, scaled))
+        a, b = (find_criterion(name)(g, None, np.random.default_rng(0))[g.groups[0].label] for g in (plain, scaled))
         np.testing.assert_allclose(a, b, rtol=0.3)
 
 
@@ -337,17 +339,19 @@ def test_zero_times_infinity_is_not_dead() -> None:
     reading = value("w2", (7, 3)).copy()
     reading[4] = 0
     weights = value("w1", (7, 5)).copy()
-    assert dead_channels(analyzed(build(replace(DENSE, inits={**DENSE.inits, "w2": reading}))))
+    assert find_dead_channels(analyze_proto(build(replace(DENSE, inits={**DENSE.inits, "w2": reading}))))
     weights[4, 0] = np.inf
-    assert not dead_channels(analyzed(build(replace(DENSE, inits={**DENSE.inits, "w2": reading, "w1": weights}))))
+    assert not find_dead_channels(
+        analyze_proto(build(replace(DENSE, inits={**DENSE.inits, "w2": reading, "w1": weights})))
+    )
 
 
 @given(spots=SPOTS, factor=FACTOR)
 def test_merging_writes_nothing_that_was_not_there(spots: list[Spot], factor: float) -> None:
-    graph = analyzed(changed(DENSE, "w2", spots, factor))
+    graph = analyze_proto(changed(DENSE, "w2", spots, factor))
     plan = Plan({g.label: np.arange(g.size) % 2 == 0 for g in graph.groups})
     before = is_finite(*(graph.model.array(t) for t in graph.model.constants().values()))
-    model = merge(graph, plan, rewrite(graph, plan.masks(graph)))
+    model = merge_channels(graph, plan, rewrite(graph, plan.masks(graph)))
     if before:
         assert is_finite(*(model.array(t) for t in model.constants().values()))
 
@@ -355,7 +359,7 @@ def test_merging_writes_nothing_that_was_not_there(spots: list[Spot], factor: fl
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=9))
 def test_balanced_values_keep_their_ratios_and_can_be_squared(values: list[float]) -> None:
     given_ = np.array(values)
-    found = balance(given_)
+    found = divide_by_power(given_)
     assert is_finite(found**2)
     largest = np.abs(given_).argmax()
     if given_[largest]:

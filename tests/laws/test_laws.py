@@ -15,11 +15,11 @@ from laws import (
     TOLERANCE,
     VISIBLE,
     Masks,
-    analyzed,
+    analyze_proto,
     assert_every_rule_fits,
     assert_nothing_is_lost,
     compare,
-    listing,
+    list_groups,
     random_masks,
 )
 from random_graphs import graphs
@@ -35,12 +35,12 @@ RUNNING = [n for n in NAMES if CASES[n].runs and CASES[n].groups != {}]
 @functools.cache
 def graph_of(name: str) -> DependencyGraph:
     """The analysis of a hand-written model; nobody changes it."""
-    return analyzed(build(CASES[name]))
+    return analyze_proto(build(CASES[name]))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_blocks_and_statistics_are_as_stated(name: str) -> None:
-    case, found = CASES[name], listing(graph_of(name))
+    case, found = CASES[name], list_groups(graph_of(name))
     if case.groups is None:
         return
     assert {k: g.size for k, g in found.items()} == case.groups
@@ -53,7 +53,7 @@ def test_frozen_axes_say_why(name: str) -> None:
     graph = graph_of(name)
     for axis, part in CASES[name].frozen.items():
         value, _, index = axis.rpartition(":")
-        said = [f"{r.text} {r.where}".lower() for r in graph.reasons((value, int(index)))]
+        said = [f"{r.text} {r.where}".lower() for r in graph.find_reasons((value, int(index)))]
         assert any(part.lower() in text for text in said), f"{axis}: {said}"
 
 
@@ -82,13 +82,13 @@ def test_prune_equals_mask(name: str) -> None:
 @settings(max_examples=120)
 @given(graphs(), st.integers(0, 9))
 def test_prune_equals_mask_on_random_models(model: onnx.ModelProto, seed: int) -> None:
-    graph = analyzed(model)
+    graph = analyze_proto(model)
     assert_nothing_is_lost(graph)
     assert compare(graph, random_masks(graph, np.random.default_rng(seed)), seed)[0] < TOLERANCE
 
 
 def shape_of_groups(graph: DependencyGraph) -> Counter[tuple[object, ...]]:
-    """What does not depend on names that the analysis gives: members, sizes, blocks."""
+    """Properties that do not depend on names that the analysis gives: members, sizes, blocks."""
     return Counter((frozenset((m.value, m.axis) for m in g.members), g.size, g.blocks) for g in graph.groups)
 
 
@@ -103,7 +103,7 @@ def test_order_does_not_matter(name: str) -> None:
 @settings(max_examples=40)
 @given(graphs(), st.randoms(use_true_random=False))
 def test_order_does_not_matter_on_random_models(model: onnx.ModelProto, random: object) -> None:
-    graph = analyzed(model)
+    graph = analyze_proto(model)
     order = list(range(len(graph.sites)))
     random.shuffle(order)  # type: ignore[attr-defined]
     assert shape_of_groups(analyze(graph.model, order)) == shape_of_groups(graph)
@@ -111,7 +111,7 @@ def test_order_does_not_matter_on_random_models(model: onnx.ModelProto, random: 
 
 @pytest.mark.parametrize("name", RUNNING)
 def test_rewriting_twice_gives_the_same_bytes(name: str) -> None:
-    first, second = (analyzed(build(CASES[name])) for _ in range(2))
+    first, second = (analyze_proto(build(CASES[name])) for _ in range(2))
     small = [
         rewrite(g, random_masks(g, np.random.default_rng(0))).proto().SerializeToString(deterministic=True)
         for g in (first, first, second)
@@ -157,7 +157,7 @@ def test_two_plans_equal_the_merged_one(name: str) -> None:
     blocks = {g.block for g in graph.groups}
     masks = random_masks(graph, rng, share=0.5)
     first = {d: m for d, m in masks.items() if d not in blocks and graph.blocks.get(d) not in masks}
-    then = analyzed(rewrite(graph, first).proto())
+    then = analyze_proto(rewrite(graph, first).proto())
     if not {g.label for g in then.groups} <= {g.label for g in graph.groups}:
         pytest.skip("what is left of a shuffle reads as a plain permutation, under other names")
     second = random_masks(then, rng)

@@ -16,7 +16,7 @@ from spa_compiler.analysis.dependency_graph import analyze
 from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.errors import ModelError, SpaError
 from spa_compiler.ir.reader import load
-from spa_compiler.rewriting.masked_model import reference
+from spa_compiler.rewriting.masked_model import make_masked_model
 from spa_compiler.rewriting.prune import rewrite
 from zoo import CASES, build
 
@@ -33,7 +33,7 @@ def survive(data: bytes, folder: Path) -> bool:
         graph = analyze(model)
         masks = random_masks(graph, np.random.default_rng(0))
         rewrite(graph, masks).proto()
-        reference(graph, masks).proto()
+        make_masked_model(graph, masks).proto()
     except SpaError as e:
         assert str(e)
         return False

@@ -1,4 +1,4 @@
-"""What the analysis must find in the real exports of tests/exports, stated by reasoning about the networks.
+"""The groups that the analysis must find in the exports of tests/exports, stated by reasoning about the networks.
 
 The networks are in tools/exports: torch_nets.py, keras_nets.py and jax_nets.py; their widths differ wherever they may.
 Every exporter writes the same network down in its own way: what can be pruned is the same.
@@ -162,7 +162,7 @@ EXPORTS = {
     "vit.dynamo23": Export(TORCH, VIT_TOTAL, TRANSFORMER, reasons=(*IMAGE, "Attention fixes")),
     "vit.legacy17.ort": Export(OPTIMISED, VIT_TOTAL + 2, TRANSFORMER, {OUTPUT: CLASSES} | SCALES, (*IMAGE, TOKENS)),
     "swin.dynamo18": Export(
-        TORCH, SWIN_TOTAL, SWIN, {OUTPUT: CLASSES, "straddle": SWIN_MASK}, (*IMAGE, "straddle")
+        TORCH, SWIN_TOTAL, SWIN, {OUTPUT: CLASSES, "no single channel": SWIN_MASK}, (*IMAGE, "no single channel")
     ),
     "bert.dynamo23": Export(TORCH, BERT_TOTAL, BERT, reasons=(INPUT, OUTPUT, TABLE)),
     "bert.legacy14.ort": Export(OPTIMISED, BERT_TOTAL, BERT, reasons=(OUTPUT, TABLE)),  # com.microsoft.Attention

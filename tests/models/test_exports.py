@@ -13,8 +13,16 @@ import onnxruntime
 import pytest
 
 from exports_table import EXPORTS
-from laws import TOLERANCE, VISIBLE, analyzed, assert_every_rule_fits, assert_nothing_is_lost, compare, random_masks
-from spa_compiler.algebra.expr import atoms, trivial
+from laws import (
+    TOLERANCE,
+    VISIBLE,
+    analyze_proto,
+    assert_every_rule_fits,
+    assert_nothing_is_lost,
+    compare,
+    random_masks,
+)
+from spa_compiler.algebra.expr import is_trivial, iterate_dims
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import NothingToPrune
@@ -33,7 +41,7 @@ def path_of(name: str) -> Path:
 @functools.cache
 def graph_of(name: str) -> DependencyGraph:
     """The analysis of an export; nobody changes it."""
-    return analyzed(onnx.load(path_of(name)))
+    return analyze_proto(onnx.load(path_of(name)))
 
 
 def written(group: Group) -> str:
@@ -60,7 +68,7 @@ def test_a_file_says_what_made_it_and_names_no_machine(name: str) -> None:
 def test_groups_and_frozen_parameters_are_as_stated(name: str) -> None:
     graph, wanted = graph_of(name), EXPORTS[name]
     assert Counter(written(g) for g in graph.groups) == Counter(wanted.groups.values())
-    assert sum(graph.parameters(n) for n in graph.weights) == wanted.total
+    assert sum(graph.count_parameters(n) for n in graph.weights) == wanted.total
     found = graph.frozen_parameters()
     assert sorted(found.values()) == sorted(wanted.frozen.values()), found
     for part, parameters in wanted.frozen.items():
@@ -73,7 +81,7 @@ def test_every_frozen_axis_has_an_expected_reason(name: str) -> None:
     assert_nothing_is_lost(graph)
     assert_every_rule_fits(graph)
     axes = [a for n in graph.weights for a in graph.values[n].axes]
-    found = {d.frozen.text for a in axes for d in atoms(a) if d.frozen and not trivial(d)}
+    found = {d.frozen.text for a in axes for d in iterate_dims(a) if d.frozen and not is_trivial(d)}
     assert {t for t in found if not any(p in t for p in parts)} == set()
     assert {p for p in parts if not any(p in t for t in found)} == set()
 
@@ -109,7 +117,7 @@ def test_half_can_go(name: str, of: str, tmp_path: Path) -> None:
 
 
 def error_of_compiling_again(path: Path, options: Options) -> float:
-    """What was compiled can be compiled again; 0 where one channel of each group is left."""
+    """The error of compiling a compiled model again; 0 where one channel of each group is left."""
     try:
         again = compile_file(path, None, replace_options(options, ratio=0.2)).report
     except NothingToPrune:

@@ -1,4 +1,4 @@
-"""What a test model is: ONNX text, initializers, and the groups that it must have.
+"""Test models: ONNX text, initializers, and the groups that the analysis must find.
 
 Every `Case` states its prunable groups by reasoning about the model, not by running an implementation. The rules:
 

@@ -9,13 +9,13 @@ import pytest
 
 from networks import graph_of
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.compensation.solvers import Options, compensate, compensated
+from spa_compiler.compensation.solvers import Options, compensate, compensate_weights
 from spa_compiler.execution.session import open_session
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.operators import recurrent_cell
 from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.scoring.obs import obspa
-from spa_compiler.statistics.moments import collect
+from spa_compiler.statistics.moments import collect_moments
 from zoo_base import Case
 
 T, HIDDEN, INPUT = 5, 6, 3
@@ -80,14 +80,14 @@ def test_states_follow_from_the_gates_of_the_parts(name: str) -> None:
     seen = 0
     for step in (walk := Walk(graph_of(CASES[name]).model)).run(feeds(chunks=1)):
         walk.execute(step)
-        cell = recurrent_cell.find(step.node)
+        cell = recurrent_cell.find_cell(step.node)
         if not isinstance(cell, recurrent_cell.Cell):
             continue
-        held = recurrent_cell.held(step.node, walk.constants)
+        held = recurrent_cell.read_weights(step.node, walk.constants)
         assert held is not None and step.inputs[0] is not None and step.outputs[0] is not None
         weights, x, y = recurrent_cell.Weights.of(cell.gates, *held), step.inputs[0][0], step.outputs[0][0]
         steps = cell.steps(x, y, None, np.arange(cell.size(x)))
-        made = [recurrent_cell.linear(p, steps, weights) for p in cell.parts]
+        made = [recurrent_cell.compute_gates(p, steps, weights) for p in cell.parts]
         gates = [g for m, p in zip(made, cell.parts, strict=True) for g in np.split(m, len(p.gates), axis=2)]
         after = y.transpose(0, 2, 1, 3).reshape(steps.h.shape)
         if cell.kind == "RNN":
@@ -130,7 +130,7 @@ def test_compensation_beats_cutting_and_says_that_it_was_done(name: str) -> None
     graph = moderate(name)
     masks = masks_of(graph, 4)
     small = rewrite(graph, masks)
-    better, outcome = compensated(graph, masks, small, feeds(), Options())
+    better, outcome = compensate_weights(graph, masks, small, feeds(), Options())
     plain = Options(bias_only=True)
     head = compensate(graph, masks, small, feeds(), plain)
     dense = outputs(graph, graph.model)
@@ -173,7 +173,7 @@ def test_without_a_cut_nothing_changes() -> None:
 def test_a_duplicate_hidden_unit_is_cheap_but_only_once_and_costs_nothing(name: str) -> None:
     graph = moderate(name, duplicate=True)
     group = next(g for g in graph.groups if any(m.value == "r" for m in g.members))
-    scores = obspa(graph, collect(graph, feeds(1000)), np.random.default_rng(0))[group.label]
+    scores = obspa(graph, collect_moments(graph, feeds(1000)), np.random.default_rng(0))[group.label]
     assert min(scores[[2, 5]]) < 0.4 * max(scores[[2, 5]])
     masks = masks_of(graph, 5)
     better = compensate(graph, masks, rewrite(graph, masks), feeds(), Options(ridge=1e-6, shrink=False))
@@ -188,7 +188,7 @@ def test_the_reset_gate_of_either_direction_has_to_be_the_one_that_is_known(func
     both = f'direction = "bidirectional", activations = [{functions}]'
     graph = graph_of(case("GRU", both, 2))
     masks = masks_of(graph, 4)
-    _, outcome = compensated(graph, masks, rewrite(graph, masks), feeds(), Options())
+    _, outcome = compensate_weights(graph, masks, rewrite(graph, masks), feeds(), Options())
     assert len(outcome.recurrent) == solved
     assert list(outcome.left.values()) == ([] if solved else ["GRU: its reset gate is a Tanh"])
 
@@ -198,7 +198,7 @@ def test_what_is_not_solved_is_named_with_its_reason() -> None:
     graph = graph_of(Case(text, {**CASES["gru"].inits, "n": np.array([3, 5, 5, 5], np.int32)}, None))
     given = [{"x": np.random.default_rng(0).standard_normal((T, 4, INPUT)).astype(np.float32)}]
     masks = masks_of(graph, 4)
-    _, outcome = compensated(graph, masks, rewrite(graph, masks), given, Options())
+    _, outcome = compensate_weights(graph, masks, rewrite(graph, masks), given, Options())
     assert not outcome.recurrent
     assert list(outcome.left.values()) == ["GRU: it has sequence lengths"]
-    assert list(collect(graph, given).missed.values()) == ["GRU: it has sequence lengths"]
+    assert list(collect_moments(graph, given).missed.values()) == ["GRU: it has sequence lengths"]

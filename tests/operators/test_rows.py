@@ -10,15 +10,15 @@ import pytest
 from laws import TOLERANCE, compare
 from networks import cut, feeds, graph_of
 from spa_compiler.analysis.cost import CostModel, describe_uncounted
-from spa_compiler.analysis.dead_channels import dead_channels
-from spa_compiler.compensation.solvers import Options, compensated
+from spa_compiler.analysis.dead_channels import find_dead_channels
+from spa_compiler.compensation.solvers import Options, compensate_weights
 from spa_compiler.operators import tables
 from spa_compiler.operators.rule import rule
 from spa_compiler.operators.site import Row
 from spa_compiler.operators.tables.compute import elementwise, normalisation
 from spa_compiler.operators.traits import EVERY_NAME, Norm
 from spa_compiler.rewriting.prune import rewrite
-from spa_compiler.statistics.moments import collect
+from spa_compiler.statistics.moments import collect_moments
 from zoo_base import Case
 
 FUNCTION = Case(
@@ -54,7 +54,7 @@ def test_an_operator_without_a_row_stops_everything(kind: str, monkeypatch: pyte
     monkeypatch.delitem(tables.TABLES[domain], op)
     graph = graph_of(case)
     assert not graph.groups
-    assert any("there is no rule" in r.text for r in graph.reasons(("w1", 1)))
+    assert any("there is no rule" in r.text for r in graph.find_reasons(("w1", 1)))
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -69,10 +69,10 @@ def test_one_row_is_enough(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     masks = cut(graph)
     assert compare(graph, masks)[0] < TOLERANCE
     given = feeds((200, 5))
-    moments = collect(graph, given)
+    moments = collect_moments(graph, given)
     assert not moments.missed
     assert [graph.sites[k].outputs[0].name for k in moments.of] == ["y"]  # type: ignore[union-attr]
-    _, outcome = compensated(graph, masks, rewrite(graph, masks), given, Options())
+    _, outcome = compensate_weights(graph, masks, rewrite(graph, masks), given, Options())
     assert outcome.solved == 2 and not outcome.left
 
 
@@ -82,7 +82,7 @@ def test_what_holds_zeros_is_erased_through_one_row(kind: str, monkeypatch: pyte
     monkeypatch.setitem(tables.TABLES[domain], op, row)
     w1 = np.ones((5, 7), np.float32)
     w1[:, :2] = 0
-    dead = dead_channels(graph_of(case, w1=w1))
+    dead = find_dead_channels(graph_of(case, w1=w1))
     assert [int(d.sum()) for d in dead.values()] == [2]
 
 
@@ -90,7 +90,7 @@ def test_a_rule_alone_is_a_row_without_traits(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(tables.TABLES[""], "Softsign", elementwise)
     graph = graph_of(FUNCTION)
     assert [g.size for g in graph.groups] == [7]
-    assert not dead_channels(graph_of(FUNCTION, w1=np.zeros((5, 7), np.float32)))
+    assert not find_dead_channels(graph_of(FUNCTION, w1=np.zeros((5, 7), np.float32)))
 
 
 def test_a_contraction_whose_rule_does_not_hold_is_not_counted_in_silence() -> None:

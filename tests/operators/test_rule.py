@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from spa_compiler.algebra.expr import Prod, atoms, is_frozen, resolve
+from spa_compiler.algebra.expr import Prod, is_frozen, iterate_dims, resolve
 from spa_compiler.errors import Conflict, RuleError
-from spa_compiler.operators.rule import freeze_rule, parse, rule
+from spa_compiler.operators.rule import freeze_rule, parse_rule, rule
 from spa_compiler.operators.site import Pattern, Site, Value
 from spa_compiler.operators.tables import read_table
 
@@ -23,11 +23,11 @@ def same(a: tuple[Value | None, int], b: tuple[Value | None, int]) -> bool:
     """Are two axes indexed by the same set?"""
     (v, i), (w, j) = a, b
     assert v is not None and w is not None
-    return list(atoms(v.axes[i])) == list(atoms(w.axes[j]))
+    return list(iterate_dims(v.axes[i])) == list(iterate_dims(w.axes[j]))
 
 
 def test_parse() -> None:
-    left, right = parse("_ (g i) a..., b+c -> 3 x")
+    left, right = parse_rule("_ (g i) a..., b+c -> 3 x")
     assert left == [["_", Pattern("*", ("g", "i")), "a..."], [Pattern("+", ("b", "c"))]]
     assert right == [["3", "x"]]
 
@@ -39,10 +39,10 @@ def test_a_grouped_convolution() -> None:
     y = s.outputs[0]
     assert same((w, 0), (b, 0)) and same((w, 0), (y, 1)) and same((x, 0), (y, 0))
     assert x is not None and w is not None
-    assert [d.size for d in atoms(x.axes[1])] == [3, 2]
-    assert list(atoms(x.axes[1]))[1:] == list(atoms(w.axes[1]))
+    assert [d.size for d in iterate_dims(x.axes[1])] == [3, 2]
+    assert list(iterate_dims(x.axes[1]))[1:] == list(iterate_dims(w.axes[1]))
     assert is_frozen(x.axes[2]) and is_frozen(w.axes[2])
-    assert s.scopes[0].contracted() == {"i"}
+    assert s.scopes[0].find_contracted() == {"i"}
     assert resolve(s.sizes["group"]).size == 3
 
 
@@ -62,13 +62,13 @@ def test_upper_case_and_literals_are_frozen() -> None:
 def test_known_sizes_solve_what_shapes_do_not() -> None:
     s = site([(12,)], [(12,)])
     rule("(a b c) -> (a b c)", known={"a": 2, "b": 3})(s)
-    assert [d.size for d in atoms(s.x().axes[0])] == [2, 3, 2]
+    assert [d.size for d in iterate_dims(s.x().axes[0])] == [2, 3, 2]
 
 
 def test_concatenation_cuts() -> None:
     s = site([(2,), (3,)], [(5,)])
     rule("a, b -> a+b", move=True)(s)
-    assert [d.size for d in atoms(s.y.axes[0])] == [2, 3]
+    assert [d.size for d in iterate_dims(s.y.axes[0])] == [2, 3]
 
 
 def test_a_rank_that_does_not_fit_is_a_conflict_that_names_the_value() -> None:
@@ -87,7 +87,7 @@ def test_missing_inputs_are_skipped_and_uncovered_ones_are_frozen() -> None:
 def test_statistics_are_marked() -> None:
     s = site([(2, 3)], [(2, 3)])
     rule("a b -> a b", stat="b")(s)
-    assert all(d.stat for d in atoms(s.y.axes[1])) and not any(d.stat for d in atoms(s.y.axes[0]))
+    assert all(d.stat for d in iterate_dims(s.y.axes[1])) and not any(d.stat for d in iterate_dims(s.y.axes[0]))
 
 
 def test_a_rule_stated_twice_changes_nothing() -> None:
@@ -101,7 +101,7 @@ def test_a_rule_stated_twice_changes_nothing() -> None:
 def test_a_deliberate_freeze_says_why() -> None:
     s = site([(3,)], [(3,)])
     freeze_rule("it depends on data")(s)
-    reason = next(atoms(s.x().axes[0])).frozen
+    reason = next(iterate_dims(s.x().axes[0])).frozen
     assert reason is not None and "it depends on data" in reason.text and "node" in reason.where
 
 

@@ -16,7 +16,7 @@ from spa_compiler.cli.main import compile_command, spa
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import UsageError
 from spa_compiler.ir.reader import load
-from spa_compiler.pipeline.options import Options, declared, idle, pipeline_of
+from spa_compiler.pipeline.options import Options, find_declared, find_idle, pipeline_of
 from spa_compiler.verification.fidelity import draw_feeds
 
 TEXT = "normalize,score{criterion=l1},allocate{ratio=0.5},remove,verify"
@@ -52,37 +52,37 @@ HEEDED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize(("options", "names"), IDLE, ids=str)
 def test_options_that_change_nothing_are_found(options: dict[str, Any], names: set[str]) -> None:
-    assert set(idle(Options(**options))) == names
+    assert set(find_idle(Options(**options))) == names
 
 
 @pytest.mark.parametrize("options", HEEDED, ids=str)
 def test_options_that_change_something_are_accepted(options: dict[str, Any]) -> None:
-    assert idle(Options(**options)) == []
+    assert find_idle(Options(**options)) == []
 
 
 @pytest.mark.parametrize("options", [o for o, names in IDLE if o.get("ratio") != 0.0], ids=str)
 def test_they_are_refused_by_name_before_any_work(source: Path, options: dict[str, Any]) -> None:
     steps: list[str] = []
-    with pytest.raises(UsageError, match=r"--[a-z-]+: changes nothing here") as refused:
+    with pytest.raises(UsageError, match=r"--[a-z-]+: has no effect") as refused:
         compile_file(source, None, Options(**options), steps.append)
     assert not steps
-    assert all(f"--{n.replace('_', '-')}" in str(refused.value) for n in set(idle(Options(**options))) - {"seed"})
+    assert all(f"--{n.replace('_', '-')}" in str(refused.value) for n in set(find_idle(Options(**options))) - {"seed"})
 
 
 def test_at_ratio_0_and_for_the_seed_a_note_is_enough(source: Path, models: Path) -> None:
     report = source.with_name("r.json")
     assert run(source, "--ratio", 0, "--align", 8, "--report", report, *QUICK).exit_code == 0
-    assert [n for n in json.loads(report.read_text())["notes"] if n.startswith("--align changes nothing")]
+    assert [n for n in json.loads(report.read_text())["notes"] if n.startswith("--align has no effect")]
     data = ("--data", models / "digits_test.npz", "--no-latency", "--report", report)
     assert run(source, "--pipeline", TEXT, "--seed", 3, *data).exit_code == 0
-    assert [n for n in json.loads(report.read_text())["notes"] if n.startswith("--seed changes nothing")]
+    assert [n for n in json.loads(report.read_text())["notes"] if n.startswith("--seed has no effect")]
 
 
 def test_every_option_of_compile_is_read_by_the_pipeline_or_by_the_command() -> None:
     own = {"source", "output", "report_file", "allow_noop", "quiet", "verbose", "save_plan", "mask"}
     for command in (compile_command, spa.commands["compile"], spa.commands["apply"]):
         names = {p.name for p in command.params if isinstance(p, click.Argument | click.Option)} - {"version"}
-        assert names - own <= set(declared())
+        assert names - own <= set(find_declared())
 
 
 def test_the_same_share_of_channels_is_not_global(source: Path) -> None:
@@ -123,10 +123,10 @@ def test_the_seed_draws_the_inputs_that_fidelity_is_measured_on(source: Path) ->
 def test_verify_says_what_it_does_not_draw(source: Path, models: Path) -> None:
     pair = (source, source, "--data", models / "digits_test.npz")
     assert run_spa("verify", *pair, "--input-range", "0,1").exit_code == 2
-    assert "--input-range: changes nothing here" in run_spa("verify", *pair, "--input-range", "0,1").stderr
-    assert "note: --seed changes nothing here" in run_spa("verify", *pair, "--seed", 3).output
+    assert "--input-range: has no effect" in run_spa("verify", *pair, "--input-range", "0,1").stderr
+    assert "note: --seed has no effect" in run_spa("verify", *pair, "--seed", 3).output
 
 
 def test_options_at_their_defaults_are_nothing_to_refuse() -> None:
-    assert idle(Options(ratio=0.5)) == []
+    assert find_idle(Options(ratio=0.5)) == []
     assert pipeline_of(Options(ratio=0.5)) == pipeline_of(Options(ratio=0.5, of="macs", calib="synthetic"))

@@ -1,4 +1,4 @@
-"""What is read is never written to: every file of a run is compared with every other one before any work is done."""
+"""No file that is read is written to: all files of a run are compared with each other before any work is done."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_exit_7_when_the_model_was_written_and_the_rest_could_not_be(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 def test_a_full_device_is_found_when_it_is_written(source: Path) -> None:
-    """What a device is given cannot be taken back, so it is not tried before."""
+    """A device cannot give back what was written to it, so no write is tried before."""
     result = run(source, "--ratio", 0.3, "--report", "/dev/full", "--save-plan", "/dev/full", *QUICK)
     assert result.exit_code == 7
     assert result.stderr.count("/dev/full was not: No space left on device") == 2
@@ -306,14 +306,14 @@ WHERE = [*((r, touch) for r in READ), *itertools.product(READ[:3], (append, chan
 def test_exit_3_when_what_is_read_changes_meanwhile(
     files: Files, source: Path, read: str, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, changed = compiler._report, source.parent / read
+    work, changed = compiler._make_report, source.parent / read
 
     def meanwhile(*args: Any) -> dict[str, Any]:
         report = work(*args)
         change(changed)
         return report
 
-    monkeypatch.setattr(compiler, "_report", meanwhile)
+    monkeypatch.setattr(compiler, "_make_report", meanwhile)
     out = source.with_name("out.onnx")
     result = run(*files[read], "-o", out)
     assert result.exit_code == 3, result.output
@@ -323,7 +323,7 @@ def test_exit_3_when_what_is_read_changes_meanwhile(
 
 def test_large_files_are_known_by_size_and_time(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data of many gigabytes is not read twice more; the model itself always is."""
-    monkeypatch.setattr("spa_compiler.ir.snapshots.SMALL", 1000)
+    monkeypatch.setattr("spa_compiler.ir.snapshots.HASHED_SIZE", 1000)
     big = source.with_name("big.onnx")
     onnx.save(onnx.load(source), big, save_as_external_data=True, location="big.data", size_threshold=0)
     work = Pipeline.run
@@ -351,7 +351,7 @@ def test_commands_that_only_look_find_it_as_well(
 ) -> None:
     small, data = source.with_name("s.onnx"), Path(shutil.copy(models / "digits_test.npz", source.parent))
     assert run(source, "--ratio", 0.3, "-o", small, *QUICK).exit_code == 0
-    outputs = inspection._outputs
+    outputs = inspection._run_sessions
     for file in (small, data):
 
         def meanwhile(*args: Any, file: Path = file) -> Any:
@@ -359,7 +359,7 @@ def test_commands_that_only_look_find_it_as_well(
             touch(file)
             return found
 
-        monkeypatch.setattr(inspection, "_outputs", meanwhile)
+        monkeypatch.setattr(inspection, "_run_sessions", meanwhile)
         result = run_spa(command, source, small, "--data", data)
         assert result.exit_code == ModelError.exit_code and f"{file}: it was written to" in result.stderr
 

@@ -16,10 +16,10 @@ from spa_compiler.compiler import compile_file
 from spa_compiler.errors import SpaError, UsageError
 from spa_compiler.ir.reader import load
 from spa_compiler.pipeline.options import Options, pipeline_of
-from spa_compiler.pipeline.passes import Pipeline, available, make, text_of
+from spa_compiler.pipeline.passes import Pipeline, find_passes, format_pass, make_pass
 from spa_compiler.pipeline.state import State
 
-NAMES = sorted(available())
+NAMES = sorted(find_passes())
 TEXT = "normalize,erase,score{criterion=l2},allocate{ratio=0.4},remove,verify"
 
 
@@ -48,9 +48,9 @@ def test_a_pipeline_reads_back_as_it_is_written(text: str) -> None:
 )
 def test_any_options_survive_the_text(patterns: list[str], ratio: float, align: int, name: str) -> None:
     steps = (
-        make("score", file=name),
-        make("allocate", ratio=ratio, align=align, exclude=tuple(patterns)),
-        make("normalize", input_shape=tuple(patterns)),
+        make_pass("score", file=name),
+        make_pass("allocate", ratio=ratio, align=align, exclude=tuple(patterns)),
+        make_pass("normalize", input_shape=tuple(patterns)),
     )
     assert Pipeline.parse(str(Pipeline(steps))).passes == steps
 
@@ -61,8 +61,8 @@ def test_spaces_and_empty_braces_do_not_matter() -> None:
 
 
 def test_only_what_differs_from_the_defaults_is_written() -> None:
-    assert text_of(make("score", criterion="l2", seed=7)) in ("score{seed=7}", "score{criterion=l2,seed=7}")
-    assert text_of(make("erase")) == "erase"
+    assert format_pass(make_pass("score", criterion="l2", seed=7)) in ("score{seed=7}", "score{criterion=l2,seed=7}")
+    assert format_pass(make_pass("erase")) == "erase"
 
 
 @pytest.mark.parametrize(
@@ -97,16 +97,16 @@ def test_text_that_makes_no_sense_says_where(text: str, part: str) -> None:
 
 def test_every_pass_has_a_name_a_docstring_and_options_that_can_be_text() -> None:
     for name in NAMES:
-        kind = available()[name].load()
+        kind = find_passes()[name].load()
         assert kind.name == name
         assert kind.__doc__
         if name != "plan":
-            assert Pipeline.parse(text_of(kind())).passes == (kind(),)
+            assert Pipeline.parse(format_pass(kind())).passes == (kind(),)
 
 
 def test_a_pipeline_is_a_pass(models: Path) -> None:
     inner = Pipeline.parse("normalize,erase")
-    whole = Pipeline((inner, make("score", criterion="l1")))
+    whole = Pipeline((inner, make_pass("score", criterion="l1")))
     assert str(whole) == "normalize,erase,score{criterion=l1}"
     state = whole.run(State.of(load(models / "digits_gru.onnx")))
     assert state.scores
@@ -128,7 +128,7 @@ def test_passes_in_parentheses_are_run_again_as_those_before_are(models: Path, t
 
 def test_what_a_pass_in_parentheses_lacks_is_found_before_anything_is_run() -> None:
     with pytest.raises(UsageError, match="pass 'allocate' needs the scores of an earlier pass: put `score` before it"):
-        Pipeline.parse("normalize,protect(allocate{ratio=0.5},remove,verify)").completed()
+        Pipeline.parse("normalize,protect(allocate{ratio=0.5},remove,verify)").complete()
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def test_passes_do_not_change_the_state_that_they_get(models: Path) -> None:
     after = Pipeline.parse(TEXT).run(before)
     assert before == State.of(before.source, before.progress)
     assert before.model.proto().SerializeToString(deterministic=True) == bytes_before
-    assert not after.plan.empty
+    assert not after.plan.is_empty
 
 
 @pytest.mark.parametrize("passes", ["score", "allocate{ratio=0.5}", "remove", "erase", "verify", "normalize,verify"])

@@ -23,7 +23,7 @@ PLUGIN = Path(__file__).resolve().parent / "test_plugin"
 
 
 def install(source: Path, target: Path) -> None:
-    """What pip does with a pure distribution: its packages, its name and its entry points."""
+    """Install a pure distribution as pip does: its packages, its name and its entry points."""
     project = tomllib.loads((source / "pyproject.toml").read_text())
     for package in project["tool"]["setuptools"]["packages"]:
         shutil.copytree(source / package, target / package, dirs_exist_ok=True)
@@ -37,8 +37,8 @@ def install(source: Path, target: Path) -> None:
 
 
 def forget() -> None:
-    passes.available.cache_clear()
-    registry.available.cache_clear()
+    passes.find_passes.cache_clear()
+    registry.find_criteria.cache_clear()
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_what_cannot_be_put_anywhere_is_refused(models: Path, added: tuple[str, 
 
 def test_a_pass_that_says_no_place_is_not_put_anywhere() -> None:
     with pytest.raises(UsageError, match="goes after verify, which the pipeline lacks"):
-        passes.Pipeline.parse("normalize").insert(passes.make("compensate"))
+        passes.Pipeline.parse("normalize").insert(passes.make_pass("compensate"))
 
 
 def scaled(file: Path, hidden: int = 8) -> Path:
@@ -129,7 +129,7 @@ def scaled(file: Path, hidden: int = 8) -> Path:
 def test_a_right_fold_is_proven_and_kept_though_nothing_is_pruned(tmp_path: Path) -> None:
     source, out = scaled(tmp_path / "m.onnx"), tmp_path / "o.onnx"
     result = spa_compiler.compile(source, 0, out, with_passes=("fold_scale",), latency=False)
-    assert result.state.plan.empty and result.state.edits == ("fold_scale",)
+    assert result.state.plan.is_empty and result.state.edits == ("fold_scale",)
     assert [n.op_type for n in onnx.load(out).graph.node] == ["MatMul", "Relu", "MatMul"]
     assert result.report["fidelity"]["cosine"] > 0.999999
     assert "fold_scale" in result.report["seconds"]
@@ -158,7 +158,7 @@ def test_a_wrong_fold_is_refused_and_named(tmp_path: Path, ratio: float) -> None
 @pytest.mark.usefixtures("site")
 def test_a_pass_that_edits_the_graph_comes_before_those_that_read_it() -> None:
     with pytest.raises(UsageError, match="'fold_scale' edits the graph that pass 'erase' reads"):
-        passes.Pipeline.parse("normalize,erase,fold_scale,remove,verify").completed()
+        passes.Pipeline.parse("normalize,erase,fold_scale,remove,verify").complete()
 
 
 @pytest.mark.usefixtures("site")
@@ -187,16 +187,16 @@ def test_two_passes_of_one_name_are_an_error(site: Path) -> None:
 def test_two_criteria_of_one_name_are_an_error(site: Path) -> None:
     rename(site, "position = spa_every_other", "l2 = spa_every_other")
     with pytest.raises(UsageError, match=r"two distributions define the criterion 'l2': .*position"):
-        registry.criterion("l1")
+        registry.find_criterion("l1")
 
 
 def test_the_same_entry_point_found_twice_is_no_clash(site: Path) -> None:
     rename(site, "nothing", "nothing")
-    assert "every_other" in passes.available()
-    assert "position" in registry.available()
+    assert "every_other" in passes.find_passes()
+    assert "position" in registry.find_criteria()
 
 
 def test_without_the_plugin_its_names_are_unknown() -> None:
     forget()
-    assert "every_other" not in passes.available()
-    assert "position" not in registry.available()
+    assert "every_other" not in passes.find_passes()
+    assert "position" not in registry.find_criteria()

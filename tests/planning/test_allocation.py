@@ -13,16 +13,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from onnx import load
 
-from laws import analyzed
+from laws import analyze_proto
 from spa_compiler.algebra.expr import Dim
-from spa_compiler.analysis.cost import CostModel, group_widths
+from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import BudgetError, UsageError
 from spa_compiler.planning.allocation import Budget, allocate
 from spa_compiler.planning.budget import parse_target
 from spa_compiler.planning.scores import Scores
-from spa_compiler.planning.width_ladder import Limits, curve, matches, step
-from spa_compiler.scoring.registry import criterion
+from spa_compiler.planning.width_ladder import Limits, find_width_step, is_matching, make_curve
+from spa_compiler.scoring.registry import find_criterion
 from zoo import CASES, Case, build
 
 SHIPPED = ("resnet", "mobilenet", "vit", "gru")
@@ -34,8 +34,8 @@ def graphs(models: Path) -> dict[str, tuple[DependencyGraph, Scores]]:
     """The shipped models with their l2 scores."""
     out = {}
     for name in SHIPPED:
-        graph = analyzed(load(models / f"digits_{name}.onnx"))
-        out[name] = graph, criterion("l2")(graph, None, np.random.default_rng(0))
+        graph = analyze_proto(load(models / f"digits_{name}.onnx"))
+        out[name] = graph, find_criterion("l2")(graph, None, np.random.default_rng(0))
     return out
 
 
@@ -43,7 +43,7 @@ Graphs = dict[str, tuple[DependencyGraph, Scores]]
 
 
 def spread(graph: DependencyGraph, kept: dict[str, int]) -> dict[Dim, float]:
-    return {d: w for g in graph.groups if g.label in kept for d, w in group_widths(g, kept[g.label]).items()}
+    return {d: w for g in graph.groups if g.label in kept for d, w in make_group_widths(g, kept[g.label]).items()}
 
 
 def removed(graph: DependencyGraph, kept: dict[str, int], unit: str) -> float:
@@ -117,15 +117,15 @@ def test_automatic_alignment_keeps_convolutions_on_the_fast_path(graphs: Graphs)
 )
 def test_steps_of_convolutions_leave_at_least_four_widths(size: int, block: int, wanted: int) -> None:
     text = "(float[1,3,4,4] x) => (float[1,4,4,4] y) { a = Conv(x, w1)  y = Conv(a, w2) }"
-    graph = analyzed(build(Case(text, {"w1": (size, 3, 1, 1), "w2": (4, size, 1, 1)}, None)))
-    assert step(graph, graph.groups[0], Limits(kernel_step=block)) == wanted
-    assert step(graph, graph.groups[0], Limits(align=5)) == 5
+    graph = analyze_proto(build(Case(text, {"w1": (size, 3, 1, 1), "w2": (4, size, 1, 1)}, None)))
+    assert find_width_step(graph, graph.groups[0], Limits(kernel_step=block)) == wanted
+    assert find_width_step(graph, graph.groups[0], Limits(align=5)) == 5
 
 
 def test_matrix_products_have_no_staircase() -> None:
-    graph = analyzed(build(Case("(float[1,3] x) => (float[1,4] y) { a = MatMul(x, w1)  y = MatMul(a, w2) }",
+    graph = analyze_proto(build(Case("(float[1,3] x) => (float[1,4] y) { a = MatMul(x, w1)  y = MatMul(a, w2) }",
                                 {"w1": (3, 64), "w2": (64, 4)}, None)))  # fmt: skip
-    assert step(graph, graph.groups[0], Limits()) == 1
+    assert find_width_step(graph, graph.groups[0], Limits()) == 1
 
 
 def test_no_group_falls_below_its_floor(graphs: Graphs) -> None:
@@ -158,8 +158,8 @@ def test_patterns_match_labels_weights_and_the_nodes_that_read_them(graphs: Grap
     group = graph.groups[0]
     reader = graph.readers[group.members[0].value][0].name
     for pattern in (group.label, group.members[-1].value, reader, f"*{group.label[3:]}"):
-        assert matches(graph, group, pattern)
-    assert not matches(graph, group, group.label[:-1])
+        assert is_matching(graph, group, pattern)
+    assert not is_matching(graph, group, group.label[:-1])
 
 
 @pytest.mark.parametrize(
@@ -213,13 +213,13 @@ def test_groups_without_scores_are_left_alone(graphs: Graphs) -> None:
 
 
 def test_error_curves_sum_the_smallest_scores_of_every_block() -> None:
-    assert curve(np.array([3.0, 1.0, 2.0]), 3).tolist() == [0, 1, 3, 6]
-    assert curve(np.array([[3.0, 1.0], [5.0, 7.0]]), 2).tolist() == [0, 6, 16]
+    assert make_curve(np.array([3.0, 1.0, 2.0]), 3).tolist() == [0, 1, 3, 6]
+    assert make_curve(np.array([[3.0, 1.0], [5.0, 7.0]]), 2).tolist() == [0, 6, 16]
 
 
 CHAIN = """(float[1,2] x) => (float[1,2] y) {
     a = MatMul(x, w1)  b = MatMul(x, w2)  c = MatMul(a, v1)  d = MatMul(b, v2)  y = Add(c, d) }"""
-INSTANCE = analyzed(build(Case(CHAIN, {"w1": (2, 6), "w2": (2, 5), "v1": (6, 2), "v2": (5, 2)}, None)))
+INSTANCE = analyze_proto(build(Case(CHAIN, {"w1": (2, 6), "w2": (2, 5), "v1": (6, 2), "v2": (5, 2)}, None)))
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=11, max_size=11), st.sampled_from([0.2, 0.4, 0.5, 0.6]))
@@ -242,8 +242,8 @@ def test_greedy_is_as_good_as_brute_force_where_groups_are_independent(errors: l
 def test_awkward_models_meet_their_budget_as_far_as_whole_channels_allow(name: str) -> None:
     if name not in CASES:
         pytest.skip("no such model")
-    graph = analyzed(build(CASES[name]))
-    scores = criterion("l2")(graph, None, np.random.default_rng(0))
+    graph = analyze_proto(build(CASES[name]))
+    scores = find_criterion("l2")(graph, None, np.random.default_rng(0))
     reached = [
         removed(graph, run((graph, scores), r, scope=s), "macs") for r in (0.1, 0.3) for s in ("global", "uniform")
     ]

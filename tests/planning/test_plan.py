@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spa_compiler
-from laws import analyzed
+from laws import analyze_proto
 from spa_compiler.algebra.masks import Bools
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import UsageError
-from spa_compiler.planning.plan import Plan, best, top
+from spa_compiler.planning.plan import Plan, keep_top, make_best_plan
 from zoo import CASES, build
 from zoo_base import Case
 
@@ -56,23 +56,23 @@ def test_digests_tell_plans_apart() -> None:
 def test_merged_plans_keep_what_both_keep() -> None:
     a = Plan({"u:0": np.array([True, False, True]), "v:0": np.array([False, True])})
     b = Plan({"u:0": np.array([True, True, False]), "w:0": np.array([True])})
-    merged = a.merged(b)
+    merged = a.merge(b)
     assert {n: m.tolist() for n, m in merged.keep.items()} == {
         "u:0": [True, False, False],
         "v:0": [False, True],
         "w:0": [True],
     }
-    assert merged.digest() == b.merged(a).digest()
+    assert merged.digest() == b.merge(a).digest()
 
 
 def test_a_plan_of_full_masks_is_empty() -> None:
-    assert Plan().empty
-    assert Plan({"w:0": np.ones(3, bool)}).empty
-    assert not Plan({"w:0": np.array([True, False])}).empty
+    assert Plan().is_empty
+    assert Plan({"w:0": np.ones(3, bool)}).is_empty
+    assert not Plan({"w:0": np.array([True, False])}).is_empty
 
 
 def residual() -> DependencyGraph:
-    return analyzed(build(CASES["residual_projection"]))
+    return analyze_proto(build(CASES["residual_projection"]))
 
 
 def test_an_unknown_group_is_named() -> None:
@@ -95,7 +95,7 @@ def test_a_plan_that_empties_an_axis_names_it() -> None:
 
 
 def test_blocks_must_keep_equally_many() -> None:
-    graph = analyzed(build(CASES["grouped_conv"]))
+    graph = analyze_proto(build(CASES["grouped_conv"]))
     group = next(g for g in graph.groups if g.blocks > 1)
     mask = np.ones(group.shape, bool)
     mask[0, 0] = False
@@ -138,7 +138,7 @@ def test_a_plan_applies_to_another_checkpoint_of_the_same_graph() -> None:
     first, second = build(CASES["residual_projection"]), build(CASES["residual_projection"])
     for t in second.graph.initializer:
         t.raw_data = (-np.frombuffer(t.raw_data, np.float32)).tobytes()
-    a, b = analyzed(first), analyzed(second)
+    a, b = analyze_proto(first), analyze_proto(second)
     plan = Plan({g.label: np.arange(g.size) % 2 == 0 for g in a.groups})
     read = Plan.parse(json.loads(json.dumps(plan.document())))
     found = {g.label: [read.masks(b)[d].tolist() for d in g.dims] for g in b.groups}
@@ -156,8 +156,11 @@ def test_a_saved_plan_gives_the_same_file_again(tmp_path: Path, models: Path) ->
 
 
 def test_top_keeps_the_best_of_each_row_and_the_first_of_equals() -> None:
-    assert top(np.array([1.0, 3.0, 2.0, 3.0]), 2).tolist() == [False, True, False, True]
-    assert top(np.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0]]), 2).tolist() == [[True, True, False], [False, True, True]]
+    assert keep_top(np.array([1.0, 3.0, 2.0, 3.0]), 2).tolist() == [False, True, False, True]
+    assert keep_top(np.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0]]), 2).tolist() == [
+        [True, True, False],
+        [False, True, True],
+    ]
 
 
 def test_the_best_plan_leaves_something_of_every_axis() -> None:
@@ -168,8 +171,8 @@ def test_the_best_plan_leaves_something_of_every_axis() -> None:
         {"w1": (32, 3, 1, 1), "w2": (4, 32, 1, 1), "s": [0], "e": [32], "a": [1], "t": [16]},
         None,
     )
-    graph = analyzed(build(case))
+    graph = analyze_proto(build(case))
     label = graph.groups[0].label
     for score, width, kept in ((0.5, 3, [16, 30, 31]), (0.5, 1, [16]), (40.0, 2, [16, 31])):
         scores = np.where(np.arange(32) == 16, score, np.arange(32.0))
-        assert np.flatnonzero(best(graph, {label: scores}, {label: width}).keep[label]).tolist() == kept
+        assert np.flatnonzero(make_best_plan(graph, {label: scores}, {label: width}).keep[label]).tolist() == kept

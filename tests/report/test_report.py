@@ -78,7 +78,7 @@ def test_peak_memory_is_that_of_the_process_and_not_of_its_parent(tmp_path: Path
         "import sys, subprocess\n"
         "large = bytearray(1 << 30)\n"
         "large[::4096] = b'x' * len(large[::4096])\n"
-        "code = 'from spa_compiler.compiler import peak_memory as p; print(p())'\n"
+        "code = 'from spa_compiler.compiler import measure_peak_memory as p; print(p())'\n"
         "print(subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True).stdout)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True)

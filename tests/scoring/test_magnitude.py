@@ -7,12 +7,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from laws import analyzed, listing
+from laws import analyze_proto, list_groups
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import UsageError
 from spa_compiler.planning.scores import Scores
 from spa_compiler.scoring import registry
-from spa_compiler.scoring.registry import criterion
+from spa_compiler.scoring.registry import find_criterion
 from zoo import CASES, Case, build
 
 MLP = "(float[1,2] x) => (float[1,2] y) { a = MatMul(x, w1)  b = Relu(a)  y = MatMul(b, w2) }"
@@ -22,11 +22,11 @@ NAMES = ("l1", "l2", "fpgm", "bn_scale", "random")
 
 
 def scores_of(name: str, graph: DependencyGraph, seed: int = 0) -> Scores:
-    return criterion(name)(graph, None, np.random.default_rng(seed))
+    return find_criterion(name)(graph, None, np.random.default_rng(seed))
 
 
 def mlp() -> DependencyGraph:
-    return analyzed(build(Case(MLP, {"w1": W1, "w2": W2}, None)))
+    return analyze_proto(build(Case(MLP, {"w1": W1, "w2": W2}, None)))
 
 
 def even(values: list[float]) -> np.ndarray:
@@ -58,7 +58,7 @@ def test_bn_scale_is_the_absolute_gain_and_l2_where_there_is_no_norm() -> None:
     gain = np.array([0.5, -2, 0, 1], np.float32)
     rest = dict.fromkeys(("t", "mu", "var"), (4,))
     weights = {"w1": (4, 3, 1, 1), "w2": (5, 4, 1, 1), "w3": (4, 5, 1, 1)}
-    graph = analyzed(build(Case(text, {**weights, "s": gain, **rest}, None)))
+    graph = analyze_proto(build(Case(text, {**weights, "s": gain, **rest}, None)))
     found = scores_of("bn_scale", graph)
     np.testing.assert_allclose(found["w1:0"], even([0.5, 2, 0, 1]))
     np.testing.assert_array_equal(found["w2:0"], scores_of("l2", graph)["w2:0"])
@@ -75,7 +75,7 @@ def test_every_group_has_finite_scores_of_its_shape_with_mean_1(name: str) -> No
     for case in ("grouped_conv", "densenet", "fused_qkv_slice", "lstm", "resnext", "channel_shuffle"):
         if case not in CASES:
             continue
-        graph = analyzed(build(CASES[case]))
+        graph = analyze_proto(build(CASES[case]))
         found = scores_of(name, graph)
         assert set(found) == {g.label for g in graph.groups}
         for group in graph.groups:
@@ -95,8 +95,8 @@ def test_channels_of_a_block_are_scored_on_their_own(name: str) -> None:
     for other in ("w1", "b1"):
         t = next(t for t in model.graph.initializer if t.name == other)
         t.CopyFrom(numpy_helper.from_array(np.ones(tuple(t.dims), np.float32), other))
-    graph = analyzed(model)
-    group = listing(graph)["b1:0 w1:0 w2:1"]
+    graph = analyze_proto(model)
+    group = list_groups(graph)["b1:0 w1:0 w2:1"]
     found = scores_of(name, graph)[group.label]
     assert found.shape == (3, 2)
     assert np.unravel_index(found.argmax(), found.shape) == (1, 1)
@@ -111,51 +111,51 @@ def test_a_channel_with_larger_weights_is_kept(name: str) -> None:
         if t.name in ("w1", "b1", "s"):
             values[3] *= 10
         t.CopyFrom(numpy_helper.from_array(values, t.name))
-    graph = analyzed(model)
-    label = listing(graph)["b1:0 mu:0 s:0 t:0 var:0 w1:0 w2:0 w2:1 w3:1"].label
+    graph = analyze_proto(model)
+    label = list_groups(graph)["b1:0 mu:0 s:0 t:0 var:0 w1:0 w2:0 w2:1 w3:1"].label
     assert scores_of(name, graph)[label].argmax() == 3
 
 
 @pytest.mark.parametrize("name", ["l1", "l2", "fpgm", "bn_scale"])
 def test_the_scale_of_a_weight_does_not_matter(name: str) -> None:
     before = mlp()
-    after = analyzed(build(Case(MLP, {"w1": W1 * np.float32(64), "w2": W2 * np.float32(1 / 64)}, None)))
+    after = analyze_proto(build(Case(MLP, {"w1": W1 * np.float32(64), "w2": W2 * np.float32(1 / 64)}, None)))
     np.testing.assert_allclose(scores_of(name, before)["w1:1"], scores_of(name, after)["w1:1"])
 
 
 @pytest.mark.parametrize("name", ["l1", "l2", "fpgm", "bn_scale"])
 def test_permuted_channels_have_permuted_scores(name: str) -> None:
     order = [2, 0, 1]
-    after = analyzed(build(Case(MLP, {"w1": W1[:, order], "w2": W2[order]}, None)))
+    after = analyze_proto(build(Case(MLP, {"w1": W1[:, order], "w2": W2[order]}, None)))
     np.testing.assert_allclose(scores_of(name, mlp())["w1:1"][order], scores_of(name, after)["w1:1"])
 
 
 def test_statistics_of_a_batch_norm_say_nothing_of_importance() -> None:
     model = build(CASES["residual"])
-    before = scores_of("l2", analyzed(model))
+    before = scores_of("l2", analyze_proto(model))
     for t in model.graph.initializer:
         if t.name in ("mu", "var"):
             changed = numpy_helper.to_array(t) * np.linspace(1, 9, t.dims[0], dtype=np.float32)
             t.CopyFrom(numpy_helper.from_array(changed, t.name))
-    after = scores_of("l2", analyzed(model))
+    after = scores_of("l2", analyze_proto(model))
     for label in before:
         np.testing.assert_allclose(before[label], after[label])
 
 
 def test_an_unknown_criterion_is_named_with_those_that_there_are() -> None:
     with pytest.raises(UsageError, match=r"no criterion is called 'taylor'; there are .*l2"):
-        criterion("taylor")
+        find_criterion("taylor")
 
 
 def test_every_entry_point_of_a_criterion_loads() -> None:
-    assert set(NAMES) <= set(registry.available())
-    for name in registry.available():
-        assert callable(criterion(name))
+    assert set(NAMES) <= set(registry.find_criteria())
+    for name in registry.find_criteria():
+        assert callable(find_criterion(name))
 
 
 def test_criteria_do_not_change_the_model() -> None:
     model: onnx.ModelProto = build(CASES["residual"])
-    graph = analyzed(model)
+    graph = analyze_proto(model)
     before = graph.model.proto().SerializeToString(deterministic=True)
     for name in NAMES:
         scores_of(name, graph)

@@ -13,11 +13,11 @@ from networks import CONV, DENSE, feeds, graph_of
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.reader import from_proto
-from spa_compiler.operators.contraction import find
-from spa_compiler.scoring.obs import DENSE as SHRINKS
-from spa_compiler.scoring.obs import Part, flap, greedy, inverted, obspa
-from spa_compiler.statistics.covariance import shrinkage
-from spa_compiler.statistics.moments import collect
+from spa_compiler.operators.contraction import find_form
+from spa_compiler.scoring.obs import DENSE_SHARE as SHRINKS
+from spa_compiler.scoring.obs import Part, flap, invert, obspa, score_greedily
+from spa_compiler.statistics.covariance import estimate_shrinkage
+from spa_compiler.statistics.moments import collect_moments
 from zoo_base import Case, build
 
 
@@ -53,7 +53,7 @@ def test_greedy_scores_reproduce_the_order_of_removal() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((300, 6)) @ rng.standard_normal((6, 6))
     h, w = x.T @ x / 300, rng.standard_normal((4, 6))
-    scores = greedy([part(h, w, 1)], (6,))
+    scores = score_greedily([part(h, w, 1)], (6,))
     piece, order = part(h, w, 1), []
     for _ in range(6):
         error = np.zeros(6)
@@ -93,14 +93,14 @@ def test_an_inverse_that_single_precision_cannot_give_is_taken_in_double() -> No
             break
     exact = np.linalg.inv(h.astype(np.float64))
     assert not positive(h)
-    np.testing.assert_allclose(inverted(h), exact, rtol=1e-4, atol=1e-6 * np.abs(exact).max())
+    np.testing.assert_allclose(invert(h), exact, rtol=1e-4, atol=1e-6 * np.abs(exact).max())
 
 
 def test_contractions_that_read_the_same_values_share_one_covariance() -> None:
     two = "(float[N,5] x) => (float[N,3] y, float[N,4] z) { a = Gemm <transB = 1> (x, w1, b1)  r = Relu(a)"
     two += "  y = MatMul(r, w2)  z = MatMul(r, w3) }"
     graph = graph_of(Case(two, {"w1": (7, 5), "b1": (7,), "w2": (7, 3), "w3": (7, 4)}, None))
-    moments = collect(graph, feeds((100, 5)))
+    moments = collect_moments(graph, feeds((100, 5)))
     first, second = (m for m in moments.of.values() if m.contracted)
     assert first.covariance is second.covariance
     together = next(iter(obspa(graph, moments, np.random.default_rng(0)).values()))
@@ -110,7 +110,7 @@ def test_contractions_that_read_the_same_values_share_one_covariance() -> None:
 
 
 def scores_of(graph: DependencyGraph, shape: tuple[int, ...], chunks: int = 4) -> np.ndarray:
-    moments = collect(graph, feeds(shape, chunks))
+    moments = collect_moments(graph, feeds(shape, chunks))
     return next(iter(obspa(graph, moments, np.random.default_rng(0)).values()))
 
 
@@ -148,7 +148,7 @@ def test_a_linearly_dependent_channel_goes_first() -> None:
 
 def test_flap_is_the_variance_times_the_squared_weights() -> None:
     graph = graph_of(DENSE)
-    moments = collect(graph, feeds((100, 5)))
+    moments = collect_moments(graph, feeds((100, 5)))
     scores = next(iter(flap(graph, moments, np.random.default_rng(0)).values()))
     moment = next(m for m in moments.of.values() if m.contracted)
     expected = np.diag(moment.covariance[0]) * (moment.weights[0] ** 2).sum(0)
@@ -200,7 +200,7 @@ def test_every_contraction_is_its_design_times_its_weights(name: str) -> None:
     y = step.outputs[0]
     assert y is not None
     shapes = [walk.constants["w"].shape if n == "w" else shape for n in step.node.input]
-    form = find(step.node, shapes, [n == "w" for n in step.node.input])
+    form = find_form(step.node, shapes, [n == "w" for n in step.node.input])
     assert form is not None
     rows = np.arange(form.size(y[0]))
     w = form.weights(walk.constants["w"])
@@ -216,7 +216,7 @@ def test_every_contraction_is_its_design_times_its_weights(name: str) -> None:
 @pytest.mark.parametrize("equation", ["ij,jj->ij", "bi,io->bi", "ii,ij->ij", "bi,bj->bij"])
 def test_what_is_no_contraction_with_weights_of_its_own_has_no_form(equation: str) -> None:
     node = onnx.helper.make_node("Einsum", ["x", "w"], ["y"], equation=equation)
-    form = find(node, [(4, 4), (4, 4)], [False, True])
+    form = find_form(node, [(4, 4), (4, 4)], [False, True])
     assert (form is None) == (equation != "bi,bj->bij")
 
 
@@ -224,9 +224,14 @@ def test_few_inputs_make_a_covariance_uncertain() -> None:
     """Shrinkage is near the identity where rows are fewer than columns, and vanishes with many."""
     rng = np.random.default_rng(0)
     few, many = (np.cov(rng.standard_normal((n, 50)), rowvar=False, bias=True) for n in (20, 20_000))
-    assert shrinkage(few[None], 20) > 0.5 > 0.2 > shrinkage(np.diag(np.arange(1.0, 51))[None] + 3.0, 20_000)
+    assert (
+        estimate_shrinkage(few[None], 20)
+        > 0.5
+        > 0.2
+        > estimate_shrinkage(np.diag(np.arange(1.0, 51))[None] + 3.0, 20_000)
+    )
     one = np.outer(np.ones(50), np.ones(50)) + 1e-3 * many  # perfectly correlated: little doubt even from few
-    assert shrinkage(one[None], 20) < 0.2
+    assert estimate_shrinkage(one[None], 20) < 0.2
 
 
 def test_a_wide_classifier_keeps_its_features_when_inputs_are_few() -> None:
@@ -236,6 +241,6 @@ def test_a_wide_classifier_keeps_its_features_when_inputs_are_few() -> None:
                 {"a": (64, 64), "b": (64, 4)}, None)  # fmt: skip
     graph = graph_of(case, a=np.eye(64, dtype=np.float32))
     given = [{"x": np.abs(rng.standard_normal((40, 64))).astype(np.float32)}]
-    scores = obspa(graph, collect(graph, given), rng)
+    scores = obspa(graph, collect_moments(graph, given), rng)
     values = scores[graph.groups[0].label]
     assert np.sort(values)[:32].sum() > 0.05 * values.sum()

@@ -1,4 +1,4 @@
-"""What drawn pictures hide: errors of groups whose values vary along few directions are raised, others stay."""
+"""Correction for drawn pictures: errors of groups whose values vary along few directions are raised, others stay."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from networks import CLASSIFIER, DENSE, graph_of
-from spa_compiler.algebra.masks import NOWHERE
-from spa_compiler.calibration.inputs import FEW, real
+from spa_compiler.algebra.masks import NO_CHANNEL
+from spa_compiler.calibration.inputs import FEW_CLASSES, load_calibration
 from spa_compiler.ir.reader import from_proto
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
-from spa_compiler.scoring.rank_correction import KNOWN, between, directions, doubted
+from spa_compiler.scoring.rank_correction import KNOWN_SHARE, iterate_covariances, measure_rank_share, raise_low_rank
 from zoo_base import Case, build
 
 WIDE = Case(CLASSIFIER.text, {**CLASSIFIER.inits, "w1": (64, 3, 3, 3), "b1": (64,), "w2": (3, 64)}, None)
@@ -27,16 +27,16 @@ def covariance(rank: int, d: int) -> np.ndarray[tuple[int, ...], np.dtype[np.flo
 
 @pytest.mark.parametrize(("rank", "d"), [(1, 1), (1, 40), (7, 40), (40, 40)])
 def test_a_projection_has_its_rank_in_directions(rank: int, d: int) -> None:
-    assert directions(covariance(rank, d)) == pytest.approx(rank / d)
-    assert directions(1e-3 * covariance(rank, d)) == pytest.approx(rank / d)
+    assert measure_rank_share(covariance(rank, d)) == pytest.approx(rank / d)
+    assert measure_rank_share(1e-3 * covariance(rank, d)) == pytest.approx(rank / d)
 
 
 def test_constant_values_hide_nothing() -> None:
-    assert directions(np.zeros((5, 5))) == 1
+    assert measure_rank_share(np.zeros((5, 5))) == 1
 
 
 def test_variances_that_overflow_when_squared_have_directions() -> None:
-    assert directions(np.float32(1e20) * np.eye(4, dtype=np.float32)) == pytest.approx(1)
+    assert measure_rank_share(np.float32(1e20) * np.eye(4, dtype=np.float32)) == pytest.approx(1)
 
 
 def test_places_of_one_channel_are_no_directions_of_their_own() -> None:
@@ -45,10 +45,10 @@ def test_places_of_one_channel_are_no_directions_of_their_own() -> None:
     assert moment is not None
     one, twice = covariance(7, 20), np.kron(covariance(7, 20), np.ones((2, 2)))
     some = replace(next(iter(moment.of.values())), covariance=twice[None], channels=np.arange(20).repeat(2)[None])
-    assert directions(twice) == pytest.approx(7 / 40)
-    (found,) = between(some, np.arange(20))
-    assert directions(found) == pytest.approx(directions(one)) == pytest.approx(7 / 20)
-    (rest,) = between(some, np.where(np.arange(20) < 5, np.arange(20), NOWHERE))
+    assert measure_rank_share(twice) == pytest.approx(7 / 40)
+    (found,) = iterate_covariances(some, np.arange(20))
+    assert measure_rank_share(found) == pytest.approx(measure_rank_share(one)) == pytest.approx(7 / 20)
+    (rest,) = iterate_covariances(some, np.where(np.arange(20) < 5, np.arange(20), NO_CHANNEL))
     assert np.allclose(rest, 2 * one[:5, :5])
 
 
@@ -59,27 +59,27 @@ def scored(text: str) -> State:
 
 def test_only_what_few_directions_explain_is_raised() -> None:
     state = scored("calibrate{source=uniform}")
-    graph, moments, scores = state.analyzed(), state.moments, state.scores
+    graph, moments, scores = state.require_graph(), state.moments, state.scores
     assert moments is not None
     (group,) = graph.groups
     (site, moment), *_ = [(k, m) for k, m in moments.of.items() if not m.contracted.isdisjoint(group.dims)]
     d = moment.covariance.shape[-1]
     wide = replace(moments, of={site: replace(moment, covariance=covariance(d, d)[None])})
     few = replace(moments, of={site: replace(moment, covariance=1e-6 * covariance(1, d)[None])})
-    assert np.array_equal(doubted(graph, wide, scores)[group.label], scores[group.label])
-    assert np.allclose(doubted(graph, few, scores)[group.label], KNOWN * d * scores[group.label])
+    assert np.array_equal(raise_low_rank(graph, wide, scores)[group.label], scores[group.label])
+    assert np.allclose(raise_low_rank(graph, few, scores)[group.label], KNOWN_SHARE * d * scores[group.label])
 
 
 def test_drawn_and_few_pictures_are_doubted_and_many_given_ones_are_not(tmp_path: Path) -> None:
     drawn = scored("calibrate{samples=24}")
-    x = np.random.default_rng(0).standard_normal((FEW, 1, 1, 1)) * np.ones((1, 3, 16, 16))  # few directions
-    for n, name in ((FEW, "many.npz"), (FEW - 1, "few.npz")):
+    x = np.random.default_rng(0).standard_normal((FEW_CLASSES, 1, 1, 1)) * np.ones((1, 3, 16, 16))  # few directions
+    for n, name in ((FEW_CLASSES, "many.npz"), (FEW_CLASSES - 1, "few.npz")):
         np.savez(tmp_path / name, x=x[:n].astype(np.float32))
     few, many = (scored(f'calibrate{{source="{tmp_path / f"{n}.npz"}"}}') for n in ("few", "many"))
     for state in (drawn, few, many):
         assert state.moments is not None
         plain = Pipeline.parse("score{criterion=obspa}").run(replace(state, calibration=None)).scores
-        raised = doubted(state.analyzed(), state.moments, plain)
+        raised = raise_low_rank(state.require_graph(), state.moments, plain)
         wanted = plain if state is many else raised
         assert all(np.array_equal(state.scores[n], wanted[n]) for n in plain)
     assert any(not np.array_equal(many.scores[n], raised[n]) for n in raised)
@@ -88,4 +88,4 @@ def test_drawn_and_few_pictures_are_doubted_and_many_given_ones_are_not(tmp_path
 def test_few_rows_of_no_pictures_are_believed(tmp_path: Path) -> None:
     graph = graph_of(DENSE)
     np.savez(tmp_path / "x.npz", x=np.ones((9, 5), np.float32))
-    assert not real(graph, str(tmp_path / "x.npz")).doubted
+    assert not load_calibration(graph, str(tmp_path / "x.npz")).has_low_rank

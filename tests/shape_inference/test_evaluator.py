@@ -10,12 +10,12 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from laws import analyzed
+from laws import analyze_proto
 from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.errors import ModelError
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import from_proto
-from spa_compiler.ir.symbols import bindings, symbols
+from spa_compiler.ir.symbols import list_bindings, list_symbols
 from spa_compiler.shape_inference.evaluator import evaluate
 from zoo import CASES, build
 
@@ -30,7 +30,7 @@ def parsed(text: str, **inits: tuple[int, ...]) -> Model:
 
 def test_symbols_are_named_once_and_unnamed_axes_by_their_place() -> None:
     model = parsed("(float[N,3,H,W] x, float[N,?] z) => (float[N,3,H,W] y) { y = Relu(x) }")
-    assert [s.name for s in symbols(model)] == ["N", "H", "W", "z.1"]
+    assert [s.name for s in list_symbols(model)] == ["N", "H", "W", "z.1"]
 
 
 def test_axes_that_follow_a_symbol_are_dynamic() -> None:
@@ -42,9 +42,9 @@ def test_axes_that_follow_a_symbol_are_dynamic() -> None:
 
 
 def test_shape_arithmetic_is_folded_and_weights_are_not() -> None:
-    graph = analyzed(build(CASES["shape_arithmetic"]))
+    graph = analyze_proto(build(CASES["shape_arithmetic"]))
     assert not any(n.op in ("Shape", "Gather", "Concat") for n in graph.model.graph.nodes)
-    ops = [n.op for n in analyzed(build(CASES["weight_standardized"])).model.graph.nodes]
+    ops = [n.op for n in analyze_proto(build(CASES["weight_standardized"])).model.graph.nodes]
     assert ops == ["Mul", "Conv", "Conv"]
 
 
@@ -97,11 +97,11 @@ def test_no_sizes_fit() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_facts_that_build_on_others_are_what_they_are_alone(name: str) -> None:
     model = from_proto(build(CASES[name]), Path("m.onnx"))
-    first, second = bindings(symbols(model), {})[0]
+    first, second = list_bindings(list_symbols(model), {})[0]
     base, alone = evaluate(model, first), evaluate(model, second)
     for built in (evaluate(model, second, base), evaluate(model.copy(), second, alone)):
         assert built.types == alone.types and built.why == alone.why
-        assert built.errors == alone.errors and built.doubts == alone.doubts
+        assert built.errors == alone.errors and built.warnings == alone.warnings
         assert built.values.keys() == alone.values.keys()
         assert all(np.array_equal(a, alone.values[n], equal_nan=a.dtype.kind == "f") for n, a in built.values.items())
 
@@ -109,7 +109,7 @@ def test_facts_that_build_on_others_are_what_they_are_alone(name: str) -> None:
 def test_what_reads_the_same_is_evaluated_once() -> None:
     body = "s = Shape(w)  k = Add(s, s)  n = Shape(x)  m = Add(n, n)  y = Relu(x)"
     model = parsed(f"(float[N,4,6] x) => (float[N,4,6] y) {{ {body} }}", w=(4, 6))
-    first, second = bindings(symbols(model), {})[0]
+    first, second = list_bindings(list_symbols(model), {})[0]
     base = evaluate(model, first)
     built = evaluate(model, second, base)
     assert built.values["k"] is base.values["k"] and built.types["k"] is base.types["k"]

@@ -1,4 +1,4 @@
-"""What holds for every binding of the symbols: sizes of what nodes make, and tables of shape arithmetic."""
+"""Facts for every binding of the symbols: sizes of outputs of nodes, and tables of shape arithmetic."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from laws import analyzed
+from laws import analyze_proto
 from spa_compiler.algebra import sizes
 from spa_compiler.canonicalize.index_arithmetic import find_index
 from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.errors import UsageError
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import from_proto
-from spa_compiler.ir.symbols import input_axes, input_sizes, symbols
+from spa_compiler.ir.symbols import find_input_axes, find_input_sizes, list_symbols
 from spa_compiler.shape_inference.evaluator import evaluate, generalize
 from spa_compiler.shape_inference.every_binding import General
 from zoo import CASES, build
@@ -40,7 +40,7 @@ def parsed(text: str, opset: int = 18, **values: Any) -> Model:
 
 
 def general_of(model: Model) -> General:
-    binding = {s.name: 5 + 6 * k for k, s in enumerate(symbols(model))}
+    binding = {s.name: 5 + 6 * k for k, s in enumerate(list_symbols(model))}
     return generalize(model, evaluate(model, binding), binding)
 
 
@@ -57,8 +57,8 @@ def assert_sizes_hold(model: Model, names: list[str]) -> None:
     general, checked = general_of(model), 0
     for binding in OTHERS:
         feed = {}
-        for name, axes in input_axes(model).items():
-            shape = [sizes.value_at(a, binding) or 0 for a in axes]
+        for name, axes in find_input_axes(model).items():
+            shape = [sizes.compute_value(a, binding) or 0 for a in axes]
             feed[name] = np.random.default_rng(0).normal(size=shape).astype(np.float32)
         try:
             got = run(model.proto(), feed, names)
@@ -68,13 +68,13 @@ def assert_sizes_hold(model: Model, names: list[str]) -> None:
             axes = general.axes(name)
             assert axes is not None and len(axes) == array.ndim
             for size, number in zip(axes, array.shape, strict=True):
-                told = sizes.value_at(size, binding)
-                assert told in (None, number), f"{name}: {sizes.text_of(size)} is {number} at {binding}"
+                told = sizes.compute_value(size, binding)
+                assert told in (None, number), f"{name}: {sizes.format_size(size)} is {number} at {binding}"
                 checked += told is not None
             table = general.table(name)
             for entry, number in zip(table.ravel() if table is not None else (), array.ravel(), strict=False):
                 if sizes.is_size(entry) and not isinstance(entry, bool):
-                    assert sizes.value_at(entry, binding) in (None, number)
+                    assert sizes.compute_value(entry, binding) in (None, number)
     assert checked, "nothing was told: the check has no power"
 
 
@@ -195,9 +195,9 @@ def test_channels_are_free_where_only_sides_are_padded_at_run_time() -> None:
     text = "s = Shape(a)  n = Slice(s, two, four)  m = Mod(n, k)  p = Concat<axis=0>(zeros, m)  b = Pad(a, p)"
     values = {"two": np.array([2]), "four": np.array([4]), "k": np.array([8]), "zeros": np.array([0] * 6)}
     text = f"(float[N,3,H,W] x) => (float[N,4,P,Q] y) {{ a = Conv(x, w1)  {text}  y = Conv(b, w2) }}"
-    graph = analyzed(parsed(text, w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), **values).proto())
+    graph = analyze_proto(parsed(text, w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), **values).proto())
     assert [g.label for g in graph.groups] == ["w1:0"]
-    sides = {r.text for axis in (2, 3) for r in graph.reasons(("b", axis))}
+    sides = {r.text for axis in (2, 3) for r in graph.find_reasons(("b", axis))}
     assert "padded by as much as is computed at run time" in sides
 
 
@@ -233,8 +233,8 @@ def test_functions_of_functions_are_computed_once_each() -> None:
     table, wanted = general_of(model).table("y"), 100
     for _ in range(40):
         wanted = max(wanted % 7, 5) + wanted % 7
-    assert table is not None and sizes.value_at(table.item(), {"H": 100, "W": 5}) == wanted
-    assert sizes.symbols_of(table.item()) == {"H", "W"}
+    assert table is not None and sizes.compute_value(table.item(), {"H": 100, "W": 5}) == wanted
+    assert sizes.find_size_symbols(table.item()) == {"H", "W"}
 
 
 @pytest.mark.parametrize("kind", [onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16])
@@ -242,7 +242,7 @@ def test_a_size_is_not_followed_through_a_type_that_does_not_hold_it(kind: int) 
     text = f"s = Shape(x)  n = Gather(s, two)  u = Cast<to={kind}>(n)  v = Cast<to=7>(u)  y = Equal(v, n)"
     model = parsed(f"(float[N,3,H,W] x) => (bool y) {{ {text} }}", two=np.array(2))
     table = general_of(model).table("y")
-    assert table is not None and sizes.value_at(table.item(), {"H": 300, "W": 7}) is None
+    assert table is not None and sizes.compute_value(table.item(), {"H": 300, "W": 7}) is None
 
 
 def test_zeros_beside_shares_of_sizes_are_floats() -> None:
@@ -257,7 +257,7 @@ def test_shares_that_floats_round_are_not_followed() -> None:
     text = "s = Shape(x)  f = Cast<to=1>(s)  a = Mul(f, c)  b = Mul(a, c)  d = Floor(b)  y = Cast<to=7>(d)"
     model = parsed(f"(float[N,3,H,W] x) => (int64[4] y) {{ {text} }}", c=np.array(255 / 256, np.float32))
     table = general_of(model).table("y")
-    assert table is not None and sizes.value_at(table[2], {"H": 64}) is None
+    assert table is not None and sizes.compute_value(table[2], {"H": 64}) is None
 
 
 @pytest.mark.parametrize(
@@ -284,8 +284,8 @@ def test_what_is_not_followed_holds_no_symbol() -> None:
     model = parsed("(float[N,3,H,W] x) => (float[a] y) { s = Shape(x)  y = CumSum(s, zero) }", zero=np.array(0))
     table = general_of(model).table("y")
     assert table is not None and len(set(table.ravel())) == 4
-    assert not any(sizes.symbols_of(e) for e in [*table.ravel(), sizes.unknown_size("x", 0)])
-    assert all(sizes.text_of(e) for e in table.ravel())
+    assert not any(sizes.find_size_symbols(e) for e in [*table.ravel(), sizes.make_unknown_size("x", 0)])
+    assert all(sizes.format_size(e) for e in table.ravel())
 
 
 def test_a_box_that_follows_the_batch_is_written_as_pieces() -> None:
@@ -306,27 +306,27 @@ def inputs(**shapes: list[int | str]) -> Model:
 
 def test_names_that_state_a_size_are_no_symbols_of_their_own() -> None:
     model = inputs(past=["B", 4, "past", 8], mask=["B", "past + 1"], x=["B", "9", "2*past"])
-    assert [s.name for s in symbols(model)] == ["B", "past"]
+    assert [s.name for s in list_symbols(model)] == ["B", "past"]
     at = {"B": 2, "past": 5}
-    assert [[sizes.value_at(a, at) for a in axes] for axes in input_axes(model).values()] == [
+    assert [[sizes.compute_value(a, at) for a in axes] for axes in find_input_axes(model).values()] == [
         [2, 4, 5, 8], [2, 6], [2, 9, 10]]  # fmt: skip
 
 
 def test_a_name_with_a_sign_in_it_is_a_symbol_where_its_parts_are_none() -> None:
-    assert [s.name for s in symbols(inputs(x=["batch-size", "past + now"]))] == ["batch-size", "past + now"]
-    assert [s.name for s in symbols(inputs(x=["past", "now", "past + now"]))] == ["past", "now"]
+    assert [s.name for s in list_symbols(inputs(x=["batch-size", "past + now"]))] == ["batch-size", "past + now"]
+    assert [s.name for s in list_symbols(inputs(x=["past", "now", "past + now"]))] == ["past", "now"]
 
 
 def test_one_name_for_the_batch_and_another_axis_is_no_batch() -> None:
-    assert [s.batch for s in symbols(inputs(x=["n", 16], adjacency=["n", "n"]))] == [False]
-    assert [s.batch for s in symbols(inputs(x=["n", 16], z=["n", "m"]))] == [True, False]
+    assert [s.batch for s in list_symbols(inputs(x=["n", 16], adjacency=["n", "n"]))] == [False]
+    assert [s.batch for s in list_symbols(inputs(x=["n", 16], z=["n", "m"]))] == [True, False]
 
 
 def test_given_shapes_are_solved_for_what_names_state() -> None:
     model = inputs(mask=["B", "past + 1"], past=["B", 4, "past", 8])
-    assert input_sizes(model, {"mask": [2, 6]}) == {"B": 2, "past": 5}
+    assert find_input_sizes(model, {"mask": [2, 6]}) == {"B": 2, "past": 5}
     with pytest.raises(UsageError, match="past"):
-        input_sizes(model, {"mask": [2, 6], "past": [2, 4, 4, 8]})
+        find_input_sizes(model, {"mask": [2, 6], "past": [2, 4, 4, 8]})
 
 
 @pytest.mark.parametrize("name", ["past + 1", "total"])
@@ -340,7 +340,7 @@ def test_sizes_that_have_to_agree_are_found_together(name: str) -> None:
     a, b = ({s: pair[k] for s, pair in found.shapes.sizes.items()} for k in (0, 1))
     assert a["past"] != b["past"]
     assert name != "total" or (a["total"], b["total"]) == (a["past"] + 1, b["past"] + 1)
-    told = {n: sizes.text_of(s) for n, s in found.shapes.ties.items()}
+    told = {n: sizes.format_size(s) for n, s in found.shapes.ties.items()}
     assert told == ({"total": "past + 1"} if name == "total" else {})
 
 

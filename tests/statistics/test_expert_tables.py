@@ -7,13 +7,13 @@ import pytest
 
 from experts import LOOKUPS, SIZES, routed_case
 from networks import graph_of
-from spa_compiler.compensation.solvers import Options, compensated
-from spa_compiler.execution.session import open_session, with_outputs
+from spa_compiler.compensation.solvers import Options, compensate_weights
+from spa_compiler.execution.session import add_outputs, open_session
 from spa_compiler.ir.model import Model
 from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.scoring.obs import flap, obspa
-from spa_compiler.statistics.expert_tables import agreed, solved
-from spa_compiler.statistics.moments import collect
+from spa_compiler.statistics.expert_tables import find_agreement, solve_experts
+from spa_compiler.statistics.moments import collect_moments
 from zoo_base import Case, value
 
 
@@ -24,7 +24,7 @@ def feeds(n: int, seed: int) -> list[dict[str, np.ndarray]]:
 
 
 def values(model: Model, given: list[dict[str, np.ndarray]], name: str) -> np.ndarray:
-    session = open_session(with_outputs(model.proto(), [name]), model.folder)
+    session = open_session(add_outputs(model.proto(), [name]), model.folder)
     found = np.concatenate([session.run([name], f)[0] for f in given])
     return found.reshape(len(found), -1).astype(np.float64)
 
@@ -38,7 +38,7 @@ def test_every_expert_is_solved_from_the_rows_that_take_it(lookups: str, turned:
     mask[..., [1, 4]] = False
     masks = {group.dims[0]: mask}
     given = feeds(300, 0)
-    small, outcome = compensated(graph, masks, rewrite(graph, masks), given, Options(ridge=1e-12, shrink=False))
+    small, outcome = compensate_weights(graph, masks, rewrite(graph, masks), given, Options(ridge=1e-12, shrink=False))
     assert outcome.solved == 2 and outcome.left == {}
     route = np.concatenate([f["route"] for f in given])
     h, y, found = values(graph.model, given, "r"), values(graph.model, given, "y"), values(small, given, "y")
@@ -60,15 +60,15 @@ def test_a_twin_in_every_expert_costs_nothing(turned: bool) -> None:
     w1[(..., 4) if turned else (slice(None), 4)] = 2 * w1[(..., 1) if turned else (slice(None), 1)]
     graph = graph_of(made, w1=w1)
     given = feeds(3000, 0)
-    moments = collect(graph, given)
-    assert moments.missed == {} and len(moments.of) == 1 and moments.meetings == []
+    moments = collect_moments(graph, given)
+    assert moments.missed == {} and len(moments.of) == 1 and moments.products == []
     (group,), rng = graph.groups, np.random.default_rng(0)
     with_others, on_its_own = (f(graph, moments, rng)[group.label] for f in (obspa, flap))
     assert (with_others[..., [1, 4]].min(-1) < 0.15 * on_its_own[..., [1, 4]].min(-1)).all()
     mask = np.ones(group.shape, bool)
     mask[..., 4] = False
     masks = {group.dims[0]: mask}
-    small = compensated(graph, masks, rewrite(graph, masks), given, Options(ridge=1e-9, shrink=False))[0]
+    small = compensate_weights(graph, masks, rewrite(graph, masks), given, Options(ridge=1e-9, shrink=False))[0]
     np.testing.assert_allclose(values(small, given, "y"), values(graph.model, given, "y"), atol=1e-3)
 
 
@@ -93,10 +93,10 @@ def test_experts_that_two_products_take_keep_their_weights(shared: str) -> None:
     mask[..., [1, 4]] = False
     masks, given = {group.dims[0]: mask}, feeds(300, 0)
     plain = rewrite(graph, masks)
-    small, outcome = compensated(graph, masks, plain, given, Options(ridge=1e-12, shrink=False))
+    small, outcome = compensate_weights(graph, masks, plain, given, Options(ridge=1e-12, shrink=False))
     assert outcome.left == {"p": f"MatMul: {reason}", "q": f"MatMul: {reason}"}
     np.testing.assert_array_equal(small.array(small.constants()["w2"]), plain.array(plain.constants()["w2"]))
-    moments = collect(graph, given)  # both of them say what a channel is worth
+    moments = collect_moments(graph, given)  # both of them say what a channel is worth
     assert moments.missed == {} and len(moments.of) == 2
 
 
@@ -105,6 +105,6 @@ def test_rows_that_are_routed_elsewhere_and_experts_that_none_takes_do_not_count
     table, x = rng.standard_normal((3, 2, 4)), rng.standard_normal((50, 4, 1))
     dense, compiled = rng.integers(0, 2, (2, 50))
     target = np.where((dense == compiled)[:, None, None], 2 * table[dense] @ x, 1e6)
-    found = solved(table, True, agreed([dense], [compiled]), [x], [target], 1e-9, False)
+    found = solve_experts(table, True, find_agreement([dense], [compiled]), [x], [target], 1e-9, False)
     np.testing.assert_allclose(found[:2], 2 * table[:2], atol=1e-5)
     np.testing.assert_array_equal(found[2], table[2])

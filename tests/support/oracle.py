@@ -7,7 +7,7 @@ groups with one are left alone (`compile_without_statistics`). Where an entry we
 puts a row in another's place gives other outputs.
 
     inputs = {"x": Input(("N", 3, "H", "W"))}
-    feeds = accepted(dense, inputs)                      # at sizes that the dense file takes
+    feeds = find_accepted(dense, inputs)                      # at sizes that the dense file takes
     compiled, result = compile_without_statistics(path, output)
     differences(dense, compiled, feeds)                  # sizes, error, and what went wrong
 """
@@ -49,7 +49,7 @@ POOLS = {
     "E": (0, 1, 3, 9, 15, 33, 63, 101, 127, 140),
     "n": (1, 3, 5, 9, 15, 17, 33, 63, 101),
 }
-"""What the sizes of a free axis are drawn from, by the first letter of its name: the batch, a picture's sides, tokens,
+"""Pools for sizes of a free axis, by the first letter of its name: the batch, a picture's sides, tokens,
 a wave (`S`: one of many samples a frame), a past, the nodes of a graph. 1 and odd numbers are among them, and few that
 an analysis would choose."""
 MORE = (11, 19, 21, 23, 35, 39, 57, 71, 85)
@@ -107,7 +107,7 @@ def tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
                 yield from tensors(a.g)
 
 
-def zeroed(dense: onnx.ModelProto, compiled: onnx.ModelProto) -> onnx.ModelProto:
+def zero_removed(dense: onnx.ModelProto, compiled: onnx.ModelProto) -> onnx.ModelProto:
     """The dense model with zeros in place of every entry that the compiled one does not hold.
 
     An entry is looked for in the constant of that name and its copies (`NAME.use1`), or in all where there is none. A
@@ -133,7 +133,7 @@ def zeroed(dense: onnx.ModelProto, compiled: onnx.ModelProto) -> onnx.ModelProto
 
 
 def without_chance(stays: Array) -> Array:
-    """What stays of a constant, where whole slices went: without single entries whose number is left somewhere else.
+    """The part of a constant that stays where whole slices went, without entries whose number is left elsewhere.
 
     Of a million random numbers of 24 bits many are equal. Where other entries went than slices (the inputs of each
     group of a convolution) nothing is changed.
@@ -145,7 +145,7 @@ def without_chance(stays: Array) -> Array:
     return whole if stays[whole].all() and whole.sum() > 0.8 * stays.sum() else stays
 
 
-def removed(masked: onnx.ModelProto, dense: onnx.ModelProto) -> dict[str, tuple[Array, Array]]:
+def find_removed(masked: onnx.ModelProto, dense: onnx.ModelProto) -> dict[str, tuple[Array, Array]]:
     """(what is zero now, the constant) of every constant that lost something."""
     was = {n: numpy_helper.to_array(t) for n, t in tensors(dense.graph)}
     found = {n: numpy_helper.to_array(t) for n, t in tensors(masked.graph) if t.data_type in FLOATS}
@@ -157,7 +157,7 @@ def check_plan(plan: Mapping[str, Any], dense: onnx.ModelProto, masked: onnx.Mod
 
     A label is `weight:axis`; it can be compared where the group is that whole axis.
     """
-    gone, compared = removed(masked, dense), 0
+    gone, compared = find_removed(masked, dense), 0
     for label, group in plan["groups"].items():
         name, _, axis = label.partition("#")[0].rpartition(":")
         if name not in gone or "#" in label or (group["keep"] and isinstance(group["keep"][0], list)):
@@ -246,7 +246,7 @@ class Found:
     message: str = ""
 
 
-def accepted(dense: onnx.ModelProto, inputs: Mapping[str, Input]) -> list[tuple[Sizes, dict[str, Array]]]:
+def find_accepted(dense: onnx.ModelProto, inputs: Mapping[str, Input]) -> list[tuple[Sizes, dict[str, Array]]]:
     """Up to WANTED sizes at which the dense model runs and gives numbers, each with a feed."""
     model = session(dense)
     names = sorted({n for i in inputs.values() for n in i.names()})
@@ -270,7 +270,7 @@ def differences(
     dense: onnx.ModelProto, compiled: onnx.ModelProto, feeds: Sequence[tuple[Sizes, dict[str, Array]]]
 ) -> list[Found]:
     """Compare the compiled model with the dense one in which what is gone is zero."""
-    plain, masked, small = (session(m) for m in (dense, zeroed(dense, compiled), compiled))
+    plain, masked, small = (session(m) for m in (dense, zero_removed(dense, compiled), compiled))
     out = []
     for sizes, feed in feeds:
         wanted = run(masked, feed)

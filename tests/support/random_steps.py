@@ -43,7 +43,7 @@ class Value:
         """The shape of a constant with one number per channel that broadcasts against this value."""
         return (self.width, 1, 1) if len(self.shape) == 4 else (self.width,)
 
-    def resized(self, width: int) -> tuple[int, ...]:
+    def resize(self, width: int) -> tuple[int, ...]:
         """The shape with another number of channels."""
         return (*self.shape[: self.axis], width, *self.shape[self.axis + 1 :])
 
@@ -105,12 +105,12 @@ def project(b: Draft, x: Value, width: int) -> Value:
         k = b.pick([1, 3])
         w = b.weight(width, x.width, k, k, fan=x.width * k * k)
         bias = [b.weight(width)] if b.pick([True, False]) else []
-        return b.op("Conv", [x, w, *bias], x.resized(width), pads=[k // 2] * 4)
+        return b.op("Conv", [x, w, *bias], x.resize(width), pads=[k // 2] * 4)
     if len(x.shape) == 2 and b.pick([True, False]):
         turned = b.pick([0, 1])
         w = b.weight(*((width, x.width) if turned else (x.width, width)), fan=x.width)
-        return b.op("Gemm", [x, w, b.weight(width)], x.resized(width), transB=turned)
-    y = b.op("MatMul", [x, b.weight(x.width, width, fan=x.width)], x.resized(width))
+        return b.op("Gemm", [x, w, b.weight(width)], x.resize(width), transB=turned)
+    y = b.op("MatMul", [x, b.weight(x.width, width, fan=x.width)], x.resize(width))
     return b.op("Add", [y, b.weight(width)], y.shape) if b.pick([True, False]) else y
 
 
@@ -144,19 +144,19 @@ def shortcut(b: Draft, x: Value) -> Value:
 
 def concat(b: Draft, x: Value) -> Value:
     """With an earlier value, with itself, or with a new branch."""
-    fits = [v for v in b.history if len(v.shape) == len(x.shape) and v.resized(x.width) == x.shape]
+    fits = [v for v in b.history if len(v.shape) == len(x.shape) and v.resize(x.width) == x.shape]
     other = b.pick([*fits, x]) if b.pick([True, False]) else dense(b, x)
     if x.width + other.width > WIDEST:
         return dense(b, x)
     pair = b.pick([[x, other], [other, x]])
-    return b.op("Concat", pair, x.resized(x.width + other.width), axis=x.axis)
+    return b.op("Concat", pair, x.resize(x.width + other.width), axis=x.axis)
 
 
 def halves(b: Draft, x: Value) -> Value:
     """Split, then swap, gate, drop a part, or pass one part through a projection."""
     cut = x.width // 2 if b.pick([True, False]) else b.pick(range(1, x.width))
     sizes = (cut, x.width - cut)
-    p, q = b.ops("Split", [x, b.ints(*sizes)], [x.resized(s) for s in sizes], axis=x.axis)
+    p, q = b.ops("Split", [x, b.ints(*sizes)], [x.resize(s) for s in sizes], axis=x.axis)
     kind = b.pick(["gate", "swap", "drop", "cross"])
     if kind == "gate" and p.shape == q.shape:
         return b.op("Mul", [p, b.op("Sigmoid", [q], q.shape)], p.shape)
@@ -164,7 +164,7 @@ def halves(b: Draft, x: Value) -> Value:
         return p
     if kind == "cross":
         q = dense(b, q)
-    return b.op("Concat", [q, p], x.resized(p.width + q.width), axis=x.axis)
+    return b.op("Concat", [q, p], x.resize(p.width + q.width), axis=x.axis)
 
 
 def cut(b: Draft, x: Value) -> Value:
@@ -172,13 +172,13 @@ def cut(b: Draft, x: Value) -> Value:
     first = b.pick(range(x.width - 1))
     start, end, step = b.pick([(first, x.width, 1), (0, first + 1, 1), (0, x.width, 2), (x.width - 1, -FAR, -1)])
     width = len(range(*slice(start, end if end >= 0 else None, step).indices(x.width)))
-    return b.op("Slice", [x, *(b.ints(i) for i in (start, end, x.axis, step))], x.resized(width))
+    return b.op("Slice", [x, *(b.ints(i) for i in (start, end, x.axis, step))], x.resize(width))
 
 
 def take(b: Draft, x: Value) -> Value:
     """A permutation, or channels with repeats."""
     index = b.rng.permutation(x.width) if b.pick([True, False]) else b.rng.integers(0, x.width, b.pick(WIDTHS))
-    return b.op("Gather", [x, b.ints(*index.tolist())], x.resized(len(index)), axis=x.axis)
+    return b.op("Gather", [x, b.ints(*index.tolist())], x.resize(len(index)), axis=x.axis)
 
 
 def shuffle(b: Draft, x: Value) -> Value:
@@ -209,7 +209,7 @@ def pad(b: Draft, x: Value) -> Value:
         return x
     pads = [0] * (2 * len(x.shape))
     pads[x.axis], pads[x.axis + len(x.shape)] = lo, hi
-    return b.op("Pad", [x, b.ints(*pads)], x.resized(x.width + lo + hi))
+    return b.op("Pad", [x, b.ints(*pads)], x.resize(x.width + lo + hi))
 
 
 ANY: list[Step] = [dense, activation, scale, bottleneck, shortcut, concat, halves, cut, take, shuffle, digits, pad]
@@ -226,19 +226,19 @@ def grouped_conv(b: Draft, x: Value) -> Value:
     g = b.pick(divisors(x.width))
     out = g * b.pick([n for n in (1, 2, 3) if g * n <= WIDEST])
     w = b.weight(out, x.width // g, 3, 3, fan=9 * x.width // g)
-    return b.op("Conv", [x, w, b.weight(out)], x.resized(out), pads=[1] * 4, group=g)
+    return b.op("Conv", [x, w, b.weight(out)], x.resize(out), pads=[1] * 4, group=g)
 
 
 def depthwise_conv(b: Draft, x: Value) -> Value:
     out = x.width * b.pick([n for n in (1, 2) if n == 1 or x.width * n <= WIDEST])
-    return b.op("Conv", [x, b.weight(out, 1, 3, 3, fan=9)], x.resized(out), pads=[1] * 4, group=x.width)
+    return b.op("Conv", [x, b.weight(out, 1, 3, 3, fan=9)], x.resize(out), pads=[1] * 4, group=x.width)
 
 
 def conv_transpose(b: Draft, x: Value) -> Value:
     g = b.pick([1, *divisors(x.width)])
     out = b.pick([n for n in (1, 2, 4) if g * n <= WIDEST])
     w = b.weight(x.width, out, 3, 3, fan=9 * x.width // g)
-    return b.op("ConvTranspose", [x, w, b.weight(g * out)], x.resized(g * out), pads=[1] * 4, group=g)
+    return b.op("ConvTranspose", [x, w, b.weight(g * out)], x.resize(g * out), pads=[1] * 4, group=g)
 
 
 def pool(b: Draft, x: Value) -> Value:
@@ -320,7 +320,7 @@ def mix_tokens(b: Draft, x: Value) -> Value:
     return b.op("Transpose", [z], x.shape, perm=[0, 2, 1])
 
 
-def gated(b: Draft, x: Value) -> Value:
+def add_gated_unit(b: Draft, x: Value) -> Value:
     """SwiGLU: two projections, one through a Sigmoid."""
     width = b.pick(WIDTHS)
     p, q = (project(b, x, width) for _ in range(2))
@@ -328,7 +328,7 @@ def gated(b: Draft, x: Value) -> Value:
     return project(b, m, x.width)
 
 
-TOKENS: list[Step] = [attention, mix_tokens, gated]
+TOKENS: list[Step] = [attention, mix_tokens, add_gated_unit]
 
 # -- statistics over channels: prune equals mask only approximately ---
 
@@ -339,7 +339,7 @@ def layer_norm(b: Draft, x: Value) -> Value:
 
 def rms_norm(b: Draft, x: Value) -> Value:
     square = b.op("Mul", [x, x], x.shape)
-    mean = b.op("ReduceMean", [square, b.ints(-1)], x.resized(1))
+    mean = b.op("ReduceMean", [square, b.ints(-1)], x.resize(1))
     root = b.op("Sqrt", [b.op("Add", [mean, b.constant(np.array(1e-3, np.float32))], mean.shape)], mean.shape)
     return b.op("Mul", [b.op("Div", [x, root], x.shape), b.positive(x.width)], x.shape)
 

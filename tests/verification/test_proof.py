@@ -1,4 +1,4 @@
-"""What the proof sees: the file itself, every index of every value, inside of the graph, and at sizes of its own."""
+"""The proof sees the file itself, every index of every value, inside of the graph, and sizes of its own."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from onnx import numpy_helper
 from spa_compiler.passes import normalize as step
 
 from commands import QUICK, folder, last, run, run_spa
-from laws import Masks, analyzed
+from laws import Masks, analyze_proto
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import UnprovenError, VerificationError
-from spa_compiler.ir.model import Model, constant
+from spa_compiler.ir.model import Model, make_constant
 from spa_compiler.ir.reader import from_proto
 from spa_compiler.planning.plan import Plan
 from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.verification import comparison, inside, proof
-from spa_compiler.verification.comparison import FLOOR, TOLERANCE, difference
+from spa_compiler.verification.comparison import FLOAT_TOLERANCE, SCALE_FLOOR, measure_difference
 from spa_compiler.verification.feeds import draw_inputs
 from spa_compiler.verification.fidelity import explain_variance, measure_fidelity
-from spa_compiler.verification.proof import structural
+from spa_compiler.verification.proof import prove_rewrite
 from spa_compiler.verification.runs import Side
-from spa_compiler.verification.sizes import proof_sizes
+from spa_compiler.verification.sizes import list_proof_sizes
 from spa_compiler.verification.source import SourcePair
 from zoo import CASES, Case, build
 from zoo_base import Init
@@ -55,7 +55,7 @@ def changed(model: Model, name: str, change: np.ndarray) -> Model:
     """The model with another weight in the place of one."""
     out = model.copy()
     tensor = out.constants()[name]
-    tensor._values = constant(name, change.astype(np.float32))._values
+    tensor._values = make_constant(name, change.astype(np.float32))._values
     return out
 
 
@@ -74,8 +74,8 @@ def test_an_error_at_one_index_shows_beside_much_larger_numbers() -> None:
     boxes = np.array([[600.0, 400.0, 0.5], [300.0, 200.0, 0.25], [100.0, 500.0, 0.75]], np.float32)
     wrong = boxes.copy()
     wrong[1, 2] += 0.1
-    assert difference(boxes, boxes).error == 0
-    assert difference(np.vstack([wrong] * 8), np.vstack([boxes] * 8)).error > 10 * TOLERANCE
+    assert measure_difference(boxes, boxes).error == 0
+    assert measure_difference(np.vstack([wrong] * 8), np.vstack([boxes] * 8)).error > 10 * FLOAT_TOLERANCE
 
 
 def test_a_wrong_class_shows_on_the_second_axis() -> None:
@@ -83,7 +83,7 @@ def test_a_wrong_class_shows_on_the_second_axis() -> None:
     scores[:, 0] *= 1000
     wrong = scores.copy()
     wrong[:, 3] *= 1.001
-    assert difference(wrong, scores).error > 5e-4
+    assert measure_difference(wrong, scores).error > 5e-4
 
 
 def test_an_index_of_zeros_has_a_floor_from_rounding() -> None:
@@ -91,8 +91,8 @@ def test_an_index_of_zeros_has_a_floor_from_rounding() -> None:
     reference[:, 2] = 0
     rounded, wrong = reference.copy(), reference.copy()
     rounded[:, 2], wrong[:, 2] = 1e-7, 1e-3
-    assert difference(rounded, reference).error < TOLERANCE < difference(wrong, reference).error
-    assert difference(rounded, reference).error == pytest.approx(1e-7 / FLOOR, rel=1e-3)
+    assert measure_difference(rounded, reference).error < FLOAT_TOLERANCE < measure_difference(wrong, reference).error
+    assert measure_difference(rounded, reference).error == pytest.approx(1e-7 / SCALE_FLOOR, rel=1e-3)
 
 
 def test_one_large_entry_hides_nothing_at_its_index() -> None:
@@ -100,25 +100,25 @@ def test_one_large_entry_hides_nothing_at_its_index() -> None:
     reference[0] = -1e9
     wrong = reference.copy()
     wrong[7, 3] += 0.1
-    assert difference(reference, reference).error == 0
-    assert difference(wrong, reference).error > 1e-4
+    assert measure_difference(reference, reference).error == 0
+    assert measure_difference(wrong, reference).error > 1e-4
 
 
 def test_what_is_not_finite_on_both_sides_is_not_compared() -> None:
     reference = np.array([[1.0, np.nan, np.inf, 2.0]], np.float32)
-    assert difference(reference, reference) == comparison.Difference(0.0, 2)
-    assert difference(np.full((2, 2), np.nan), np.full((2, 2), np.nan)) == comparison.Difference(0.0, 0)
+    assert measure_difference(reference, reference) == comparison.Difference(0.0, 2)
+    assert measure_difference(np.full((2, 2), np.nan), np.full((2, 2), np.nan)) == comparison.Difference(0.0, 0)
     for wrong in ([[1.0, 0.0, np.inf, 2.0]], [[1.0, np.nan, -np.inf, 2.0]], [[np.nan, np.nan, np.inf, 2.0]]):
-        assert difference(np.array(wrong, np.float32), reference).error == np.inf
+        assert measure_difference(np.array(wrong, np.float32), reference).error == np.inf
 
 
 def test_sequences_maps_and_text_are_compared_entry_by_entry() -> None:
     one, other = np.ones((2, 3), np.float32), np.full((2, 3), 2, np.float32)
-    assert difference([one, other], [one, other]).error == 0
-    assert difference([one, one], [one, other]).error > TOLERANCE
-    assert difference([one], [one, other]).error == np.inf
-    assert difference({1: 0.5}, {1: 0.5}).error == 0 < difference({1: 0.5}, {1: 0.6}).error
-    assert difference(np.array(["a"]), np.array(["b"])).error == np.inf
+    assert measure_difference([one, other], [one, other]).error == 0
+    assert measure_difference([one, one], [one, other]).error > FLOAT_TOLERANCE
+    assert measure_difference([one], [one, other]).error == np.inf
+    assert measure_difference({1: 0.5}, {1: 0.5}).error == 0 < measure_difference({1: 0.5}, {1: 0.6}).error
+    assert measure_difference(np.array(["a"]), np.array(["b"])).error == np.inf
 
 
 @given(st.integers(0, 99), st.integers(1, 4), st.integers(2, 6), st.floats(-6, 6), st.floats(-4, 4))
@@ -128,12 +128,12 @@ def test_an_error_is_a_share_of_its_own_index(seed: int, rank: int, size: int, p
     reference = rng.uniform(0.5, 1.5, (size,) * rank)
     wrong = reference * (1 + 1e-3 * rng.uniform(0.5, 1, reference.shape))
     unit = 10.0**power
-    error = difference(wrong, reference).error
-    assert difference(unit * wrong, unit * reference).error == pytest.approx(error, rel=1e-6)
+    error = measure_difference(wrong, reference).error
+    assert measure_difference(unit * wrong, unit * reference).error == pytest.approx(error, rel=1e-6)
     assert 5e-5 < error < 1e-2
     large = np.ones(size)
     large[0] = 10.0 ** abs(beside)
-    assert difference(wrong * large, reference * large).error > 5e-5
+    assert measure_difference(wrong * large, reference * large).error > 5e-5
 
 
 # outputs that hide what lies before them
@@ -155,46 +155,46 @@ def test_outputs_hide_neither_a_right_nor_a_wrong_inside(name: str) -> None:
     outputs, tail, more = HIDING[name]
     body = MLP.replace("c = Gemm", "x2 = MatMul(x, v)  c = Gemm") if "x2" in tail else MLP
     extra: dict[str, Init] = {**more, **({"v": (8, 16)} if "x2" in tail else {})}
-    graph = analyzed(mlp(outputs, tail, body, **extra))
+    graph = analyze_proto(mlp(outputs, tail, body, **extra))
     masks = third(graph)
     small = rewrite(graph, masks)
-    found = structural(graph, masks, small)
-    assert found.error <= TOLERANCE and not found.silent and found.groups == 1
+    found = prove_rewrite(graph, masks, small)
+    assert found.error <= FLOAT_TOLERANCE and not found.silent and found.groups == 1
     for wrong in (exchanged(small, "w1", 1), exchanged(small, "w2", 0), exchanged(small, "b1", 0)):
         with pytest.raises(VerificationError, match="prune does not equal mask"):
-            structural(graph, masks, wrong)
+            prove_rewrite(graph, masks, wrong)
 
 
 def test_a_weight_that_no_drawn_input_reaches_is_compared() -> None:
     """Half of the units are off on every input that is drawn; what reads them is driven."""
     bias = np.where(np.arange(16) % 2, -100, 0).astype(np.float32)
-    graph = analyzed(mlp("float[N,4] y", "y = Identity(c)", b1=bias))
+    graph = analyze_proto(mlp("float[N,4] y", "y = Identity(c)", b1=bias))
     masks = Plan({graph.groups[0].label: np.arange(16) > 3}).masks(graph)
     small = rewrite(graph, masks)
-    assert not structural(graph, masks, small).silent
+    assert not prove_rewrite(graph, masks, small).silent
     array = small.array(small.constants()["w2"])
     wrong = array.copy()
     wrong[1] = np.roll(wrong[1], 1)
     assert small.array(small.constants()["b1"])[1] == -100
     with pytest.raises(VerificationError, match="prune does not equal mask"):
-        structural(graph, masks, changed(small, "w2", wrong))
+        prove_rewrite(graph, masks, changed(small, "w2", wrong))
 
 
 def test_a_small_error_of_one_bias_is_caught() -> None:
-    graph = analyzed(mlp("float[N,4] y", "y = Identity(c)"))
+    graph = analyze_proto(mlp("float[N,4] y", "y = Identity(c)"))
     masks = third(graph)
     small = rewrite(graph, masks)
     bias = small.array(small.constants()["b2"]) + np.array([0, 1e-3, 0, 0])
     with pytest.raises(VerificationError, match=r"value 'c' of Gemm 'c'"):
-        structural(graph, masks, changed(small, "b2", bias))
+        prove_rewrite(graph, masks, changed(small, "b2", bias))
 
 
 def test_the_report_says_how_much_of_the_inside_was_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = analyzed(mlp("float[N,4] y", "y = Identity(c)"))
+    graph = analyze_proto(mlp("float[N,4] y", "y = Identity(c)"))
     masks = third(graph)
-    whole = structural(graph, masks, rewrite(graph, masks))
-    monkeypatch.setattr(inside, "BOUND", 300)
-    part = structural(graph, masks, rewrite(graph, masks))
+    whole = prove_rewrite(graph, masks, rewrite(graph, masks))
+    monkeypatch.setattr(inside, "MOST_BYTES", 300)
+    part = prove_rewrite(graph, masks, rewrite(graph, masks))
     assert whole.inside == whole.inside_of == part.inside_of > part.inside
 
 
@@ -205,25 +205,25 @@ SATURATED: dict[str, Init] = {"b1": np.full(16, -100, np.float32)}
 
 def test_a_group_that_never_moves_is_silent() -> None:
     for more in (SATURATED, {"w2": np.zeros((16, 4), np.float32)}):
-        graph = analyzed(mlp("float[N,4] y", "y = Identity(c)", **more))
+        graph = analyze_proto(mlp("float[N,4] y", "y = Identity(c)", **more))
         masks = third(graph)
-        found = structural(graph, masks, rewrite(graph, masks))
+        found = prove_rewrite(graph, masks, rewrite(graph, masks))
         assert found.silent == ("w1:1",) or not np.any(more.get("w2", 1))
 
 
 def test_nothing_is_seen_behind_nan() -> None:
     body = "q = Abs(x)  n = Neg(q)  m = Sub(n, one)  h = Log(m)  " + MLP.replace("Gemm(x", "Gemm(h")
-    graph = analyzed(mlp("float[N,4] y", "y = Identity(c)", body, one=1.0))
+    graph = analyze_proto(mlp("float[N,4] y", "y = Identity(c)", body, one=1.0))
     masks = third(graph)
-    assert structural(graph, masks, rewrite(graph, masks)).silent == ("w1:1",)
+    assert prove_rewrite(graph, masks, rewrite(graph, masks)).silent == ("w1:1",)
 
 
 def test_one_dead_group_beside_a_live_one_is_named() -> None:
     body = MLP + "  a2 = Gemm(x, v1, d1)  e = Relu(a2)  f = Gemm(e, v2)"
     more: dict[str, Init] = {"v1": (8, 10), "d1": np.full(10, -99, np.float32), "v2": (10, 4)}
-    graph = analyzed(mlp("float[N,4] y", "y = Add(c, f)", body, **more))
+    graph = analyze_proto(mlp("float[N,4] y", "y = Add(c, f)", body, **more))
     masks = third(graph)
-    found = structural(graph, masks, rewrite(graph, masks))
+    found = prove_rewrite(graph, masks, rewrite(graph, masks))
     assert (found.silent, found.groups) == (("v1:1",), 2)
 
 
@@ -259,12 +259,12 @@ def test_exit_1_for_what_is_unproven_unless_it_is_allowed(tmp_path: Path) -> Non
 
 def test_other_kinds_of_inputs_are_tried_before_a_group_is_called_silent() -> None:
     """Only large inputs open these units."""
-    graph = analyzed(mlp("float[N,4] y", "y = Identity(c)", b1=np.full(16, -12, np.float32)))
+    graph = analyze_proto(mlp("float[N,4] y", "y = Identity(c)", b1=np.full(16, -12, np.float32)))
     masks = third(graph)
     small = rewrite(graph, masks)
-    assert not structural(graph, masks, small).silent
+    assert not prove_rewrite(graph, masks, small).silent
     with pytest.raises(VerificationError, match="prune does not equal mask"):
-        structural(graph, masks, exchanged(small, "w2", 0))
+        prove_rewrite(graph, masks, exchanged(small, "w2", 0))
 
 
 # the file itself
@@ -309,7 +309,7 @@ def test_a_length_that_was_never_analysed_is_compared_with_the_file(
         product.inputs[0] = first
         model.graph.nodes = [
             gs.Node("Size", "size", {}, [x], [count]),
-            gs.Node("Less", "less", {}, [count, constant("most", np.array(6 * 100, np.int64))], [few]),
+            gs.Node("Less", "less", {}, [count, make_constant("most", np.array(6 * 100, np.int64))], [few]),
             gs.Node("Cast", "cast", {"to": onnx.TensorProto.FLOAT}, [few], [share]),
             gs.Node("Mul", "mul", {}, [x, share], [first]),
             *model.graph.nodes,
@@ -328,7 +328,7 @@ def test_a_length_that_was_never_analysed_is_compared_with_the_file(
 def test_a_default_that_a_run_may_replace_is_no_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph that takes it for one is not what the file computes."""
     model = mlp("float[N,4] y", "z = Mul(t, half)  y = Mul(c, z)", t=1.0, half=0.5)
-    assert analyzed(model).groups
+    assert analyze_proto(model).groups
     model.graph.input.append(onnx.helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, []))
     onnx.save(model, tmp_path / "m.onnx")
 
@@ -336,7 +336,7 @@ def test_a_default_that_a_run_may_replace_is_no_constant(tmp_path: Path, monkeyp
         tensors = found.graph.tensors()
         if "z" in tensors and tensors["z"].inputs:
             product = tensors["z"].inputs[0]
-            product.inputs = [constant("one", np.array(1, np.float32)), product.inputs[1]]
+            product.inputs = [make_constant("one", np.array(1, np.float32)), product.inputs[1]]
         return found
 
     normalize_wrongly(monkeypatch, take_for_constant)
@@ -358,10 +358,10 @@ def test_sizes_that_the_file_refuses_do_not_count(tmp_path: Path) -> None:
     text = """(float[N,3,H,H] x) => (float[N,4,H,H] y) { a = Conv<strides=[2,2],kernel_shape=[2,2]>(x, w1)  r = Relu(a)
         u = ConvTranspose<strides=[2,2],kernel_shape=[2,2]>(r, w2)  k = Conv(x, w3)  y = Add(u, k) }"""
     model = build(Case(text, {"w1": (8, 3, 2, 2), "w2": (8, 4, 2, 2), "w3": (4, 3, 1, 1)}, None))
-    graph = analyzed(model)
+    graph = analyze_proto(model)
     masks = third(graph)
-    found = structural(graph, masks, rewrite(graph, masks), source=from_proto(model, Path("m.onnx")))
-    assert found.source_error is not None and found.source_error <= TOLERANCE
+    found = prove_rewrite(graph, masks, rewrite(graph, masks), source=from_proto(model, Path("m.onnx")))
+    assert found.source_error is not None and found.source_error <= FLOAT_TOLERANCE
     assert any(sizes["H"] % 2 for sizes in found.refused)
     assert all(sizes["H"] % 2 == 0 for sizes in found.sizes)
 
@@ -382,9 +382,9 @@ def test_a_file_with_random_numbers_tells_nothing() -> None:
     """It differs from itself, so that only prune against mask can tell, where both draw the same."""
     text = "(float[N,8] x) => (float[N,4] y) { r = RandomNormalLike(x)  h = Add(x, r)  " + MLP.replace("(x", "(h")
     model = build(Case(text + "  y = Sigmoid(c) }", WEIGHTS, None))
-    graph = analyzed(model)
+    graph = analyze_proto(model)
     dense = Side(graph.model.proto(), Path(), ["y", "c"], "the dense model")
-    pair = SourcePair(graph, from_proto(model, Path("m.onnx")), dense, TOLERANCE)
+    pair = SourcePair(graph, from_proto(model, Path("m.onnx")), dense, FLOAT_TOLERANCE)
     assert pair.compare({"x": np.ones((2, 8), np.float32)}, "") == 0
 
 
@@ -400,20 +400,20 @@ def test_random_numbers_of_one_output_hide_nothing_in_another(tmp_path: Path, mo
 @pytest.mark.parametrize("name", [n for n in CASES if n.endswith("_dynamic") and CASES[n].runs])
 def test_masks_hold_at_sizes_that_the_analysis_did_not_use(name: str) -> None:
     model = build(CASES[name])
-    graph = analyzed(model)
+    graph = analyze_proto(model)
     keep = {g.label: np.broadcast_to(np.arange(g.size) > 0, g.shape) for g in graph.groups if g.size > 1}
     masks = Plan(keep).masks(graph)
     if not masks:
         pytest.skip("nothing can be cut")
-    found = structural(graph, masks, rewrite(graph, masks), source=from_proto(model, Path("m.onnx")))
+    found = prove_rewrite(graph, masks, rewrite(graph, masks), source=from_proto(model, Path("m.onnx")))
     assert len(found.sizes) > 2
-    assert found.error <= TOLERANCE
+    assert found.error <= FLOAT_TOLERANCE
 
 
 def test_sizes_have_ones_odd_primes_unequal_sides_and_long_ones() -> None:
     text = "(float[N,3,H,W] x) => (float[N,4,H,W] y) { a = Conv(x, w1)  b = Relu(a)  y = Conv(b, w2) }"
-    graph = analyzed(build(Case(text, {"w1": (6, 3, 1, 1), "w2": (4, 6, 1, 1)}, None)))
-    found = proof_sizes(graph.model, 1e5)
+    graph = analyze_proto(build(Case(text, {"w1": (6, 3, 1, 1), "w2": (4, 6, 1, 1)}, None)))
+    found = list_proof_sizes(graph.model, 1e5)
     known = [{n: pair[k] for n, pair in graph.model.shapes.sizes.items()} for k in (0, 1)]  # type: ignore[union-attr]
     assert not [s for s in found if s in known]
     for name in ("N", "H", "W"):
@@ -421,7 +421,7 @@ def test_sizes_have_ones_odd_primes_unequal_sides_and_long_ones() -> None:
         assert any(s[name] > 2 and all(s[name] % k for k in range(2, s[name])) for s in found)
         assert max(s[name] for s in found) > 128
     assert any(s["H"] != s["W"] for s in found) and any(s["H"] == s["W"] > 1 for s in found)
-    heavy = proof_sizes(graph.model, 1e10)
+    heavy = list_proof_sizes(graph.model, 1e10)
     assert heavy and all(s["N"] * s["H"] * s["W"] < known[0]["N"] * known[0]["H"] * known[0]["W"] for s in heavy)
 
 
@@ -448,10 +448,10 @@ def test_the_exclude_that_is_suggested_compiles_the_rest(tmp_path: Path, monkeyp
 
 
 def test_where_no_exclude_helps_the_message_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = analyzed(mlp("float[N,4] y", "y = Identity(c)"))
+    graph = analyze_proto(mlp("float[N,4] y", "y = Identity(c)"))
     monkeypatch.setattr(proof, "rewrite", lambda graph, masks: exchanged(rewrite(graph, masks), "w1", 1))
     with pytest.raises(VerificationError, match="no --exclude was found that compiles the rest"):
-        structural(graph, third(graph), exchanged(rewrite(graph, third(graph)), "w1", 1))
+        prove_rewrite(graph, third(graph), exchanged(rewrite(graph, third(graph)), "w1", 1))
 
 
 def test_a_file_that_another_plan_made_is_told_from_a_wrong_rewrite(tmp_path: Path) -> None:

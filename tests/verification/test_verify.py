@@ -13,21 +13,21 @@ from rich.console import Console
 
 import spa_compiler
 from commands import check_report
-from laws import Masks, analyzed, compare, random_masks
+from laws import Masks, analyze_proto, compare, random_masks
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import VerificationError
-from spa_compiler.execution.session import open_session, quiet_session
-from spa_compiler.ir.model import Model, constant
+from spa_compiler.execution.session import open_quiet_session, open_session
+from spa_compiler.ir.model import Model, make_constant
 from spa_compiler.planning.plan import Plan
-from spa_compiler.report.document import show
+from spa_compiler.report.document import show_report
 from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.verification import proof
-from spa_compiler.verification.comparison import HALF_TOLERANCE, TOLERANCE, choose_tolerance
+from spa_compiler.verification.comparison import FLOAT_TOLERANCE, HALF_TOLERANCE, choose_tolerance
 from spa_compiler.verification.fidelity import measure_fidelity
-from spa_compiler.verification.latency import latency
-from spa_compiler.verification.proof import structural
-from spa_compiler.verification.replay import compared, decided, taps
-from spa_compiler.verification.signature import signature
+from spa_compiler.verification.latency import measure_latency
+from spa_compiler.verification.proof import prove_rewrite
+from spa_compiler.verification.replay import list_compared, list_decisions, list_taps
+from spa_compiler.verification.signature import check_signature
 from zoo import CASES, Case, build
 from zoo_base import Init, value
 
@@ -38,7 +38,7 @@ WEIGHTS = {"w1": (8, 3, 1, 1), "w2": (6, 8, 1, 1), "w3": (7, 6, 1, 1), "w4": (4,
 
 def chain() -> tuple[DependencyGraph, Masks]:
     """Three groups, each of which loses every third channel."""
-    graph = analyzed(build(Case(TEXT, dict(WEIGHTS), None)))
+    graph = analyze_proto(build(Case(TEXT, dict(WEIGHTS), None)))
     return graph, Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
 
 
@@ -47,13 +47,13 @@ def broken(name: str) -> Model:
     graph, masks = chain()
     small = rewrite(graph, masks)
     tensor = small.constants()[name]
-    tensor._values = constant(name, np.roll(small.array(tensor), 1, axis=1))._values
+    tensor._values = make_constant(name, np.roll(small.array(tensor), 1, axis=1))._values
     return small
 
 
 def test_a_right_rewrite_passes_with_a_small_error_and_sees_every_group() -> None:
     graph, masks = chain()
-    found = structural(graph, masks, rewrite(graph, masks))
+    found = prove_rewrite(graph, masks, rewrite(graph, masks))
     assert found.error <= 1e-5
     assert found.checks == 2
     assert (found.groups, found.silent) == (3, ())
@@ -64,7 +64,7 @@ def test_a_right_rewrite_passes_with_a_small_error_and_sees_every_group() -> Non
 def test_channels_in_the_wrong_order_are_caught(name: str) -> None:
     graph, masks = chain()
     with pytest.raises(VerificationError, match="prune does not equal mask"):
-        structural(graph, masks, broken(name))
+        prove_rewrite(graph, masks, broken(name))
 
 
 @pytest.mark.parametrize("culprit", ["w1:0", "w2:0", "w3:0"])
@@ -74,13 +74,13 @@ def test_the_group_that_breaks_is_found_by_bisection(culprit: str, monkeypatch: 
         small = rewrite(graph, masks)
         if graph.group(culprit).dims[0] in masks:
             tensor = small.constants()[culprit[:-2]]
-            tensor._values = constant(tensor.name, -small.array(tensor))._values
+            tensor._values = make_constant(tensor.name, -small.array(tensor))._values
         return small
 
     graph, masks = chain()
     monkeypatch.setattr(proof, "rewrite", wrong)
     with pytest.raises(VerificationError, match=f"the culprit is the group '{culprit}'"):
-        structural(graph, masks, wrong(graph, masks))
+        prove_rewrite(graph, masks, wrong(graph, masks))
 
 
 def test_a_rewrite_that_does_not_run_names_its_group_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,13 +88,13 @@ def test_a_rewrite_that_does_not_run_names_its_group_too(monkeypatch: pytest.Mon
         small = rewrite(graph, masks)
         if graph.group("w2:0").dims[0] in masks:
             tensor = small.constants()["w3"]
-            tensor._values = constant("w3", np.ones(WEIGHTS["w3"], np.float32))._values
+            tensor._values = make_constant("w3", np.ones(WEIGHTS["w3"], np.float32))._values
         return small
 
     graph, masks = chain()
     monkeypatch.setattr(proof, "rewrite", wrong)
     with pytest.raises(VerificationError, match="the culprit is the group 'w2:0'"):
-        structural(graph, masks, wrong(graph, masks))
+        prove_rewrite(graph, masks, wrong(graph, masks))
 
 
 def test_nothing_is_written_when_the_check_fails(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,9 +107,9 @@ def test_nothing_is_written_when_the_check_fails(tmp_path: Path, models: Path, m
 
 def test_models_with_symbols_are_checked_at_sizes_of_the_analysis_and_at_others() -> None:
     text = "(float[n,s,6] x) => (float[n,s,4] y) { a = MatMul(x, w1)  b = Relu(a)  y = MatMul(b, w2) }"
-    graph = analyzed(build(Case(text, {"w1": (6, 8), "w2": (8, 4)}, None)))
+    graph = analyze_proto(build(Case(text, {"w1": (6, 8), "w2": (8, 4)}, None)))
     masks = Plan({graph.groups[0].label: np.arange(8) > 2}).masks(graph)
-    found = structural(graph, masks, rewrite(graph, masks))
+    found = prove_rewrite(graph, masks, rewrite(graph, masks))
     assert all(sizes.keys() == {"n", "s"} for sizes in found.sizes)
     assert {tuple(pair) for pair in graph.model.shapes.sizes.values()} == {
         tuple(sizes[n] for sizes in found.sizes[:2]) for n in ("n", "s")
@@ -125,11 +125,11 @@ def test_outputs_behind_a_sigmoid_or_softmax_are_compared_before_it() -> None:
         a = MatMul(x, w)  b = Relu(a)  c = MatMul(b, v)  y = Softmax(c)  s = Sigmoid(c)  z = Reshape(s, to)
         d = MatMul(b, v2)  u = Tanh(d) }"""
     inits = {"w": (6, 5), "v": (5, 4), "v2": (5, 4), "to": [4]}
-    assert taps(analyzed(build(Case(text, inits, None))).model) == ["c", "d"]
+    assert list_taps(analyze_proto(build(Case(text, inits, None))).model) == ["c", "d"]
 
 
 def session(model: onnx.ModelProto) -> object:
-    return quiet_session(model.SerializeToString(), 1, 1)
+    return open_quiet_session(model.SerializeToString(), 1, 1)
 
 
 @pytest.mark.parametrize("what", ["name", "size"])
@@ -143,9 +143,9 @@ def test_a_changed_signature_is_caught(what: str) -> None:
         for value in (after.graph.input[0], after.graph.output[0]):
             for d in value.type.tensor_type.shape.dim[2:]:
                 d.dim_value = 5
-    signature(session(before), session(before))  # type: ignore[arg-type]
+    check_signature(session(before), session(before))  # type: ignore[arg-type]
     with pytest.raises(VerificationError, match="the signature changed"):
-        signature(session(before), session(after))  # type: ignore[arg-type]
+        check_signature(session(before), session(after))  # type: ignore[arg-type]
 
 
 def test_an_output_size_that_the_file_leaves_open_may_become_known() -> None:
@@ -153,17 +153,17 @@ def test_an_output_size_that_the_file_leaves_open_may_become_known() -> None:
     inits = {"w": (4, 3, 1, 1), "to": [0, 4, -1]}
     known, left, wrong = (build(Case(text.format(size), inits, None)) for size in (16, "m", 16))
     wrong.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
-    signature(session(left), session(known))  # type: ignore[arg-type]
+    check_signature(session(left), session(known))  # type: ignore[arg-type]
     with pytest.raises(VerificationError, match="the signature changed"):  # a number stays, and so does an input's size
-        signature(session(left), session(wrong))  # type: ignore[arg-type]
+        check_signature(session(left), session(wrong))  # type: ignore[arg-type]
 
 
 def test_an_output_may_get_the_only_size_that_its_symbol_has() -> None:
     text = "(float[n,2,3] x) => (float[{},6] y) {{ y = Reshape(x, to) }}"
     open_, known = (build(Case(text.format(size), {"to": [0, 6]}, None)) for size in ("n", 2))
-    signature(session(open_), session(known), {"n": 2})  # type: ignore[arg-type]
+    check_signature(session(open_), session(known), {"n": 2})  # type: ignore[arg-type]
     with pytest.raises(VerificationError, match="the signature changed"):
-        signature(session(open_), session(known), {"n": 3})  # type: ignore[arg-type]
+        check_signature(session(open_), session(known), {"n": 3})  # type: ignore[arg-type]
 
 
 def test_fidelity_is_cosine_noise_and_agreement_counted_by_hand() -> None:
@@ -191,7 +191,7 @@ def test_latency_measures_both_in_turns() -> None:
     graph, masks = chain()
     sessions = [open_session(m.proto(), m.folder) for m in (graph.model, rewrite(graph, masks))]
     feed = {"x": np.zeros((1, 3, 4, 4), np.float32)}
-    found = latency(sessions[0], sessions[1], feed, 1, seconds=0.02)
+    found = measure_latency(sessions[0], sessions[1], feed, 1, seconds=0.02)
     assert found.runs >= 5
     assert 0 < found.dense_ms <= found.dense_p90_ms
     assert 0 < found.compiled_ms <= found.compiled_p90_ms
@@ -200,10 +200,10 @@ def test_latency_measures_both_in_turns() -> None:
 
 def test_half_precision_weights_have_a_wider_tolerance() -> None:
     graph, _ = chain()
-    assert choose_tolerance(graph) == TOLERANCE
+    assert choose_tolerance(graph) == FLOAT_TOLERANCE
     half = next((n for n in CASES if "fp16" in n or "float16" in n), None)
     if half:
-        assert choose_tolerance(analyzed(build(CASES[half]))) == HALF_TOLERANCE
+        assert choose_tolerance(analyze_proto(build(CASES[half]))) == HALF_TOLERANCE
 
 
 CHOOSING = """(float[4,8] x) => (float[4,1,3] y) {
@@ -219,26 +219,26 @@ def choosing(text: str = CHOOSING, **more: Init) -> tuple[DependencyGraph, Masks
     values = numpy_helper.to_array(scores).copy()
     values[:, 3] = values[:, 4] = np.abs(values).max() * 2
     scores.CopyFrom(numpy_helper.from_array(values, "w2"))
-    graph = analyzed(model)
+    graph = analyze_proto(model)
     return graph, Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
 
 
 def changed(model: Model, name: str, change: np.ndarray) -> Model:
     """The model with something added to a weight."""
     tensor = model.constants()[name]
-    tensor._values = constant(name, (model.array(tensor) + change).astype(np.float32))._values
+    tensor._values = make_constant(name, (model.array(tensor) + change).astype(np.float32))._values
     return model
 
 
 def test_a_tie_that_rounding_turns_does_not_break_the_proof() -> None:
     graph, masks = choosing()
-    assert decided(graph) == ["v", "i"]
-    assert compared(graph) == ["y", "s"] == compared(graph, later=True)
+    assert list_decisions(graph) == ["v", "i"]
+    assert list_compared(graph) == ["y", "s"] == list_compared(graph, later=True)
     small = changed(rewrite(graph, masks), "w2", np.array([0, 0, 0, 0, 1e-6]))  # now the last one wins
-    found = structural(graph, masks, small)
-    assert found.error < TOLERANCE
+    found = prove_rewrite(graph, masks, small)
+    assert found.error < FLOAT_TOLERANCE
     assert found.replayed == ("v", "i")
-    assert structural(graph, masks, rewrite(graph, masks)).replayed == ()
+    assert prove_rewrite(graph, masks, rewrite(graph, masks)).replayed == ()
 
 
 def test_the_report_says_when_decisions_were_replayed(
@@ -254,15 +254,15 @@ def test_the_report_says_when_decisions_were_replayed(
         report = spa_compiler.compile(tmp_path / "m.onnx", **options).report
         assert report["verification"]["prune_equals_mask"]["replayed"] == names
         check_report(report)
-        show(report, Console(width=200))
-        assert ("rounding turns one of the decisions (v, i)" in capsys.readouterr().out) == bool(names)
+        show_report(report, Console(width=200))
+        assert ("rounding changes one of the decisions (v, i)" in capsys.readouterr().out) == bool(names)
 
 
 @pytest.mark.parametrize(("name", "by"), [("w2", [0, 0, 0, 0, 0.01]), ("w4", [0.01, 0, 0]), ("table", [0.01, 0])])
 def test_what_decides_and_what_follows_is_still_proven(name: str, by: list[float]) -> None:
     graph, masks = choosing()
     with pytest.raises(VerificationError, match="prune does not equal mask"):
-        structural(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))
+        prove_rewrite(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))
 
 
 QUANTISED = """(float[4,5] x) => (float[4,3] y) {
@@ -273,31 +273,35 @@ QUANTISED = """(float[4,5] x) => (float[4,3] y) {
 def quantised() -> tuple[DependencyGraph, Masks]:
     """All numbers lie halfway between two steps."""
     more = {"c": np.full(8, 0.5, np.float32), "s": 1.0, "z": np.array(0, np.int8)}
-    graph = analyzed(build(Case(QUANTISED, {"w1": (5, 8), "w2": (8, 3), **more}, None)))
+    graph = analyze_proto(build(Case(QUANTISED, {"w1": (5, 8), "w2": (8, 3), **more}, None)))
     return graph, Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
 
 
 def test_a_step_of_a_quantisation_that_rounding_turns_does_not_break_the_proof() -> None:
     graph, masks = quantised()
-    assert decided(graph) == ["q"] and compared(graph) == ["y"] and compared(graph, later=True) == ["y", "h"]
-    found = structural(graph, masks, changed(rewrite(graph, masks), "c", np.array(1e-6)))
-    assert found.error < TOLERANCE and found.replayed == ("q",)
+    assert (
+        list_decisions(graph) == ["q"]
+        and list_compared(graph) == ["y"]
+        and list_compared(graph, later=True) == ["y", "h"]
+    )
+    found = prove_rewrite(graph, masks, changed(rewrite(graph, masks), "c", np.array(1e-6)))
+    assert found.error < FLOAT_TOLERANCE and found.replayed == ("q",)
 
 
 @pytest.mark.parametrize(("name", "by"), [("c", 1e-2), ("w2", 1e-2)])
 def test_what_is_quantised_and_what_follows_is_still_proven(name: str, by: float) -> None:
     graph, masks = quantised()
     with pytest.raises(VerificationError, match="prune does not equal mask"):
-        structural(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))
+        prove_rewrite(graph, masks, changed(rewrite(graph, masks), name, np.array(by)))
 
 
 def test_products_of_integers_do_not_overflow_in_the_proof() -> None:
     text = """(float[4,16] x) => (float[4,6] y) { a = MatMul(x, w1)  r = Relu(a)  q, s, z = DynamicQuantizeLinear(r)
         i = MatMulInteger(q, w2, z)  c = Cast<to = 1>(i)  y = Mul(c, s) }"""
     large = np.random.default_rng(0).integers(100, 128, (24, 6)).astype(np.int8)
-    graph = analyzed(build(Case(text, {"w1": (16, 24), "w2": large}, None)))
+    graph = analyze_proto(build(Case(text, {"w1": (16, 24), "w2": large}, None)))
     masks = Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
-    assert structural(graph, masks, rewrite(graph, masks)).error < TOLERANCE
+    assert prove_rewrite(graph, masks, rewrite(graph, masks)).error < FLOAT_TOLERANCE
 
 
 @pytest.mark.parametrize("fill", [-1e4, -1e9, -np.inf])
@@ -308,9 +312,9 @@ def test_scores_in_place_of_invalid_ones_hide_no_wrong_score(fill: float, invali
     valid = np.arange(5) >= invalid
     graph, masks = choosing(text, valid=valid, fill=np.array(fill, np.float32))
     small = rewrite(graph, masks)
-    assert structural(graph, masks, small).error < TOLERANCE
+    assert prove_rewrite(graph, masks, small).error < FLOAT_TOLERANCE
     with pytest.raises(VerificationError, match="prune does not equal mask"):
-        structural(graph, masks, changed(small, "w2", np.array([0, 0, 0, 0, 0.2])))
+        prove_rewrite(graph, masks, changed(small, "w2", np.array([0, 0, 0, 0, 0.2])))
 
 
 def test_what_a_body_decides_is_compared_by_what_the_model_gives() -> None:
@@ -322,11 +326,11 @@ def test_what_a_body_decides_is_compared_by_what_the_model_gives() -> None:
         >
         g = Gather<axis=0>(table, i)  y = Squeeze(g, one) }"""
     sizes: dict[str, Init] = {"w1": (8, 6), "w2": (6, 5), "k": [1], "table": (5, 3), "one": [1]}
-    graph = analyzed(build(Case(text, {**sizes, "zero": np.zeros((), np.float32)}, None)))
+    graph = analyze_proto(build(Case(text, {**sizes, "zero": np.zeros((), np.float32)}, None)))
     assert graph.groups
-    assert not set(compared(graph)) & {"q", "t/q"}
+    assert not set(list_compared(graph)) & {"q", "t/q"}
     masks = Plan({g.label: np.arange(g.size) % 3 > 0 for g in graph.groups}).masks(graph)
-    assert structural(graph, masks, rewrite(graph, masks)).error < TOLERANCE
+    assert prove_rewrite(graph, masks, rewrite(graph, masks)).error < FLOAT_TOLERANCE
 
 
 FUSED = [n for n, c in CASES.items() if c.stats and c.runs and "Normalization" in c.text]
@@ -337,6 +341,6 @@ def test_a_normalisation_adds_its_own_epsilon(name: str) -> None:
     """Values are so small that it counts."""
     case, tiny = CASES[name], np.float32(0.01)
     small = {n: tiny * value(n, init) if isinstance(init, tuple) else init for n, init in case.inits.items()}
-    graph = analyzed(build(replace(case, inits=small)))
+    graph = analyze_proto(build(replace(case, inits=small)))
     error, effect = compare(graph, random_masks(graph, np.random.default_rng(0)))
     assert error < 1e-3 < effect

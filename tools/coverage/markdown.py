@@ -110,12 +110,12 @@ def macs_left(row: Row | None) -> float | None:
     return float(row["macs_after"] / row["macs"])
 
 
-def works(row: Row | None) -> bool:
+def is_working(row: Row | None) -> bool:
     """Analysed, and both compiles gave a proven model."""
     return row is not None and "error" not in row and not any("error" in row[k] for k in ("macs", "channels"))
 
 
-def refused(row: Row | None) -> bool:
+def is_refused(row: Row | None) -> bool:
     """Nothing of it may change by what was asked: every parameter reaches an input or an output of the graph."""
     if row is None or "error" in row or row["tool"] != "spa":
         return False
@@ -156,7 +156,7 @@ def cells(rows: Rows, name: str, exporter: str) -> list[str]:
         text = "failed" if spa else "not exported"
         return [name, exporter, "-", text, peers[0], "-", *peers[1:], "-", "-", "-", "-"]
     channels = spa["channels"]
-    failed = "refused" if refused(spa) else "failed"
+    failed = "refused" if is_refused(spa) else "failed"
     proof = failed if "error" in channels else f"{channels['error_of_scale']:.0e}"
     proof += f" ({channels['silent']} of {channels['cut']} groups unproven)" if channels.get("silent") else ""
     return [
@@ -167,8 +167,8 @@ def cells(rows: Rows, name: str, exporter: str) -> list[str]:
 
 
 def failure(row: Row) -> str | None:
-    """What went wrong in a row, or None."""
-    if refused(row):
+    """The failure of a row in words, or None."""
+    if is_refused(row):
         return None
     if "error" in row:
         return str(row["error"]).splitlines()[0][:300]
@@ -200,8 +200,8 @@ def behind(rows: Rows, model: str, exporter: str) -> tuple[float, str] | None:
 def totals(rows: Rows, members: list[str]) -> list[str]:
     """Counts of one family."""
     keys = sorted({(m, e) for m, e, t in rows if m in members and t == "spa"})
-    good = [k for k in keys if works(rows[(*k, "spa")])]
-    no = sum(refused(rows[(*k, "spa")]) for k in keys)
+    good = [k for k in keys if is_working(rows[(*k, "spa")])]
+    no = sum(is_refused(rows[(*k, "spa")]) for k in keys)
     compared = [k for k in good if peers_left(rows, *k)]
     peer = [rows[(m, "pytorch", "torch_pruning")] for m in members if (m, "pytorch", "torch_pruning") in rows]
     sim = [rows[k] for k in rows if k[0] in members and k[2] == "onnxsim"]
@@ -217,7 +217,7 @@ def markdown(rows: Rows) -> str:
     from tools.coverage.zoo_narrow import NARROW
 
     families = family_of(rows)
-    out = [INTRODUCTION.replace("NARROW", textwrap.fill(", ".join(NARROW), 120)), *unmeasured(rows)]
+    out = [INTRODUCTION.replace("NARROW", textwrap.fill(", ".join(NARROW), 120)), *list_unmeasured(rows)]
     grouped = {f: [m for m, g in families.items() if g == f] for f in FAMILIES}
     out += [line(("", "models", "files that work", "Torch-Pruning", "onnxsim", "MACs no worse than the best peer")),
             "|---|---|---|---|---|---|"]  # fmt: skip
@@ -228,7 +228,7 @@ def markdown(rows: Rows) -> str:
     return "\n".join(out) + "\n"
 
 
-def unmeasured(rows: Rows) -> Iterator[str]:
+def list_unmeasured(rows: Rows) -> Iterator[str]:
     """Models of the lists of which an exporter has no row: neither a measurement nor a refusal."""
     for family in ("torchvision85", "torchvision", "timm", "transformers", "recurrent", "dense"):
         for exporter in ("legacy", "dynamo"):
@@ -245,7 +245,7 @@ def section(rows: Rows, members: list[str]) -> Iterator[str]:
     for name, exporter in tried:
         if any((name, exporter, tool) in rows for tool in ("spa", "export")):
             yield line(cells(rows, name, exporter))
-    no = [(m, e, share_by_reason(rows[(m, e, "spa")])) for m, e in tried if refused(rows.get((m, e, "spa")))]
+    no = [(m, e, share_by_reason(rows[(m, e, "spa")])) for m, e in tried if is_refused(rows.get((m, e, "spa")))]
     if no:
         yield from ("", line(("refused", "exporter", "parameters by reason")), "|" + "---|" * 3, *map(line, no))
     worse = [(m, e, behind(rows, m, e)) for m, e in tried]

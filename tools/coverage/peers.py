@@ -29,7 +29,7 @@ Report = dict[str, Any]
 NUMPY = {"tensor(int64)": "int64", "tensor(float16)": "float16", "tensor(bool)": "bool", "tensor(double)": "float64"}
 
 
-def guarded(report: Report, key: str, action: Callable[[], Any]) -> Any:
+def run_guarded(report: Report, key: str, action: Callable[[], Any]) -> Any:
     """Run `action`; store True under `key`, or the error as text. Returns what the action returned, or None."""
     try:
         value = action()
@@ -40,7 +40,7 @@ def guarded(report: Report, key: str, action: Callable[[], Any]) -> Any:
     return value
 
 
-def timed(report: Report, key: str, action: Callable[[], Any]) -> Any:
+def run_timed(report: Report, key: str, action: Callable[[], Any]) -> Any:
     """Run `action` and store its seconds under `key`, also where it raises."""
     start = time.perf_counter()
     try:
@@ -90,7 +90,7 @@ HEADS = {
     "raft": ("update_block.flow_head", "mask_predictor"),
     "ssd": ("head",),
 }
-"""What Torch-Pruning's own benchmark (benchmarks/prunability) ignores in these models."""
+"""Modules that Torch-Pruning's own benchmark (benchmarks/prunability) ignores in these models."""
 
 
 def ignored_parts(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> list[nn.Module]:
@@ -124,7 +124,7 @@ def forward(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[int, ...
     return [tuple(y.shape) for y in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
 
-def same_shapes(model: nn.Module, inputs: tuple[Tensor, ...], wanted: list[tuple[int, ...]]) -> None:
+def check_shapes(model: nn.Module, inputs: tuple[Tensor, ...], wanted: list[tuple[int, ...]]) -> None:
     """Raise unless the outputs still have the dense shapes."""
     found = forward(model, inputs)
     if found != wanted:
@@ -147,14 +147,14 @@ def measure_torch_pruning(name: str) -> Report:
     shapes, ignored = forward(model, feeds), ignored_parts(name, model, feeds)
     options = {"importance": tp.importance.GroupMagnitudeImportance(p=2), "pruning_ratio": RATIO}
     build = partial(tp.pruner.BasePruner, model, feeds, global_pruning=False, ignored_layers=ignored, **options)
-    pruner = guarded(report, "graph", partial(timed, report, "graph_seconds", build))
+    pruner = run_guarded(report, "graph", partial(run_timed, report, "graph_seconds", build))
     if pruner is None:
         return report
     report["prunable_parameters"] = prunable(pruner)
-    guarded(report, "prune", partial(timed, report, "prune_seconds", pruner.step))
+    run_guarded(report, "prune", partial(run_timed, report, "prune_seconds", pruner.step))
     report["seconds"] = round(report["graph_seconds"] + report["prune_seconds"], 3)
     report["parameters_after"] = sum(p.numel() for p in model.parameters())
-    guarded(report, "runs", lambda: same_shapes(model, feeds, shapes))
+    run_guarded(report, "runs", lambda: check_shapes(model, feeds, shapes))
     if report["runs"] is True:
         report["macs_after"], report["parameters_after"] = tp.utils.count_ops_and_params(model, feeds)
     return report
@@ -194,10 +194,12 @@ def load_onnx(path: str, simplify: bool, report: Report) -> onnx.ModelProto | No
     import onnx
     import onnxsim
 
-    model = guarded(report, "load", partial(onnx.load, path))
+    model = run_guarded(report, "load", partial(onnx.load, path))
     if model is None or not simplify:
         return model
-    done = guarded(report, "simplify", partial(timed, report, "simplify_seconds", partial(onnxsim.simplify, model)))
+    done = run_guarded(
+        report, "simplify", partial(run_timed, report, "simplify_seconds", partial(onnxsim.simplify, model))
+    )
     return done and done[0]
 
 
@@ -219,7 +221,7 @@ def measure_onnxsim(path: str) -> Report:
     if not good:
         return reports[0]
     best = min(good, key=lambda r: r["macs_after"])
-    best["macs"] = guarded(best, "macs_counted", lambda: count_macs(onnx.load(path)))
+    best["macs"] = run_guarded(best, "macs_counted", lambda: count_macs(onnx.load(path)))
     return best
 
 
@@ -234,13 +236,13 @@ def prune_onnx(path: str, simplify: bool) -> Report:
         return report
     report["parameters"] = parameters(model)
     action = partial(onnxsim.pruning.apply_structured_pruning, model, RATIO)
-    pruned = guarded(report, "prune", partial(timed, report, "seconds", action))
+    pruned = run_guarded(report, "prune", partial(run_timed, report, "seconds", action))
     if pruned is None:
         return report
     report["parameters_after"] = parameters(pruned)
     report["changed"] = report["parameters_after"] != report["parameters"]
-    guarded(report, "check", partial(onnx.checker.check_model, pruned, full_check=True))
-    guarded(report, "runs", partial(save_and_run, pruned))
+    run_guarded(report, "check", partial(onnx.checker.check_model, pruned, full_check=True))
+    run_guarded(report, "runs", partial(save_and_run, pruned))
     if report["changed"] and report["runs"] is True:
-        report["macs_after"] = guarded(report, "macs_after_counted", partial(count_macs, pruned))
+        report["macs_after"] = run_guarded(report, "macs_after_counted", partial(count_macs, pruned))
     return report

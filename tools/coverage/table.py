@@ -40,7 +40,7 @@ PRELOAD = (*zoo.PRELOAD, "peers", "torch_pruning", "onnxsim", *(f"spa_compiler.p
 
 
 def code_version(tool: str) -> str:
-    """What a row depends on beside the model: a hash of our sources, or the peer's version."""
+    """A key of what a row depends on beside the model: a hash of our sources, or the peer's version."""
     if tool != "spa":
         return version({"torch_pruning": "torch-pruning"}.get(tool, tool))
     home = Path(find_spec("spa_compiler").origin).parent  # type: ignore[union-attr, arg-type]
@@ -97,7 +97,7 @@ def measure_spa(path: str) -> Row:
     analyzed = time.process_time()
     row: Row = {
         "nodes": len(graph.sites), "groups": len(graph.groups),
-        "parameters": sum(map(graph.parameters, graph.weights)), "frozen": graph.frozen_parameters(),
+        "parameters": sum(map(graph.count_parameters, graph.weights)), "frozen": graph.frozen_parameters(),
         "normalize_seconds": done - start, "analyze_seconds": analyzed - done,
         "stat_parameters": stat_parameters(graph),
     }  # fmt: skip
@@ -111,23 +111,23 @@ def stat_parameters(graph: Any) -> int:
     """Parameters that only groups with a statistic can cut."""
     plain = {m.value for g in graph.groups if not g.stat for m in g.members}
     live = {m.value for g in graph.groups for m in g.members}
-    return sum(graph.parameters(n) for n in live - plain)
+    return sum(graph.count_parameters(n) for n in live - plain)
 
 
 def half_of_macs(state: Any) -> Row:
-    """What is left and the proof; or the error with its exit code."""
+    """The MACs left and the proof; or the error with its exit code."""
     from spa_compiler.analysis.cost import CostModel
     from spa_compiler.errors import SpaError
     from spa_compiler.pipeline.passes import Pipeline
-    from spa_compiler.report.document import widths_of
+    from spa_compiler.report.document import find_widths
 
     try:
         done = Pipeline.parse("erase,score{criterion=l2},allocate{of=macs,ratio=0.5},remove,verify").run(state)
     except SpaError as error:
         return {"error": f"{type(error).__name__}: {error}"[:600], "exit": error.exit_code}
-    graph, check = done.analyzed(), done.proof.document()
+    graph, check = done.require_graph(), done.proof.document()
     cost = CostModel(graph)
-    dense, small = cost.totals({}), cost.totals(widths_of(graph, done.plan))
+    dense, small = cost.totals({}), cost.totals(find_widths(graph, done.plan))
     return {
         "macs_left": small["macs"] / max(dense["macs"], 1), "params_left": small["params"] / max(dense["params"], 1),
         "error_of_scale": check["error"], "silent": len(check["silent"]), "cut": check["groups"],
@@ -135,7 +135,7 @@ def half_of_macs(state: Any) -> Row:
 
 
 def half_of_channels(path: str) -> Row:
-    """What is left, the proof, seconds; or the error with its exit code."""
+    """The channels left, the proof, seconds; or the error with its exit code."""
     import spa_compiler
     from spa_compiler.errors import SpaError
 
@@ -168,13 +168,13 @@ class Run:
         self.any_version = any_version
         isolation.preload(*PRELOAD)
 
-    def made(self, name: str, exporter: str, tool: str) -> Row | None:
+    def find_made(self, name: str, exporter: str, tool: str) -> Row | None:
         """A row that need not be measured again."""
         return self.cache.fresh(name, exporter, tool, None if self.any_version else self.code[tool])
 
     def measure(self, name: str, exporter: str, tool: str, argument: str) -> Row:
         """A measurement, unless it has been made."""
-        found = self.made(name, exporter, tool)
+        found = self.find_made(name, exporter, tool)
         if found is not None:
             return found
         start = time.perf_counter()
@@ -188,7 +188,7 @@ class Run:
         """Everything about one model of the zoo; a large file is gone afterwards."""
         for exporter in exporters:
             todo = [t for t in self.tools if t != "torch_pruning"]
-            if all(self.made(name, exporter, t) for t in todo):
+            if all(self.find_made(name, exporter, t) for t in todo):
                 continue
             error = zoo.run(name, exporter, self.folder, zoo.TIMEOUT, self.retry)
             if error:

@@ -1,4 +1,4 @@
-"""What every exporter's output goes through: compared with its framework, and stripped of what names a machine.
+"""Checks of every exporter's output: compare it with its framework, and strip what names a machine.
 
 agree(model, {"x": array}, [wanted])         # raises unless onnxruntime gives what the framework gave
 clean(model)                                 # no doc strings, no metadata: they hold paths and stack traces

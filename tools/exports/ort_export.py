@@ -1,4 +1,4 @@
-"""What onnxruntime makes of the other exports: fused (ORT_ENABLE_EXTENDED, transformers.optimizer) and quantised."""
+"""The other exports rewritten by onnxruntime: fused (ORT_ENABLE_EXTENDED, transformers.optimizer) and quantised."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def feed(model: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def outputs(model: onnx.ModelProto) -> list[np.ndarray]:
-    """What the model gives on `feed`, without optimisation."""
+    """The outputs of the model on `feed`, without optimisation."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, feed(model))
 
 
-def fused(model: onnx.ModelProto) -> onnx.ModelProto:
+def fuse_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph that a session saves."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
@@ -51,7 +51,7 @@ def fused(model: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def attended(model: onnx.ModelProto, kind: str, heads: int, width: int) -> onnx.ModelProto:
+def fuse_attention(model: onnx.ModelProto, kind: str, heads: int, width: int) -> onnx.ModelProto:
     """The fusions of onnxruntime.transformers.optimizer, for a kind of network that it knows."""
     options = FusionOptions(kind)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ class Calibration(CalibrationDataReader):
         return next(self.feeds, None)
 
 
-def quantised(model: onnx.ModelProto, form: QuantFormat) -> onnx.ModelProto:
+def quantise_model(model: onnx.ModelProto, form: QuantFormat) -> onnx.ModelProto:
     """Static quantisation, one scale per output channel."""
     with tempfile.TemporaryDirectory() as folder:
         path, where = Path(folder) / "m.onnx", Path(folder) / "q.onnx"
@@ -87,8 +87,8 @@ def samples(folder: Path) -> Iterator[tuple[str, Callable[[], onnx.ModelProto]]]
     """(file name, what makes the model) of every sample, from exports by PyTorch."""
     logging.disable(logging.WARNING)
     resnet, vit = (lambda n=n: export(n, legacy(17)) for n in ("resnet", "vit"))
-    yield "resnet.legacy17.ort", lambda: fused(resnet())
-    yield "resnet.legacy17.qdq", lambda: quantised(resnet(), QuantFormat.QDQ)
-    yield "resnet.legacy17.qop", lambda: quantised(resnet(), QuantFormat.QOperator)
-    yield "vit.legacy17.ort", lambda: attended(vit(), "vit", 2, 8)
-    yield "bert.legacy14.ort", lambda: attended(export("bert_eager", legacy(14, "")), "bert", 2, 8)
+    yield "resnet.legacy17.ort", lambda: fuse_model(resnet())
+    yield "resnet.legacy17.qdq", lambda: quantise_model(resnet(), QuantFormat.QDQ)
+    yield "resnet.legacy17.qop", lambda: quantise_model(resnet(), QuantFormat.QOperator)
+    yield "vit.legacy17.ort", lambda: fuse_attention(vit(), "vit", 2, 8)
+    yield "bert.legacy14.ort", lambda: fuse_attention(export("bert_eager", legacy(14, "")), "bert", 2, 8)

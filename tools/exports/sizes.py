@@ -84,7 +84,9 @@ STEP = {
 """A decoder's step."""
 
 
-def pretrained(name: str, config: str, options: dict[str, Any], call: Callable[..., Any], every: bool = False) -> Call:
+def make_pretrained(
+    name: str, config: str, options: dict[str, Any], call: Callable[..., Any], every: bool = False
+) -> Call:
     """A network of the transformers package with random weights."""
     import transformers
 
@@ -102,7 +104,7 @@ SPEECH = {
 
 def speech(name: str, config: str, **more: Any) -> Callable[[], nn.Module]:
     """A speech encoder of the transformers package."""
-    return lambda: pretrained(name, config, SPEECH | more, lambda m, x: m(x, return_dict=False))
+    return lambda: make_pretrained(name, config, SPEECH | more, lambda m, x: m(x, return_dict=False))
 
 
 def conformer() -> nn.Module:
@@ -123,14 +125,14 @@ def encodec() -> nn.Module:
         "codebook_dim": 16, "norm_type": "weight_norm", "kernel_size": 3,
         "last_kernel_size": 3,
     }  # fmt: skip
-    return pretrained("EncodecModel", "EncodecConfig", options, lambda m, x: m.decoder(m.encoder(x[:, None])))
+    return make_pretrained("EncodecModel", "EncodecConfig", options, lambda m, x: m.decoder(m.encoder(x[:, None])))
 
 
 def t5() -> nn.Module:
     """The encoder of T5: a bias by distance, RMS normalisation, no other positions."""
     options = {"vocab_size": 20, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
     options |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 16}
-    return pretrained("T5EncoderModel", "T5Config", options, lambda m, ids: m(ids, return_dict=False))
+    return make_pretrained("T5EncoderModel", "T5Config", options, lambda m, ids: m(ids, return_dict=False))
 
 
 def step_with_past(m: nn.Module, ids: Tensor, mask: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -148,7 +150,9 @@ def gpt2_step() -> nn.Module:
     """One step of GPT-2 with the keys and values of the past."""
     options = {"vocab_size": 20, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "n_inner": 24}
 
-    return pretrained("GPT2LMHeadModel", "GPT2Config", options | {"attn_implementation": "eager"}, step_with_past, True)
+    return make_pretrained(
+        "GPT2LMHeadModel", "GPT2Config", options | {"attn_implementation": "eager"}, step_with_past, True
+    )
 
 
 def bert() -> nn.Module:
@@ -157,7 +161,9 @@ def bert() -> nn.Module:
         "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
         "max_position_embeddings": 160, "attn_implementation": "eager",
     }  # fmt: skip
-    return pretrained("BertModel", "BertConfig", options, lambda m, a, b: m(a, attention_mask=b, return_dict=False))
+    return make_pretrained(
+        "BertModel", "BertConfig", options, lambda m, a, b: m(a, attention_mask=b, return_dict=False)
+    )
 
 
 def swin() -> nn.Module:
@@ -166,7 +172,7 @@ def swin() -> nn.Module:
         "image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 4,
         "mlp_ratio": 2.0,
     }  # fmt: skip
-    return pretrained("SwinModel", "SwinConfig", options, lambda m, x: m(x, return_dict=False))
+    return make_pretrained("SwinModel", "SwinConfig", options, lambda m, x: m(x, return_dict=False))
 
 
 def segformer() -> nn.Module:
@@ -177,7 +183,7 @@ def segformer() -> nn.Module:
         "num_labels": 5,
     }  # fmt: skip
     name, config = "SegformerForSemanticSegmentation", "SegformerConfig"
-    return pretrained(name, config, options, lambda m, x: m(x, return_dict=False))
+    return make_pretrained(name, config, options, lambda m, x: m(x, return_dict=False))
 
 
 SAMPLES = {
@@ -241,7 +247,7 @@ def axes(sample: Sample, way: Way) -> Any:
 
 
 def write(model: nn.Module, inputs: Mapping[str, Tensor], way: Way, free: Any) -> onnx.ModelProto:
-    """What the exporter makes of a network."""
+    """The model that the exporter makes of a network."""
     options: dict[str, Any] = {"input_names": list(inputs), "opset_version": way.opset, "verbose": False}
     given = tuple(inputs.values())
     with torch.no_grad():
@@ -272,7 +278,7 @@ def export(name: str, sample: Sample, way: Way) -> onnx.ModelProto:
 
 
 def inputs_of(sample: Sample) -> dict[str, Any]:
-    """What `inputs.json` says about a network."""
+    """The entry of `inputs.json` about a network."""
     return {k: {"axes": list(v.axes), "below": v.below} for k, v in sample.inputs.items()}
 
 

@@ -95,13 +95,13 @@ class Padded(nn.Module):
         self.stride = stride
         self.first, self.second = nn.Conv2d(3, 12, 3, stride), nn.Conv2d(12, CLASSES, 1)
 
-    def missing(self, size: Any) -> Any:
-        """What has to be added to one axis."""
+    def count_missing(self, size: Any) -> Any:
+        """The padding that has to be added to one axis."""
         total = ((size + self.stride - 1) // self.stride - 1) * self.stride + 3 - size
         return torch.clamp(total, min=0) if torch.jit.is_tracing() else max(total, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = (self.missing(size) for size in x.shape[2:])
+        a, b = (self.count_missing(size) for size in x.shape[2:])
         x = functional.pad(x, [b // 2, b - b // 2, a // 2, a - a // 2])
         return self.second(torch.relu(self.first(x)))
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tools.coverage.zoo_models import Call, import_torchvision
-from tools.exports.sizes import IDS, PICTURE, STEP, Free, Sample, pretrained, step_with_past
+from tools.exports.sizes import IDS, PICTURE, STEP, Free, Sample, make_pretrained, step_with_past
 
 PLAIN = {"num_hidden_layers": 2, "attn_implementation": "eager"}
 WAVE = {"x": Free(("N", "S"))}
@@ -23,12 +23,12 @@ PAST = STEP | {"past_k": Free(("N", 4, "P", 64)), "past_v": Free(("N", 4, "P", 6
 def speech(name: str, **more: Any) -> Callable[[], nn.Module]:
     """A speech encoder of the transformers package."""
     options = PLAIN | {"apply_spec_augment": False} | more
-    return lambda: pretrained(f"{name}Model", f"{name}Config", options, lambda m, x: m(x, return_dict=False))
+    return lambda: make_pretrained(f"{name}Model", f"{name}Config", options, lambda m, x: m(x, return_dict=False))
 
 
 def transformer(name: str, config: str, call: Callable[..., Any], **options: Any) -> Callable[[], nn.Module]:
     """Another network of the transformers package."""
-    return lambda: pretrained(name, config, options, call)
+    return lambda: make_pretrained(name, config, options, call)
 
 
 def segmentation(name: str) -> Callable[[], nn.Module]:
@@ -55,7 +55,7 @@ def timm(name: str, **options: Any) -> Callable[[], nn.Module]:
 
 def step(name: str, config: str, **options: Any) -> Callable[[], nn.Module]:
     """A step of a decoder of one block with the keys and values of its past."""
-    return lambda: pretrained(name, config, options | {"attn_implementation": "eager"}, step_with_past, every=True)
+    return lambda: make_pretrained(name, config, options | {"attn_implementation": "eager"}, step_with_past, every=True)
 
 
 def plain(m: nn.Module, *args: Tensor) -> Any:

@@ -51,7 +51,7 @@ def module(path: Path) -> ModuleType:
     return made
 
 
-def compiled(source: Path, text: str, target: Path) -> dict[str, Any]:
+def compile_model(source: Path, text: str, target: Path) -> dict[str, Any]:
     """Compile with a pipeline in a process of its own: the report, or the error."""
     report = target.with_suffix(".json")
     command = [sys.executable, "-c", "from spa_compiler.cli.main import compile_command; compile_command()"]
@@ -100,7 +100,7 @@ def rows(
             yield [entry["name"], entry["task"]["data"], f"{dense:.1f}", *cells]
 
 
-def spread(values: list[float]) -> str:
+def format_spread(values: list[float]) -> str:
     """The value, or mean and deviation of several."""
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
@@ -120,11 +120,11 @@ def _cells(measured: Measured, source: Path, ratio: str, methods: list[str], see
             steps = "normalize,erase," + text.replace("RATIO", ratio).replace("REAL", json.dumps(str(real)))
             kept, found = [], {}
             for seed in seeds if "SEED" in steps else ["0"]:
-                found = compiled(source, steps.replace("SEED", seed), target)
+                found = compile_model(source, steps.replace("SEED", seed), target)
                 if "error" in found:
                     break
                 kept.append(measured(target))
-            cells.append(found["error"][:60] if "error" in found else spread(kept))
+            cells.append(found["error"][:60] if "error" in found else format_spread(kept))
             if name == "data-free (default)" and "error" not in found:
                 default, removed = found, f"{found['reached']['macs']:.1%}"
     cost = [f"{default['wall']:.1f}", f"{default['peak_memory_bytes'] / 1e6:.0f}"] if default else ["", ""]

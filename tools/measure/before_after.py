@@ -50,7 +50,7 @@ MEASURED = 0.4
 
 
 def compile_by(python: str, path: Path, output: Path, options: Row) -> Row:
-    """What one version makes of a file."""
+    """The row of one version for a file."""
     command = [python, "-P", "-c", WORKER, str(path), str(output), json.dumps(options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()

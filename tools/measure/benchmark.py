@@ -20,7 +20,7 @@ from typing import Any
 Row = dict[str, Any]
 
 
-def compiled(path: Path, *options: str) -> Row:
+def compile_file(path: Path, *options: str) -> Row:
     """Run the command line on a file: its report, or its exit code and message."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
@@ -45,7 +45,7 @@ def model_rows(folder: Path, criterion: str) -> Iterator[list[str]]:
     """One row a model and ratio: asked, reached, frozen share, proof, latency, seconds, memory."""
     for path in sorted(folder.glob("*.onnx")):
         for ratio in ("0.3", "0.5"):
-            r = compiled(path, "--ratio", ratio, "--criterion", criterion)
+            r = compile_file(path, "--ratio", ratio, "--criterion", criterion)
             if "reached" not in r:
                 yield [path.stem, ratio, str(r["exit"]), r["message"].partition("error: ")[2], *[""] * 7]
                 continue

@@ -38,14 +38,14 @@ from onnx.reference.op_run import OpRun
 from scipy.special import erf
 
 from spa_compiler.autodiff.reverse_mode import OPSET, Tape, Unknown
-from spa_compiler.calibration.bn_matching import OLDEST
-from spa_compiler.cli.inspection import graph_of
-from spa_compiler.execution.inputs import finite_inputs
+from spa_compiler.calibration.bn_matching import OLDEST_OPSET
+from spa_compiler.cli.inspection import analyze_file
+from spa_compiler.execution.inputs import draw_finite_inputs
 from spa_compiler.execution.session import open_session
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.subgraphs import subgraphs
-from spa_compiler.ir.symbols import input_types
-from spa_compiler.operators.derivatives import NUMBERS_READ, RULES
+from spa_compiler.ir.subgraphs import list_subgraphs
+from spa_compiler.ir.symbols import make_input_types
+from spa_compiler.operators.derivatives import DERIVATIVES, NUMBERS_READ
 from spa_compiler.shape_inference.evaluator import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -209,7 +209,7 @@ def time_limit(seconds: int) -> Iterator[None]:
 def fix_sizes(model: Model, rows: int = 0) -> tuple[onnx.ModelProto, dict[str, list[int]], Model]:
     """The model at the sizes of its analysis (`rows`: of the first axis of inputs), and the shape of each value."""
     sizes = {n: pair[0] for n, pair in model.shapes.sizes.items()} if model.shapes else {}
-    types = input_types(model, sizes)
+    types = make_input_types(model, sizes)
     header = onnx.ModelProto()
     header.CopyFrom(model.header)
     for value in header.graph.input:
@@ -257,7 +257,7 @@ def is_float(value: onnx.ValueInfoProto) -> bool:
 
 def subject_of(name: str, path: Path, rows: int = 0, source: str = "") -> Subject:
     """Load, normalise, choose the question and draw inputs."""
-    model = graph_of(path).model
+    model = analyze_file(path).model
     proto, shapes, fixed = fix_sizes(model, rows)
     source, target = question(model, proto, source)
     names = [v.name for v in proto.graph.output]
@@ -267,15 +267,15 @@ def subject_of(name: str, path: Path, rows: int = 0, source: str = "") -> Subjec
     def execute(feed: Feed) -> dict[str, Any]:
         return dict(zip(names, session.run(names, feed), strict=True))
 
-    feed = finite_inputs(execute, fixed, sizes, np.random.default_rng(0)).feed
+    feed = draw_finite_inputs(execute, fixed, sizes, np.random.default_rng(0)).feed
     return Subject(name, onnx.load(path), model, proto, shapes, source, target, feed, rows)
 
 
 def differentiate_own(subject: Subject) -> Answer:
     """By the rows of `derivatives`."""
     opset = subject.model.opset.get("", 0)
-    if opset < OLDEST:
-        raise Unknown(f"opset older than {OLDEST}")
+    if opset < OLDEST_OPSET:
+        raise Unknown(f"opset older than {OLDEST_OPSET}")
     _, shapes, _ = fix_sizes(subject.model, subject.rows)  # a library infers shapes, too: its time counts
     out = onnx.ModelProto()
     out.CopyFrom(subject.proto)
@@ -283,7 +283,7 @@ def differentiate_own(subject: Subject) -> Answer:
     tape = Tape(out.graph.node, constants, shapes, subject.source, max(OPSET, opset), subject.model.names)
     seed = tape.names.value("seed")
     tape.add(subject.target, seed)
-    result = tape.back(RULES)
+    result = tape.run_backward(DERIVATIVES)
     out.graph.node.extend(tape.made)
     out.graph.initializer.extend(tape.tables)
     out.graph.input.append(helper.make_tensor_value_info(seed, TensorProto.FLOAT, subject.shapes[subject.target]))
@@ -304,7 +304,7 @@ def differentiate_onnx_ad(proto: onnx.ModelProto, subject: Subject) -> Answer:
 
 
 def rewrite_for_onnx_ad(subject: Subject) -> onnx.ModelProto:
-    """What onnx-ad 0.3 cannot differentiate, or not rightly, in words that it knows.
+    """Rewrite what onnx-ad 0.3 cannot differentiate, or not rightly, as operators that it knows.
 
     Uneven pads of a strided convolution become a Pad, and a Slice with steps becomes Gathers.
     """
@@ -356,16 +356,16 @@ def gathers(
 
 
 def libraries() -> dict[str, Library]:
-    """What is installed: name -> the derivative of a subject."""
+    """The installed libraries: name -> the derivative of a subject."""
     out: dict[str, Library] = {OUR_NAME: differentiate_own}
-    if not missing("onnx-ad"):
+    if not explain_missing("onnx-ad"):
         out["onnx-ad"] = lambda s: differentiate_onnx_ad(s.proto, s)
         out["onnx-ad, rewritten"] = lambda s: differentiate_onnx_ad(rewrite_for_onnx_ad(s), s)
         out["onnx-ad, the file itself"] = lambda s: differentiate_onnx_ad(s.file, s)
     return out
 
 
-def missing(package: str) -> str:
+def explain_missing(package: str) -> str:
     """Why a library is not measured, or ''."""
     try:
         version(package)
@@ -376,8 +376,8 @@ def missing(package: str) -> str:
 
 def reads(node: onnx.NodeProto) -> set[str]:
     """The names that a node reads, its bodies included (and what they make: too many do no harm)."""
-    return set(node.input) | {n for body in subgraphs(node) for inner in body.node for n in reads(inner)} | {
-        v.name for body in subgraphs(node) for v in body.output
+    return set(node.input) | {n for body in list_subgraphs(node) for inner in body.node for n in reads(inner)} | {
+        v.name for body in list_subgraphs(node) for v in body.output
     }  # fmt: skip
 
 
@@ -498,7 +498,7 @@ def error_of(answer: Answer, subject: Subject, reference: Reference) -> float:
 
 
 def run_answer(answer: Answer, subject: Subject, weights: Array) -> Callable[[], Array]:
-    """What runs the derivative model once in onnxruntime."""
+    """A function that runs the derivative model once in onnxruntime."""
     session = open_session(answer.proto, subject.model.folder, 3, 1, "the derivative")
     fed = {i.name for i in session.get_inputs()}
     feed = {n: v for n, v in subject.feed.items() if n in fed}
@@ -550,7 +550,7 @@ def probe_files(folder: Path) -> Iterator[tuple[str, Path, str]]:
 
 @dataclass
 class Verdicts:
-    """What came of the models of one collection."""
+    """The outcomes of the models of one collection."""
 
     title: str
     models: int
@@ -662,7 +662,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def operator_rows(known: Mapping[str, Library]) -> list[list[str]]:
     """How many operators have a derivative, and whence."""
-    out = [[OUR_NAME, str(len(RULES)), "0", "0", "0"]]
+    out = [[OUR_NAME, str(len(DERIVATIVES)), "0", "0", "0"]]
     if "onnx-ad" in known:
         from onnx_ad.lower import LOWERINGS
         from onnx_ad.recurrent import RECURRENT
@@ -674,7 +674,7 @@ def operator_rows(known: Mapping[str, Library]) -> list[list[str]]:
         bodies = {n for n, s in schemas.items() if s.has_function or s.has_context_dependent_function}
         bodies -= rules | zero | lowered
         out.append(["onnx-ad", *(str(len(s)) for s in (rules, zero, lowered, bodies))])
-        print("not in onnx-ad:", sorted(set(RULES) - rules), "by body:", sorted(bodies), file=sys.stderr)
+        print("not in onnx-ad:", sorted(set(DERIVATIVES) - rules), "by body:", sorted(bodies), file=sys.stderr)
     return out
 
 
@@ -787,8 +787,8 @@ def page(
 
 
 def library_line(package: str) -> str:
-    """What is installed of a library, and what that needs."""
-    why = missing(package)
+    """The version of a library that is installed, and its dependencies."""
+    why = explain_missing(package)
     if why:
         return f"`{package}` {why}: it is not in the tables."
     needs = [r for r in requires(package) or [] if "extra" not in r]

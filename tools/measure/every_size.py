@@ -36,7 +36,7 @@ def measure(path: str) -> Row:
 
     file = Path(path)
     dense = onnx.load(file)
-    feeds = oracle.accepted(dense, oracle.read_inputs(file.parent)[file.stem.partition(".")[0]])
+    feeds = oracle.find_accepted(dense, oracle.read_inputs(file.parent)[file.stem.partition(".")[0]])
     with tempfile.TemporaryDirectory() as folder:
         compiled, result = oracle.compile_without_statistics(file, Path(folder) / "out.onnx")
     found = oracle.differences(dense, compiled, feeds)
@@ -48,7 +48,7 @@ def measure(path: str) -> Row:
         "error": max((f.error for f in found), default=float("nan")),
         "effect": max((f.effect for f in found), default=0.0),
         "cut": len(result.state.plan.document()["groups"]),
-        "groups": len(result.state.analyzed().groups),
+        "groups": len(result.state.require_graph().groups),
         "macs": report["compiled"]["macs"] / max(report["dense"]["macs"], 1),
         "message": f"{wrong[0].sizes}: {wrong[0].message or 'other numbers'}" if wrong else "",
     }

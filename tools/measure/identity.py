@@ -425,11 +425,15 @@ def list_work(data: Path | None, is_quick: bool) -> dict[str, tuple[Path, list[J
     all_jobs = [(method, ratio) for method in METHODS for ratio in RATIOS]
     few = [("l2", ratio) for ratio in RATIOS]
     if is_quick:
-        return _named("digits", digits, [*few, ("default", "0.5")]) | _named("exports", exports[::EVERY], few)
-    return _named("digits", digits, all_jobs) | _named("exports", exports, all_jobs) | _named("data", real, all_jobs)
+        return _name_jobs("digits", digits, [*few, ("default", "0.5")]) | _name_jobs("exports", exports[::EVERY], few)
+    return (
+        _name_jobs("digits", digits, all_jobs)
+        | _name_jobs("exports", exports, all_jobs)
+        | _name_jobs("data", real, all_jobs)
+    )
 
 
-def _named(kind: str, paths: list[Path], jobs: list[Job]) -> dict[str, tuple[Path, list[Job]]]:
+def _name_jobs(kind: str, paths: list[Path], jobs: list[Job]) -> dict[str, tuple[Path, list[Job]]]:
     return {f"{kind}/{p.stem}": (p, jobs) for p in paths}
 
 

@@ -31,15 +31,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.algebra.masks import NOWHERE, coordinates, order
+from spa_compiler.algebra.masks import NO_CHANNEL, find_coordinates, list_kept_positions
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import SpaError
-from spa_compiler.ir.model import Model, constant
+from spa_compiler.ir.model import Model, make_constant
 from spa_compiler.ir.reader import load
 from spa_compiler.ir.writer import write
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
-from spa_compiler.verification.comparison import difference
+from spa_compiler.verification.comparison import measure_difference
 from spa_compiler.verification.dataset import load_npz
 from spa_compiler.verification.proof import Proof
 from spa_compiler.verification.runs import Side
@@ -83,9 +83,9 @@ def prepare(path: Path) -> Subject | None:
     except SpaError as e:
         print(f"{path.name}: {e}", file=sys.stderr)
         return None
-    if done.pruned is None or done.plan.empty:
+    if done.pruned is None or done.plan.is_empty:
         return None
-    graph = done.analyzed()
+    graph = done.require_graph()
     proof = Proof(graph, done.plan.masks(graph), source=done.source, remember=True)
     found = proof.check(done.pruned)
     if found.silent:  # a compile refuses it as a whole, which says nothing of what is compared
@@ -93,7 +93,7 @@ def prepare(path: Path) -> Subject | None:
         return None
     subject = Subject(path.name, graph, done.pruned, proof, _inputs(path, done))
     subject.right = subject.run(done.pruned)
-    noise = (difference(b, a).error for a, b in zip(subject.right, subject.run(done.pruned, 3), strict=True))
+    noise = (measure_difference(b, a).error for a, b in zip(subject.right, subject.run(done.pruned, 3), strict=True))
     subject.rounding = max(LEAST, NOISE * max((e for e in noise if np.isfinite(e)), default=0.0))
     return subject
 
@@ -125,12 +125,12 @@ def _blocks(subject: Subject, name: str, axis: int) -> list[Array]:
     graph, masks = subject.graph, subject.proof.masks
     blocks = set(graph.blocks.values())
     e = graph.values[name].axes[axis]
-    found = next((d for d in coordinates(e) if d in blocks and d.size > 1), None)
+    found = next((d for d in find_coordinates(e) if d in blocks and d.size > 1), None)
     if found is None:
         return []
-    place = coordinates(e)[found][order(e, masks, graph.blocks, {})]
+    place = find_coordinates(e)[found][list_kept_positions(e, masks, graph.blocks, {})]
     parts = [np.flatnonzero(place == k) for k in range(found.size) if (place == k).any()]
-    return parts if len({len(p) for p in parts}) == 1 and (place != NOWHERE).all() else []
+    return parts if len({len(p) for p in parts}) == 1 and (place != NO_CHANNEL).all() else []
 
 
 def mutate(subject: Subject, kind: str, site: Site, rng: np.random.Generator) -> Model:
@@ -153,7 +153,7 @@ def mutate(subject: Subject, kind: str, site: Site, rng: np.random.Generator) ->
         at = np.arange(array.shape[axis])
         at[a], at[b] = b, a
         array = array.take(at, axis)
-    tensor._values = constant(name, array)._values
+    tensor._values = make_constant(name, array)._values
     return out
 
 
@@ -163,7 +163,7 @@ def is_mutant(subject: Subject, model: Model) -> bool:
         found = subject.run(model)
     except SpaError:
         return True
-    return max(difference(b, a).error for a, b in zip(subject.right, found, strict=True)) > subject.rounding
+    return max(measure_difference(b, a).error for a, b in zip(subject.right, found, strict=True)) > subject.rounding
 
 
 def is_refused(subject: Subject, model: Model, scratch: Path) -> tuple[bool, bool]:
@@ -206,7 +206,7 @@ def survey(
             second[kind] += there
             if not (here and there):
                 found = subject.run(model)
-                error = max(difference(b, a).error for a, b in zip(subject.right, found, strict=True))
+                error = max(measure_difference(b, a).error for a, b in zip(subject.right, found, strict=True))
                 missed.append(f"{kind} of '{name}' axis {axis} in {subject.name}: outputs differ by {error:.0e}")
     return made, first, second, missed
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from spa_compiler.execution.cpu import convolution_block
-from spa_compiler.execution.session import quiet_session
+from spa_compiler.execution.session import open_quiet_session
 
 DEPTH = 6
 
@@ -43,7 +43,7 @@ def chain(kind: str, width: int, side: int) -> bytes:
 
 def median_ms(source: bytes, shape: list[int], runs: int) -> float:
     """Median milliseconds of one run, one thread."""
-    session = quiet_session(source, 3, threads=1)
+    session = open_quiet_session(source, 3, threads=1)
     feed = {"x0": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
     times = []
     for _ in range(runs + 3):

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from tools.measure.accuracy import BLOCK_OBS, CUT, METHODS, compiled
+from tools.measure.accuracy import BLOCK_OBS, CUT, METHODS, compile_model
 
 Ids = NDArray[np.int64]
 VOCABULARY, LENGTH, BATCH, MEASURED, REAL = 512, 64, 8, 600, 320
@@ -89,7 +89,7 @@ def windows(ids: Ids, n: int, seed: int) -> Ids:
     return np.stack([ids[k : k + LENGTH] for k in at])
 
 
-def trained(name: str, ids: Ids, seconds: float) -> nn.Module:
+def train_network(name: str, ids: Ids, seconds: float) -> nn.Module:
     """The network after so many seconds of processor time."""
     model, config, options = NETS[name]
     torch.manual_seed(0)
@@ -122,11 +122,11 @@ class Call(nn.Module):
         return logits
 
 
-def exported(name: str, folder: Path, ids: Ids, seconds: float) -> Path:
+def export_network(name: str, folder: Path, ids: Ids, seconds: float) -> Path:
     """The file of a network, by torch.export, with a fixed batch; experts as products of looked-up weights."""
     file = folder / f"{name}.onnx"
     if not file.exists():
-        net = trained(name, ids, seconds)
+        net = train_network(name, ids, seconds)
         for part in net.modules():
             if hasattr(part, "config"):
                 part.config._experts_implementation = "batched_mm"
@@ -163,12 +163,12 @@ def main() -> None:
     np.savez(real, input_ids=windows(train, REAL, 7))
     print("| model | dense | MACs removed | " + " | ".join(IDS) + " |\n" + "|---" * (len(IDS) + 3) + "|", flush=True)
     for name in given.models.split(","):
-        file = exported(name, given.folder, train, given.seconds)
+        file = export_network(name, given.folder, train, given.seconds)
         for ratio in given.ratios.split(","):
             cells = [name, f"{perplexity(file, measured):.1f}", ratio]
             for text in IDS.values():
                 steps = "normalize,erase," + text.replace("RATIO", ratio).replace("REAL", json.dumps(str(real)))
-                found = compiled(file, steps, target)
+                found = compile_model(file, steps, target)
                 cells.append(found["error"][:60] if "error" in found else f"{perplexity(target, measured):.1f}")
             print("| " + " | ".join(cells) + " |", flush=True)
 

@@ -1,4 +1,4 @@
-"""Where inputs come from when there is no data: `draw` knows one synthetic prior per kind of input.
+"""Synthetic inputs for use without data: `draw` knows one prior per kind of input.
 
 >>> rng = np.random.default_rng(0)
 >>> draw("photographs", (8, 3, 32, 32), rng).shape                                    # normalised, NCHW
@@ -70,7 +70,7 @@ class Scale:
         return np.asarray((x - mean) / std, np.float32)
 
 
-NORMALISED = Scale(0, 1, photographs.MEAN, photographs.DEVIATION)
+NORMALISED = Scale(0, 1, photographs.PIXEL_MEAN, photographs.PIXEL_DEVIATION)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def draw(
     (`guess_axes`). Without a scale, values come in the kind's own units. `options` go to the prior.
     UsageError if the kind is unknown, or the shape, the options or the scale do not fit it.
     """
-    entry = _known(kind)
+    entry = _find_kind(kind)
     axes = axes or guess_axes(kind, shape)
     if sorted(axes) != sorted(set(axes) & set(entry.axes)) or (axes and len(axes) != len(shape)):
         raise UsageError(f"axes {axes!r} do not fit shape {list(shape)} of kind {kind!r} with axes {entry.axes!r}")
@@ -135,7 +135,7 @@ def draw(
         bound = inspect.signature(entry.prior).bind(*arguments, **options)
     except TypeError as error:
         raise UsageError(f"kind {kind!r} ({entry.about}): {error}") from error
-    x = _scaled(kind, entry.prior(*bound.args, **bound.kwargs), scale)
+    x = _apply_scale(kind, entry.prior(*bound.args, **bound.kwargs), scale)
     if not axes:
         return x
     order = [axis for axis in entry.axes if axis in axes]
@@ -149,7 +149,7 @@ def guess_axes(kind: str, shape: Shape) -> str:
     Channels come last where that axis is shorter than all others, time is longer than frequency: give `axes` where this
     is wrong. Empty for kinds that take any shape. UsageError if there are too many or too few axes.
     """
-    letters = _known(kind).axes
+    letters = _find_kind(kind).axes
     if not letters:
         return ""
     if len(shape) not in (len(letters), len(letters) - 1):
@@ -166,7 +166,7 @@ def guess_axes(kind: str, shape: Shape) -> str:
 def square_grid(kind: str, shape: Shape) -> Shape:
     """Shape of one sample to draw: `shape` itself, or for a flattened picture the square one, grey or in colour."""
     size = math.prod(shape)
-    if _known(kind).axes == "nchw" and len(shape) <= 2 and max(shape, default=0) == size:
+    if _find_kind(kind).axes == "nchw" and len(shape) <= 2 and max(shape, default=0) == size:
         for channels in (1, 3):
             side = math.isqrt(size // channels)
             if channels * side * side == size:
@@ -174,13 +174,13 @@ def square_grid(kind: str, shape: Shape) -> Shape:
     return shape
 
 
-def _known(kind: str) -> Kind:
+def _find_kind(kind: str) -> Kind:
     if kind not in KINDS:
         raise UsageError(f"unknown kind of input {kind!r}; known are {', '.join(KINDS)}")
     return KINDS[kind]
 
 
-def _scaled(kind: str, x: Array, scale: Scale | None) -> Array:
+def _apply_scale(kind: str, x: Array, scale: Scale | None) -> Array:
     if scale is None:
         return x
     bounds = KINDS[kind].bounds
@@ -300,7 +300,7 @@ def _waveform_batch(n: int, channels: int, samples: int, rng: np.random.Generato
 def series(n: int, channels: int, steps: int, rng: np.random.Generator, slope: float = 1.0) -> Array:
     """Sensor readings [n, channels, steps] of unit variance: half common 1/f factors, half 1/f of their own."""
     common = fields((n, -(-channels // 3), steps), rng, slope)
-    loads = _loadings(common.shape[1], channels, rng)
+    loads = _draw_loadings(common.shape[1], channels, rng)
     return np.asarray(np.sqrt(0.5) * (loads.T @ common + fields((n, channels, steps), rng, slope)), np.float32)
 
 
@@ -308,12 +308,12 @@ def features(shape: Shape, rng: np.random.Generator, shared: float = 0.6) -> Arr
     """Table rows [n, ...] of N(0, 1) columns; a share of the variance is of common factors, one for four columns."""
     columns = math.prod(shape[1:])
     factors = -(-columns // 4)
-    common = rng.standard_normal((shape[0], factors)) @ _loadings(factors, columns, rng)
+    common = rng.standard_normal((shape[0], factors)) @ _draw_loadings(factors, columns, rng)
     own = rng.standard_normal((shape[0], columns))
     return np.asarray(np.sqrt(shared) * common + np.sqrt(1 - shared) * own, np.float32).reshape(shape)
 
 
-def _loadings(factors: int, columns: int, rng: np.random.Generator) -> Array:
+def _draw_loadings(factors: int, columns: int, rng: np.random.Generator) -> Array:
     loads = rng.standard_normal((factors, columns))
     return np.asarray(loads / np.linalg.norm(loads, axis=0))
 
@@ -335,7 +335,7 @@ def tokens(
     return np.asarray(int(reserved) + drawn, np.int64)
 
 
-def _interval(low: float, high: float) -> Bounds:
+def _make_bounds(low: float, high: float) -> Bounds:
     return lambda _: (low, high)
 
 
@@ -345,14 +345,14 @@ KINDS: dict[str, Kind] = {
     "leaves": Kind("dead leaves, normalised", "nchw", photographs.dead_leaves, photographs.pixel_bounds),
     "pink": Kind("1/f images, normalised; option slope", "nchw", photographs.pink_noise, photographs.pixel_bounds),
     "white": Kind("N(0, 1) pixels: the baseline", "nchw", photographs.white_noise, photographs.pixel_bounds),
-    "strokes": Kind("handwriting, 0..1 on 0", "nchw", photographs.strokes, _interval(0, 1)),
-    "log_mel": Kind("speech spectra, natural logarithms; option hop", "nctf", log_mel, _interval(-10, 5)),
-    "mfcc": Kind("speech cepstra; option hop", "nctf", mfcc, _interval(-120, 30)),
-    "waveforms": Kind("speech in -1..1; option rate", "nct", waveforms, _interval(-1, 1)),
-    "series": Kind("sensor readings, unit variance; option slope", "nct", series, _interval(-3, 3)),
-    "fields": Kind("1/f volumes or vectors, unit variance; option slope, 0 is white", "", fields, _interval(-3, 3)),
-    "features": Kind("correlated N(0, 1) columns; option shared", "", features, _interval(-3, 3)),
-    "uniform": Kind("independent U(0, 1)", "", uniform, _interval(0, 1)),
+    "strokes": Kind("handwriting, 0..1 on 0", "nchw", photographs.strokes, _make_bounds(0, 1)),
+    "log_mel": Kind("speech spectra, natural logarithms; option hop", "nctf", log_mel, _make_bounds(-10, 5)),
+    "mfcc": Kind("speech cepstra; option hop", "nctf", mfcc, _make_bounds(-120, 30)),
+    "waveforms": Kind("speech in -1..1; option rate", "nct", waveforms, _make_bounds(-1, 1)),
+    "series": Kind("sensor readings, unit variance; option slope", "nct", series, _make_bounds(-3, 3)),
+    "fields": Kind("1/f volumes or vectors, unit variance; option slope, 0 is white", "", fields, _make_bounds(-3, 3)),
+    "features": Kind("correlated N(0, 1) columns; option shared", "", features, _make_bounds(-3, 3)),
+    "uniform": Kind("independent U(0, 1)", "", uniform, _make_bounds(0, 1)),
     "tokens": Kind("token ids; options vocabulary, reserved, exponent (1 Zipf, 0 uniform)", "", tokens, None),
 }
 """Every kind of input that `draw` knows. An outside prior is one more entry of the same form."""

@@ -1,4 +1,4 @@
-"""Images out of nothing: synthetic priors for photographs and handwriting, drawn by numpy alone.
+"""Synthetic images: priors for photographs and handwriting, drawn by numpy alone.
 
 Photographs are drawn in opponent coordinates (luminance first, then colour differences), given the contrast of a
 photograph and turned into channels along the principal axes of natural colour:
@@ -24,8 +24,8 @@ from scipy.fft import irfft2
 Array = npt.NDArray[np.float32]
 Prior = Callable[..., Array]
 
-MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_DEVIATION = (0.229, 0.224, 0.225)
 """Of ImageNet pixels in 0..1, red, green, blue."""
 
 GREY_MEAN, GREY_DEVIATION = 0.449, 0.226
@@ -62,8 +62,8 @@ def colour_axes(channels: int) -> npt.NDArray[np.float64]:
 
 def pixel_statistics(channels: int) -> tuple[Array, Array]:
     """Mean and deviation per channel, [channels, 1, 1], by which a pixel value in 0..1 is normalised."""
-    mean = MEAN if channels == 3 else (GREY_MEAN,) * channels
-    deviation = DEVIATION if channels == 3 else (GREY_DEVIATION,) * channels
+    mean = PIXEL_MEAN if channels == 3 else (GREY_MEAN,) * channels
+    deviation = PIXEL_DEVIATION if channels == 3 else (GREY_DEVIATION,) * channels
     return np.array(mean, np.float32)[:, None, None], np.array(deviation, np.float32)[:, None, None]
 
 
@@ -164,7 +164,7 @@ def _uniform(rng: np.random.Generator, low: float, high: float, *shape: int) -> 
     return rng.uniform(low, high, shape).astype(np.float32)
 
 
-def _either(rng: np.random.Generator, chance: float, yes: Array, no: Array | float) -> Array:
+def _choose_rows(rng: np.random.Generator, chance: float, yes: Array, no: Array | float) -> Array:
     """`yes` with the given chance, else `no`, row by row."""
     chosen = rng.random(len(yes)) < chance
     return np.where(chosen.reshape(-1, *(1,) * (yes.ndim - 1)), yes, no).astype(np.float32)
@@ -224,7 +224,7 @@ def _paint_object(image: Array, rough: Array, rng: np.random.Generator) -> None:
     n, channels = image.shape[:2]
     colour = _normal(rng, 0, 1.3, n, channels)
     centre, size = _normal(rng, 0, 0.2, n, 2), _uniform(rng, 0.35, 0.9, n)
-    angle = _either(rng, 0.7, _normal(rng, 0, 0.5, n), _uniform(rng, 0, 2 * np.pi, n))
+    angle = _choose_rows(rng, 0.7, _normal(rng, 0, 0.5, n), _uniform(rng, 0, 2 * np.pi, n))
     counts = np.sort(rng.integers(2, 9, n))[::-1]
     for part in range(int(counts[0])):
         k = int(np.count_nonzero(counts > part))
@@ -232,8 +232,8 @@ def _paint_object(image: Array, rough: Array, rng: np.random.Generator) -> None:
         if part:
             place = place + _normal(rng, 0, 1, k, 2) * _SPREAD * radius[:, None]
             radius = radius * _uniform(rng, 0.12, 0.6, k)
-        turn = angle[:k] + _either(rng, 0.6, _normal(rng, 0, 0.3, k), np.pi / 2)
-        shift = _either(rng, 0.6, _normal(rng, 0, 0.25, k, channels), _normal(rng, 0, 1, k, channels))
+        turn = angle[:k] + _choose_rows(rng, 0.6, _normal(rng, 0, 0.3, k), np.pi / 2)
+        shift = _choose_rows(rng, 0.6, _normal(rng, 0, 0.25, k, channels), _normal(rng, 0, 1, k, channels))
         _paint_part(image[:k], rough[:k], place, radius, turn, colour[:k] + shift, rng)
 
 

@@ -1,4 +1,4 @@
-"""The operator tables. `find(domain, op)` gives the row of an operator, or None.
+"""The operator tables. `find_rule(domain, op)` gives the row of an operator, or None.
 
 A table maps an operator's name to its row: a rule, most of them one string (see `rule`), and what else is known of it
 (`traits`). A rule alone is a row without traits. Adding an operator is one row.
@@ -68,45 +68,45 @@ def _read_row(operator: str, row: Rule | str) -> Rule:
         raise RuleError(e.rule, e.place, e.text, operator) from None
 
 
-def find(domain: str, op: str) -> Row | None:
+def find_rule(domain: str, op: str) -> Row | None:
     """The row of an operator; None when there is none and everything it touches must be frozen."""
     table = control_flow.MARKERS if domain == DOMAIN else TABLES.get("" if domain in ONNX_DOMAINS else domain, {})
     row = table.get(op)
-    return row if row is None or isinstance(row, Row) else _row(row)
+    return row if row is None or isinstance(row, Row) else _make_row(row)
 
 
 @functools.lru_cache(maxsize=1024)
-def _row(rule: Rule) -> Row:
+def _make_row(rule: Rule) -> Row:
     return Row(rule)
 
 
-def traits_of(node: onnx.NodeProto) -> Traits:
-    """What is known of a node's operator; nothing where it has no row."""
-    return find(node.domain, node.op_type) or NO_ROW
+def find_traits(node: onnx.NodeProto) -> Traits:
+    """The traits of a node's operator; the defaults where it has no row."""
+    return find_rule(node.domain, node.op_type) or NO_ROW
 
 
-def describe(rule: Rule) -> str:
+def describe_rule(rule: Rule) -> str:
     """One line: the rule's string, or the first sentence that its function says about itself."""
     told = rule.rule if isinstance(rule, Row) else rule
     return " ".join((told.__doc__ or "").strip().split("\n\n")[0].split())
 
 
 def describe_traits(rule: Rule) -> str:
-    """What else a row says, where it is not the default."""
+    """The traits of a row that are not the default."""
     if not isinstance(rule, Row):
         return ""
     said = {f.name: getattr(rule, f.name) for f in dataclasses.fields(Traits)}
     usual = {f.name: getattr(NO_ROW, f.name) for f in dataclasses.fields(Traits)}
-    return ", ".join(_said(n, v) for n, v in said.items() if v != usual[n])
+    return ", ".join(_format_trait(n, v) for n, v in said.items() if v != usual[n])
 
 
-def _said(name: str, value: object) -> str:
+def _format_trait(name: str, value: object) -> str:
     if value is True:
         return name
     return f"{name} over {value.over}" if isinstance(value, Norm) else f"{name} `{value}`"
 
 
-def table() -> Iterator[str]:
+def list_operators() -> Iterator[str]:
     """All operators as lines of Markdown, by domain and name."""
     yield "# Operators"
     yield ""
@@ -119,4 +119,4 @@ def table() -> Iterator[str]:
         yield "| operator | rule | traits |"
         yield "|---|---|---|"
         for op, row in sorted(rules.items()):
-            yield f"| {op} | {describe(row).replace('|', chr(92) + '|')} | {describe_traits(row)} |"
+            yield f"| {op} | {describe_rule(row).replace('|', chr(92) + '|')} | {describe_traits(row)} |"

@@ -1,5 +1,5 @@
 """Print the operator table: `python -m spa_compiler.operators.tables > docs/operators.md`."""
 
-from spa_compiler.operators.tables import table
+from spa_compiler.operators.tables import list_operators
 
-print("\n".join(table()))
+print("\n".join(list_operators()))

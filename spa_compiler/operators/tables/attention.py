@@ -29,7 +29,7 @@ def _tie_cache(site: Site) -> None:
         site.unify(env["p"], env["d"])
 
 
-def _given(site: Site, slot: int) -> Value | None:
+def _find_input(site: Site, slot: int) -> Value | None:
     return site.inputs[slot] if slot < len(site.inputs) else None
 
 
@@ -46,7 +46,7 @@ def attention(site: Site) -> None:
     flat = len(q.axes) == 3
     groups = int(site.attrs["kv_num_heads"]) if flat else k.shape[1]
     heads = int(site.attrs["q_num_heads"]) if flat else q.shape[1]
-    mask = _bias(_given(site, 3), "(k r)", heads)
+    mask = _bias(_find_input(site, 3), "(k r)", heads)
     past = f"{mask}, b k _ p, b k _ e, _ -> "
     present = ", b k _ p, b k _ e, b (k r) _ _"
     if flat:
@@ -91,10 +91,10 @@ def microsoft_attention(site: Site) -> None:
     sizes = [int(s) for s in site.attrs.get("qkv_hidden_sizes", [])] or [site.x(1).shape[1] // 3] * 3
     if sizes[0] != sizes[1] or site.attrs.get("do_rotary", 0):
         raise Conflict("queries and keys of different sizes, or rotated in the operator")
-    cached = _given(site, 4) is not None or len(site.outputs) > 1
+    cached = _find_input(site, 4) is not None or len(site.outputs) > 1
     d, e = ("D", "E") if cached else ("d", "e")  # keys and values share one cache
     qkv = f"(h {d})+(h {d})+(h {e})"
-    bias = _bias(_given(site, 5), "h", h)
+    bias = _bias(_find_input(site, 5), "h", h)
     spec = f"b S i, i {qkv}, {qkv}, _, _ b h _ {d}, {bias}, _ -> b S (h {e}), _ b h _ {d}"
     rule(spec, known={d: sizes[0] // h, e: sizes[2] // h}, h="num_heads")(site)
     env = site.scopes[-1].env
@@ -106,8 +106,8 @@ def microsoft_attention(site: Site) -> None:
 def multi_head(site: Site) -> None:
     """com.microsoft MultiHeadAttention: separate, or packed as [B, T, h, 2 or 3, d], or keys as a cache."""
     h = int(site.attrs["num_heads"])
-    q, k = site.x(0), _given(site, 1)
-    bias = _bias(_given(site, 5), "h", h)
+    q, k = site.x(0), _find_input(site, 1)
+    bias = _bias(_find_input(site, 5), "h", h)
     rest = f", (h d)+(h d)+(h e), _, {bias}, b h _ p, b h _ e"
     present = ", b h _ p, b h _ e"
     if len(q.axes) == 5:
@@ -126,7 +126,7 @@ def multi_head(site: Site) -> None:
 
 def grouped_query(site: Site) -> None:
     """com.microsoft GroupQueryAttention: heads may go, and head sizes in steps of 8 (rotated: 16), as it demands."""
-    packed, table = _given(site, 1) is None, _given(site, 7)
+    packed, table = _find_input(site, 1) is None, _find_input(site, 7)
     h, k = int(site.attrs["num_heads"]), int(site.attrs["kv_num_heads"])
     size = site.x(0).shape[-1] // (h + 2 * k if packed else h)
     rotated = bool(site.attrs.get("do_rotary", 0))
@@ -138,7 +138,7 @@ def grouped_query(site: Site) -> None:
     d, e, known = (d, e, dict.fromkeys("dep", size // step)) if free else ("D", "E", dict.fromkeys("DE", size))
     first = f"b S (k r {d})+(k {d})+(k {e}), _, _" if packed else f"b S (k r {d}), b T (k {d}), b T (k {e})"
     half = "_ (d 8)" if rotated and free else "_"
-    tables = f"_, _, {half}, {half}, _, {_bias(_given(site, 10), '(k r)', h)}, (k r)"
+    tables = f"_, _, {half}, {half}, _, {_bias(_find_input(site, 10), '(k r)', h)}, (k r)"
     caches = f"b k _ ({d.replace('d', 'p')}), b k _ ({e})"
     spec = f"{first}, {caches}, {tables} -> b S (k r {e}), {caches}"
     rule(spec, known={"r": h // k, **known}, k="kv_num_heads")(site)
@@ -151,7 +151,7 @@ def grouped_query(site: Site) -> None:
 
 
 RULES: dict[str, Rule] = {"Attention": Row(attention, macs=UNCOUNTED), "RotaryEmbedding": rotary("tables")}
-MICROSOFT: dict[str, Rule] = {
+MICROSOFT_RULES: dict[str, Rule] = {
     "Attention": Row(microsoft_attention, macs=UNCOUNTED),
     "MultiHeadAttention": Row(multi_head, macs=UNCOUNTED, biased=True),
     "GroupQueryAttention": Row(grouped_query, macs=UNCOUNTED),

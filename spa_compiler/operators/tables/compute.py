@@ -24,11 +24,11 @@ BitCast Affine ParametricSoftplus Scale ScaledTanh""".split()
 """Functions of one number that do not give 0 for 0, or of which nobody has said that they do."""
 OPERATIONS = """And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Mod Or
 Pow SwiGLU Xor""".split()
-GROUPED = {"group": 1}
+GROUP_DEFAULT = {"group": 1}
 """Convolutions that say nothing of groups have one."""
 
 
-def letters(v: Value) -> list[str]:
+def name_axes(v: Value) -> list[str]:
     """One name per axis."""
     return [f"a{i}" for i in range(len(v.axes))]
 
@@ -78,7 +78,7 @@ def reduction(site: Site) -> None:
     axes = site.ints(1, "axes")
     if axes is None and len(site.inputs) > 1 and site.inputs[1] is not None:
         raise Conflict("the reduced axes are computed at run time")
-    a = letters(x)
+    a = name_axes(x)
     empty = range(0) if site.attrs.get("noop_with_empty_axes", 0) else range(len(a))
     reduced = [i % len(a) for i in (axes or empty)]
     kept = site.attrs.get("keepdims", 1)
@@ -86,14 +86,14 @@ def reduction(site: Site) -> None:
     rule(f"{' '.join(a)}, _ -> {' '.join(out)}", stat=" ".join(a[i] for i in reduced))(site)
 
 
-def along(default: int, flattens_below: int = 0) -> Rule:
+def make_axis_rule(default: int, flattens_below: int = 0) -> Rule:
     """Softmax, ArgMax, TopK and the like work along one axis, which may not change; the others pass.
 
     Before opset `flattens_below` the operator worked on everything from `axis` on.
     """
 
     def apply(site: Site) -> None:
-        a = letters(site.x())
+        a = name_axes(site.x())
         k = int(site.attrs.get("axis", 1 if site.opset < flattens_below else default)) % max(len(a), 1)
         hit = range(k, len(a)) if site.opset < flattens_below else [k]
         for i in hit:
@@ -125,7 +125,7 @@ def group_norm(site: Site) -> None:
 
 def lp_normalization(site: Site) -> None:
     """The norm is taken over one axis: a removed channel must not count in it."""
-    a = letters(site.x())
+    a = name_axes(site.x())
     rule(f"{' '.join(a)} -> {' '.join(a)}", stat=a[int(site.attrs.get("axis", -1)) % len(a)])(site)
 
 
@@ -139,13 +139,13 @@ def cumulative(site: Site) -> None:
 
 def _fix(site: Site, hit: Sequence[int]) -> None:
     """These axes may not change, the others pass."""
-    a = [f"A{i}" if i in hit else n for i, n in enumerate(letters(site.x()))]
+    a = [f"A{i}" if i in hit else n for i, n in enumerate(name_axes(site.x()))]
     rule(f"{' '.join(a)}{', _' * (len(site.inputs) - 1)} -> {' '.join(a)}")(site)
 
 
 def mean_variance(site: Site) -> None:
     """MeanVarianceNormalization: statistics over `axes`."""
-    a = letters(site.x())
+    a = name_axes(site.x())
     axes = [int(i) % len(a) for i in site.attrs.get("axes", [0, 2, 3])]
     rule(f"{' '.join(a)} -> {' '.join(a)}", stat=" ".join(a[i] for i in axes))(site)
 
@@ -169,14 +169,14 @@ def reverse_sequence(site: Site) -> None:
 
 def tensor_scatter(site: Site) -> None:
     """The sequence axis of a cache is written to; the others are those of the update."""
-    a = letters(site.x())
+    a = name_axes(site.x())
     k = int(site.attrs.get("axis", -2)) % len(a)
     cache, update = (" ".join([*a[:k], name, *a[k + 1 :]]) for name in ("S", "T"))
     rule(f"{cache}, {update}, _ -> {cache}")(site)
 
 
 def center_crop_pad(site: Site) -> None:
-    """What keeps its size passes."""
+    """Axes that keep their size pass."""
     x, y = site.x(), site.y
     hit = [i for i in range(len(x.axes)) if x.size(i) != y.size(i)]
     named = [int(i) % len(x.axes) for i in site.attrs.get("axes", range(len(x.axes)))]
@@ -195,7 +195,7 @@ RULES: dict[str, Rule] = {
         kernel="convolution",
         bias=2,
         zero="product",
-        defaults=GROUPED,
+        defaults=GROUP_DEFAULT,
     ),
     "ConvTranspose": Row(
         rule("n (g i) _s..., (g i) o _k..., (g o) -> n (g o) _...", g="group"),
@@ -203,9 +203,9 @@ RULES: dict[str, Rule] = {
         kernel="transposed",
         bias=2,
         zero="product",
-        defaults=GROUPED,
+        defaults=GROUP_DEFAULT,
     ),
-    "DeformConv": Row(deform_conv, macs=EVERY_NAME, defaults=GROUPED),
+    "DeformConv": Row(deform_conv, macs=EVERY_NAME, defaults=GROUP_DEFAULT),
     "CausalConvWithState": Row(rule("n c _, c _ _k..., c, n c _ -> n c _s..., n c _"), macs=EVERY_NAME),
     "MatMul": Row(matmul, macs=EVERY_NAME, kernel="matrix", stacks=True, zero="product"),
     "Gemm": Row(gemm, macs=EVERY_NAME, kernel="matrix", bias=2, zero="product"),
@@ -227,11 +227,11 @@ RULES: dict[str, Rule] = {
     "ReverseSequence": reverse_sequence,
     "TensorScatter": tensor_scatter,
     "CenterCropPad": center_crop_pad,
-    **dict.fromkeys(("Softmax", "LogSoftmax"), Row(along(-1, flattens_below=13), squashes=True)),
-    "Hardmax": along(-1, flattens_below=13),
-    **dict.fromkeys(("ArgMax", "ArgMin"), along(0)),
+    **dict.fromkeys(("Softmax", "LogSoftmax"), Row(make_axis_rule(-1, flattens_below=13), squashes=True)),
+    "Hardmax": make_axis_rule(-1, flattens_below=13),
+    **dict.fromkeys(("ArgMax", "ArgMin"), make_axis_rule(0)),
     **dict.fromkeys(("CumSum", "CumProd"), cumulative),
-    "TopK": Row(along(-1), decides="choice"),
+    "TopK": Row(make_axis_rule(-1), decides="choice"),
     "DynamicQuantizeLinear": Row(rule("x... -> x..., _, _", stat="x"), decides="step"),
     "Trilu": rule("b... _ _, _ -> b... _ _"),
     "CastLike": rule("x..., ? -> x..."),

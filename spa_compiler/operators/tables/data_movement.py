@@ -9,9 +9,9 @@ from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, is_frozen
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import freeze_rule, rule
 from spa_compiler.operators.site import Count, Operand, Row, Rule, Site, Take, Value
-from spa_compiler.operators.tables.compute import letters
+from spa_compiler.operators.tables.compute import name_axes
 
-PICKED = "one channel is picked out of the axis"
+PICKED_REASON = "one channel is picked out of the axis"
 
 
 def reorder(site: Site) -> None:
@@ -26,14 +26,14 @@ def reorder(site: Site) -> None:
 
 def transpose(site: Site) -> None:
     """Axes change places."""
-    a = letters(site.x())
+    a = name_axes(site.x())
     perm = site.attrs.get("perm") or list(range(len(a)))[::-1]
     rule(f"{' '.join(a)} -> {' '.join(a[int(p)] for p in perm)}", move=True)(site)
 
 
-def _joined(site: Site, axis: int, many: int) -> tuple[str, str]:
+def _write_concat(site: Site, axis: int, many: int) -> tuple[str, str]:
     """The parts and the whole of a concatenation of `many` tensors, as rule text."""
-    a = letters(site.y)
+    a = name_axes(site.y)
     parts = [" ".join([*a[:axis], f"c{k}", *a[axis + 1 :]]) for k in range(many)]
     whole = [*a[:axis], "+".join(f"c{k}" for k in range(many)), *a[axis + 1 :]]
     return ", ".join(parts), " ".join(whole)
@@ -41,7 +41,7 @@ def _joined(site: Site, axis: int, many: int) -> tuple[str, str]:
 
 def concat(site: Site) -> None:
     """The axis of the output is the concatenation of the inputs' axes."""
-    parts, whole = _joined(site, int(site.attrs.get("axis", 1)) % len(site.y.axes), len(site.inputs))
+    parts, whole = _write_concat(site, int(site.attrs.get("axis", 1)) % len(site.y.axes), len(site.inputs))
     rule(f"{parts} -> {whole}", move=True)(site)
 
 
@@ -51,12 +51,12 @@ def split(site: Site) -> None:
     outputs = [v for v in site.outputs if v is not None]
     if len(outputs) != len(site.outputs):
         raise Conflict("a part has no name or no known shape")
-    parts, whole = _joined(site, axis, len(outputs))
+    parts, whole = _write_concat(site, axis, len(outputs))
     rule(f"{whole}, _ -> {parts}", move=True)(site)
     site.operands.append(Operand(1, lambda n: [n(v.axes[axis]) for v in outputs], "split"))
 
 
-def _others(site: Site, skip_x: set[int], skip_y: set[int]) -> None:
+def _pass_others(site: Site, skip_x: set[int], skip_y: set[int]) -> None:
     """The axes that the operator does not touch pass through, in order."""
     x, y = site.x().axes, site.y.axes
     left = [x[i] for i in range(len(x)) if i not in skip_x]
@@ -80,7 +80,7 @@ def slice_(site: Site) -> None:
     if steps is None and len(site.inputs) > 4 and site.inputs[4] is not None:
         steps = [None] * many
     rows = list(zip(axes, starts or [None] * many, ends or [None] * many, steps or [1] * many, strict=True))
-    _others(site, set(axes), set(axes))
+    _pass_others(site, set(axes), set(axes))
     befores: dict[int, Expr] = {}
     for k, (a, s, e, t) in enumerate(rows):
         if s is None or e is None or t is None:
@@ -95,13 +95,13 @@ def slice_(site: Site) -> None:
                 site.freeze(x.axes[a], "a Slice with a step works on several axes at once")
             site.take = Take(a, positions)
 
-    def bound(n: Count, k: int, old: int | None, ending: bool) -> int:
+    def write_bound(n: Count, k: int, old: int | None, ending: bool) -> int:
         if k not in befores or n(x.axes[axes[k]]) == x.shape[axes[k]]:
             return old or 0
         return n(befores[k]) + (n(y.axes[axes[k]]) if ending else 0)
 
-    site.operands.append(Operand(1, lambda n: [bound(n, k, r[1], False) for k, r in enumerate(rows)], "starts"))
-    site.operands.append(Operand(2, lambda n: [bound(n, k, r[2], True) for k, r in enumerate(rows)], "ends"))
+    site.operands.append(Operand(1, lambda n: [write_bound(n, k, r[1], False) for k, r in enumerate(rows)], "starts"))
+    site.operands.append(Operand(2, lambda n: [write_bound(n, k, r[2], True) for k, r in enumerate(rows)], "ends"))
 
 
 def gather(site: Site) -> None:
@@ -109,7 +109,7 @@ def gather(site: Site) -> None:
     x, index, y = site.x(0), site.x(1), site.y
     a = int(site.attrs.get("axis", 0)) % len(x.axes)
     n = len(index.axes)
-    _others(site, {a}, set(range(a, a + n)))
+    _pass_others(site, {a}, set(range(a, a + n)))
     if 1 not in site.consts or n > 1:
         for k in range(n):
             site.unify(index.axes[k], y.axes[a + k])
@@ -118,7 +118,7 @@ def gather(site: Site) -> None:
     if n == 0:
         one = Dim(1, unit=True)
         before = site.select(x.axes[a], positions, one)
-        site.freeze(one, PICKED)
+        site.freeze(one, PICKED_REASON)
     else:
         before = site.select(x.axes[a], positions, y.axes[a])
     site.take = Take(a, positions, before)
@@ -185,7 +185,7 @@ def pad(site: Site) -> None:
         left, right = (Dim(n, unit=n == 1) if n else Sum(()) for n in (low, high))
         around[a] = left, right
         site.unify(Sum((left, x.axes[a], right)), y.axes[a])
-    _others(site, set(axes), set(axes))
+    _pass_others(site, set(axes), set(axes))
 
     def sizes(n: Count) -> list[int]:
         places = [(side, k, a) for side in (0, 1) for k, a in enumerate(axes)]
@@ -198,7 +198,7 @@ def resize(site: Site) -> None:
     """Batch and channels pass where their size is unchanged; the resized axes do not change."""
     x, y = site.x(), site.y
     same = [x.size(i) == y.size(i) for i in range(len(x.axes))]
-    spatial = [(i > 1 and not _nhwc_resize(site)) or not ok for i, ok in enumerate(same)]
+    spatial = [(i > 1 and not _is_nhwc_resize(site)) or not ok for i, ok in enumerate(same)]
     a = ["_" if hit else f"a{i}" for i, hit in enumerate(spatial)]
     rule(f"{' '.join(a)}{', _' * (len(site.inputs) - 1)} -> {' '.join(a)}")(site)
     axes = [int(i) % len(a) for i in site.attrs.get("axes", range(len(a)))]
@@ -206,7 +206,7 @@ def resize(site: Site) -> None:
         site.operands.append(Operand(3, lambda n: [n(y.axes[i]) for i in axes]))
 
 
-def _nhwc_resize(site: Site) -> bool:
+def _is_nhwc_resize(site: Site) -> bool:
     """True when the last axis keeps its size while an earlier one changes: channels last."""
     x, y = site.x(), site.y
     return len(x.axes) > 2 and x.size(-1) == y.size(-1) and x.size(1) != y.size(1)
@@ -267,7 +267,7 @@ def depth_to_space(site: Site) -> None:
 
 def one_hot(site: Site) -> None:
     """The new axis is as long as an operand says; those of the indices pass."""
-    a = letters(site.x())
+    a = name_axes(site.x())
     k = int(site.attrs.get("axis", -1)) % (len(a) + 1)
     rule(f"{' '.join(a)}, _, _ -> {' '.join([*a[:k], '_', *a[k:]])}")(site)
 

@@ -26,7 +26,7 @@ def fused_conv(site: Site) -> None:
     rule("n (g i) _..., (g o) i _k..., (g o), n (g o) _... -> n (g o) _s...", g="group")(site)
 
 
-FROZEN: dict[str, str] = {
+FROZEN_OPERATORS: dict[str, str] = {
     "blocks of quantised weights": "GatherBlockQuantized",
     "quantised inside the operator": "QEmbedLayerNormalization QLinearReduceMean QLinearSoftmax",
     "its sequence layout is packed": "RemovePadding RestorePadding",
@@ -47,8 +47,8 @@ SKIP = "b... c, b... c, c, c, c -> b... c, _, _, b... c"
 SKIP_UNCENTRED = "b... c, b... c, c, c -> b... c, _, _, b... c"
 EMBED = "b s, b s, _ c, _ c, _ c, c, c, _, _ -> b s c, _, b s c"
 RULES: dict[str, Rule] = {
-    **attention.MICROSOFT,
-    **quantized.MICROSOFT,
+    **attention.MICROSOFT_RULES,
+    **quantized.MICROSOFT_QUANTIZED_RULES,
     "Gelu": compute.RULES["Gelu"],
     **dict.fromkeys(("QuickGelu", "FastGelu", "BiasGelu", "BiasAdd"), compute.elementwise),
     "FusedConv": Row(
@@ -57,7 +57,7 @@ RULES: dict[str, Rule] = {
         kernel="convolution",
         bias=2,
         activation="activation_params",
-        defaults=compute.GROUPED,
+        defaults=compute.GROUP_DEFAULT,
     ),
     **dict.fromkeys(
         ("FusedMatMul", "TransposeMatMul"), Row(fused_matmul, macs=EVERY_NAME, kernel="matrix", zero="product")
@@ -74,6 +74,6 @@ RULES: dict[str, Rule] = {
     "NhwcMaxPool": rule("n _... c -> n _... c"),
     "Trilu": compute.RULES["Trilu"],
     "GridSample": compute.RULES["GridSample"],
-    **{op: freeze_rule(why) for why, ops in FROZEN.items() for op in ops.split()},
+    **{op: freeze_rule(why) for why, ops in FROZEN_OPERATORS.items() for op in ops.split()},
     **{op: Row(freeze_rule(why), macs=UNCOUNTED) for why, ops in FROZEN_CONTRACTIONS.items() for op in ops.split()},
 }

@@ -8,13 +8,13 @@ from __future__ import annotations
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import rule
 from spa_compiler.operators.site import Row, Rule, Site
-from spa_compiler.operators.tables.compute import GROUPED, letters
+from spa_compiler.operators.tables.compute import GROUP_DEFAULT, name_axes
 from spa_compiler.operators.traits import EVERY_NAME
 
 
 def linear(site: Site) -> None:
     """QuantizeLinear and DequantizeLinear: one scale for all (rank 0), or one per position of `axis` (rank 1)."""
-    a, scale = letters(site.x()), site.x(1)
+    a, scale = name_axes(site.x()), site.x(1)
     if len(scale.axes) > 1 or site.attrs.get("block_size", 0):
         raise Conflict("blocked quantisation ties neighbouring positions together")
     per_axis = len(scale.axes) == 1 and scale.shape[0] != 1
@@ -24,7 +24,7 @@ def linear(site: Site) -> None:
 
 def concat(site: Site) -> None:
     """QLinearConcat: the scale and zero point of the result, then (tensor, scale, zero point) for each part."""
-    a = letters(site.y)
+    a = name_axes(site.y)
     k, many = int(site.attrs.get("axis", 1)) % len(a), (len(site.inputs) - 2) // 3
     parts = "".join(f", {' '.join([*a[:k], f'c{j}', *a[k + 1 :]])}, _, _" for j in range(many))
     rule(f"_, _{parts} -> {' '.join([*a[:k], '+'.join(f'c{j}' for j in range(many)), *a[k + 1 :]])}")(site)
@@ -90,19 +90,19 @@ def dynamic_matmul(slots: tuple[int, int, int], stat: str = "") -> Rule:
     return apply
 
 
-UNARY = rule("x..., _, _, _, _ -> x...")
-BINARY = rule("x..., _, _, x..., _, _, _, _ -> x...")
-STEP = Row(linear, decides="step")
-QLINEAR_CONV = Row(convolution, macs=EVERY_NAME, kernel="convolution", zero_points=(2, 5), defaults=GROUPED)
+UNARY_RULE = rule("x..., _, _, _, _ -> x...")
+BINARY_RULE = rule("x..., _, _, x..., _, _, _, _ -> x...")
+STEP_ROW = Row(linear, decides="step")
+QLINEAR_CONV = Row(convolution, macs=EVERY_NAME, kernel="convolution", zero_points=(2, 5), defaults=GROUP_DEFAULT)
 RULES: dict[str, Rule] = {
-    "QuantizeLinear": STEP,
+    "QuantizeLinear": STEP_ROW,
     "DequantizeLinear": Row(linear, dequantizes=True),
     "ConvInteger": Row(
         integers("n (g i) _..., (g o) i _k..., _, {zero} -> n (g o) _s...", "(g o)", group=True),
         macs=EVERY_NAME,
         kernel="convolution",
         zero_points=(2, 3),
-        defaults=GROUPED,
+        defaults=GROUP_DEFAULT,
     ),
     "MatMulInteger": Row(
         integers("b... m k, b... k n, _, {zero} -> b... m n", "n"),
@@ -113,16 +113,16 @@ RULES: dict[str, Rule] = {
     "QLinearConv": QLINEAR_CONV,
     "QLinearMatMul": Row(matmul, macs=EVERY_NAME, kernel="matrix", zero_points=(2, 5)),
 }
-MICROSOFT: dict[str, Rule] = {
-    "QuantizeLinear": STEP,
+MICROSOFT_QUANTIZED_RULES: dict[str, Rule] = {
+    "QuantizeLinear": STEP_ROW,
     "DequantizeLinear": Row(linear, dequantizes=True),
     "QLinearConv": QLINEAR_CONV,
     "QGemm": Row(gemm, macs=EVERY_NAME, kernel="matrix", zero_points=(2, 5)),
     "QLinearConcat": concat,
-    "QLinearAdd": BINARY,
-    "QLinearMul": BINARY,
-    "QLinearSigmoid": UNARY,
-    "QLinearLeakyRelu": UNARY,
+    "QLinearAdd": BINARY_RULE,
+    "QLinearMul": BINARY_RULE,
+    "QLinearSigmoid": UNARY_RULE,
+    "QLinearLeakyRelu": UNARY_RULE,
     "QLinearGlobalAveragePool": pool,
     "QLinearAveragePool": pool,
     "QLinearWhere": rule("x..., x..., _, _, x..., _, _, _, _ -> x..."),

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spa_compiler import DependencyGraph, Plan, State
-from spa_compiler.analysis.channel_index import owners
+from spa_compiler.analysis.channel_index import find_owners
 from spa_compiler.scoring.criterion import criterion
-from spa_compiler.scoring.obs import reading
+from spa_compiler.scoring.obs import find_readers
 from spa_compiler.statistics.moments import Moments
 
 
@@ -26,9 +26,9 @@ class EveryOther:
 
     def run(self, state: State) -> State:
         """The state with such a plan."""
-        groups = state.analyzed().groups
+        groups = state.require_graph().groups
         keep = {g.label: np.broadcast_to(np.arange(g.size) % self.step == 0, g.shape) for g in groups}
-        return replace(state, plan=Plan(keep).merged(state.plan)).remark("every other channel went")
+        return replace(state, plan=Plan(keep).merge(state.plan)).add_notes("every other channel went")
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def spread(graph: DependencyGraph, moments: Moments | None, rng: np.random.Gener
     out: dict[str, Any] = {}
     for g in graph.groups:
         out[g.label] = np.zeros(g.shape)
-        for m in reading(moments, g):
+        for m in find_readers(moments, g):
             for covariance, channels in zip(m.covariance, m.channels, strict=True):
-                where = owners(g, m.axis)[channels]
+                where = find_owners(g, m.axis)[channels]
                 np.add.at(out[g.label].reshape(-1, g.size)[0], where[where >= 0], np.diag(covariance)[where >= 0])
     return out
 

@@ -30,7 +30,7 @@ from spa_compiler.ir.writer import sparse_again, write
 from spa_compiler.output import open_scratch, publish
 from spa_compiler.pipeline.options import Options, heeded, idle, pipeline_of
 from spa_compiler.pipeline.output_paths import check_apart, check_output, pass_files
-from spa_compiler.pipeline.passes import Pipeline, providers
+from spa_compiler.pipeline.passes import Pipeline, make, providers
 from spa_compiler.pipeline.state import State
 from spa_compiler.report.document import METRICS, metrics, summary_of
 from spa_compiler.verification.dataset import accuracy, load_data, predict
@@ -99,6 +99,8 @@ def compile_file(
     if known is not None:
         known[str(first)] = state
     state = rest.run(state)
+    if state.graph is None:  # what measures the file asks the graph, whatever the passes did
+        state = Pipeline(tuple(make(n) for n in providers("graph")[:1])).run(state)
     if not state.plan.empty and state.pruned is None:
         apply = ",".join(_names("pruned", "proof"))
         raise UsageError(f"the pipeline makes a plan and does not apply it: put `{apply}` at its end")

@@ -15,7 +15,15 @@ from spa_compiler.pipeline.passes import pass_type
 @functools.cache
 def default_passes(names: tuple[str, ...]) -> tuple[type[Any], ...]:
     """Passes that say when they are part of the pipeline (`chosen`), each behind those that it goes after."""
-    return tuple(sort_by_place(k for k in map(pass_type, names) if hasattr(k, "chosen")))
+    return tuple(sort_by_place(k for k in map(_load, names) if hasattr(k, "chosen")))
+
+
+def _load(name: str) -> type[Any] | None:
+    """A pass; None where it cannot be loaded: only who asks for it by name has to know."""
+    try:
+        return pass_type(name)
+    except Exception:  # a distribution that has nothing to do with this run
+        return None
 
 
 def sort_by_place(steps: Iterable[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What a run says: the JSON report (docs/report.md, report.schema.json), the terminal summary and its last line.
+"""What a run says: the JSON report (docs/report.md, report/schema.json), the terminal summary and its last line.
 
 The last line is for people and for grep:
 

@@ -30,7 +30,7 @@ from spa_compiler.ir.writer import restore_sparse, write
 from spa_compiler.output import open_scratch, publish
 from spa_compiler.pipeline.options import Options, find_idle, pipeline_of, report_idle
 from spa_compiler.pipeline.output_paths import check_apart, check_output, pass_files
-from spa_compiler.pipeline.passes import Pipeline, find_providers
+from spa_compiler.pipeline.passes import Pipeline, find_providers, make_pass
 from spa_compiler.pipeline.state import State
 from spa_compiler.report.document import METRICS, list_metrics, summarize
 from spa_compiler.verification.dataset import load_data, measure_accuracy, predict_outputs
@@ -99,6 +99,8 @@ def compile_file(
     if known is not None:
         known[str(first)] = state
     state = rest.run(state)
+    if state.graph is None:  # what measures the file asks the graph, whatever the passes did
+        state = Pipeline(tuple(make_pass(n) for n in find_providers("graph")[:1])).run(state)
     if not state.plan.is_empty and state.pruned is None:
         apply = ",".join(_name_passes("pruned", "proof"))
         raise UsageError(f"the pipeline makes a plan and does not apply it: put `{apply}` at its end")

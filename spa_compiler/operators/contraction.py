@@ -363,13 +363,18 @@ def _find_names(node: onnx.NodeProto, shapes: tuple[tuple[int, ...], ...]) -> li
     """The names that a node's rule gives the axes of two operands and of their product; None where it says more."""
     row = tables.find_rule(node.domain, node.op_type)
     plain = onnx.NodeProto(op_type=node.op_type, attribute=node.attribute)
-    return None if row is None else _names_of(row.rule, plain.SerializeToString(), shapes)
+    if row is None:
+        return None
+    return _names_of(row.rule, plain.SerializeToString(), shapes, tuple(sorted(row.defaults.items())))
 
 
 @functools.lru_cache(maxsize=1024)
-def _names_of(rule: Rule, node: bytes, shapes: tuple[tuple[int, ...], ...]) -> list[list[str]] | None:
+def _names_of(
+    rule: Rule, node: bytes, shapes: tuple[tuple[int, ...], ...], defaults: tuple[tuple[str, int], ...]
+) -> list[list[str]] | None:
     plain = onnx.NodeProto.FromString(node)
-    told = {n: v.decode() if isinstance(v, bytes) else v for n, v in read_attributes(plain).items()}
+    told: dict[str, Any] = dict(defaults)
+    told |= {n: v.decode() if isinstance(v, bytes) else v for n, v in read_attributes(plain).items()}
     inputs = [Value(f"operand {k}", shape) for k, shape in enumerate(shapes)]
     site = Site(plain.op_type, "", 1, inputs, [], told, {})
     try:

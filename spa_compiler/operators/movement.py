@@ -72,7 +72,7 @@ def find_gathered_axis(node: gs.Node) -> int | None:
 
 def find_joined_axis(node: gs.Node) -> int | None:
     """The axis along which all inputs stand one after the other, as it is written; None for any other operator."""
-    return int(node.attrs["axis"]) if node.op == "Concat" else None
+    return int(node.attrs.get("axis", 1)) if node.op == "Concat" else None  # 1: opsets in which it may be left out
 
 
 def find_pick(model: Model, node: gs.Node, axes: Mapping[str, tuple[Size, ...]]) -> Pick | None:

@@ -15,7 +15,15 @@ from spa_compiler.pipeline.passes import find_pass_type
 @functools.cache
 def find_default_passes(names: tuple[str, ...]) -> tuple[type[Any], ...]:
     """Passes that say when they are part of the pipeline (`from_options`), each behind those that it goes after."""
-    return tuple(sort_by_place(k for k in map(find_pass_type, names) if hasattr(k, "from_options")))
+    return tuple(sort_by_place(k for k in map(_load_pass, names) if hasattr(k, "from_options")))
+
+
+def _load_pass(name: str) -> type[Any] | None:
+    """A pass; None where it cannot be loaded: only who asks for it by name has to know."""
+    try:
+        return find_pass_type(name)
+    except Exception:  # a distribution that has nothing to do with this run
+        return None
 
 
 def sort_by_place(steps: Iterable[Any]) -> list[Any]:

@@ -209,7 +209,7 @@ def _wrap(step: Pass, before: list[Pass]) -> list[Pass]:
 def make_front_end(o: Options) -> Pipeline:
     """The first of these passes, up to the one that gives a dependency graph."""
     steps = choose_passes(o)
-    return Pipeline(tuple(steps[: 1 + next(k for k, s in enumerate(steps) if "graph" in s.provides)]))
+    return Pipeline(tuple(steps[: 1 + next(k for k, s in enumerate(steps) if "graph" in getattr(s, "provides", ()))]))
 
 
 def _find_outer_options(o: Options) -> set[str]:

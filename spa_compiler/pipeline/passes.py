@@ -102,7 +102,7 @@ def iterate_deep(steps: Iterable[Pass]) -> Iterator[Pass]:
 
 def is_automatic(kind: type[Any], field_name: str) -> bool:
     """Is a pass put into a pipeline where this field is required and nothing provides it?"""
-    return getattr(kind, "automatic", False) and field_name in kind.provides
+    return getattr(kind, "automatic", False) and field_name in getattr(kind, "provides", ())
 
 
 def find_providers(field_name: str) -> list[str]:
@@ -126,7 +126,7 @@ def _check_unread(step: Pass, before: list[Pass]) -> None:
 
 def _find_last_provider(field_name: str, before: list[Pass]) -> Pass:
     """The pass, with its options, that gave a field of the state last; a new one where there is none."""
-    own = [p for p in before if field_name in p.provides and not is_exact(p)]
+    own = [p for p in before if field_name in getattr(p, "provides", ()) and not is_exact(p)]
     if own:
         return own[-1]
     made: Pass = find_pass_type(find_providers(field_name)[0])()

@@ -1,4 +1,4 @@
-"""The report of a run: JSON (docs/report.md, report.schema.json), the terminal summary and its last line.
+"""The report of a run: JSON (docs/report.md, report/schema.json), the terminal summary and its last line.
 
 The last line is for people and for grep:
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 import pytest
 
 from laws import TOLERANCE, compare
@@ -12,7 +13,7 @@ from networks import cut, feeds, graph_of
 from spa_compiler.analysis.cost import CostModel, describe_uncounted
 from spa_compiler.analysis.dead_channels import find_dead_channels
 from spa_compiler.compensation.solvers import Options, compensate_weights
-from spa_compiler.operators import tables
+from spa_compiler.operators import contraction, tables
 from spa_compiler.operators.rule import rule
 from spa_compiler.operators.site import Row
 from spa_compiler.operators.tables.compute import elementwise, normalisation
@@ -98,3 +99,9 @@ def test_a_contraction_whose_rule_does_not_hold_is_not_counted_in_silence() -> N
         y = com.microsoft.FusedMatMul<transBatchA=1>(t, w) }"""
     graph = graph_of(Case(text, {"w": (2, 5, 4)}, None))
     assert "FusedMatMul 'y'" in describe_uncounted(CostModel(graph))[0]
+
+
+def test_an_attribute_that_a_node_leaves_out_has_its_default_wherever_the_rule_is_asked() -> None:
+    """`group` of a DeformConv may be left out; it has no form, because it reads offsets, too."""
+    node = onnx.helper.make_node("DeformConv", ["x", "w", "o"], ["y"], kernel_shape=[3, 3])
+    assert contraction.find_form(node, [(1, 4, 8, 8), (6, 4, 3, 3), (1, 18, 8, 8)], [False, True, False]) is None

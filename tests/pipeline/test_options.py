@@ -16,6 +16,7 @@ from spa_compiler.cli.main import compile_command, spa
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import UsageError
 from spa_compiler.ir.reader import load
+from spa_compiler.pipeline.default_order import find_default_passes
 from spa_compiler.pipeline.options import Options, find_declared, find_idle, pipeline_of
 from spa_compiler.verification.fidelity import draw_feeds
 
@@ -130,3 +131,11 @@ def test_verify_says_what_it_does_not_draw(source: Path, models: Path) -> None:
 def test_options_at_their_defaults_are_nothing_to_refuse() -> None:
     assert find_idle(Options(ratio=0.5)) == []
     assert pipeline_of(Options(ratio=0.5)) == pipeline_of(Options(ratio=0.5, of="macs", calib="synthetic"))
+
+
+def test_a_pipeline_that_only_normalises_is_measured_like_any_other(source: Path) -> None:
+    assert run(source, "--pipeline", "normalize", "-o", source.with_name("same.onnx"), "--no-latency").exit_code == 0
+
+
+def test_a_distribution_whose_pass_cannot_be_loaded_stops_nothing_else() -> None:
+    assert [k.name for k in find_default_passes(("allocate", "of no distribution"))] == ["allocate"]

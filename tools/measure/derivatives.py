@@ -1,4 +1,4 @@
-"""Measure the derivative of a graph as a graph: our own rows (`tape`, `derivatives`) against libraries from PyPI.
+"""Measure the derivative of a graph as a graph: own rows (`reverse_mode`, `derivatives`) against libraries of PyPI.
 
     pip install onnx-ad
     python -m tools.measure.derivatives [--data FOLDER]        # writes docs/derivatives.md

@@ -1,0 +1,28 @@
+"""The commands as a shell starts them: what is wrong with installed plug-ins is told like any other error."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+from spa_compiler.errors import SpaError
+
+
+def compile_command() -> None:
+    """`spa-compile`."""
+    _find_command("compile_command")()
+
+
+def spa() -> None:
+    """`spa`."""
+    _find_command("spa")()
+
+
+def _find_command(name: str) -> Any:
+    """A command; its options are made from the passes that are installed, which may contradict each other."""
+    try:
+        return getattr(importlib.import_module("spa_compiler.cli.main"), name)
+    except SpaError as e:
+        print(f"spa-compile: error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)

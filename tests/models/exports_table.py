@@ -190,7 +190,7 @@ EXPORTS = {
     "lstm.keras": Export(TORCH, KERAS_LSTM, KERAS_RNN, reasons=(INPUT, OUTPUT)),  # unrolled: weights used twice
     "gru.tf2onnx": Export(  # a Loop; the state starts as zeros, batch 2
         TF, 3 * (6 * 5 + 5 * 5 + 2 * 5) + 2 * 5 + linear(5, CLASSES), {"cell": "5"},
-        reasons=(INPUT, OUTPUT, "digits of 15"),  # three gates side by side
+        reasons=(INPUT, OUTPUT, "cuts 15 channels"),  # three gates side by side
     ),
     "cnn.jax2onnx": Export(
         JAX,

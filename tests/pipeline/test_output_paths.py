@@ -244,7 +244,7 @@ def fails(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize(("broken", "option", "word"), [
-    ((document, "save"), "--report", "the report"), ((Plan, "save"), "--save-plan", "the plan"),
+    ((document, "save_report"), "--report", "the report"), ((Plan, "save"), "--save-plan", "the plan"),
 ], ids=["report", "plan"])  # fmt: skip
 @pytest.mark.parametrize("dry", [False, True])
 def test_exit_7_when_the_model_was_written_and_the_rest_could_not_be(

@@ -72,7 +72,10 @@ def find_value_type(own: DeclaredOption, plain: type[Any]) -> Any:
     if shown.word:
         return str
     if shown.least is not None or shown.most is not None:
-        return (click.IntRange if plain is int else click.FloatRange)(shown.least, shown.most)  # type: ignore[arg-type]
+        if plain is not int:
+            return click.FloatRange(shown.least, shown.most)
+        least, most = (None if bound is None else int(bound) for bound in (shown.least, shown.most))
+        return click.IntRange(least, most)
     return plain
 
 

@@ -9,14 +9,14 @@ from typing import Any
 from spa_compiler.errors import SpaError
 
 
-def compile_command() -> None:
-    """`spa-compile`."""
-    _find_command("compile_command")()
+def compile_command(*arguments: Any, **settings: Any) -> None:
+    """`spa-compile`; arguments are those of a click command."""
+    _find_command("compile_command")(*arguments, **settings)
 
 
-def spa() -> None:
-    """`spa`."""
-    _find_command("spa")()
+def spa(*arguments: Any, **settings: Any) -> None:
+    """`spa`; arguments are those of a click command."""
+    _find_command("spa")(*arguments, **settings)
 
 
 def _find_command(name: str) -> Any:

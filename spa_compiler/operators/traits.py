@@ -79,7 +79,6 @@ class Traits:
     rectifies      0 below zero, the identity above
     decides        "choice": which positions it gives depends on all numbers; "step": every number is rounded
     lookup         takes entries of its first input at positions, "plain" or "nested" in a last axis
-    operands_since opset from which it takes its integers as an input; before, they were an attribute
     defaults       what an integer attribute is where a node does not give it
     """
 
@@ -105,7 +104,6 @@ class Traits:
     rectifies: bool = False
     decides: Literal["", "choice", "step"] = ""
     lookup: Literal["", "plain", "nested"] = ""
-    operands_since: int = 0
     defaults: Mapping[str, int] = field(default_factory=lambda: NO_ATTRIBUTES)
 
     @property

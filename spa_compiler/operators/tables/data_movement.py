@@ -286,18 +286,18 @@ def scatter_elements(site: Site) -> None:
 
 
 RULES: dict[str, Rule] = {
-    "Reshape": Row(reorder, zero="keeps", reorders=True, operands_since=5),
-    "Squeeze": Row(reorder, zero="keeps", reorders=True, operands_since=13),
+    "Reshape": Row(reorder, zero="keeps", reorders=True),
+    "Squeeze": Row(reorder, zero="keeps", reorders=True),
     **dict.fromkeys(("Flatten", "Unsqueeze"), Row(reorder, zero="keeps", reorders=True)),
     "Transpose": Row(transpose, zero="keeps", reorders=True),
     "Concat": Row(concat, zero="keeps", additive=True),
-    "Split": Row(split, zero="keeps", operands_since=13),
-    "Slice": Row(slice_, zero="keeps", operands_since=10),
+    "Split": Row(split, zero="keeps"),
+    "Slice": Row(slice_, zero="keeps"),
     "Gather": Row(gather, zero="keeps", lookup="plain"),
     "GatherElements": gather_elements,
     "GatherND": Row(gather_nd, lookup="nested"),
     "ScatterND": scatter_nd,
-    "Pad": Row(pad, zero="pad", operands_since=11),
+    "Pad": Row(pad, zero="pad"),
     "Resize": Row(resize, zero="resize"),
     "Upsample": Row(resize, zero="keeps"),
     "Expand": Row(expand, zero="keeps"),

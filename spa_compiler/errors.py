@@ -1,4 +1,4 @@
-"""Every error that spa-compile raises on purpose, with the exit code that the command line gives it.
+"""Every error that spa-compile raises on purpose, with the exit code that the command line gives it (`exit_codes`).
 
     SpaError (1)
     |-- VerificationError (1)   the rewrite does not do what the plan says; nothing was written
@@ -21,11 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from spa_compiler.exit_codes import ExitCode
+
 
 class SpaError(Exception):
     """Base of all; `exit_code` is what the process ends with."""
 
-    exit_code = 1
+    exit_code = ExitCode.VERIFICATION_FAILED
 
 
 class VerificationError(SpaError):
@@ -52,37 +54,37 @@ def describe_unproven(silent: int, groups: int) -> str:
 class UsageError(SpaError):
     """The caller's options or files do not make sense for this model."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_USAGE
 
 
 class ModelError(SpaError):
     """The model cannot be read, is invalid, or onnxruntime cannot run it."""
 
-    exit_code = 3
+    exit_code = ExitCode.BAD_MODEL
 
 
 class BudgetError(SpaError):
     """Even with every group at its floor the budget is not met."""
 
-    exit_code = 4
+    exit_code = ExitCode.BUDGET_OUT_OF_REACH
 
 
 class NothingToPrune(SpaError):
     """No group may lose a channel; the message says what holds them."""
 
-    exit_code = 5
+    exit_code = ExitCode.NOTHING_TO_PRUNE
 
 
 class GateError(SpaError):
     """A metric fell under its --fail-under gate."""
 
-    exit_code = 6
+    exit_code = ExitCode.GATE_MISSED
 
 
 class ReportError(SpaError):
     """The work was done, and the report or the plan that was asked for could not be written."""
 
-    exit_code = 7
+    exit_code = ExitCode.REPORT_NOT_WRITTEN
 
 
 class Conflict(SpaError):

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from spa_compiler.exit_codes import ExitCode
+
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "spa_compiler"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -130,6 +132,11 @@ def test_the_architecture_has_a_section_for_every_package() -> None:
 def test_the_readme_shows_every_package() -> None:
     text = text_of(ROOT / "README.md")
     assert not {p for p in packages() if (LIBRARY / p).is_dir() and not re.search(rf"\b{p}\b", text)}
+
+
+def test_the_readme_lists_every_exit_code() -> None:
+    table = re.findall(r"(?m)^\| (\d+) \| \S", text_of(ROOT / "README.md"))
+    assert [int(code) for code in table] == list(ExitCode)
 
 
 def quotes(text: str) -> Iterator[tuple[str, list[str]]]:

@@ -32,14 +32,12 @@ from spa_compiler.cli.inspection import (
 from spa_compiler.compiler import Result, compile_file
 from spa_compiler.errors import ModelError, NothingToPrune, ReportError, SpaError, UnprovenError, UsageError
 from spa_compiler.execution.interrupts import raise_on_signals
+from spa_compiler.exit_codes import ExitCode
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.output_paths import check_place
 from spa_compiler.planning.plan import Plan
 from spa_compiler.report import document
 from spa_compiler.version import VERSION
-
-INTERRUPTED, INTERNAL = 130, 70
-"""Exit codes of what is no SpaError: Ctrl-C, and a defect or a lack of memory (sysexits' EX_SOFTWARE)."""
 
 
 def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,20 +55,20 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(e.exit_code)
         except KeyboardInterrupt:
             click.echo("spa-compile: interrupted; no unfinished file is left", err=True)
-            sys.exit(INTERRUPTED)
+            sys.exit(ExitCode.INTERRUPTED)
         except MemoryError:
             click.echo("spa-compile: error: out of memory; nothing was written", err=True)
-            sys.exit(INTERNAL)
+            sys.exit(ExitCode.INTERNAL)
         except OSError as e:
             if e.errno == errno.EPIPE:  # whoever read the output has gone
                 raise
             click.echo(f"spa-compile: error: {e}", err=True)
-            sys.exit(UsageError.exit_code)
+            sys.exit(ExitCode.BAD_USAGE)
         except Exception as e:
             click.echo(f"spa-compile: internal error: {type(e).__name__}: {e} (-v shows where)", err=True)
             if options.get("verbose"):
                 traceback.print_exc()
-            sys.exit(INTERNAL)
+            sys.exit(ExitCode.INTERNAL)
 
     return run
 

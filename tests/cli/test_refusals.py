@@ -21,6 +21,7 @@ from spa_compiler import compiler
 from spa_compiler.cli import main
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import UsageError
+from spa_compiler.exit_codes import ExitCode
 from spa_compiler.pipeline.options import Options
 from spa_compiler.verification import proof
 
@@ -149,7 +150,7 @@ def test_a_defect_is_told_apart_from_a_failed_proof(source: Path, monkeypatch: p
 
     monkeypatch.setattr(main, "compile_file", broken)
     result = run(source, "--ratio", 0.5)
-    assert result.exit_code == main.INTERNAL
+    assert result.exit_code == ExitCode.INTERNAL
     assert "internal error: ZeroDivisionError: defect" in result.stderr
 
 

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from commands import QUICK, folder, last, run, run_spa
 from spa_compiler import compiler
 from spa_compiler.cli import inspection
-from spa_compiler.cli.main import INTERNAL
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import ModelError, UsageError
+from spa_compiler.exit_codes import ExitCode
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.output_paths import check_apart
 from spa_compiler.pipeline.passes import Pipeline
@@ -381,4 +381,4 @@ def test_a_pipe_is_read_once(source: Path) -> None:
         assert os.read(handle, 1 << 16) == plan.read_bytes()
     finally:
         os.close(handle)
-    assert result.exit_code != INTERNAL
+    assert result.exit_code != ExitCode.INTERNAL

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -105,6 +107,13 @@ def test_imports_stand_at_the_top(path: Path) -> None:
     inner = [n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)]
     local = [n for n in inner if isinstance(n, ast.Import | ast.ImportFrom) and n not in optional]
     assert {a.name for n in local for a in n.names} <= SLOW
+
+
+def test_the_commands_start_without_what_is_slow_to_import() -> None:
+    code = "import sys, spa_compiler.cli.main; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "spa_compiler.cli.main" in loaded
+    assert not {"sympy", "scipy.linalg", "scipy.fft", "scipy.special"} & set(loaded)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

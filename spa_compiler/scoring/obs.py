@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg import blas, lapack
 
 from spa_compiler.algebra.masks import NO_CHANNEL, find_coordinates
 from spa_compiler.analysis.channel_index import find_owners, spread_owners
@@ -128,9 +128,9 @@ class Part:
 def _divide_by_pivot(pivot: Array, rows: Array) -> Array:
     """L^-1 rows for the Cholesky factor L of the pivot; of its positive part where rounding has made it indefinite."""
     single = pivot.dtype == np.float32
-    lower, info = (lapack.spotrf if single else lapack.dpotrf)(pivot, lower=True)
+    lower, info = (scipy.linalg.lapack.spotrf if single else scipy.linalg.lapack.dpotrf)(pivot, lower=True)
     if not info:
-        trsm = blas.strsm if single else blas.dtrsm
+        trsm = scipy.linalg.blas.strsm if single else scipy.linalg.blas.dtrsm
         return trsm(1.0, lower, rows.T, side=1, lower=1, trans_a=1, overwrite_b=1).T
     values, vectors = np.linalg.eigh((pivot + pivot.T) / 2)
     root = 1 / np.sqrt(np.maximum(values, np.finfo(pivot.dtype).eps * max(float(values[-1]), 1e-30)))
@@ -195,6 +195,7 @@ def add_ridge(h: Array, shrinkage: float = 0.0) -> Array:
 def invert(h: Array) -> Array:
     """Of a symmetric positive definite matrix; in float64 where float32 will not do."""
     single = h.dtype == np.float32
+    lapack = scipy.linalg.lapack
     potrf, potri = (lapack.spotrf, lapack.spotri) if single else (lapack.dpotrf, lapack.dpotri)
     factor, info = potrf(h, lower=True)
     if info and single:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.execution.parallel import map_parallel
@@ -205,7 +205,7 @@ def solve_least_squares(
     h[:, at, at] += np.maximum(np.maximum(strength, 1e-12)[:, None], rho / (1 - rho) * h[:, at, at])
     if len(h) > 1:
         return np.asarray(before + np.linalg.solve(h, residual.transpose(0, 2, 1)).transpose(0, 2, 1))
-    posv = lapack.sposv if h.dtype == np.float32 else lapack.dposv
+    posv = scipy.linalg.lapack.sposv if h.dtype == np.float32 else scipy.linalg.lapack.dposv
     _, change, info = posv(h[0], residual[0].T)
     if info:  # not positive definite to this precision
         change = np.linalg.solve(h[0].astype(np.float64), residual[0].T)

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import dct, irfftn, rfftn
+import scipy
 
 from spa_compiler.calibration.priors import photographs
 from spa_compiler.errors import UsageError
@@ -201,9 +201,9 @@ def fields(shape: Shape, rng: np.random.Generator, slope: float = 1.0) -> Array:
     frequency[(0,) * len(space)] = 1 / max(2, *space)
     fall = frequency**-slope / np.sqrt(np.mean(frequency ** (-2 * slope)))
     axes = range(len(shape) - len(space), len(shape))
-    spectrum = rfftn(rng.standard_normal(shape, np.float32), axes=axes)
+    spectrum = scipy.fft.rfftn(rng.standard_normal(shape, np.float32), axes=axes)
     spectrum *= fall[..., : space[-1] // 2 + 1].astype(np.float32)
-    return np.asarray(irfftn(spectrum, s=space, axes=axes), np.float32)
+    return np.asarray(scipy.fft.irfftn(spectrum, s=space, axes=axes), np.float32)
 
 
 def log_mel(n: int, channels: int, frames: int, bands: int, rng: np.random.Generator, hop: float = 0.02) -> Array:
@@ -266,7 +266,7 @@ def _fricatives(n: int, f: Array, rng: np.random.Generator) -> Array:
 def mfcc(n: int, channels: int, frames: int, coefficients: int, rng: np.random.Generator, hop: float = 0.02) -> Array:
     """Cepstra of `log_mel` in 40 bands, or as many as coefficients: DCT-II times sqrt(2 / bands), as in TensorFlow."""
     bands = max(40, coefficients)
-    cepstra = dct(log_mel(n, channels, frames, bands, rng, hop), axis=-1)[..., :coefficients]
+    cepstra = scipy.fft.dct(log_mel(n, channels, frames, bands, rng, hop), axis=-1)[..., :coefficients]
     return np.asarray(cepstra * np.sqrt(0.5 / bands), np.float32)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import irfft2
+import scipy
 
 Array = npt.NDArray[np.float32]
 Prior = Callable[..., Array]
@@ -142,7 +142,7 @@ def textures(
     fall = np.exp(-slopes[:, None, None].astype(np.float32) * np.log(frequency).astype(np.float32))
     shape = (len(slopes), channels, height, width // 2 + 1)
     spectrum = rng.standard_normal((*shape, 2), np.float32).view(np.complex64)[..., 0]
-    field: Array = irfft2(spectrum * fall[:, None], s=(height, width))
+    field: Array = scipy.fft.irfft2(spectrum * fall[:, None], s=(height, width))
     field /= field.std((2, 3), keepdims=True) + np.float32(1e-6)
     return field
 

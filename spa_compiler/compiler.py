@@ -12,17 +12,20 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime as ort
 
+from spa_compiler.calibration.inputs import has_folded_norms
 from spa_compiler.canonicalize.constant_sharing import retie_constants
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.session import open_quiet_session
+from spa_compiler.exit_codes import ExitCode
 from spa_compiler.ir.reader import load, read_proto
 from spa_compiler.ir.snapshots import Snapshot
 from spa_compiler.ir.symbols import find_only_sizes
@@ -32,9 +35,12 @@ from spa_compiler.pipeline.options import Options, find_idle, pipeline_of, repor
 from spa_compiler.pipeline.output_paths import check_apart, check_output, pass_files
 from spa_compiler.pipeline.passes import Pipeline, find_providers, make_pass
 from spa_compiler.pipeline.state import State
+from spa_compiler.quality.gates import Gate, describe_missed, judge_gates, parse_gates
+from spa_compiler.quality.inputs import choose_inputs
+from spa_compiler.quality.verdict import advise
+from spa_compiler.quality.worth import Worth, measure_worth, measure_worth_on_data
 from spa_compiler.report.document import METRICS, list_metrics, summarize
-from spa_compiler.verification.dataset import load_data, measure_accuracy, predict_outputs
-from spa_compiler.verification.fidelity import draw_feeds, measure_fidelity
+from spa_compiler.verification.dataset import load_data
 from spa_compiler.verification.latency import draw_sample, measure_latency
 from spa_compiler.verification.signature import check_signature
 from spa_compiler.version import VERSION
@@ -76,7 +82,7 @@ def compile_file(
     the states before a budget is met, by the passes run: given again for the same file, they are not run again.
     """
     start = time.perf_counter()
-    steps, gates = pipeline_of(options), parse_gates(options.fail_under)
+    steps, gates = pipeline_of(options), parse_gates(options.fail_under, METRICS)
     unread = report_idle(find_idle(options), f"the passes are {steps}", lenient=options.ratio == 0)
     _check_proof(steps)
     steps.complete()
@@ -113,7 +119,10 @@ def compile_file(
         report = _make_report(state, str(steps), file, options)
         report["notes"] += [*dense, *unread]
         report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
-        _check_gates(report, gates)
+        report["gates"] = judge_gates(gates, list_metrics(report))
+        if missed := describe_missed(report["gates"]):
+            report |= {"status": "GATE_MISSED", "exit_code": int(ExitCode.GATE_MISSED)}
+            raise GateError(f"{missed}; no model was written", report)
         state.source.files.join(before).check()
         if output is not None and not options.dry_run:
             report["output"] |= {"path": str(output), "data": _find_data_name(file)}
@@ -149,13 +158,13 @@ def _describe_unproven() -> str:
     return f"the pipeline does not prove its rewrite: put `{proof}` after `{rewrite}`"
 
 
-def _check_gate_names(gates: Mapping[str, float], options: Options) -> None:
+def _check_gate_names(gates: Iterable[Gate], options: Options) -> None:
     """Raise UsageError for a gate on what these options do not measure."""
-    for name in gates:
-        if name == "speedup" and not options.latency:
-            raise UsageError("--fail-under speedup: not measured with --no-latency")
-        if name.startswith("accuracy") and not options.data:
-            raise UsageError(f"--fail-under {name}: not measured without labels, give --data FILE.npz")
+    for gate in gates:
+        if gate.metric in ("speedup", "latency_ms") and not options.latency:
+            raise UsageError(f"--fail-under {gate.text}: not measured with --no-latency")
+        if gate.metric.startswith("accuracy") and not options.data:
+            raise UsageError(f"--fail-under {gate.text}: not measured without labels, give --data FILE.npz")
 
 
 def _write(state: State, text: str, file: Path, options: Options) -> tuple[onnx.ModelProto, list[str]]:
@@ -212,7 +221,8 @@ def _make_report(state: State, text: str, file: Path, options: Options) -> dict[
         raise ModelError(f"onnxruntime cannot load the model: {' '.join(str(e).split())[:400]}") from e
     only = find_only_sizes(state.require_graph().model) if state.graph is not None else {}
     check_signature(sessions[0], sessions[1], only)
-    found = _measure_fidelity(state, sessions, options)
+    worth = _measure_worth(state, sessions, options)
+    found = worth.document()
     checked = time.perf_counter()
     if options.latency and (not state.plan.is_empty or state.edits):
         ranges = parse_ranges(options.input_range, state.source)
@@ -224,25 +234,27 @@ def _make_report(state: State, text: str, file: Path, options: Options) -> dict[
     if only:
         sizes = ", ".join(f"{n}={size}" for n, size in only.items())
         summary["notes"].append(f"the model fits these sizes of its symbolic axes only, as far as was tried: {sizes}")
-    if (found["fidelity"]["snr_db"] or 0) < 0:
-        lost = f"the outputs are farther from the dense model's than zeros would be ({found['fidelity']['inputs']})"
-        summary["notes"].append(lost)
+    if worth.quality.verdict == "POOR":
+        found["quality"]["advice"] = _advise(state, options)
     return {**summary, **found, "seconds": seconds, "peak_memory_bytes": measure_peak_memory()}
 
 
-def _measure_fidelity(state: State, sessions: list[Any], options: Options) -> dict[str, Any]:
+def _measure_worth(state: State, sessions: Sequence[ort.InferenceSession], options: Options) -> Worth:
+    """Fidelity and quality on the caller's data, or else on the most telling inputs there are."""
+    compensated = state.results.get("compensation") is not None
     if options.data:
         data = load_data(Path(options.data), state.source)
-        dense, compiled = (predict_outputs(s, data) for s in sessions)
-        name = Path(options.data).name
-        before, after = measure_accuracy(dense, data), measure_accuracy(compiled, data)
-        measured = None if before is None else {"dense": before, "compiled": after, "samples": data.rows, "data": name}
-        return {"fidelity": measure_fidelity(dense, compiled, name).document(), "accuracy": measured}
+        return measure_worth_on_data(sessions, data, Path(options.data).name, compensated)
     ranges = parse_ranges(options.input_range, state.source)
-    feeds = draw_feeds(state.require_graph().model, options.seed, ranges)
-    source = "random normal inputs" if not ranges else "random inputs in their ranges"
-    dense, compiled = ([list(s.run(None, f)) for f in feeds] for s in sessions)
-    return {"fidelity": measure_fidelity(dense, compiled, source).document(), "accuracy": None}
+    inputs = choose_inputs(state.require_graph(), state.calibration, options.seed, ranges)
+    return measure_worth(sessions, inputs, compensated)
+
+
+def _advise(state: State, options: Options) -> list[str]:
+    """What the caller may do about a poor result."""
+    real = state.calibration is not None and not state.calibration.synthetic
+    compensated = state.results.get("compensation") is not None
+    return list(advise(real, bool(options.data), has_folded_norms(state.require_graph()), compensated))
 
 
 def measure_peak_memory() -> int:
@@ -257,27 +269,3 @@ def measure_peak_memory() -> int:
     except ImportError:  # not on Windows
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def parse_gates(gates: tuple[str, ...]) -> dict[str, float]:
-    """`("cosine=0.9",)` as a dictionary. Raises UsageError for a metric that does not exist."""
-    out: dict[str, float] = {}
-    for gate in gates:
-        name, _, wanted = gate.partition("=")
-        if name not in METRICS:
-            raise UsageError(f"--fail-under {gate}: no metric is called '{name}'; there are {', '.join(METRICS)}")
-        try:
-            out[name] = float(wanted)
-        except ValueError as e:
-            raise UsageError(f"--fail-under {gate}: expected METRIC=NUMBER") from e
-    return out
-
-
-def _check_gates(report: dict[str, Any], gates: dict[str, float]) -> None:
-    """Raise GateError for the first metric below its gate; UsageError for a metric that was not measured."""
-    values = list_metrics(report)
-    for name, limit in gates.items():
-        if name not in values:
-            raise UsageError(f"--fail-under {name}: not measured here; there are {', '.join(sorted(values))}")
-        if not values[name] >= limit:
-            raise GateError(f"{name} is {values[name]:.4g}, under the gate of {limit:g}; nothing was written")

@@ -20,6 +20,7 @@ spa_compiler.errors.ModelError: model.onnx: node 'conv1' reads 'w', which nothin
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from spa_compiler.exit_codes import ExitCode
 
@@ -76,9 +77,13 @@ class NothingToPrune(SpaError):
 
 
 class GateError(SpaError):
-    """A metric fell under its --fail-under gate."""
+    """A metric is on the wrong side of its --fail-under gate; `report` is that of the run."""
 
     exit_code = ExitCode.GATE_MISSED
+
+    def __init__(self, text: str, report: dict[str, Any] | None = None) -> None:
+        super().__init__(text)
+        self.report = report
 
 
 class ReportError(SpaError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import runpy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,8 @@ class Calibration:
     is_guessed: bool = False  # nothing in the graph says what the inputs are
     has_low_rank: bool = False  # pictures that are drawn or few, which hide some of what deep channels do
     late: Late | None = None
+    apart: Callable[[int], list[Feed]] | None = None
+    """Further inputs of the same source, so many at most, which calibration did not use and that nothing chose."""
 
     @property
     def samples(self) -> int:
@@ -148,6 +150,27 @@ def draw_calibration(
         source += "; the graph does not say what its inputs are, --calib would do better"
     feeds, late = planned.split_feeds(kept, batch)
     return Calibration(feeds, source, choose_adjustment(graph), True, guessed, pictures, late)
+
+
+def draw_unselected(
+    graph: DependencyGraph, seed: int = 0, ranges: Mapping[str, tuple[float, float]] | None = None
+) -> Calibration:
+    """Inputs as `draw_calibration` draws them before any are chosen, none yet: `apart` gives them."""
+    model, bounds = graph.model, ranges or {}
+    sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
+    types, read = make_input_types(model, choose_lengths(model, sizes)), inspect_inputs(model)
+    found = {n: choose_source(graph, n, t, bounds.get(n), "", read[n].positive) for n, t in types.items()}
+    guessed = any(s.kind == UNKNOWN_KIND for s in found.values())
+
+    def draw(count: int) -> list[Feed]:
+        if not _has_common_batch(model):
+            return []
+        rng, batch = np.random.default_rng((seed, 1)), find_only_batch(model)
+        count = max(count - count % (batch or 1), batch)
+        inputs = fill_companions(model, {n: s.draw(count, rng) for n, s in found.items()})
+        return split_chunks(inputs, batch)
+
+    return Calibration([], "", choose_adjustment(graph), True, guessed, apart=draw)
 
 
 def _check_kind(kind: str, found: Mapping[str, Synthetic]) -> None:

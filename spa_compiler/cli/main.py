@@ -30,7 +30,7 @@ from spa_compiler.cli.inspection import (
     verify_file,
 )
 from spa_compiler.compiler import Result, compile_file
-from spa_compiler.errors import ModelError, NothingToPrune, ReportError, SpaError, UnprovenError, UsageError
+from spa_compiler.errors import GateError, ModelError, NothingToPrune, ReportError, SpaError, UnprovenError, UsageError
 from spa_compiler.execution.interrupts import raise_on_signals
 from spa_compiler.exit_codes import ExitCode
 from spa_compiler.pipeline.options import Options
@@ -133,12 +133,29 @@ def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
             raise
         click.echo(f"UNCHANGED | {e}; nothing was written")
         return
+    except GateError as e:
+        _show_missed(e, given)
+        raise
     failures = list(_save(result, beside))
     _print_result(result, given)
     if failures:
         written = result.report["output"]["path"]
         done = f"the model was written ({written})" if written else "the dry run was done"
         raise ReportError(f"{done}, {'; '.join(failures)}")
+
+
+def _show_missed(error: GateError, given: dict[str, Any]) -> None:
+    """Print and save the report of a run that missed a gate."""
+    if error.report is None:
+        return
+    if not given["quiet"]:
+        document.show_report(error.report, Console(), given["verbose"])
+    if given["report_file"]:
+        try:
+            document.save_report(error.report, Path(given["report_file"]))
+        except OSError as e:
+            error.add_note(f"the report {given['report_file']} could not be written: {e.strerror or e}")
+    click.echo(document.format_last_line(error.report))
 
 
 def _list_other_outputs(given: dict[str, Any]) -> dict[str, Path]:

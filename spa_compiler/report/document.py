@@ -2,13 +2,16 @@
 
 The last line is for people and for grep:
 
-    PASSED | MACs -50.1% (4.09G -> 2.04G) | params -47.3% | latency 21 -> 12 ms | cosine 0.981 | prune==mask 3e-6 | 6 s
+    VERIFIED | quality GOOD (estimated drop 1.4 points) | MACs -50.1% (4.09G -> 2.04G) | params -47.3% | ... | 6 s
+
+Its first word is about the proof (is this the pruned model?), the second field about what the model is worth.
 """
 
 from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,14 @@ from spa_compiler.algebra.expr import Dim
 from spa_compiler.analysis.cost import CostModel, describe_uncounted, make_group_widths
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import describe_unproven
+from spa_compiler.exit_codes import ExitCode
 from spa_compiler.ir.snapshots import hash_file
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
+from spa_compiler.quality.verdict import describe_quality
 from spa_compiler.version import VERSION
 
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 COST_NAMES = {"macs": "MACs", "params": "parameters", "bytes": "weights (bytes)"}
 
 
@@ -52,7 +57,8 @@ def summarize(state: State, text: str, file: Path) -> dict[str, Any]:
         "format": "spa-compile report",
         "version": REPORT_FORMAT,
         "tool": f"spa-compile {VERSION}",
-        "status": _format_status(proof),
+        "status": "UNPROVEN" if proof and proof["silent"] else "VERIFIED",
+        "exit_code": int(ExitCode.DONE),
         "input": {"path": str(source), "bytes": source.stat().st_size, "sha256": state.source.files.digest(source)},
         "output": {"path": None, "data": None, "bytes": _count_bytes(file.parent), "sha256": hash_file(file)},
         "pipeline": text,
@@ -77,13 +83,17 @@ def summarize(state: State, text: str, file: Path) -> dict[str, Any]:
         "compensation": state.results.get("compensation"),
         "protection": state.results.get("protection"),
         "latency": None,
+        "gates": [],
         "notes": [*state.source.notes, *state.notes, *describe_uncounted(cost)],
     }
 
 
-def _format_status(proof: dict[str, Any] | None) -> str:
-    """PASSED, or how many groups the proof cannot see."""
-    return format_unproven_status(len(proof["silent"]), proof["groups"]) if proof and proof["silent"] else "PASSED"
+def _format_first_word(report: Mapping[str, Any]) -> str:
+    """The status; with how many groups the proof cannot see."""
+    proof = report["verification"]["prune_equals_mask"]
+    if report["status"] == "UNPROVEN" and proof:
+        return format_unproven_status(len(proof["silent"]), proof["groups"])
+    return str(report["status"])
 
 
 def format_unproven_status(silent: int, groups: int) -> str:
@@ -120,17 +130,22 @@ def _count_bytes(folder: Path) -> int:
 
 METRICS = (
     "macs_reduction", "params_reduction", "bytes_reduction", "channels_reduction", "speedup",
-    "cosine", "snr_db", "top1", "accuracy", "accuracy_kept",
+    "latency_ms", "cosine", "snr_db", "explained_variance", "top1", "agreement", "drop", "accuracy", "accuracy_kept",
 )  # fmt: skip
-"""The metrics that a --fail-under gate can name; the last three need labels or logits."""
+"""The metrics that a --fail-under gate can name; `accuracy` needs labels, `top1` and `agreement` classes."""
 
 
 def list_metrics(report: dict[str, Any]) -> dict[str, float]:
-    """The metrics that a --fail-under gate can name: larger is better for all of them."""
+    """The metrics that a --fail-under gate can name, those that were measured; shares, `drop` in points."""
     out = {f"{k}_reduction": v for k, v in report["reached"].items()}
     fidelity, latency, accuracy = report["fidelity"], report["latency"], report["accuracy"]
     out |= {k: fidelity[k] for k in ("cosine", "snr_db", "top1") if fidelity[k] is not None}
+    evidence, drop = report["quality"]["evidence"], report["quality"]["drop"]
+    out |= {k: evidence[k] for k in ("explained_variance", "agreement") if evidence[k] is not None}
+    if drop is not None:
+        out["drop"] = drop
     if latency:
+        out["latency_ms"] = latency["compiled_ms"]
         out["speedup"] = latency["dense_ms"] / max(latency["compiled_ms"], 1e-9)
     if accuracy:
         out["accuracy"] = accuracy["compiled"]
@@ -159,7 +174,8 @@ def format_last_line(report: dict[str, Any]) -> str:
     """The run in one line."""
     dense, small, reached = report["dense"], report["compiled"], report["reached"]
     parts = [
-        report["status"],
+        _format_first_word(report),
+        describe_quality(report["quality"]),
         f"MACs {format_change(reached['macs'])} ({format_si(dense['macs'])} -> {format_si(small['macs'])})",
         f"params {format_change(reached['params'])}",
     ]
@@ -224,6 +240,7 @@ def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
         )
     top1 = "" if fidelity["top1"] is None else f", top-1 agreement {fidelity['top1']:.1%}"
     lines.append(f"fidelity on {fidelity['inputs']}: {describe_fidelity(fidelity)}{top1}")
+    lines += _list_quality_lines(report)
     frozen = sum(analysis["frozen_parameters"].values())
     lines.append(f"{analysis['groups']} groups; {frozen:,} parameters are frozen" + (":" if frozen and verbose else ""))
     if verbose:
@@ -235,6 +252,22 @@ def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
             for g in cut
         ]
     return lines + [f"note: {n}" for n in report["notes"]]
+
+
+def _list_quality_lines(report: Mapping[str, Any]) -> list[str]:
+    """How sure the estimate is, what to do about a poor model, and every gate."""
+    found, lines = report["quality"], []
+    if found["basis"] == "estimated":
+        lines.append(
+            f"estimated drop {found['drop']:.1f} points, four times out of five between {found['low']:.1f} and "
+            f"{found['high']:.1f} (from {found['inputs']}; docs/results.md)"
+        )
+    if found["advice"]:
+        lines.append(f"the quality is {found['verdict']}. What helps: {'; '.join(found['advice'])}")
+    for gate in report["gates"]:
+        word = "holds" if gate["holds"] else "MISSED"
+        lines.append(f"gate {gate['gate']}: {word} ({gate['value']:.4g})")
+    return lines
 
 
 def _list_proof_lines(check: dict[str, Any]) -> list[str]:

@@ -1,0 +1,96 @@
+"""Inputs to judge a compiled model by: the best that there are, and a word for how much they tell.
+
+given     real inputs of the caller that calibration did not use
+used      real inputs of the caller that it did use, where there are no others
+drawn     inputs of the bank or the prior that suits the graph, others than those of calibration, in no way chosen by
+          the dense model: confident ones tell nothing, a model that has lost ten points still agrees on them
+guessed   the same where nothing says what the inputs are
+noise     where nothing else can be drawn
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.calibration.inputs import Calibration, draw_unselected
+from spa_compiler.calibration.sample_budget import count_affordable
+from spa_compiler.errors import SpaError
+from spa_compiler.verification.feeds import Feed, Ranges
+from spa_compiler.verification.fidelity import draw_feeds
+
+Array = NDArray[Any]
+InputKind = Literal["given", "used", "drawn", "guessed", "noise"]
+MOST_INPUTS, FEWEST_INPUTS = 512, 48
+"""512 tell an agreement of 95 % within a point; below 48 an estimate is worth little."""
+MOST_WORK = 1.5e11
+"""Multiply-accumulates that the dense model may take to be judged beside the compiled one: some seconds of a core."""
+MOST_OUTPUT_BYTES = 1 << 27
+"""Outputs of one model that are kept in memory."""
+
+
+@dataclass(frozen=True)
+class JudgedInputs:
+    """Inputs for both models, a phrase that says what they are, and how much they tell."""
+
+    feeds: Sequence[Feed]
+    source: str
+    kind: InputKind
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return sum(max((len(a) for a in f.values() if np.ndim(a)), default=1) for f in self.feeds)
+
+
+def choose_inputs(
+    graph: DependencyGraph, calibration: Calibration | None, seed: int, ranges: Ranges | None
+) -> JudgedInputs:
+    """The most telling inputs there are, up to the number that time and memory allow."""
+    count = count_judged(graph)
+    if calibration is not None and not calibration.synthetic:
+        apart = calibration.apart(count) if calibration.apart is not None else []
+        kind: InputKind = "given" if apart else "used"
+        return _describe(apart or take_first(calibration.feeds, count), kind, "given")
+    try:
+        found = calibration if calibration is not None and calibration.apart else draw_unselected(graph, seed, ranges)
+        drawn = found.apart(count) if found.apart is not None else []
+    except SpaError:  # a prior that asks for what this model does not have
+        drawn = []
+    if drawn:
+        return _describe(drawn, "guessed" if found.is_guessed else "drawn", "drawn")
+    words = "random inputs in their ranges" if ranges else "random normal inputs"
+    return JudgedInputs(draw_feeds(graph.model, seed, ranges), words, "noise")
+
+
+def take_first(feeds: Sequence[Feed], count: int) -> list[Feed]:
+    """The first chunks, of `count` inputs or a few more."""
+    out: list[Feed] = []
+    for feed in feeds:
+        if out and JudgedInputs(out, "", "used").samples >= count:
+            break
+        out.append(feed)
+    return out
+
+
+def count_judged(graph: DependencyGraph) -> int:
+    """How many inputs both models are run on."""
+    values = [graph.values[t.name] for t in graph.model.graph.outputs if t.name in graph.values]
+    bytes_each = sum(8 * math.prod(v.shape[1:]) for v in values)
+    fitting = MOST_OUTPUT_BYTES // max(bytes_each, 1)
+    return int(min(MOST_INPUTS, max(FEWEST_INPUTS, count_affordable(graph, work=MOST_WORK)), max(fitting, 4)))
+
+
+def _describe(feeds: Sequence[Feed], kind: InputKind, word: str) -> JudgedInputs:
+    found = JudgedInputs(feeds, "", kind)
+    which = "that calibration used, too" if kind == "used" else "that calibration did not use"
+    return JudgedInputs(feeds, f"{found.samples} {word} inputs {which}", kind)
+
+
+__all__ = ["InputKind", "JudgedInputs", "choose_inputs", "count_judged", "take_first"]

@@ -1,0 +1,97 @@
+"""What the compiled file is worth beside the dense one: accuracy where labels are given, fidelity, and the verdict.
+
+worth = measure_worth(sessions, inputs, compensated=True)           # no labels
+worth = measure_worth_on_data(sessions, data, "test.npz", True)     # the caller's inputs, perhaps with labels
+worth.quality.describe()                                            # "quality GOOD (estimated drop 1.4 points)"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from spa_compiler.execution.session import run_session
+from spa_compiler.quality.estimate import estimate_drop
+from spa_compiler.quality.evidence import Evidence, collect_evidence
+from spa_compiler.quality.inputs import InputKind, JudgedInputs
+from spa_compiler.quality.verdict import Quality
+from spa_compiler.verification.dataset import Data, measure_accuracy, predict_outputs
+from spa_compiler.verification.fidelity import Fidelity, measure_fidelity
+
+REASONS = {
+    "noise": "only noise could be drawn as inputs",
+    "guessed": "the graph does not say what its inputs are",
+}
+"""Why inputs of a kind tell nothing."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Everything that was measured on outputs; `accuracy` only with labels."""
+
+    fidelity: Fidelity
+    quality: Quality
+    evidence: Evidence
+    inputs: str
+    kind: InputKind
+    accuracy: dict[str, Any] | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Sections of the report."""
+        judged = {"inputs": self.inputs, "kind": self.kind, "evidence": self.evidence.document()}
+        return {
+            "fidelity": self.fidelity.document(),
+            "accuracy": self.accuracy,
+            "quality": self.quality.document() | judged,
+        }
+
+
+def measure_worth(sessions: Sequence[ort.InferenceSession], inputs: JudgedInputs, compensated: bool) -> Worth:
+    """Run the dense and the compiled model on inputs without labels, and estimate what was lost."""
+    dense, compiled = ([run_session(s, f) for f in inputs.feeds] for s in sessions)
+    return _judge(dense, compiled, inputs.source, inputs.kind, compensated)
+
+
+def measure_worth_on_data(sessions: Sequence[ort.InferenceSession], data: Data, name: str, compensated: bool) -> Worth:
+    """The same on inputs of the caller; where they have labels the drop is measured."""
+    dense, compiled = (predict_outputs(s, data) for s in sessions)
+    found = _judge(dense, compiled, name, "given", compensated)
+    before, after = measure_accuracy(dense, data), measure_accuracy(compiled, data)
+    if before is None or after is None:
+        return found
+    accuracy = {"dense": before, "compiled": after, "samples": data.rows, "data": name}
+    return Worth(found.fidelity, Quality.of_measured(before, after), found.evidence, name, "given", accuracy)
+
+
+def _judge(dense: list[list[Any]], compiled: list[list[Any]], source: str, kind: InputKind, compensated: bool) -> Worth:
+    evidence, fidelity = collect_evidence(dense, compiled), measure_fidelity(dense, compiled, source)
+    return Worth(fidelity, judge_quality(dense, compiled, evidence, kind, compensated), evidence, source, kind)
+
+
+def judge_quality(
+    dense: list[list[Any]], compiled: list[list[Any]], evidence: Evidence, kind: InputKind, compensated: bool
+) -> Quality:
+    """The verdict on outputs: none is needed where they are equal, none is possible where inputs tell nothing."""
+    if is_equal(dense, compiled):
+        return Quality("GOOD", "measured", 0.0, 0.0, 0.0)
+    estimate = estimate_drop(evidence, kind, compensated)
+    return Quality.of_nothing(REASONS[kind]) if estimate is None else Quality.of_estimate(estimate)
+
+
+def is_equal(dense: list[list[Any]], compiled: list[list[Any]]) -> bool:
+    """Do both models give the same, bit for bit?"""
+
+    def same(x: Any, y: Any) -> bool:
+        if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
+            return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+        return type(x) is type(y) and str(x) == str(y)
+
+    pairs = [(x, y) for a, b in zip(dense, compiled, strict=True) for x, y in zip(a, b, strict=True)]
+    return all(same(x, y) for x, y in pairs)
+
+
+__all__ = ["Worth", "is_equal", "judge_quality", "measure_worth", "measure_worth_on_data"]

@@ -1,0 +1,73 @@
+"""The verdict: words for a drop, measured where there are labels, loud where poor, unknown where nothing tells."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands import QUICK, last, run
+from spa_compiler.quality.estimate import estimate_drop
+from spa_compiler.quality.evidence import Evidence
+from spa_compiler.quality.verdict import Quality, judge_drop
+
+SHARES = st.floats(0, 1)
+
+
+@given(st.floats(-100, 100))
+def test_at_most_two_points_are_good_and_over_five_poor(points: float) -> None:
+    assert judge_drop(points) == ("GOOD" if points <= 2 else "FAIR" if points <= 5 else "POOR")
+
+
+@given(SHARES, SHARES, st.floats(0, 13), st.integers(48, 512), st.booleans())
+def test_an_estimate_lies_in_its_interval_and_is_a_drop(
+    agreement: float, loss: float, divergence: float, samples: int, compensated: bool
+) -> None:
+    found = estimate_drop(
+        Evidence(1 - divergence / 13, samples, agreement, loss, divergence, 0.9, 10), "drawn", compensated
+    )
+    assert found is not None and 0 <= found.low <= found.drop <= found.high <= 100
+
+
+@given(st.sampled_from(["noise", "guessed"]))
+def test_inputs_that_tell_nothing_give_no_estimate(kind: str) -> None:
+    assert estimate_drop(Evidence(1.0, 64), kind, True) is None  # type: ignore[arg-type]
+    assert Quality.of_nothing("nothing tells").verdict == "UNKNOWN"
+
+
+def test_with_labels_the_drop_is_measured(tmp_path: Path, models: Path) -> None:
+    model, data, report = (
+        shutil.copy(models / "digits_mobilenet.onnx", tmp_path),
+        models / "digits_test.npz",
+        tmp_path / "r.json",
+    )
+    result = run(model, "--ratio", 0.5, "--data", data, "--report", report, *QUICK)
+    found = json.loads(report.read_text())
+    drop = 100 * (found["accuracy"]["dense"] - found["accuracy"]["compiled"])
+    assert found["quality"]["basis"] == "measured" and found["quality"]["drop"] == pytest.approx(drop)
+    assert drop > 5 and f"| quality POOR (measured drop {drop:.0f} points) |" in last(result)
+    assert "lower --ratio" in " ".join(found["quality"]["advice"])
+
+
+def test_a_copy_has_lost_nothing(source: Path) -> None:
+    assert "| quality GOOD (measured drop 0.0 points) |" in last(run(source, "--ratio", 0, *QUICK))
+
+
+def test_tables_of_numbers_are_no_evidence(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = [onnx.numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
+               for n, s in (("a", (5, 32)), ("b", (32, 3)))]  # fmt: skip
+    nodes = [onnx.helper.make_node("MatMul", ["x", "a"], ["h"]), onnx.helper.make_node("Tanh", ["h"], ["t"]),
+             onnx.helper.make_node("MatMul", ["t", "b"], ["y"])]  # fmt: skip
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(nodes, "table", [info("x", 1, ["n", 5])], [info("y", 1, ["n", 3])], weights)
+    path = tmp_path / "table.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    result = run(path, "--ratio", 0.5, *QUICK)
+    assert "| quality UNKNOWN (the graph does not say what its inputs are) |" in last(result)

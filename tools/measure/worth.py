@@ -1,0 +1,286 @@
+"""How well is the drop of a compiled model estimated? Compiles many, measures their true drop, fits the curve.
+
+    python -m tools.measure.worth collect ROWS.jsonl --data DIR --evaluate SCRIPT [--models NAME,...] [--sources ...]
+    python -m tools.measure.worth fit ROWS.jsonl [--curve spa_compiler/quality/curve.json] [--table TABLE.md]
+
+`collect` compiles every model with labelled data (those of DIR/manifest.json, the digits models of models/, and with
+--more NAME=MODEL.onnx=DATA.npz=CALIB.npz others) at 0.1, 0.3 and 0.5 fewer MACs: without data, with 128 real inputs,
+and by magnitude without any update. Where no calibration file exists, odd rows calibrate and even rows are measured,
+dense too. Each compile is one line of ROWS: its evidence, as the report has it, and its true drop. Lines that are there
+are not made again.
+
+`fit` judges each family of models by a curve that was fitted without it, writes the table with what that gave, and the
+curve of all. The curve minimises squared differences of log(drop + OFFSET), with a small ridge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from spa_compiler.quality.estimate import MOST_DROP, OFFSET, list_features
+from spa_compiler.quality.evidence import Evidence
+from spa_compiler.quality.verdict import judge_drop
+from tools.measure.accuracy import module
+
+Array = NDArray[Any]
+ROOT = Path(__file__).resolve().parents[2]
+RATIOS = ("0.1", "0.3", "0.5")
+REAL = 128
+SOURCES = {"no data": [], "128 real": ["--calib", "REAL"], "magnitude": ["--criterion", "l2"]}
+"""Options by what they are called in the table; REAL is a file of real inputs."""
+FAMILIES = {
+    "akamaster": "CIFAR ResNets", "distiller": "CIFAR ResNets", "smmk47": "CIFAR ViTs",
+    "imagenet_squeezenet": "SqueezeNet", "SqueezeNet": "SqueezeNet", "keras_kws": "DS-CNNs", "kws_mcu_DS": "DS-CNNs",
+    "digits": "digits",
+}  # fmt: skip
+"""Models whose compiles are left out together, by the beginning of their names; others are families of one."""
+FEATURES = {
+    "classes": ("constant", "disagreement", "expected_loss", "divergence", "unexplained", "drawn", "uncompensated"),
+    "others": ("constant", "unexplained"),
+}
+RIDGE = 0.5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model, its metric in percent as a function of a file, and real inputs that the metric does not see."""
+
+    name: str
+    path: Path
+    x: Array
+    y: Array
+    real: Array
+    task: dict[str, Any]
+    metric: Any = None
+
+    def measure(self, path: Path, even: bool) -> float:
+        """The metric of a file, on all rows or on even ones."""
+        x, y = (self.x[::2], self.y[::2]) if even else (self.x, self.y)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = 1, 3
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        if self.task.get("data") == "ad_car":
+            return _measure_anomalies(session, x, y, self.metric)
+        logits = _run(session, x, self.task.get("batch", 50))[:, self.task.get("drop", 0) :]
+        return 100 * float((logits.argmax(1) == y[: len(logits)]).mean())
+
+
+def _run(session: ort.InferenceSession, x: Array, batch: int) -> Array:
+    feed = session.get_inputs()[0]
+    fixed = isinstance(feed.shape[0], int) and feed.shape[0] > 0
+    batch = feed.shape[0] if fixed else batch
+    x = x.astype(np.float16) if feed.type == "tensor(float16)" else x
+    stop = len(x) - len(x) % batch if fixed else len(x)
+    chunks = [x[i : i + batch] for i in range(0, stop, batch)]
+    return np.concatenate([session.run(None, {feed.name: c})[0].reshape(len(c), -1) for c in chunks])
+
+
+def _measure_anomalies(session: ort.InferenceSession, x: Array, y: Array, metric: Any) -> float:
+    scores = []
+    for row in x:
+        windows = np.stack([row[i : i + 640] for i in range(0, len(row) - 640 + 1, 128)])
+        scores.append(float(((_run(session, windows, 100) - windows) ** 2).mean()))
+    return float(metric.auc(np.array(scores), y))
+
+
+def list_models(data: Path, evaluate: Path, more: Sequence[str]) -> Iterator[Measured]:
+    """Every model with labelled data."""
+    test = np.load(ROOT / "models" / "digits_test.npz")
+    real = np.load(ROOT / "models" / "digits_calib.npz")["x"]
+    for path in sorted((ROOT / "models").glob("digits_*.onnx")):
+        yield Measured(path.stem, path, test["x"], test["y"], real, {"apart": True})
+    for text in more:
+        name, model, labelled, calib = text.split("=")
+        arrays, spare = np.load(labelled), np.load(calib)
+        yield Measured(name, Path(model), arrays["x"], arrays["y"], next(iter(spare.values())), {"apart": True})
+    metric = module(evaluate)
+    for entry in json.loads((data / "manifest.json").read_text()):
+        if entry["task"] is None:
+            continue
+        task = entry["task"]
+        x, y = metric.load(task, data)
+        real = x[1::2]
+        if task["data"] == "cifar10":
+            real, task = metric.calibration(task, data, REAL), {**task, "apart": True}
+        elif task["data"] == "ad_car":
+            real = np.concatenate([x[1::2][:, i : i + 640] for i in range(0, x.shape[1] - 639, 1280)])
+        yield Measured(entry["name"], data / "models" / f"{entry['name']}.onnx", x, y, real, task, metric)
+
+
+def collect(models: Iterable[Measured], sources: Sequence[str], ratios: Sequence[str], rows: Path) -> None:
+    """Append a line for every compile that ROWS does not have."""
+    done = {(r["model"], r["source"], r["ratio"]) for r in read_rows(rows)}
+    for model in models:
+        dense: dict[bool, float] = {}
+        for source in sources:
+            for ratio in ratios:
+                if (model.name, source, ratio) in done:
+                    continue
+                even = source == "128 real" and not model.task.get("apart")
+                if even not in dense:
+                    dense[even] = model.measure(model.path, even)
+                row = {"model": model.name, "source": source, "ratio": ratio, "dense": dense[even]}
+                row |= compile_row(model, SOURCES[source], ratio, even)
+                with rows.open("a") as file:
+                    print(json.dumps(row), file=file, flush=True)
+                print(row["model"], source, ratio, row.get("drop"), row.get("estimated"), row.get("error"), flush=True)
+
+
+def compile_row(model: Measured, options: Sequence[str], ratio: str, even: bool) -> dict[str, Any]:
+    """Compile in a process of its own; the evidence and the true metric."""
+    with tempfile.TemporaryDirectory() as folder:
+        target, report, real = (Path(folder) / n for n in ("out.onnx", "report.json", "real.npz"))
+        np.savez(real, x=model.real[:REAL])
+        given = [str(real) if o == "REAL" else o for o in options]
+        command = [sys.executable, "-c", "from spa_compiler.cli.main import compile_command; compile_command()"]
+        command += [str(model.path), "-o", str(target), "--ratio", ratio, "--report", str(report), "-q", "--no-latency"]
+        done = subprocess.run([*command, "--threads", "1", *given], capture_output=True, text=True, check=False)
+        if done.returncode:
+            return {"error": (done.stderr.strip().splitlines() or ["failed"])[-1], "exit": done.returncode}
+        found = json.loads(report.read_text())
+        compiled = model.measure(target, even)
+    return {
+        "compiled": compiled, "macs": found["reached"]["macs"], "quality": found["quality"],
+        "compensated": found["compensation"] is not None, "seconds": found["seconds"]["total"],
+    }  # fmt: skip
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file, none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def find_family(name: str) -> str:
+    """Models that are left out together."""
+    return next((f for start, f in FAMILIES.items() if name.startswith(start)), name)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One compile: what the curve is linear in, and the true drop."""
+
+    model: str
+    source: str
+    ratio: str
+    features: dict[str, float]
+    curve: str
+    drop: float
+
+
+def make_points(rows: Iterable[dict[str, Any]]) -> list[Point]:
+    """Compiles with evidence that tells something."""
+    out = []
+    for row in rows:
+        if "error" in row or row["quality"]["kind"] in ("noise", "guessed"):
+            continue
+        evidence = Evidence(**row["quality"]["evidence"])
+        features = list_features(evidence, row["quality"]["kind"], row["compensated"])
+        curve = "classes" if evidence.agreement is not None else "others"
+        out.append(Point(row["model"], row["source"], row["ratio"], features, curve, row["dense"] - row["compiled"]))
+    return out
+
+
+def fit_curve(points: Sequence[Point], curve: str) -> dict[str, Any]:
+    """Weights by ridge regression, and the residuals between which four of five lie.
+
+    The curve without classes is fitted on all compiles, those with classes among them, by explained variance alone.
+    """
+    names = FEATURES[curve]
+    mine = [p for p in points if curve == "others" or p.curve == curve]
+    x = np.array([[p.features[n] for n in names] for p in mine])
+    y = np.log(np.clip([p.drop for p in mine], 0, MOST_DROP) + OFFSET)
+    penalty = RIDGE * np.diag([0.0, *[1.0] * (len(names) - 1)])
+    weights = np.linalg.solve(x.T @ x + penalty, x.T @ y)
+    low, high = np.quantile(y - x @ weights, (0.1, 0.9))
+    return {"weights": {n: round(float(w), 4) for n, w in zip(names, weights, strict=True)},
+            "low": round(float(low), 3), "high": round(float(high), 3)}  # fmt: skip
+
+
+def predict(curve: dict[str, Any], p: Point) -> float:
+    """The estimate in points."""
+    level = sum(w * p.features[n] for n, w in curve["weights"].items())
+    return float(min(max(math.exp(level) - OFFSET, 0), MOST_DROP))
+
+
+def leave_out(points: Sequence[Point]) -> list[float]:
+    """Each compile as a curve estimates it that was fitted without its family."""
+    out = []
+    for p in points:
+        others = [q for q in points if find_family(q.model) != find_family(p.model)]
+        out.append(predict(fit_curve(others, p.curve), p))
+    return out
+
+
+def summarize(points: Sequence[Point], estimates: Sequence[float]) -> list[str]:
+    """How good the estimates are, in lines."""
+    true = np.array([p.drop for p in points])
+    guess = np.array(estimates)
+    words = np.array([judge_drop(float(e)) for e in estimates])
+    lost, kept = true > 5, true <= 1
+    right = np.mean([judge_drop(float(t)) == w for t, w in zip(true, words, strict=True)])
+    good = words[kept] == "GOOD"
+    return [
+        f"{len(points)} compiles, rank correlation {spearmanr(true, guess).statistic:.3f}",
+        f"of {lost.sum()} that lost over 5 points: {(words[lost] == 'GOOD').sum()} called GOOD, "
+        f"{(words[lost] == 'POOR').sum()} POOR ({(words[lost] == 'POOR').mean():.0%})",
+        f"of {kept.sum()} that lost at most 1: {good.sum()} called GOOD ({good.mean():.0%})",
+        f"verdict as the true drop has it: {right:.0%}",
+    ]
+
+
+def make_table(points: Sequence[Point], estimates: Sequence[float]) -> str:
+    """One row a model and source: true and estimated drop at each ratio."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for p, e in zip(points, estimates, strict=True):
+        cells.setdefault((p.model, p.source), {})[p.ratio] = f"{p.drop:.1f} / {e:.1f} {judge_drop(e)}"
+    head = ["model", "inputs", *(f"{float(r):.0%}" for r in RATIOS)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join([*key, *(found.get(r, "") for r in RATIOS)]) + " |" for key, found in cells.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("collect", "fit"))
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--evaluate", type=Path)
+    parser.add_argument("--models", default="")
+    parser.add_argument("--more", action="append", default=[], metavar="NAME=MODEL=DATA=CALIB")
+    parser.add_argument("--sources", default=",".join(SOURCES))
+    parser.add_argument("--ratios", default=",".join(RATIOS))
+    parser.add_argument("--curve", type=Path)
+    parser.add_argument("--table", type=Path)
+    given = parser.parse_args()
+    if given.what == "collect":
+        names = [n for n in given.models.split(",") if n]
+        models = (m for m in list_models(given.data, given.evaluate, given.more) if not names or m.name in names)
+        collect(models, given.sources.split(","), given.ratios.split(","), given.rows)
+        return
+    points = make_points(read_rows(given.rows))
+    estimates = leave_out(points)
+    lines = summarize(points, estimates)
+    print("\n".join(lines))
+    if given.table:
+        given.table.write_text("\n".join([*lines, "", make_table(points, estimates), ""]))
+    if given.curve:
+        given.curve.write_text(json.dumps({c: fit_curve(points, c) for c in FEATURES}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

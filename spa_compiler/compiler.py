@@ -234,6 +234,8 @@ def _make_report(state: State, text: str, file: Path, options: Options) -> dict[
     if only:
         sizes = ", ".join(f"{n}={size}" for n, size in only.items())
         summary["notes"].append(f"the model fits these sizes of its symbolic axes only, as far as was tried: {sizes}")
+    if (worth.fidelity.snr_db or 0) < 0:
+        summary["notes"].append(f"the outputs are farther from the dense model's than zeros would be ({worth.inputs})")
     if worth.quality.verdict == "POOR":
         found["quality"]["advice"] = _advise(state, options)
     return {**summary, **found, "seconds": seconds, "peak_memory_bytes": measure_peak_memory()}

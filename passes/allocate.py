@@ -24,6 +24,7 @@ from spa_compiler.planning.budget import parse_target
 from spa_compiler.planning.latency_model import find_fastest, find_latency_share
 from spa_compiler.planning.plan import Plan, make_best_plan
 from spa_compiler.planning.scores import Scores
+from spa_compiler.planning.settings import PLANNING
 from spa_compiler.planning.width_ladder import Limits
 
 BUDGET_UNITS = ("macs", "params", "size", "latency", "channels")
@@ -48,7 +49,9 @@ class Allocate:
         0, "Widths in multiples of N; auto: what the kernels here need.", "budget", word="auto", unit="channels"
     )
     min_keep: int = make_min_keep_option()
-    max_group_ratio: float = make_option(0.9, "Most that one group may lose.", "budget", least=0, most=1)
+    max_group_ratio: float = make_option(
+        PLANNING.most_group_share, "Most that one group may lose.", "budget", least=0, most=1
+    )
     exclude: tuple[str, ...] = make_exclude_option()
     include: tuple[str, ...] = make_include_option()
     group_ratio: tuple[str, ...] = make_option(

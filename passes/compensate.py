@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from spa_compiler.compensation import solvers
 from spa_compiler.compensation.neuron_merging import merge_channels
+from spa_compiler.compensation.settings import COMPENSATION
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.parallel import limit_threads
 from spa_compiler.pipeline.fields import OptionText
@@ -19,7 +20,7 @@ class Compensate:
     """`method`: lockstep (topological least squares), bias (FLAP: only the mean of what went), merge (weights only)."""
 
     method: str = "lockstep"
-    ridge: float = 0.02
+    ridge: float = COMPENSATION.ridge
     seed: int = 0
     name: ClassVar[str] = "compensate"
     after: ClassVar[tuple[str, ...]] = ("verify",)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from spa_compiler.algebra.masks import Bools, Masks
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.compensation.apply import Outcome, Replacement, Update, apply_updates, find_key
+from spa_compiler.compensation.settings import COMPENSATION
 from spa_compiler.execution.finite import describe_flaw, has_overflow, ignore_overflow, is_finite
 from spa_compiler.interpreter.activation_maps import Adjust
 from spa_compiler.interpreter.interpreter import Affine, Chunks, Feed, Late, Step, Walk
@@ -61,13 +62,13 @@ class Options:
     late        inputs that join on the way
     """
 
-    ridge: float = 0.02
+    ridge: float = COMPENSATION.ridge
     adjust: Adjust = field(default_factory=Adjust)
     residual: bool = True
     shrink: bool = True
     everything: bool = True
     bias_only: bool = False
-    repair: float = 1.0
+    repair: float = COMPENSATION.most_repair
     late: Late | None = None
     seed: int = 0
 

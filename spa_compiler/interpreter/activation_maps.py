@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.execution.finite import is_finite
 from spa_compiler.interpreter.interpreter import Affine, Chunks, Step, Walk, map_chunks
+from spa_compiler.interpreter.settings import INTERPRETER
 from spa_compiler.operators.tables import find_traits
 
 Array = NDArray[Any]
@@ -72,7 +73,7 @@ def is_rectified(walk: Walk, name: str) -> bool:
 
 def _is_wide(x: Chunks) -> bool:
     """More than one position per channel: there are statistics to take."""
-    return x[0].ndim >= 2 and sum(a.size for a in x) > 8 * x[0].shape[1]
+    return x[0].ndim >= 2 and sum(a.size for a in x) > INTERPRETER.least_positions * x[0].shape[1]
 
 
 def measure_statistics(x: Chunks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -94,7 +95,7 @@ def _sum_channels(a: Array) -> NDArray[np.float64]:
 def shrink_deviations(mean: Array, variance: Array, strength: float) -> Affine:
     """Log s <- (1 - strength) log s + strength * mean over the live channels; the means stay."""
     deviation = np.sqrt(variance)
-    live = deviation > 0.1 * np.median(deviation)
+    live = deviation > INTERPRETER.live_share * np.median(deviation)
     scale = np.ones_like(deviation)
     if live.any():
         log = np.log(deviation[live])

@@ -19,14 +19,12 @@ from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import BudgetError, NothingToPrune
 from spa_compiler.planning.scores import Scores
+from spa_compiler.planning.settings import PLANNING
 from spa_compiler.planning.width_ladder import Limits, WidthLadder, find_own_ratio, make_ladders
 
-LOOKAHEAD = 6
 EXCHANGES, ROUNDS = 12, 32
 """Steps back that are tried in a round of exchanges, and rounds."""
 BUDGET_TOLERANCE = 0.01
-WORTH_FACTOR, EVEN_WORTH_FACTOR = 1.2, 1.25
-"""How much more error an exact budget is worth, by error and where shares are even."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,7 @@ class _Run:
     def _find_best_step(self, s: WidthLadder) -> tuple[float, int] | None:
         """Error per cost freed of the best of the next stairs (the lower hull of the curve), and that stair."""
         options, before = [], self.cost.of_group(s.group, self.unit, self.widths)
-        for at in range(s.at + 1, min(s.at + 1 + LOOKAHEAD, len(s.widths))):
+        for at in range(s.at + 1, min(s.at + 1 + PLANNING.lookahead, len(s.widths))):
             freed = self.compute_freed(s, at, before)
             if freed > 0:
                 options.append(((s.error(at) - s.error(s.at)) / freed, at))
@@ -221,7 +219,7 @@ class _Run:
         """
         start = [s.at for s in self.free]
         best = self._measure_merit()
-        limit = best[1] * (EVEN_WORTH_FACTOR if self.even else WORTH_FACTOR)
+        limit = best[1] * (PLANNING.even_worth_factor if self.even else PLANNING.worth_factor)
         widest = sorted((s for s in self.free if s.at > 0), key=lambda s: -self.compute_freed(s, s.at - 1))
         for s in widest[:EXCHANGES]:
             self.place_all(start)

@@ -26,8 +26,9 @@ from spa_compiler.operators import recurrent_cell
 from spa_compiler.operators.contraction import Form, Rows, find_form
 from spa_compiler.operators.site import Site, Value
 from spa_compiler.statistics import expert_tables
-from spa_compiler.statistics.covariance import GRID_ROWS, INDEPENDENT_ROWS, Gram, estimate_shrinkage, gather_moments
+from spa_compiler.statistics.covariance import Gram, estimate_shrinkage, gather_moments
 from spa_compiler.statistics.residual_branch import follow_branch
+from spa_compiler.statistics.settings import STATISTICS
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -338,5 +339,5 @@ def accumulate_gram(
         return [design] if target is None else [design, form.target(target[k], rows)]
 
     width = form.design(x[0], y[0], np.zeros(1, np.int64)).shape[-1]
-    worth = GRID_ROWS if x[0].ndim >= 4 else INDEPENDENT_ROWS
+    worth = STATISTICS.grid_rows if x[0].ndim >= 4 else STATISTICS.independent_rows
     return gather_moments([form.size(b) for b in y], width, read, sum(len(a) for a in x), seed, graph, worth)

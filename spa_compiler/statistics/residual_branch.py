@@ -21,6 +21,7 @@ from spa_compiler.interpreter.interpreter import Chunks, Step, Walk
 from spa_compiler.operators.site import Value
 from spa_compiler.operators.tables import find_traits
 from spa_compiler.rewriting.prune import slice_array
+from spa_compiler.statistics.settings import STATISTICS
 
 Floats = NDArray[np.float64]
 
@@ -103,4 +104,6 @@ def measure_lost_shortcut(
 def _invert_gain(gain: Floats) -> Floats:
     """1 / gain, 0 where the branch is all but closed."""
     size = np.abs(gain)
-    return np.divide(1.0, gain, out=np.zeros_like(gain, np.float64), where=size > 0.05 * np.median(size))
+    return np.divide(
+        1.0, gain, out=np.zeros_like(gain, np.float64), where=size > STATISTICS.open_share * np.median(size)
+    )

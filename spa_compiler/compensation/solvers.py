@@ -25,7 +25,9 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.compensation.apply import Outcome, Replacement, Update, apply_updates, find_key
 from spa_compiler.execution.finite import describe_flaw, has_overflow, ignore_overflow, is_finite
 from spa_compiler.interpreter.activation_maps import Adjust
-from spa_compiler.interpreter.interpreter import Affine, Chunks, Feed, Late, Step, Walk
+from spa_compiler.interpreter.chunks import Affine, Chunks, Feed
+from spa_compiler.interpreter.deferred_inputs import Late
+from spa_compiler.interpreter.interpreter import Step, Walk
 from spa_compiler.ir.model import Model
 from spa_compiler.operators import recurrent_cell
 from spa_compiler.operators.contraction import Form, Rows
@@ -108,7 +110,7 @@ class _Lockstep:
             self.compiled.values[name] = self.dense.values[name]
         for j, node in enumerate(self.compiled.nodes):
             i = self.place.get(node.output[0]) if node.output else None
-            if late is not None and i is not None and i >= late.at and self.dense.waiting:
+            if late is not None and i is not None and i >= late.at and self.dense.deferred.waiting:
                 self._join_late()
             if i is None:
                 self.compiled.finish(self.compiled.step(j))
@@ -128,7 +130,7 @@ class _Lockstep:
     def _run_pair(self, i: int, j: int) -> None:
         """The same node of both models."""
         mine, theirs = self.dense.step(i), self.compiled.step(j)
-        if i in self.dense.inside.around:
+        if self.dense.bodies.is_inside(i):
             return self._run_inside(i, j, mine, theirs)
         affine = self.options.adjust.of(self.dense, mine)
         if not mine.outputs and not (affine is not None and mine.is_normalised):
@@ -143,7 +145,7 @@ class _Lockstep:
             update = self._solve(i, mine, theirs, raw)
         self.dense.finish(mine, affine)
         if same:
-            self.compiled.past[theirs.index] = affine, None
+            self.compiled.deferred.note_change(theirs.index, affine, None)
             for name in theirs.node.output:
                 if name in self.dense.values:
                     self.compiled.values[name] = self.dense.values[name]
@@ -157,12 +159,12 @@ class _Lockstep:
     def _run_inside(self, i: int, j: int, mine: Step, theirs: Step) -> None:
         """A node of a body: what it reads and gives was recorded when the control node around it ran."""
         self.dense.execute(mine)
-        self.compiled.most = max((r.runs[-1] + 1 for r in self.dense.records.values()), default=0)
+        self.compiled.bodies.most = max((r.runs[-1] + 1 for r in self.dense.bodies.records.values()), default=0)
         self.compiled.execute(theirs)
         for name, a, b in zip(theirs.node.output, mine.outputs, theirs.outputs, strict=True):
             if a is not None and b is not None and name in self.dense.values and all(map(np.array_equal, a, b)):
                 self.compiled.values[name] = self.dense.values[name]  # what follows has not changed
-        known, found = self.dense.records.get(i), self.compiled.records.get(j)
+        known, found = self.dense.bodies.records.get(i), self.compiled.bodies.records.get(j)
         sized = bool(self.graph.sites[i].outputs)  # its shape is known
         if known is None or found is None or known.runs != found.runs or mine.outputs[0] is None or not sized:
             self._note_skipped(i, theirs, "what it reads in its body was not recorded")
@@ -180,7 +182,7 @@ class _Lockstep:
         """Nothing upstream of the node and nothing in it has changed."""
         if mine.node.SerializeToString() != theirs.node.SerializeToString():
             return False
-        for name in self.dense.reads[mine.index]:
+        for name in self.dense.liveness.reads[mine.index]:
             a, b = self.dense.constants.get(name), self.compiled.constants.get(name)
             if name in self.dense.values:
                 if self.dense.values[name] is not self.compiled.values.get(name):
@@ -256,7 +258,7 @@ class _Lockstep:
         slot, name = next((k, n) for k, n in enumerate(theirs.node.input) if n in self.lookups)
         (dense, found), x = self.lookups[name], theirs.inputs[1 - slot]
         index = found.index(self.compiled)
-        product = theirs.traits.stacks and len(self.compiled.readers[name]) == 1
+        product = theirs.traits.stacks and len(self.compiled.liveness.readers[name]) == 1
         fits = product and x is not None and x[0].shape[:-2] == index[0].shape
         reason = self._explain_fixed(found.table) if fits else "its weights are looked up at run time"
         if x is None or reason or self.options.bias_only:
@@ -276,7 +278,7 @@ class _Lockstep:
 
     def _explain_fixed(self, weight: str) -> str:
         """Why a weight must stay as it is, or ''."""
-        if len(self.compiled.readers[weight]) > 1:
+        if len(self.compiled.liveness.readers[weight]) > 1:
             return "its weight is read elsewhere, too"
         if weight in self.stored or self.compiled.constants[weight].dtype.kind != "f":
             return "its weight is stored as integers"

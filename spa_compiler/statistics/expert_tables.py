@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.execution.finite import is_finite
-from spa_compiler.interpreter.interpreter import Chunks, Step, Walk
+from spa_compiler.interpreter.chunks import Chunks
+from spa_compiler.interpreter.interpreter import Step, Walk
 from spa_compiler.operators.contraction import read_attributes
 from spa_compiler.statistics.covariance import estimate_shrinkage, solve_least_squares
 
@@ -34,7 +35,7 @@ class Lookup:
 
     def index(self, walk: Walk) -> list[Array]:
         """Chunk by chunk, which expert every row takes."""
-        size, found = len(walk.constants[self.table]), walk.chunks_of(self.by) or []
+        size, found = len(walk.constants[self.table]), walk.values.chunks_of(self.by) or []
         return [np.where(k < 0, k + size, k) for k in (k[..., 0] if self.nested else k for k in found)]
 
 
@@ -49,7 +50,7 @@ def find_lookup(walk: Walk, step: Step) -> Lookup | None:
     nested = step.traits.lookup == "nested"
     if nested and index[0].shape[-1] != 1:
         return None
-    walk.keep(node.input[1], node.output[0])
+    walk.liveness.keep(node.input[1], node.output[0])
     return Lookup(node.input[0], node.input[1], nested)
 
 

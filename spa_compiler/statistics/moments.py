@@ -21,7 +21,9 @@ from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, iterate_dims
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.execution.finite import describe_flaw, ignore_overflow, is_finite
 from spa_compiler.interpreter.activation_maps import Adjust, measure_statistics
-from spa_compiler.interpreter.interpreter import Chunks, Feed, Late, Step, Walk
+from spa_compiler.interpreter.chunks import Chunks, Feed
+from spa_compiler.interpreter.deferred_inputs import Late
+from spa_compiler.interpreter.interpreter import Step, Walk
 from spa_compiler.operators import recurrent_cell
 from spa_compiler.operators.contraction import Form, Rows, find_form
 from spa_compiler.operators.site import Site, Value

@@ -13,7 +13,7 @@ from laws import analyze_proto, outputs, random_masks
 from spa_compiler.analysis.cost import CostModel
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.canonicalize import inline_control_flow
-from spa_compiler.compensation.solvers import compensate
+from spa_compiler.compensation.lockstep import compensate
 from spa_compiler.compiler import compile as compile_model
 from spa_compiler.errors import VerificationError
 from spa_compiler.execution.session import open_quiet_session

@@ -24,7 +24,7 @@ class ModelPair:
     compiled: Walk
 
     @functools.cached_property
-    def stored(self) -> frozenset[str]:
+    def dequantized_weights(self) -> frozenset[str]:
         """Weights that are stored as integers."""
         return frozenset(n for node in self.compiled.nodes if find_traits(node).dequantizes for n in node.output)
 
@@ -36,6 +36,6 @@ class ModelPair:
         """Why a weight must stay as it is, or ''."""
         if len(self.compiled.liveness.readers[weight]) > 1:
             return "its weight is read elsewhere, too"
-        if weight in self.stored or self.compiled.constants[weight].dtype.kind != "f":
+        if weight in self.dequantized_weights or self.compiled.constants[weight].dtype.kind != "f":
             return "its weight is stored as integers"
         return ""

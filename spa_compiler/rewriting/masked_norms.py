@@ -55,13 +55,15 @@ class MaskedNorm:
 
     def _normalise(self, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
         power = self._mean(self.editor.put(build.multiply(x, x)), mask, spread, axes)
-        return self._divide_by_root(x, power, mask)
+        return self._divide_by_root(x, power, self._put_epsilon(mask.dtype))
 
-    def _divide_by_root(self, x: gs.Tensor, power: gs.Tensor, mask: Array) -> gs.Variable:
+    def _put_epsilon(self, dtype: Any) -> gs.Constant:
+        return self.editor.put_constant(np.array(float(self.site.attrs.get("epsilon", self.norm.epsilon)), dtype))
+
+    def _divide_by_root(self, x: gs.Tensor, power: gs.Tensor, epsilon: gs.Tensor) -> gs.Variable:
         """Divide x by the root of its mean square and epsilon."""
-        epsilon = np.array(float(self.site.attrs.get("epsilon", self.norm.epsilon)), mask.dtype)
-        shifted = self.editor.put(build.add(power, self.editor.put_constant(epsilon)))
-        return self.editor.put(build.divide(x, self.editor.put(build.square_root(shifted))))
+        root = self.editor.put(build.square_root(self.editor.put(build.add(power, epsilon))))
+        return self.editor.put(build.divide(x, root))
 
     def _apply_affine(self, y: gs.Tensor, rank: int) -> gs.Tensor:
         """Gain and bias; those of a normalisation per channel lie on axis 1."""
@@ -90,5 +92,6 @@ class MaskedNorm:
 
         x = self.editor.node.inputs[0]
         centred = self.editor.put(build.subtract(x, per_group(x)))
+        epsilon = self._put_epsilon(mask.dtype)
         power = per_group(self.editor.put(build.multiply(centred, centred)))
-        self.editor.replace_output(self._apply_affine(self._divide_by_root(centred, power, mask), rank))
+        self.editor.replace_output(self._apply_affine(self._divide_by_root(centred, power, epsilon), rank))

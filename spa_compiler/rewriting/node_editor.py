@@ -27,7 +27,7 @@ class NodeEditor:
         self.made = 0
 
     def put(self, call: Call[gs.Tensor]) -> gs.Variable:
-        """What a new node before this one gives."""
+        """Put a node before this one: the value that it gives."""
         out = self._name_value()
         self._insert(new_node(self.model, call, out.name, [out]))
         return out

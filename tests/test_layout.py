@@ -40,7 +40,7 @@ OPERATORS = {s.name for s in onnx.defs.get_all_schemas()}.union(*TABLES.values()
 NAMES_OPERATORS = {
     "ir.control_flow": "a body gives what lies outside through an Identity; ir stands before operators",
     "ir.validation": "faults of onnxruntime's own schemas, before any file is read; ir stands before operators",
-    "interpreter.body_recorder": "adds nodes to bodies as protobuf, where no builder of graph nodes serves",
+    "interpreter.body_taps": "adds nodes to bodies as protobuf, where no builder of graph nodes serves",
     "verification.inside": "adds pushes to a model as protobuf, where no builder of graph nodes serves",
     "rewriting.prune": "patches what these nodes read: the operands that say a size in an operator's own way",
 }

@@ -27,10 +27,11 @@ SOURCES = sorted(
     if p.name != "settings.py"
 )
 LIMITS = {
-    "interpreter.interpreter.TAP_BYTES": "memory",
-    "interpreter.interpreter.LARGE_ARRAY": "memory",
-    "interpreter.interpreter.SMALL_ARRAY": "time",
-    "interpreter.body_recorder.OUTPUT_SLOT": "a mark",
+    "interpreter.body_recorder.TAP_BYTES": "memory",
+    "interpreter.chunks.LARGE_ARRAY": "memory",
+    "interpreter.node_runner.SMALL_ARRAY": "time",
+    "interpreter.node_runner.PARALLEL_ELEMENTS": "time",
+    "interpreter.body_taps.OUTPUT_SLOT": "a mark",
     "calibration.bn_matching.OLDEST_OPSET": "a fact of ONNX",
     "calibration.bn_matching.COPIES_IN_MEMORY": "memory",
     "calibration.bn_matching.STEP_WORK": "time, measured",

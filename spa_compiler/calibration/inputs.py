@@ -41,7 +41,8 @@ from spa_compiler.execution.input_ranges import POSITIVE, inspect_inputs
 from spa_compiler.execution.inputs import WHOLE_LIMIT, draw_random_array
 from spa_compiler.execution.session import open_session
 from spa_compiler.interpreter.activation_maps import Adjust, is_rectified
-from spa_compiler.interpreter.interpreter import Late, Walk
+from spa_compiler.interpreter.deferred_inputs import Late
+from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import find_input_axes, find_only_batch, make_input_types
 from spa_compiler.operators.facts import HOLDS_STATISTICS, is_convolution

@@ -78,8 +78,8 @@ def list_scales(source: Synthetic) -> tuple[list[Scale], list[Scale]]:
 def find_leading_affine(walk: Walk, name: str) -> tuple[float, float] | None:
     """Factor and shift (means over the channels) that the graph applies to an input first; None where it does not."""
     factor, shift, found = 1.0, 0.0, False
-    while len(walk.readers_of.get(name, ())) == 1:
-        node = walk.nodes[walk.readers_of[name][0]]
+    while len(walk.liveness.readers_of.get(name, ())) == 1:
+        node = walk.nodes[walk.liveness.readers_of[name][0]]
         constants = [float(np.mean(walk.constants[n])) for n in node.input if n in walk.constants]
         first = node.input[0] == name
         affine = find_affine(node.op_type, constants[0], first) if len(constants) == 1 else None
@@ -147,7 +147,7 @@ def _measure_response(graph: DependencyGraph, name: str, source: Synthetic) -> f
             y = step.outputs[0]
             if y is None:
                 return 1.0
-            follows = walk.readers.get(step.node.output[0], [])
+            follows = walk.liveness.readers.get(step.node.output[0], [])
             if len(follows) == 1 and follows[0] in HOLDS_STATISTICS:
                 continue
             return _measure_deviation(y)

@@ -17,7 +17,7 @@ from spa_compiler.analysis.cost import CostModel
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.pixel_scale import split_chunks
 from spa_compiler.calibration.settings import CALIBRATION
-from spa_compiler.interpreter.interpreter import Late
+from spa_compiler.interpreter.deferred_inputs import Late
 
 Array = NDArray[Any]
 Feed = dict[str, Array]

@@ -2,7 +2,7 @@
 
 Neuron Merging (Kim et al. 2020, eq. 5): where the weights that produce channel r point the way of those of a kept
 channel k, x_r is about s x_k with s = |w_r| / |w_k|, so that what reads r may read s x_k instead. Exact through ReLU
-for parallel weights and s > 0. It is the weights' view of what `solvers` learns from inputs, and loses to it.
+for parallel weights and s > 0. It is the weights' view of what `lockstep` learns from inputs, and loses to it.
 """
 
 from __future__ import annotations

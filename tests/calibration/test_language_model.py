@@ -14,7 +14,7 @@ from spa_compiler.calibration.inputs import draw_calibration
 from spa_compiler.calibration.language_model import Language, draw_classes, find_language
 from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.canonicalize.pipeline import normalize
-from spa_compiler.compensation.solvers import compensate
+from spa_compiler.compensation.lockstep import compensate
 from spa_compiler.execution.session import open_session
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import from_proto

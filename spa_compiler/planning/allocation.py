@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spa_compiler.analysis.cost import CostModel, make_group_widths
+from spa_compiler.analysis.cost_kinds import GroupShare
+from spa_compiler.analysis.cost_registry import find_cost, find_tracked_cost
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import NothingToPrune
 from spa_compiler.planning.budget_repair import BudgetRepair
@@ -25,14 +27,15 @@ from spa_compiler.planning.width_ladder import Limits, WidthLadder, find_own_rat
 
 @dataclass(frozen=True)
 class Budget:
-    """Share of `of` ("macs", "params", "size" or "channels") that must go, 0 to 1."""
+    """Share of the cost `of` (its name, such as "macs") that must go, 0 to 1."""
 
     of: str
     ratio: float
 
     @property
     def unit(self) -> str:
-        return {"size": "bytes", "channels": "params"}.get(self.of, self.of)
+        """The unit in which the cost, or what stands in for it, is counted."""
+        return find_tracked_cost(self.of).unit
 
 
 def allocate(
@@ -59,7 +62,7 @@ def allocate(
     tracker = CostTracker(cost, budget.unit, budget.ratio, free, widths)
     if not ladder and tracker.compute_needed() > 0:
         raise NothingToPrune("nothing can be pruned (every group is excluded or at its floor)")
-    if budget.of == "channels":
+    if isinstance(find_cost(budget.of), GroupShare):
         remove_share(tracker, budget.ratio)
     elif tracker.compute_needed() > 0:
         _meet_budget(tracker, even=scope == "uniform", fine=not limits.align)

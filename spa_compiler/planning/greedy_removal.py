@@ -31,7 +31,7 @@ def remove_greedily(tracker: CostTracker) -> None:
             return
         chosen = min(best, key=lambda i: (best[i][0], i))
         tracker.move(free[chosen], best[chosen][1])
-        dims = tracker.cost.find_neighbours(free[chosen].group)  # whose costs have changed
+        dims = tracker.cost.find_neighbours(free[chosen].group, tracker.unit)  # whose costs have changed
         touched = [i for i, s in enumerate(free) if not dims.isdisjoint(s.group.dims)]
 
 

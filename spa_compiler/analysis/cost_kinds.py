@@ -32,7 +32,7 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a budget can be a share of, or state as a number.
+    """A quantity that a budget can be a share of, or state as a number.
 
     `name` is that of `--of`, given by the registry. `unit` is what reports and gates call it (`UNIT_reduction`),
     `title` what people call it, `row` its row in the summary. `suffix` stands behind a number in `--target`, with a

@@ -32,7 +32,7 @@ from spa_compiler.pipeline.options import Options, find_idle, pipeline_of, repor
 from spa_compiler.pipeline.output_paths import check_apart, check_output, pass_files
 from spa_compiler.pipeline.passes import Pipeline, find_providers, make_pass
 from spa_compiler.pipeline.state import State
-from spa_compiler.report.document import METRICS, list_metrics, summarize
+from spa_compiler.report.document import list_metric_names, list_metrics, summarize
 from spa_compiler.verification.dataset import load_data, measure_accuracy, predict_outputs
 from spa_compiler.verification.fidelity import draw_feeds, measure_fidelity
 from spa_compiler.verification.latency import draw_sample, measure_latency
@@ -220,7 +220,7 @@ def _make_report(state: State, text: str, file: Path, options: Options) -> dict[
         threads = options.threads or os.cpu_count() or 1
         found["latency"] = measure_latency(sessions[0], sessions[1], feed, threads).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
-    summary = summarize(state, text, file)
+    summary = summarize(state, text, file, options.threads)
     if only:
         sizes = ", ".join(f"{n}={size}" for n, size in only.items())
         summary["notes"].append(f"the model fits these sizes of its symbolic axes only, as far as was tried: {sizes}")
@@ -264,8 +264,8 @@ def parse_gates(gates: tuple[str, ...]) -> dict[str, float]:
     out: dict[str, float] = {}
     for gate in gates:
         name, _, wanted = gate.partition("=")
-        if name not in METRICS:
-            raise UsageError(f"--fail-under {gate}: no metric is called '{name}'; there are {', '.join(METRICS)}")
+        if name not in (names := list_metric_names()):
+            raise UsageError(f"--fail-under {gate}: no metric is called '{name}'; there are {', '.join(names)}")
         try:
             out[name] = float(wanted)
         except ValueError as e:

@@ -64,12 +64,13 @@ LIMITS = {
     "scoring.obs.WIDE_GROUP": "time",
     "scoring.obs.DENSE_SHARE": "time",
     "scoring.obs.BAND_COLUMNS": "time",
-    "planning.allocation.EXCHANGES": "time",
-    "planning.allocation.ROUNDS": "time",
-    "planning.allocation.BUDGET_TOLERANCE": "a tolerance",
-    "planning.budget.TARGET_SCALES": "units",
-    "planning.latency_model.BISECTION_STEPS": "time",
-    "planning.latency_model.MOST_REMOVED": "where the search ends",
+    "planning.budget_repair.EXCHANGES": "time",
+    "planning.budget_repair.ROUNDS": "time",
+    "planning.cost_tracker.BUDGET_TOLERANCE": "a tolerance",
+    "planning.latency_model.SECONDS": "time",
+    "planning.measured_budget.BISECTION_STEPS": "time",
+    "planning.measured_budget.MOST_REMOVED": "where the search ends",
+    "planning.uniform_share.HALVINGS": "time",
     "planning.plan.PLAN_FORMAT": "a version",
     "passes.calibrate.BYTE_SCALES": "units",
 }
@@ -88,7 +89,6 @@ FRACTIONS = {
     "calibration.priors.kinds": {"*": "how an utterance sounds: never compared"},
     "interpreter.activation_maps": {1e-5: "ONNX's default"},
     "statistics.residual_branch": {1e-5: "ONNX's default"},
-    "planning.latency_model": {0.6: "seconds of a measurement"},
 }
 """Fractions inside of functions that are no settings, by module, and why; "*" is all of a module."""
 PLAIN = {0.0, 0.5, 1.0, 2.0}

@@ -80,6 +80,10 @@ class WidthLadder:
     def error(self, at: int) -> float:
         return float(self.curve[self.group.size - self.widths[at]])
 
+    def find_nearest(self, width: float) -> int:
+        """The stair whose width is nearest to this one; the narrower of two."""
+        return min(range(len(self.widths)), key=lambda i: (abs(self.widths[i] - width), self.widths[i]))
+
     def refine(self, by: int) -> None:
         """Add the multiples of `by` to the widths."""
         widths = {*self.widths, *(w for w in range(self.widths[-1], self.widths[0]) if w % by == 0)}

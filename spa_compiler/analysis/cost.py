@@ -20,6 +20,7 @@ from spa_compiler.analysis.cost_kinds import Term
 from spa_compiler.analysis.cost_registry import find_counted_costs
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.ir.symbols import list_symbols
+from spa_compiler.operators.macs import list_products
 from spa_compiler.operators.site import describe_place
 
 Widths = Mapping[Dim, float]
@@ -71,7 +72,7 @@ class CostModel:
 
     def __init__(self, graph: DependencyGraph) -> None:
         self.graph = graph
-        self.uncounted = [describe_place(s) for s in graph.sites if s.products is None]
+        self.uncounted = [describe_place(s) for s in graph.sites if list_products(s) is None]
         """Contractions whose multiply-accumulates are not known; they count as none."""
         self._batch, self._free = _find_batch_dims(graph), {d for g in graph.groups for d in g.dims}
         self._counts: dict[str, _Count] = {}

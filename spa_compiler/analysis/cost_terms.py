@@ -1,7 +1,7 @@
 """Terms of multiply-accumulates, parameters and bytes: products of the axis sizes of a dependency graph.
 
 What a Scan or a Loop repeats counts as often as it runs, once where that is not known; each branch of an If counts
-half. What a contraction multiplies is told by its row in the operator tables (`Site.products`).
+half. What a contraction multiplies is told by its row in the operator tables (`operators.macs`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from spa_compiler.analysis.cost_kinds import Term
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.control_flow import find_scan_axes
 from spa_compiler.ir.model import find_element_type
+from spa_compiler.operators.macs import list_products
 
 UNKNOWN_TRIPS = 1 << 31
 """Trip counts from which a Loop is one that only its condition ends; exporters write the largest integer."""
@@ -27,7 +28,7 @@ def list_mac_terms(graph: DependencyGraph) -> list[Term]:
     runs = _count_runs(graph)
     for site in graph.sites:
         often, share = runs[site.path]
-        out += [Term((*axes, *often), share) for axes in site.products or ()]
+        out += [Term((*axes, *often), share) for axes in list_products(site) or ()]
     return out
 
 

@@ -8,12 +8,13 @@ from spa_compiler import DependencyGraph, Model
 from spa_compiler.analysis.cost_kinds import CountedCost, GroupShare, MeasuredCost, Term
 from spa_compiler.analysis.cost_terms import list_byte_terms, list_mac_terms
 from spa_compiler.analysis.dependency_graph import Group
+from spa_compiler.operators.macs import list_products
 
 
 def list_activations(graph: DependencyGraph) -> Iterator[Term]:
     """Entries of what contractions give."""
     for site in graph.sites:
-        if site.products:
+        if list_products(site):
             yield Term(tuple(site.y.axes))
 
 

@@ -8,6 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from spa_compiler.analysis.cost import CostModel
+from spa_compiler.analysis.cost_kinds import GroupShare, MeasuredCost
+from spa_compiler.analysis.cost_registry import find_cost, list_cost_names
 from spa_compiler.errors import NothingToPrune, UsageError
 from spa_compiler.execution.cpu import convolution_block
 from spa_compiler.pipeline.fields import (
@@ -21,12 +23,11 @@ from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.allocation import Budget, allocate
 from spa_compiler.planning.budget import parse_target
-from spa_compiler.planning.latency_model import find_fastest, find_latency_share
+from spa_compiler.planning.measured_budget import find_measured_plan, find_measured_share
 from spa_compiler.planning.plan import Plan, make_best_plan
 from spa_compiler.planning.scores import Scores
+from spa_compiler.planning.settings import PLANNING
 from spa_compiler.planning.width_ladder import Limits
-
-BUDGET_UNITS = ("macs", "params", "size", "latency", "channels")
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Allocate:
     """A budget (`of` and `ratio`, or `target`) and what limits it.
 
     `align` 0 is what onnxruntime's kernels on this machine need. A latency is met by measuring: the share of MACs is
-    found by bisection on the rewritten model.
+    found by bisection on the rewritten model. A budget may be of any cost that is registered.
     """
 
     ratio: float | None = make_option(None, "Share to remove, 0 to 1: --ratio 0.5 halves the MACs.", "budget")
-    of: str = make_option("macs", "The cost that the ratio is a share of.", "budget", choices=BUDGET_UNITS)
+    of: str = make_option("macs", "The cost that the ratio is a share of.", "budget", choices=list_cost_names)
     target: str = make_option("", "The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms.", "budget")
     scope: str = make_option(
         "auto", "Groups compete by error per cost, or all lose the same share; auto follows the criterion.",
@@ -48,7 +49,9 @@ class Allocate:
         0, "Widths in multiples of N; auto: what the kernels here need.", "budget", word="auto", unit="channels"
     )
     min_keep: int = make_min_keep_option()
-    max_group_ratio: float = make_option(0.9, "Most that one group may lose.", "budget", least=0, most=1)
+    max_group_ratio: float = make_option(
+        PLANNING.most_group_share, "Most that one group may lose.", "budget", least=0, most=1
+    )
     exclude: tuple[str, ...] = make_exclude_option()
     include: tuple[str, ...] = make_include_option()
     group_ratio: tuple[str, ...] = make_option(
@@ -74,10 +77,9 @@ class Allocate:
         if not state.scores:
             raise NothingToPrune(describe_frozen(state))
         of, ratio = find_share(state, self.target, self.threads) if self.target else (self.of, self.ratio or 0.0)
-        if of == "latency":
-            plan = find_fastest(
-                state.require_graph(), ratio, lambda share: self.make_plan(state, "macs", share), self.threads
-            )
+        cost = find_cost(of)
+        if isinstance(cost, MeasuredCost):
+            plan = self.find_measured_plan(state, cost, ratio)
         else:
             plan = self.make_plan(state, of, ratio)
         if ratio > 0 and plan.is_empty:
@@ -92,16 +94,16 @@ class Allocate:
             raise UsageError("allocate: no budget: give ratio=0.5 or target=1.2GMACs")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise UsageError(f"the ratio {self.ratio} is not in 0..1 (1 excluded): it is the share to remove")
-        if self.of not in BUDGET_UNITS:
-            raise UsageError(f"--of {self.of}: expected one of {', '.join(BUDGET_UNITS)}")
+        if self.of not in list_cost_names():
+            raise UsageError(f"--of {self.of}: expected one of {', '.join(list_cost_names())}")
         if self.target and (self.ratio is not None or self.of != "macs"):
             raise UsageError("allocate: target already sets the cost and the budget: leave out ratio and of")
-        if self.of == "channels" and self.scope == "global":
-            raise UsageError("--of channels takes the same share of every group: give it without --scope global")
+        if isinstance(find_cost(self.of), GroupShare) and self.scope == "global":
+            raise UsageError(f"--of {self.of} takes the same share of every group: give it without --scope global")
 
     def choose_scope(self, state: State) -> str:
         """`auto`: scores that are errors of the output compare between groups, magnitudes do not."""
-        if self.of == "channels":
+        if isinstance(find_cost(self.of), GroupShare):
             return "uniform"
         return self.scope if self.scope != "auto" else "global" if state.scores_are_errors else "uniform"
 
@@ -115,6 +117,13 @@ class Allocate:
         budget = Budget(of, ratio)
         widths = allocate(graph, CostModel(graph), scores, budget, self.limits(), self.choose_scope(state), left)
         return make_best_plan(graph, scores, widths).merge(state.plan)
+
+    def find_measured_plan(self, state: State, cost: MeasuredCost, ratio: float) -> Plan:
+        """The plan for one share of a cost that is met by measuring."""
+        graph = state.require_graph()
+        return find_measured_plan(
+            cost, graph, ratio, lambda share: self.make_plan(state, cost.stand_in, share), self.threads
+        )
 
     def limits(self) -> Limits:
         """The options as limits."""
@@ -147,9 +156,10 @@ def _parse_ratio(entry: str) -> tuple[str, float]:
 def find_share(state: State, target: str, threads: int = 0) -> tuple[str, float]:
     """An absolute target as the share to remove. Raises NothingToPrune when the dense model already meets it."""
     of, wanted = parse_target(target)
-    if of == "latency":
-        return of, find_latency_share(state.require_graph(), wanted, threads)
-    unit = {"size": "bytes"}.get(of, of)
+    cost = find_cost(of)
+    if isinstance(cost, MeasuredCost):
+        return of, find_measured_share(cost, state.require_graph(), wanted, threads)
+    unit = cost.unit
     dense = CostModel(state.require_graph()).total(unit, {})
     if wanted >= dense:
         raise NothingToPrune(f"--target {target}: the model already has only {dense:,.0f} {unit}")

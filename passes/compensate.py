@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
-from spa_compiler.compensation import solvers
+from spa_compiler.compensation.lockstep import compensate_weights
 from spa_compiler.compensation.neuron_merging import merge_channels
+from spa_compiler.compensation.options import Options as SolverOptions
+from spa_compiler.compensation.settings import COMPENSATION
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.parallel import limit_threads
 from spa_compiler.pipeline.fields import OptionText
@@ -19,7 +21,7 @@ class Compensate:
     """`method`: lockstep (topological least squares), bias (FLAP: only the mean of what went), merge (weights only)."""
 
     method: str = "lockstep"
-    ridge: float = 0.02
+    ridge: float = COMPENSATION.ridge
     seed: int = 0
     name: ClassVar[str] = "compensate"
     after: ClassVar[tuple[str, ...]] = ("verify",)
@@ -51,13 +53,11 @@ class Compensate:
         if state.plan.is_empty:
             return state
         given = state.calibration
-        settings = solvers.Options(
+        settings = SolverOptions(
             self.ridge, given.adjust, bias_only=self.method == "bias", late=given.late, seed=self.seed
         )
         with limit_threads(graph):
-            model, outcome = solvers.compensate_weights(
-                graph, state.plan.masks(graph), state.pruned, given.feeds, settings
-            )
+            model, outcome = compensate_weights(graph, state.plan.masks(graph), state.pruned, given.feeds, settings)
         if outcome.unfit:
             few = ", ".join(outcome.unfit[:3]) + (", ..." if len(outcome.unfit) > 3 else "")
             why = "their values in calibration are not finite or too large"

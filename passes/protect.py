@@ -11,11 +11,10 @@ from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.passes import Pipeline, find_requirements
 from spa_compiler.pipeline.state import Pass, State
 from spa_compiler.planning.scores import Scores
+from spa_compiler.planning.settings import PLANNING
 from spa_compiler.verification.fidelity import explain_variance
 from spa_compiler.verification.replay import list_taps
 from spa_compiler.verification.runs import run_outputs
-
-PROTECT_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Protect:
     first read, as older texts have it.
     """
 
-    floor: float = 0.5
-    rounds: int = 2
+    floor: float = PLANNING.least_explained
+    rounds: int = PLANNING.protect_rounds
     inner: tuple[Pass, ...] = ()
     name: ClassVar[str] = "protect"
     after: ClassVar[tuple[str, ...]] = ("compensate",)
@@ -77,10 +76,10 @@ class Protect:
 
 
 def _take_first(feeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first chunks, of SAMPLES inputs or so."""
+    """The first chunks: as many inputs as outputs are explained on, or a chunk more."""
     out, n = [], 0
     for feed in feeds:
-        if n >= PROTECT_SAMPLES:
+        if n >= PLANNING.protect_inputs:
             break
         out.append(feed)
         n += max((len(a) for a in feed.values() if a.ndim), default=1)
@@ -94,8 +93,9 @@ def _find_repeated(state: State) -> Pipeline | None:
 
 
 def raise_scores(state: State) -> Scores:
-    """Scores of the groups that lost more than the average group, raised by up to four times."""
+    """Scores of the groups that lost more than the average group, raised by the more the more they lost."""
     groups = [g for g in state.require_graph().groups if g.label in state.scores]
     lost = {g.label: 1 - state.plan.count_kept(g) / g.size for g in groups}
     mean = float(np.mean(list(lost.values()))) if lost else 0.0
-    return {n: s * (1 + 3 * max(0.0, (lost[n] - mean) / max(1 - mean, 1e-9))) for n, s in state.scores.items()}
+    more = {n: max(0.0, (share - mean) / max(1 - mean, 1e-9)) for n, share in lost.items()}
+    return {n: s * (1 + PLANNING.protect_strength * more[n]) for n, s in state.scores.items()}

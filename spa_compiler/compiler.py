@@ -38,8 +38,8 @@ from spa_compiler.pipeline.state import State
 from spa_compiler.quality.gates import Gate, describe_missed, judge_gates, parse_gates
 from spa_compiler.quality.inputs import choose_inputs
 from spa_compiler.quality.verdict import advise
-from spa_compiler.quality.worth import Worth, measure_worth, measure_worth_on_data
-from spa_compiler.report.document import METRICS, list_metrics, summarize
+from spa_compiler.quality.judgement import Worth, measure_worth, measure_worth_on_data
+from spa_compiler.report.document import list_metric_names, list_metrics, summarize
 from spa_compiler.verification.dataset import load_data
 from spa_compiler.verification.latency import draw_sample, measure_latency
 from spa_compiler.verification.signature import check_signature
@@ -82,7 +82,7 @@ def compile_file(
     the states before a budget is met, by the passes run: given again for the same file, they are not run again.
     """
     start = time.perf_counter()
-    steps, gates = pipeline_of(options), parse_gates(options.fail_under, METRICS)
+    steps, gates = pipeline_of(options), parse_gates(options.fail_under, list_metric_names())
     unread = report_idle(find_idle(options), f"the passes are {steps}", lenient=options.ratio == 0)
     _check_proof(steps)
     steps.complete()
@@ -230,7 +230,7 @@ def _make_report(state: State, text: str, file: Path, options: Options) -> dict[
         threads = options.threads or os.cpu_count() or 1
         found["latency"] = measure_latency(sessions[0], sessions[1], feed, threads).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
-    summary = summarize(state, text, file)
+    summary = summarize(state, text, file, options.threads)
     if only:
         sizes = ", ".join(f"{n}={size}" for n, size in only.items())
         summary["notes"].append(f"the model fits these sizes of its symbolic axes only, as far as was tried: {sizes}")
@@ -253,7 +253,7 @@ def _measure_worth(state: State, sessions: Sequence[ort.InferenceSession], optio
 
 
 def _advise(state: State, options: Options) -> list[str]:
-    """What the caller may do about a poor result."""
+    """Ways to a better result, for the report."""
     real = state.calibration is not None and not state.calibration.synthetic
     compensated = state.results.get("compensation") is not None
     return list(advise(real, bool(options.data), has_folded_norms(state.require_graph()), compensated))

@@ -97,13 +97,13 @@ class Conflict(SpaError):
 
 
 class RuleError(SpaError):
-    """A rule string cannot be read: the string, where in it, what is wrong, and of which operator where that is known.
+    """A rule string cannot be read: the string, where in it, and what is wrong.
 
-    >>> raise RuleError("n c -> n d", 9, "'d' is an axis of an output and of no input", "Conv")
+    >>> raise RuleError("n c -> n d", 9, "'d' is an axis of an output and of no input")
     Traceback (most recent call last):
-    spa_compiler.errors.RuleError: Conv: 'd' is an axis of an output and of no input (character 10 of `n c -> n d`)
+    spa_compiler.errors.RuleError: 'd' is an axis of an output and of no input (character 10 of `n c -> n d`)
     """
 
-    def __init__(self, rule: str, place: int, text: str, operator: str = "") -> None:
+    def __init__(self, rule: str, place: int, text: str) -> None:
         self.rule, self.place, self.text = rule, place, text
-        super().__init__(f"{operator + ': ' if operator else ''}{text} (character {place + 1} of `{rule}`)")
+        super().__init__(f"{text} (character {place + 1} of `{rule}`)")

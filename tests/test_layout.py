@@ -15,16 +15,19 @@ import networkx as nx
 import onnx.defs
 import pytest
 
+from spa_compiler.analysis.cost_kinds import Cost
+from spa_compiler.analysis.cost_registry import find_costs
 from spa_compiler.operators.tables import TABLES
+from spa_compiler.planning import costs
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted((ROOT / "spa_compiler").rglob("*.py"))
 PASSES = sorted((ROOT / "passes").glob("*.py"))
 MODULES = [*LIBRARY, *PASSES]
 ORDER = """
-    exit_codes errors plugins version algebra ir operators execution shape_inference canonicalize analysis rewriting
-    verification planning interpreter autodiff calibration statistics scoring compensation quality output pipeline
-    report compiler __init__ cli
+    exit_codes errors plugins version settings algebra ir operators execution shape_inference canonicalize analysis
+    rewriting verification planning interpreter autodiff calibration statistics scoring compensation quality output
+    pipeline report compiler __init__ cli
 """.split()
 """Packages, and modules beside them: each imports only from those before it (docs/architecture.md)."""
 SLOW = {"sympy"}
@@ -40,7 +43,7 @@ OPERATORS = {s.name for s in onnx.defs.get_all_schemas()}.union(*TABLES.values()
 NAMES_OPERATORS = {
     "ir.control_flow": "a body gives what lies outside through an Identity; ir stands before operators",
     "ir.validation": "faults of onnxruntime's own schemas, before any file is read; ir stands before operators",
-    "interpreter.body_recorder": "adds nodes to bodies as protobuf, where no builder of graph nodes serves",
+    "interpreter.body_taps": "adds nodes to bodies as protobuf, where no builder of graph nodes serves",
     "verification.inside": "adds pushes to a model as protobuf, where no builder of graph nodes serves",
     "rewriting.prune": "patches what these nodes read: the operands that say a size in an operator's own way",
 }
@@ -148,6 +151,29 @@ def test_operators_are_named_in_their_package_only() -> None:
 
 def test_few_modules_name_operators() -> None:
     assert len(NAMES_OPERATORS) <= 10
+
+
+COSTS = {word for c in find_costs().values() for word in (c.name, c.unit, c.title, c.suffix) if word} - {"size"}
+"""How the costs of this distribution are called, in options, reports and targets; a group has a size, too."""
+
+
+def rows_of_texts(path: Path) -> Iterator[set[str]]:
+    """String literals that stand side by side: the entries or keys of a list, a tuple, a set or a dictionary."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        parts = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
+        yield {p.value for p in parts if isinstance(p, ast.Constant) and isinstance(p.value, str)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_module_lists_the_costs(path: Path) -> None:
+    """A cost is registered in one place; tables, gates, options and budgets ask the registry."""
+    assert all(len(row & COSTS) <= 1 for row in rows_of_texts(path))
+
+
+def test_every_cost_of_the_table_is_an_entry_point() -> None:
+    points: dict[str, str] = project()["project"]["entry-points"]["spa_compiler.costs"]  # type: ignore[index]
+    made = {name for name, value in vars(costs).items() if isinstance(value, Cost)}
+    assert points == {name: f"spa_compiler.planning.costs:{name}" for name in made}
 
 
 def identifiers(path: Path) -> Iterator[str]:

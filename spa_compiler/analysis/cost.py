@@ -1,37 +1,32 @@
-"""The cost of a model: multiply-accumulates, parameters and bytes, as functions of the channels each dim keeps.
+"""The cost of a model, as a function of the channels each dim keeps: MACs, parameters, and whatever else is registered.
 
     cost = CostModel(graph)
     cost.total("macs", {})                   # dense
     cost.total("macs", {dim: 32})            # with 32 channels of one dim
 
-A MAC count is for one sample: symbolic batch axes count as 1, other symbols as bound by the analysis. What a Scan or a
-Loop repeats counts as often as it runs, once where that is not known; each branch of an If counts half. What a
-contraction multiplies is told by its row in the operator tables (`Site.products`). Every term is a product of axis
-sizes, and every axis size is a sum of products of dims, so a change of one group touches few terms.
+Costs are for one sample: symbolic batch axes count as 1, other symbols as bound by the analysis. Every term of a cost
+(`cost_terms`) is a product of axis sizes, and every axis size is a sum of products of dims, so a change of one group
+touches few terms.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx
-
 from spa_compiler.algebra.expr import Dim, Expr, Sum, iterate_dims, resolve
+from spa_compiler.analysis.cost_kinds import Term
+from spa_compiler.analysis.cost_registry import find_counted_costs
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
-from spa_compiler.ir.control_flow import find_scan_axes
-from spa_compiler.ir.model import find_element_type
 from spa_compiler.ir.symbols import list_symbols
+from spa_compiler.operators.macs import list_products
 from spa_compiler.operators.site import describe_place
 
 Widths = Mapping[Dim, float]
 """Channels kept of each dim (per block). A unit of a group that keeps 3 of 10 has width 0.3."""
-COST_UNITS = ("macs", "params", "bytes")
 SHOWN_NAMES = 5
 """Contractions without a count that a note names."""
-UNKNOWN_TRIPS = 1 << 31
-"""Trip counts from which a Loop is one that only its condition ends; exporters write the largest integer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,58 +67,67 @@ def make_product(axes: Iterable[Expr], find_fixed: Callable[[Dim], float | None]
     return out
 
 
-@dataclass(frozen=True)
-class Term:
-    """factor times the product of axis sizes."""
-
-    unit: str
-    axes: tuple[Expr, ...]
-    factor: float
-    where: str
-
-
 class CostModel:
-    """Costs of a graph under any widths of its groups' dims."""
+    """Costs of a graph under any widths of its groups' dims, each counted when it is first asked for."""
 
     def __init__(self, graph: DependencyGraph) -> None:
         self.graph = graph
-        self.terms = [*_list_mac_terms(graph), *_list_weight_terms(graph)]
-        self.uncounted = [describe_place(s) for s in graph.sites if s.products is None]
+        self.uncounted = [describe_place(s) for s in graph.sites if list_products(s) is None]
         """Contractions whose multiply-accumulates are not known; they count as none."""
-        batch, free = _find_batch_dims(graph), {d for g in graph.groups for d in g.dims}
-        self._by_dim: dict[Dim, list[Term]] = {}
-        self._all: dict[str, list[Product]] = {u: [] for u in COST_UNITS}
-        self._products: dict[int, Product] = {}
-
-        def find_fixed(d: Dim) -> float | None:
-            return 1.0 if d in batch else None if d in free else float(d.size)
-
-        for t in self.terms:
-            made = self._products[id(t)] = make_product(t.axes, find_fixed, t.factor)
-            self._all[t.unit].append(made)
-            for d in {d for a in t.axes for d in iterate_dims(a)}:
-                self._by_dim.setdefault(d, []).append(t)
-        self._parts: dict[tuple[str, str], list[Product]] = {}
+        self._batch, self._free = _find_batch_dims(graph), {d for g in graph.groups for d in g.dims}
+        self._counts: dict[str, _Count] = {}
 
     def total(self, unit: str, widths: Widths) -> float:
-        """All of a unit: "macs", "params" or "bytes"."""
-        return math.fsum(p(widths) for p in self._all[unit])
+        """All of a unit, such as "macs", "params" or "bytes"."""
+        return math.fsum(p(widths) for p in self._count(unit).products)
 
     def totals(self, widths: Widths) -> dict[str, int]:
         """Every unit, rounded."""
-        return {u: round(self.total(u, widths)) for u in COST_UNITS}
+        return {u: round(self.total(u, widths)) for u in find_counted_costs()}
 
     def of_group(self, group: Group, unit: str, widths: Widths) -> float:
         """The part of the total in which this group takes part."""
-        parts = self._parts.get((group.label, unit))
-        if parts is None:
-            terms = {id(t): t for d in group.dims for t in self._by_dim.get(d, ()) if t.unit == unit}
-            parts = self._parts[group.label, unit] = [self._products[k] for k in terms]
-        return math.fsum(p(widths) for p in parts)
+        return math.fsum(p(widths) for p in self._count(unit).find_parts(group))
+
+    def find_neighbours(self, group: Group, unit: str) -> set[Dim]:
+        """Dims that share a term with this group: their costs change when it does."""
+        return self._count(unit).find_neighbours(group)
+
+    def _count(self, unit: str) -> _Count:
+        if unit not in self._counts:
+            terms = list(find_counted_costs()[unit].terms(self.graph))
+            self._counts[unit] = _Count(terms, [make_product(t.axes, self._find_fixed, t.factor) for t in terms])
+        return self._counts[unit]
+
+    def _find_fixed(self, d: Dim) -> float | None:
+        """The size of a dim that has no width of its own."""
+        return 1.0 if d in self._batch else None if d in self._free else float(d.size)
+
+
+class _Count:
+    """The terms of one cost as products, and which of them a dim is part of."""
+
+    def __init__(self, terms: Sequence[Term], products: list[Product]) -> None:
+        self.products = products
+        self._dims = [{d for a in t.axes for d in iterate_dims(a)} for t in terms]
+        self._by_dim: dict[Dim, list[int]] = {}
+        self._parts: dict[str, list[Product]] = {}
+        for k, dims in enumerate(self._dims):
+            for d in dims:
+                self._by_dim.setdefault(d, []).append(k)
+
+    def find_parts(self, group: Group) -> list[Product]:
+        """Products in which a group takes part, each once."""
+        if group.label not in self._parts:
+            self._parts[group.label] = [self.products[k] for k in self._find_terms(group)]
+        return self._parts[group.label]
 
     def find_neighbours(self, group: Group) -> set[Dim]:
-        """Dims that share a term with this group: their costs change when it does."""
-        return {x for d in group.dims for t in self._by_dim.get(d, ()) for a in t.axes for x in iterate_dims(a)}
+        """Dims of these products."""
+        return {d for k in self._find_terms(group) for d in self._dims[k]}
+
+    def _find_terms(self, group: Group) -> dict[int, None]:
+        return dict.fromkeys(k for d in group.dims for k in self._by_dim.get(d, ()))
 
 
 def describe_uncounted(cost: CostModel) -> list[str]:
@@ -151,56 +155,4 @@ def _find_batch_dims(graph: DependencyGraph) -> set[Dim]:
     return out
 
 
-def _list_mac_terms(graph: DependencyGraph) -> list[Term]:
-    out: list[Term] = []
-    runs = _count_runs(graph)
-    for site in graph.sites:
-        often, share = runs[site.path]
-        out += [Term("macs", (*axes, *often), share, describe_place(site)) for axes in site.products or ()]
-    return out
-
-
-def _count_runs(graph: DependencyGraph) -> dict[str, tuple[tuple[Expr, ...], float]]:
-    """How often each body runs, as a product of axis sizes: what a Scan runs along, a Loop's count where it is known.
-
-    The second number is the share of runs that reach it: a half for a branch of an If.
-    """
-    out: dict[str, tuple[tuple[Expr, ...], float]] = {"": ((), 1.0)}
-    for site in graph.sites:
-        kind = site.attrs.get("kind")
-        if site.op != "Body" or kind is None:
-            continue
-        often, share = out[site.path]
-        if kind == "If":
-            share /= 2
-        elif kind == "Loop" and 0 in site.consts and site.consts[0].size == 1:
-            count = max(int(site.consts[0].ravel()[0]), 0)
-            often = (*often, Dim(count)) if count < UNKNOWN_TRIPS else often
-        for slot, axis in list(find_scan_axes(len(site.inputs), site.attrs).items())[:1] if kind == "Scan" else ():
-            along = site.inputs[slot]
-            often = (*often, along.axes[axis]) if along is not None else often
-        out[site.attrs["path"]] = often, share
-    return out
-
-
-def _list_weight_terms(graph: DependencyGraph) -> list[Term]:
-    out: list[Term] = []
-    constants = graph.model.constants()
-    for name in graph.weights:
-        axes = tuple(graph.values[name].axes)
-        out.append(Term("params", axes, 1.0, name))
-        out.append(Term("bytes", axes, _find_itemsize(find_element_type(constants[name])), name))
-    for t in (*graph.model.inner_weights(), *graph.model.default_weights()):
-        elements = math.prod(t.dims)
-        out.append(Term("params", (), elements, t.name))
-        out.append(Term("bytes", (), elements * _find_itemsize(t.data_type), t.name))
-    return out
-
-
-def _find_itemsize(kind: int) -> float:
-    if kind in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
-        return 0.5
-    return float(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
-
-
-__all__ = ["COST_UNITS", "CostModel", "Widths", "describe_uncounted", "make_group_widths"]
+__all__ = ["CostModel", "Widths", "describe_uncounted", "make_group_widths"]

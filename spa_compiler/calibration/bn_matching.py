@@ -25,6 +25,7 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.autodiff.reverse_mode import OPSET, Tape, Unknown
 from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.calibration.sample_budget import Feed, count_affordable
+from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.errors import ModelError
 from spa_compiler.execution.parallel import map_parallel
 from spa_compiler.execution.session import open_session, run_session
@@ -35,24 +36,12 @@ from spa_compiler.operators.facts import HOLDS_STATISTICS
 from spa_compiler.shape_inference import evaluator
 
 Array = NDArray[Any]
-DESCENT_STEPS, DESCENT_RATE, ROUGHNESS_WEIGHT = 8, 0.04, 0.02
-"""Steps, their size in deviations of the pictures, and the weight of the total variation; chosen on ResNet-20."""
-MEAN_DECAY, SQUARE_DECAY = 0.5, 0.9
-"""Decay of Adam's averages: few steps have no use for long ones (loss after 8: 0.011, with 0.9 and 0.99 0.018)."""
 OLDEST_OPSET = 13
 """The first opset all of whose operators mean the same in OPSET, as far as they have derivatives."""
-PICTURES_PER_SET, LEAST_PER_SET = 48, 8
-"""Pictures whose statistics are matched together (192 or 48 alike on ResNet-20), and how many have any."""
 COPIES_IN_MEMORY = 4
 """Copies of all values of the graph in memory: 0.8 of them were measured, in four sets side by side at most."""
-MATCHED_SHARE, LEAST_MATCHED = 0.75, 96
-"""Share of the pictures that are matched to stored statistics, and how many must be: 288 of 384, 144 of 192 and 96 of
-192 were measured."""
 STEP_WORK, MATCHING_MACS = 3, 5e11
 """Times the work of a run that a step of matching takes; multiply-accumulates that all of it may take."""
-MATCHED_LOSS, FIRST_STEPS, HOPELESS_LOSS = 0.05, 3, 0.15
-"""Loss up to which statistics are matched: 0.06 without a step, 0.035 after 3 and 0.015 after 8 on ResNet-20. So many
-steps are taken where it is still far then."""
 
 
 def draw_matched(
@@ -64,8 +53,11 @@ def draw_matched(
     They are `count`, or fewer where matching takes long, unless it says `exactly`. Else why they are not matched, or
     '' where there is nothing to match.
     """
-    most = min(int(MATCHED_SHARE * count), count_affordable(graph, work=MATCHING_MACS) // (STEP_WORK * DESCENT_STEPS))
-    least = max(LEAST_MATCHED, count // 4 if exactly else 0)
+    most = min(
+        int(CALIBRATION.matched_share * count),
+        count_affordable(graph, work=MATCHING_MACS) // (STEP_WORK * CALIBRATION.descent_steps),
+    )
+    least = max(CALIBRATION.least_matched, count // CALIBRATION.matched_one_of if exactly else 0)
     (name, source), *others = found.items()
     if others or len(source.shape) != 3 or not any(s.op in HOLDS_STATISTICS for s in graph.sites):
         return ""
@@ -74,11 +66,11 @@ def draw_matched(
     try:
         match = Match(graph, memory)
         most -= most % match.rows
-        drawn = source.draw(count if exactly else min(count, int(most / MATCHED_SHARE)), rng)
+        drawn = source.draw(count if exactly else min(count, int(most / CALIBRATION.matched_share)), rng)
         moved, loss = match.refine(drawn[:most])
     except (Unknown, ModelError) as e:
         return str(e)
-    if loss > MATCHED_LOSS:
+    if loss > CALIBRATION.matched_loss:
         return f"they stay {loss:.2g} away"
     mixed = np.concatenate([moved, drawn[most:]])[rng.permutation(len(drawn))]
     return {name: mixed}, f"{most} of them matched to the statistics that BatchNormalization holds"
@@ -88,7 +80,7 @@ class Match:
     """The loss of pictures for the input of a graph and its derivative, as a model for `rows` of them at once."""
 
     def __init__(self, graph: DependencyGraph, memory: int) -> None:
-        """SET pictures at once, or fewer where memory (bytes) does not allow so many.
+        """As many pictures at once as are matched together, or fewer where memory (bytes) does not allow so many.
 
         Raises Unknown where there is no such loss, no derivative of it, or no room.
         """
@@ -96,9 +88,9 @@ class Match:
         if any(s.path for s in graph.sites) or len(model.header.graph.input) != 1:
             raise Unknown("branches, loops or several inputs")
         held = sum(math.prod(v.shape[1:]) for s in graph.sites for v in s.outputs if v is not None)
-        self.rows = min(PICTURES_PER_SET, memory // (4 * COPIES_IN_MEMORY * max(held, 1)))
-        if self.rows < LEAST_PER_SET:
-            raise Unknown(f"memory for {LEAST_PER_SET} inputs")
+        self.rows = min(CALIBRATION.pictures_per_set, memory // (4 * COPIES_IN_MEMORY * max(held, 1)))
+        if self.rows < CALIBRATION.least_per_set:
+            raise Unknown(f"memory for {CALIBRATION.least_per_set} inputs")
         self.name = model.header.graph.input[0].name
         self.session = open_session(differentiate_model(model, self.rows), model.folder, 3, 1, "the derivative")
 
@@ -117,15 +109,15 @@ class Match:
     def _descend(self, x: Array) -> tuple[Array, float]:
         low, high, unit = x.min(), x.max(), max(float(x.std()), 1e-12)
         first, second, loss = np.zeros_like(x), np.zeros_like(x), math.inf
-        for t in range(1, DESCENT_STEPS + 1):
+        for t in range(1, CALIBRATION.descent_steps + 1):
             loss, g = run_session(self.session, {self.name: x}, "the derivative")
-            if t > FIRST_STEPS and loss > HOPELESS_LOSS:
+            if t > CALIBRATION.first_steps and loss > CALIBRATION.hopeless_loss:
                 break
-            g = g + ROUGHNESS_WEIGHT / unit**2 * differentiate_roughness(x)
-            first += (1 - MEAN_DECAY) * (g - first)
-            second += (1 - SQUARE_DECAY) * (g * g - second)
-            size = np.sqrt(second / (1 - SQUARE_DECAY**t)) + 1e-12
-            x = np.clip(x - DESCENT_RATE * unit / (1 - MEAN_DECAY**t) * first / size, low, high)
+            g = g + CALIBRATION.roughness_weight / unit**2 * differentiate_roughness(x)
+            first += (1 - CALIBRATION.mean_decay) * (g - first)
+            second += (1 - CALIBRATION.square_decay) * (g * g - second)
+            size = np.sqrt(second / (1 - CALIBRATION.square_decay**t)) + 1e-12
+            x = np.clip(x - CALIBRATION.descent_rate * unit / (1 - CALIBRATION.mean_decay**t) * first / size, low, high)
         return x, float(loss)
 
 

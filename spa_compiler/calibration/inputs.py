@@ -33,20 +33,16 @@ from spa_compiler.calibration.language_model import (
 )
 from spa_compiler.calibration.pixel_scale import compute_probabilities, rescale_source, split_chunks
 from spa_compiler.calibration.priors.kinds import Scale, Synthetic
-from spa_compiler.calibration.sample_budget import (
-    LEAST_SAMPLES,
-    TABLE_SAMPLES,
-    count_affordable,
-    plan_given_samples,
-    plan_samples,
-)
+from spa_compiler.calibration.sample_budget import count_affordable, plan_given_samples, plan_samples
+from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.index_limits import find_index_limits
 from spa_compiler.execution.input_ranges import POSITIVE, inspect_inputs
 from spa_compiler.execution.inputs import WHOLE_LIMIT, draw_random_array
 from spa_compiler.execution.session import open_session
 from spa_compiler.interpreter.activation_maps import Adjust, is_rectified
-from spa_compiler.interpreter.interpreter import Late, Walk
+from spa_compiler.interpreter.deferred_inputs import Late
+from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import find_input_axes, find_only_batch, make_input_types
 from spa_compiler.operators.facts import HOLDS_STATISTICS, is_convolution
@@ -62,14 +58,6 @@ UNKNOWN_KIND = "features"
 was tried (anomalies in flattened spectra) importance by such moments lost to magnitude, compensation gained."""
 PICTURE_KINDS = ("photographs", "objects", "leaves", "pink")
 """Kinds of which deep errors are doubted (`rank_correction`)."""
-FEW_CLASSES = 128
-"""So many given pictures are believed: 64 hide of MobileNetV2 what drawn ones do."""
-CONFIDENCE_RANGE = (0.5, 0.95)
-"""Between these the dense model's confidence in a synthetic input is neither a guess nor an artefact."""
-SWEEPS = 8
-"""Times that token ids are drawn again from what a language model says."""
-SHRINK = 0.3
-"""Pull on the log deviations of folded convolutions that feed a ReLU (measured: ResNet-20, -32 and -56 on CIFAR-10)."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +103,7 @@ def draw_calibration(
     if kind:
         _check_kind(kind, {n: s for n, s in found.items() if types[n].tensor_type.shape.dim})
     ids = max((math.prod(s.shape) for s in found.values() if s.kind == "tokens"), default=0)
-    most = max(LEAST_SAMPLES, LENGTH_ELEMENTS // ids) if ids else TABLE_SAMPLES
+    most = max(CALIBRATION.least_inputs, LENGTH_ELEMENTS // ids) if ids else CALIBRATION.table_inputs
     planned, pool = plan_samples(graph, samples, memory, longer, most)
     count, pool = (max(n, find_only_batch(model)) for n in (planned.kept, pool))
     if not _has_common_batch(model):
@@ -200,7 +188,7 @@ def _draw_language(
         return None
     if not told.causal:
         return inputs, "tokens"
-    sweeps = max(1, min(SWEEPS, most // count))
+    sweeps = max(1, min(CALIBRATION.sweeps, most // count))
     return {**inputs, told.name: told.draw_ids(inputs, rng, sweeps)}, f"likely token ids, {sweeps} sweeps"
 
 
@@ -214,7 +202,7 @@ def has_folded_norms(graph: DependencyGraph) -> bool:
 def choose_adjustment(graph: DependencyGraph) -> Adjust:
     """The maps that synthetic inputs need: the batch's own statistics, or shrunk deviations where folded."""
     normed = any(s.op in HOLDS_STATISTICS for s in graph.sites)
-    return Adjust(batch_norm=normed, shrink=SHRINK if has_folded_norms(graph) else 0.0)
+    return Adjust(batch_norm=normed, shrink=CALIBRATION.pull if has_folded_norms(graph) else 0.0)
 
 
 def _has_common_batch(model: Model) -> bool:
@@ -284,12 +272,12 @@ def guess_kind(shape: tuple[int, ...]) -> str:
     if len(shape) == 3 and small[0] in (1, 3):
         rest = sorted(shape)[1:] if small[0] == 3 else sorted(s for s in shape if s != 1) or [1, 1]
         low, high = rest[0], rest[-1]
-        if small[0] == 1 and high > 1.5 * low:
-            return "mfcc" if low <= 20 else "log_mel"
-        return "strokes" if small[0] == 1 and high <= 32 else "photographs"
+        if small[0] == 1 and high > CALIBRATION.spectrum_ratio * low:
+            return "mfcc" if low <= CALIBRATION.most_coefficients else "log_mel"
+        return "strokes" if small[0] == 1 and high <= CALIBRATION.largest_strokes else "photographs"
     if len(shape) == 2 and 1 not in shape:
         return "series"
-    if size >= 4000 and max(shape, default=0) == size and math.isqrt(size // 3) ** 2 * 3 != size:
+    if size >= CALIBRATION.least_waveform and max(shape, default=0) == size and math.isqrt(size // 3) ** 2 * 3 != size:
         return "waveforms" if len(shape) == 2 else "features"
     if max(shape, default=0) == size and size in (64, 784, 1024):
         return "strokes"
@@ -322,7 +310,8 @@ def choose_confident(
     if found is None:
         return rng.permutation(n)[:count]
     label, confidence = found.argmax(1), found.max(1)
-    fit = (confidence >= CONFIDENCE_RANGE[0]) & (confidence <= CONFIDENCE_RANGE[1])
+    least, most = CALIBRATION.confidence_range
+    fit = (confidence >= least) & (confidence <= most)
     order = np.lexsort((-confidence, ~fit))
     rank = np.empty(n, np.int64)  # place of each row among those of its class
     for c in np.unique(label):
@@ -348,7 +337,7 @@ def load_calibration(graph: DependencyGraph, spec: str, samples: int = 0, memory
         raise UsageError(f"{spec}: the model runs {batch} inputs at a time, there are {n}")
     n -= n % batch if batch else 0
     feeds, late = planned.split_feeds(kept, batch)
-    few = n < FEW_CLASSES and any(
+    few = n < CALIBRATION.trusted_pictures and any(
         guess_kind(find_first_grid(graph, name, a.shape[1:])) in PICTURE_KINDS for name, a in kept.items()
     )
     return Calibration(feeds, f"{n} inputs from {Path(spec.split(':')[0]).name}", has_low_rank=few, late=late)

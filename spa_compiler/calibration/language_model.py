@@ -21,6 +21,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from spa_compiler.algebra.sizes import find_size_symbols
+from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.execution.index_limits import find_index_limits
 from spa_compiler.execution.input_ranges import inspect_inputs
 from spa_compiler.execution.inputs import draw_random_inputs
@@ -35,8 +36,6 @@ LENGTH_ELEMENTS = 1 << 15
 """Token ids that are drawn in all: several times as many as positions are sampled (`covariance`)."""
 TRIED_ROWS = 2
 """Rows on which a model is tried."""
-TRIED_LENGTHS = 64, 32, 16
-"""Ids in a row where any number may be, the first that the model takes: analysis binds it to a small prime."""
 CAUSAL_TOLERANCE = 1e-3
 """Outputs that differ by less than this part of their deviation do not depend on what was changed."""
 POSITION_NAME = "position"
@@ -112,16 +111,21 @@ def find_language(model: Model, inputs: Mapping[str, Array], rng: np.random.Gene
 
 
 def choose_lengths(model: Model, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Sizes of symbols with one of LENGTHS for the number of token ids, where that is free and shorter."""
+    """Sizes of symbols with one of the usual lengths for the number of token ids, where that is free and shorter."""
     limits, axes = find_index_limits(model), find_input_axes(model)
     lengths = [axes[name][1] for name in limits if len(axes.get(name, ())) == 2]
     ties = model.shapes.ties if model.shapes is not None else {}
-    short = {n for size in lengths for n in find_size_symbols(substitute(size, ties)) if sizes[n] < TRIED_LENGTHS[0]}
+    short = {
+        n
+        for size in lengths
+        for n in find_size_symbols(substitute(size, ties))
+        if sizes[n] < CALIBRATION.text_lengths[0]
+    }
     if not short:
         return dict(sizes)
     session = open_session(model.proto(), model.folder, threads=1)
-    most = min((n for name, n in limits.items() if POSITION_NAME in name.lower()), default=TRIED_LENGTHS[0])
-    for length in (n for n in TRIED_LENGTHS if n <= most):
+    most = min((n for name, n in limits.items() if POSITION_NAME in name.lower()), default=CALIBRATION.text_lengths[0])
+    for length in (n for n in CALIBRATION.text_lengths if n <= most):
         longer = apply_ties({**sizes, **{n: max(length, sizes[n]) for n in short}}, ties)
         try:
             session.run(None, draw_random_inputs(model, longer, np.random.default_rng(0)))

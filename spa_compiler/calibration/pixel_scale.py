@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.priors.kinds import NORMALISED, Scale, Synthetic
+from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.execution.parallel import map_parallel
 from spa_compiler.execution.session import open_session, run_session
 from spa_compiler.interpreter.activation_maps import measure_statistics
@@ -32,16 +33,6 @@ CHUNK_ELEMENTS = 200_000
 """Elements of an input that run at once."""
 TRIED_PICTURES = 32
 """Inputs on which a scale is tried."""
-USUAL_RESPONSE, BEST_RESPONSE = (0.1, 1.5), 0.7
-"""Median deviations behind the first contraction (and its BatchNormalization) of an input at its own scale, and the
-customary one: 0.2 to 0.9 on nine CIFAR-10 models, more on two that were trained without BatchNormalization."""
-CLOSE_RATIO = 1.25
-"""A likelier scale is kept when its response is this near to the best."""
-SILENT_RESPONSE, LOUD_RESPONSE = 0.15, 4.0
-"""Where inputs and predictions share less than this part of log(classes), a wider scale is tried, and taken when it
-makes that LOUD times more."""
-CERTAIN_SHARE = 0.4
-"""Share of predictions above 99 % from which a scale is too wide."""
 CUSTOMARY_INTERVALS = ((0.0, 1.0), (-1.0, 1.0), (-2.1, 2.6), (0.0, 255.0), (-128.0, 127.0))
 """Intervals that preprocessing maps pictures to."""
 
@@ -54,18 +45,18 @@ def rescale_source(graph: DependencyGraph, name: str, source: Synthetic) -> Synt
     if lead is not None:
         return replace(source, scale=min((*narrow, *wide), key=lambda s: _measure_distance(s, *lead)))
     best, loudness = _choose_by_response(graph, name, source, narrow)
-    if loudness < USUAL_RESPONSE[0]:
+    if loudness < CALIBRATION.usual_response[0]:
         best, loudness = _choose_by_response(graph, name, source, [narrow[0], *wide])
-    if loudness > LOUD_RESPONSE or len(walk.inputs) > 1 or best.scale in wide:
+    if loudness > CALIBRATION.loud_response or len(walk.inputs) > 1 or best.scale in wide:
         return best
     session = open_session(graph.model.proto(), graph.model.folder)
     told, _, classes = _measure_information(graph.model, session, name, best)
-    if told >= SILENT_RESPONSE * math.log(max(classes, 2)):
+    if told >= CALIBRATION.silent_share * math.log(max(classes, 2)):
         return best
     for scale in wide:
         louder = replace(source, scale=scale)
         more, certain, _ = _measure_information(graph.model, session, name, louder)
-        if more > LOUD_RESPONSE * told and certain < CERTAIN_SHARE:
+        if more > CALIBRATION.loud_factor * told and certain < CALIBRATION.certain_share:
             return louder
     return best
 
@@ -87,8 +78,8 @@ def list_scales(source: Synthetic) -> tuple[list[Scale], list[Scale]]:
 def find_leading_affine(walk: Walk, name: str) -> tuple[float, float] | None:
     """Factor and shift (means over the channels) that the graph applies to an input first; None where it does not."""
     factor, shift, found = 1.0, 0.0, False
-    while len(walk.readers_of.get(name, ())) == 1:
-        node = walk.nodes[walk.readers_of[name][0]]
+    while len(walk.liveness.readers_of.get(name, ())) == 1:
+        node = walk.nodes[walk.liveness.readers_of[name][0]]
         constants = [float(np.mean(walk.constants[n])) for n in node.input if n in walk.constants]
         first = node.input[0] == name
         affine = find_affine(node.op_type, constants[0], first) if len(constants) == 1 else None
@@ -113,11 +104,12 @@ def _choose_by_response(
     """The first scale with a usual response, else the one with the best; and its response."""
     made = [replace(source, scale=s) for s in scales]
     found = [_measure_response(graph, name, s) for s in made]
-    usual = [i for i, r in enumerate(found) if USUAL_RESPONSE[0] <= r <= USUAL_RESPONSE[1]]
+    least, most = CALIBRATION.usual_response
+    usual = [i for i, r in enumerate(found) if least <= r <= most]
     if not usual or usual[0] == 0:
         return made[0], found[0]
-    away = {i: abs(math.log(found[i] / BEST_RESPONSE)) for i in usual}
-    at = next(i for i in usual if away[i] <= min(away.values()) + math.log(CLOSE_RATIO))
+    away = {i: abs(math.log(found[i] / CALIBRATION.best_response)) for i in usual}
+    at = next(i for i in usual if away[i] <= min(away.values()) + math.log(CALIBRATION.close_ratio))
     return made[at], found[at]
 
 
@@ -135,7 +127,8 @@ def _measure_information(
         return math.inf, 0.0, 0
     entropy = -(p * np.log(p + 1e-12)).sum(1).mean()
     mean = p.mean(0)
-    return float(-(mean * np.log(mean + 1e-12)).sum() - entropy), float((p.max(1) > 0.99).mean()), p.shape[1]
+    certain = p.max(1) > CALIBRATION.certain_probability
+    return float(-(mean * np.log(mean + 1e-12)).sum() - entropy), float(certain.mean()), p.shape[1]
 
 
 def _measure_response(graph: DependencyGraph, name: str, source: Synthetic) -> float:
@@ -154,7 +147,7 @@ def _measure_response(graph: DependencyGraph, name: str, source: Synthetic) -> f
             y = step.outputs[0]
             if y is None:
                 return 1.0
-            follows = walk.readers.get(step.node.output[0], [])
+            follows = walk.liveness.readers.get(step.node.output[0], [])
             if len(follows) == 1 and follows[0] in HOLDS_STATISTICS:
                 continue
             return _measure_deviation(y)

@@ -16,16 +16,11 @@ from numpy.typing import NDArray
 from spa_compiler.analysis.cost import CostModel
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.pixel_scale import split_chunks
-from spa_compiler.interpreter.interpreter import Late
+from spa_compiler.calibration.settings import CALIBRATION
+from spa_compiler.interpreter.deferred_inputs import Late
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
-DEFAULT_SAMPLES, TABLE_SAMPLES, LEAST_SAMPLES = 384, 2048, 24
-"""Inputs wanted where one gives many positions (images), where it gives one, and where memory or time is short."""
-POOL_FACTOR = 8
-"""Times as many inputs are drawn as a pass starts with."""
-CHOSEN_ONE_OF = 3
-"""Of so many drawn inputs one is kept where the graph has become narrow enough for more than a pass starts with."""
 MOST_MACS = 4e11
 """Multiply-accumulates that all inputs together may take in one pass over the dense model."""
 
@@ -47,24 +42,24 @@ class SampleBudget:
 
 
 def plan_samples(
-    graph: DependencyGraph, samples: int, memory: int, longer: float = 1.0, most: int = TABLE_SAMPLES
+    graph: DependencyGraph, samples: int, memory: int, longer: float = 1.0, most: int = CALIBRATION.table_inputs
 ) -> tuple[SampleBudget, int]:
     """Inputs to keep, `most` at most, and how many to draw; they are `longer` than those of the analysis."""
     spatial = any(s.traits.is_convolution and not s.traits.is_quantized for s in graph.sites)
     wanted, most_runs = (
-        samples or min(DEFAULT_SAMPLES if spatial else TABLE_SAMPLES, most),
+        samples or min(CALIBRATION.picture_inputs if spatial else CALIBRATION.table_inputs, most),
         count_affordable(graph, longer),
     )
-    start = min(wanted, max(LEAST_SAMPLES, min(count_fitting(graph, memory, longer), most_runs)))
-    pool = max(samples, start, min(POOL_FACTOR * start, most_runs))
-    more = samples or min(wanted, pool // CHOSEN_ONE_OF)
+    start = min(wanted, max(CALIBRATION.least_inputs, min(count_fitting(graph, memory, longer), most_runs)))
+    pool = max(samples, start, min(CALIBRATION.pool_factor * start, most_runs))
+    more = samples or min(wanted, pool // CALIBRATION.chosen_one_of)
     return plan_late_samples(graph, start, more, memory / longer, bool(samples)), pool
 
 
 def plan_given_samples(graph: DependencyGraph, given: int, samples: int, memory: int) -> SampleBudget:
     """How many of the inputs that somebody gives are taken."""
-    start = min(samples or TABLE_SAMPLES, max(LEAST_SAMPLES, count_fitting(graph, memory)))
-    wanted = samples or min(TABLE_SAMPLES, max(start, count_affordable(graph)))
+    start = min(samples or CALIBRATION.table_inputs, max(CALIBRATION.least_inputs, count_fitting(graph, memory)))
+    wanted = samples or min(CALIBRATION.table_inputs, max(start, count_affordable(graph)))
     return plan_late_samples(graph, min(start, given), min(wanted, given), memory, bool(samples))
 
 

@@ -68,7 +68,7 @@ def find_value_type(own: DeclaredOption, plain: type[Any]) -> Any:
     """The type by which click checks a value."""
     shown = own.shown
     if shown.choices:
-        return click.Choice(list(shown.choices))
+        return click.Choice(list(shown.choices() if callable(shown.choices) else shown.choices))
     if shown.word:
         return str
     if shown.least is not None or shown.most is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Column, Table
 
 from spa_compiler.analysis.cost import CostModel, make_group_widths
+from spa_compiler.analysis.cost_registry import find_costs, list_table_costs
 from spa_compiler.analysis.dependency_graph import Axis, DependencyGraph
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import (
@@ -41,6 +42,8 @@ from spa_compiler.verification.latency import draw_sample, measure_latency
 from spa_compiler.verification.proof import prove_rewrite
 from spa_compiler.verification.signature import check_signature
 
+PARAMETERS = "params"
+"""The unit of the cost of which `spa inspect` also says what is frozen."""
 DRAWING_OPTIONS = {"input_shape", "input_range", "seed"}
 """Options that say how inputs are drawn."""
 
@@ -50,6 +53,11 @@ def analyze_file(path: Path, input_shape: tuple[str, ...] = ()) -> DependencyGra
     return make_front_end(Options(input_shape=input_shape)).run(State.of(load(path))).require_graph()
 
 
+def _format_others(totals: dict[str, Any]) -> str:
+    """Costs beside the parameters, which are told in full."""
+    return "".join(f", {format_si(totals[c.unit])} {c.title}" for c in list_table_costs() if c.unit != PARAMETERS)
+
+
 class Inspection(dict[str, Any]):
     """The groups and what is frozen, as JSON and as text."""
 
@@ -57,11 +65,11 @@ class Inspection(dict[str, Any]):
         """One line a group: channels, what hangs on it, and (verbose) its members."""
         total, frozen = self["parameters"], sum(self["frozen"].values())
         prunable = f"{total - frozen:,} of {total:,} parameters are prunable"
-        yield f"{len(self['groups'])} groups; {prunable}, {format_si(self['macs'])} MACs"
+        yield f"{len(self['groups'])} groups; {prunable}{_format_others(self)}"
         for g in self["groups"]:
             blocks = f" in each of {g['blocks']} blocks" if g["blocks"] > 1 else ""
             stat = " (statistic)" if g["statistic"] else ""
-            hangs = f"{g['parameters']:,} parameters, {format_si(g['macs'])} MACs"
+            hangs = f"{g['parameters']:,} parameters{_format_others(g)}"
             yield f"{g['label']}: {g['size']} channels{blocks}{stat}, {hangs}"
             if verbose:
                 yield from (f"    {m['role']:5} {m['value']}:{m['axis']}" for m in g["members"])
@@ -71,22 +79,23 @@ class Inspection(dict[str, Any]):
 
 
 def inspect_file(path: Path, input_shape: tuple[str, ...] = ()) -> Inspection:
-    """Groups with members, size, and the parameters and MACs that would go with all channels of a group."""
+    """Groups with members, size, and what would go with all channels of a group: parameters, MACs and added costs."""
     graph = analyze_file(path, input_shape)
-    cost = CostModel(graph)
+    cost, units = CostModel(graph), [c.unit for c in list_table_costs() if c.unit != PARAMETERS]
     groups = []
     for g in graph.groups:
         none = make_group_widths(g, 0)
-        hang = {u: round(cost.of_group(g, u, {}) - cost.of_group(g, u, none)) for u in ("params", "macs")}
+        hang = {u: round(cost.of_group(g, u, {}) - cost.of_group(g, u, none)) for u in (PARAMETERS, *units)}
         groups.append(
             {
                 "label": g.label, "size": g.size, "blocks": g.blocks, "statistic": g.stat,
-                "parameters": hang["params"], "macs": hang["macs"],
+                "parameters": hang.pop(PARAMETERS), **hang,
                 "members": [{"value": m.value, "axis": m.axis, "role": m.role} for m in g.members],
             }
         )  # fmt: skip
     totals = cost.totals({})
-    return Inspection(groups=groups, frozen=graph.frozen_parameters(), parameters=totals["params"], macs=totals["macs"])
+    others = {u: totals[u] for u in units}
+    return Inspection(groups=groups, frozen=graph.frozen_parameters(), parameters=totals[PARAMETERS], **others)
 
 
 def parse_axis(text: str) -> Axis:
@@ -223,8 +232,9 @@ def compare_files(dense: Path, others: list[Path], options: Options) -> Table:
     outputs, name, data = _run_sessions(dense, sessions, options)
     model = analyze_file(dense, options.input_shape).model
     feed = draw_sample(model, sessions, parse_ranges(options.input_range, model), options.seed)
-    first, rest = Column("model", overflow="fold"), ("MACs", "parameters", "median ms", f"cosine ({name})", "accuracy")
-    table = Table(first, *rest, box=None)
+    costs = list_table_costs()
+    first, rest = Column("model", overflow="fold"), ("median ms", f"cosine ({name})", "accuracy")
+    table = Table(first, *(c.title for c in costs), *rest, box=None)
     for path, session, got in zip(paths, sessions, outputs, strict=True):
         totals = CostModel(analyze_file(path, options.input_shape)).totals({})
         ms = measure_latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms
@@ -232,14 +242,15 @@ def compare_files(dense: Path, others: list[Path], options: Options) -> Table:
         close = measure_fidelity(outputs[0], got, name)
         cosine = "" if close.cosine is None else f"{close.cosine:.4f}"
         shown = "" if right is None else f"{right:.2%}"
-        table.add_row(path.name, format_si(totals["macs"]), format_si(totals["params"]), f"{ms:.3g}", cosine, shown)
+        table.add_row(path.name, *(format_si(totals[c.unit]) for c in costs), f"{ms:.3g}", cosine, shown)
     files.check()
     return table
 
 
 def make_sweep_table(source: Path, ratios: str, options: Options) -> Table:
     """One row a ratio; a ratio that is out of reach says why. What does not depend on the ratio is done once."""
-    table = Table("ratio", "MACs", "parameters", "speed-up", "cosine", "accuracy", box=None)
+    costs = list_table_costs()
+    table = Table("ratio", *(c.title for c in costs), "speed-up", "cosine", "accuracy", box=None)
     try:
         wanted = [float(r) for r in ratios.split(",")]
     except ValueError as e:
@@ -255,7 +266,7 @@ def make_sweep_table(source: Path, ratios: str, options: Options) -> Table:
             continue
         speed, right, cosine = report["latency"], report["accuracy"], report["fidelity"]["cosine"]
         table.add_row(
-            f"{ratio:g}", format_si(report["compiled"]["macs"]), format_si(report["compiled"]["params"]),
+            f"{ratio:g}", *(format_si(report["compiled"][c.unit]) for c in costs),
             f"{speed['dense_ms'] / speed['compiled_ms']:.2f}" if speed else "",
             "" if cosine is None else f"{cosine:.4f}", f"{right['compiled']:.2%}" if right else "",
         )  # fmt: skip
@@ -263,7 +274,7 @@ def make_sweep_table(source: Path, ratios: str, options: Options) -> Table:
 
 
 def list_passes() -> Iterator[str]:
-    """Passes with their options and defaults, then the criteria."""
+    """Passes with their options and defaults, then the criteria and the costs."""
     yield "passes:"
     for name in sorted(passes.find_passes()):
         kind = passes.find_pass_type(name)
@@ -274,6 +285,9 @@ def list_passes() -> Iterator[str]:
     yield "criteria:"
     for name in sorted(registry.find_criteria()):
         yield f"  {name}: {_find_first_sentence(registry.find_criterion(name))}"
+    yield "costs:"
+    for name, cost in find_costs().items():
+        yield f"  {name}: {_find_first_sentence(cost)}"
 
 
 def _find_first_sentence(thing: Any) -> str:

@@ -320,6 +320,6 @@ def apply_command(source: Path, plan: Path, output: Path | None, **given: Any) -
 @spa.command("passes")
 @_guard
 def passes_command() -> None:
-    """List the passes with their options, and the criteria."""
+    """List the passes with their options, the criteria and the costs."""
     for line in list_passes():
         click.echo(line)

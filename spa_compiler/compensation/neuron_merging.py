@@ -2,7 +2,7 @@
 
 Neuron Merging (Kim et al. 2020, eq. 5): where the weights that produce channel r point the way of those of a kept
 channel k, x_r is about s x_k with s = |w_r| / |w_k|, so that what reads r may read s x_k instead. Exact through ReLU
-for parallel weights and s > 0. It is the weights' view of what `solvers` learns from inputs, and loses to it.
+for parallel weights and s > 0. It is the weights' view of what `lockstep` learns from inputs, and loses to it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from spa_compiler.algebra.masks import NO_CHANNEL
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.analysis.weight_slices import Slices, find_slices, stack_rows
+from spa_compiler.compensation.settings import COMPENSATION
 from spa_compiler.execution.finite import ignore_overflow, is_finite
 from spa_compiler.ir.model import Model, make_constant
 from spa_compiler.planning.plan import Plan
 from spa_compiler.rewriting.prune import slice_array
 
-LEAST_SIMILARITY = 0.45
-"""Cosine from which channels are merged (their threshold for convolutions)."""
 Floats = NDArray[np.float64]
 
 
@@ -70,7 +69,7 @@ def _find_shares(group: Group, parts: list[Slices], mask: NDArray[np.bool_]) -> 
     return {
         int(r): (int(best[r]), float(norms[r] / norms[best[r]]))
         for r in np.flatnonzero(~mask)
-        if cosine[r, best[r]] > LEAST_SIMILARITY
+        if cosine[r, best[r]] > COMPENSATION.least_similarity
     }
 
 

@@ -159,11 +159,6 @@ class DrawnInputs:
     recipe: Recipe = field(default_factory=Recipe)
 
     @property
-    def recipe_text(self) -> str:
-        """The recipe in words."""
-        return str(self.recipe)
-
-    @property
     def is_powerful(self) -> bool:
         """Are all numbers finite, and does every output depend on the inputs?"""
         return not self.unfit and not self.still

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.execution.finite import is_finite
-from spa_compiler.interpreter.interpreter import Affine, Chunks, Step, Walk, map_chunks
+from spa_compiler.interpreter.chunks import Affine, Chunks, map_chunks
+from spa_compiler.interpreter.interpreter import Step, Walk
+from spa_compiler.interpreter.settings import INTERPRETER
 from spa_compiler.operators.tables import find_traits
 
 Array = NDArray[Any]
@@ -34,7 +36,7 @@ class Adjust:
     def of(self, walk: Walk, step: Step) -> Affine | None:
         """The map for the first output of this node, which is run where its output is what the map depends on."""
         x = step.inputs[0] if step.inputs else None
-        if step.index in walk.inside.around:
+        if walk.bodies.is_inside(step.index):
             return None
         if step.is_normalised and self.batch_norm and x is not None and _is_wide(x):
             gamma, beta = (np.asarray(c[0], np.float64) for c in step.inputs[1:3] if c is not None)
@@ -59,9 +61,9 @@ class Adjust:
 
 def is_rectified(walk: Walk, name: str) -> bool:
     """Is a value read by nothing but a Relu, or a Clip from zero upwards (Relu6)?"""
-    if len(walk.readers.get(name, ())) != 1 or not walk.readers_of[name]:
+    if len(walk.liveness.readers.get(name, ())) != 1 or not walk.liveness.readers_of[name]:
         return False
-    node = walk.nodes[walk.readers_of[name][0]]
+    node = walk.nodes[walk.liveness.readers_of[name][0]]
     traits = find_traits(node)
     if traits.rectifies or traits.zero != "clip":
         return traits.rectifies
@@ -72,7 +74,7 @@ def is_rectified(walk: Walk, name: str) -> bool:
 
 def _is_wide(x: Chunks) -> bool:
     """More than one position per channel: there are statistics to take."""
-    return x[0].ndim >= 2 and sum(a.size for a in x) > 8 * x[0].shape[1]
+    return x[0].ndim >= 2 and sum(a.size for a in x) > INTERPRETER.least_positions * x[0].shape[1]
 
 
 def measure_statistics(x: Chunks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -94,7 +96,7 @@ def _sum_channels(a: Array) -> NDArray[np.float64]:
 def shrink_deviations(mean: Array, variance: Array, strength: float) -> Affine:
     """Log s <- (1 - strength) log s + strength * mean over the live channels; the means stay."""
     deviation = np.sqrt(variance)
-    live = deviation > 0.1 * np.median(deviation)
+    live = deviation > INTERPRETER.live_share * np.median(deviation)
     scale = np.ones_like(deviation)
     if live.any():
         log = np.log(deviation[live])

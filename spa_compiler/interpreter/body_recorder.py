@@ -1,16 +1,12 @@
-"""Records of the inputs and outputs of contractions in bodies, made while the control node runs as a whole.
+"""Records of what contractions inside bodies of If, Loop and Scan read and give, made while the control node runs.
 
-    inside = BodyIndex(model)
-    node, taps = inside.node(inside.around[index], {})    # an outermost control node, with an output more for each tap
-
-A tap carries a value out of its body, through every control node around it: a Loop or a Scan stacks it round by round,
-an If gives it from the branch that runs and nothing from the other. What lies in a branch that a Loop or a Scan repeats
-is not recorded: its rounds cannot be stacked.
+recorder = BodyRecorder(BodyIndex(model), runner)
+recorder.execute(index, node, values)                  # the control node runs where its first body begins
+recorder.records[index].inputs                         # chunks by input slot; see `body_taps`
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,40 +14,16 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
-from spa_compiler.ir.control_flow import DOMAIN, Chain, find_body_paths, find_chains, nest_bodies
-from spa_compiler.ir.model import Model
-from spa_compiler.operators.tables import find_traits
+from spa_compiler.interpreter.body_taps import OUTPUT_SLOT, BodyIndex, Span, Tap
+from spa_compiler.interpreter.chunks import Chunks
+from spa_compiler.interpreter.liveness import list_reads
+from spa_compiler.interpreter.node_runner import NodeRunner, Row
+from spa_compiler.interpreter.values import Values
 
 Array = NDArray[Any]
-OUTPUT_SLOT = -1
-
-
-@dataclass(frozen=True)
-class Span:
-    """Nodes from the first marker of an outermost control node to that node itself."""
-
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A recorded value: input `slot` of a contraction, or its OUTPUT."""
-
-    index: int
-    slot: int
-    name: str  # of the control node's output
-    rounds: int  # loops around it: axes in front of its own
-    merged: bool  # may rounds be taken for more rows of the first axis?
-
-    def chunks(self, array: Array) -> list[Array]:
-        """The value of one run, round by round; empty where it was not reached."""
-        if array.size == 0 or not self.rounds:
-            return [array] if array.size else []
-        flat = array.reshape(-1, *array.shape[self.rounds :])
-        return [flat.reshape(-1, *flat.shape[2:])] if self.merged and flat.ndim > 2 else list(flat)
+TAP_BYTES = 1 << 27
+"""Bytes that may be recorded inside one control node."""
 
 
 @dataclass
@@ -69,134 +41,85 @@ class Record:
         self.runs += [run] * len(found) if tap.slot == OUTPUT_SLOT else []
 
 
-class BodyIndex:
-    """The flat nodes of a model, and where control nodes are among them."""
+class BodyRecorder:
+    """Runs control nodes as a whole and records what the contractions in their bodies read and give."""
 
-    def __init__(self, model: Model) -> None:
-        self.model, self.nodes = model, model.flat()
-        self.lies, self.paths = find_chains(model.graph.nodes), [find_body_paths(n) for n in model.graph.nodes]
-        self.kinds = {n.attrs["path"]: n.attrs["kind"] for n in model.graph.nodes if n.domain == DOMAIN}
-        self.constants = set(model.constants())
-        self.around: dict[int, Span] = {}
-        start = None
-        for i, (node, chain) in enumerate(zip(self.nodes, self.lies, strict=True)):
-            start = i if node.domain == DOMAIN and not chain and start is None else start
-            if start is not None and self.paths[i] and node.domain != DOMAIN and not chain:
-                span = Span(start, i)
-                self.around |= dict.fromkeys(range(start, i + 1), span)
-                start = None
+    def __init__(self, index: BodyIndex, runner: NodeRunner) -> None:
+        self.index, self.runner = index, runner
+        self.records: dict[int, Record] = {}  # of the control node that was run last
+        self.most = 0  # runs to record; 0: as many as there is room for
+        self._added: dict[str, Array] = {}  # what is added to values inside, by name
 
-    def node(self, span: Span, added: Mapping[str, Array]) -> tuple[onnx.NodeProto, list[Tap]]:
-        """The control node with taps as further outputs; `added` is added to what nodes give, by name."""
-        return _TappedNode(self, span, added).build()
+    def is_inside(self, index: int) -> bool:
+        """Does a node lie in a body, or is it a control node?"""
+        return index in self.index.around
 
-    def count_rounds(self, chain: Chain) -> int | None:
-        """Loops around a node; None where what it gives cannot be stacked."""
-        kinds = [self.kinds[p] for p in chain]
-        loops = [k != "If" for k in kinds]
-        return sum(loops) if loops == sorted(loops) else None
+    def inputs_of(self, index: int) -> Mapping[int, Chunks]:
+        """Chunks that a contraction in a body has read, by input slot."""
+        return self.records[index].inputs if index in self.records else {}
 
-    def find_activations(self, node: onnx.NodeProto) -> list[int]:
-        """Input slots of a contraction with a constant that the constant does not take."""
-        if not find_traits(node).is_linear or len(node.input) < 2:
-            return []
-        fixed = [n in self.constants for n in node.input[:2]]
-        return [fixed.index(False)] if sum(fixed) == 1 else []
+    def execute(self, index: int, node: onnx.NodeProto, values: Values) -> list[Chunks | None]:
+        """Outputs of a node inside a body, or of a control node: that runs where its first body begins."""
+        span = self.index.around[index]
+        if index == span.start:
+            self._run_control(span, values)
+        record = self.records.get(index)
+        given = [values.get(n) for n in node.output] if index == span.end else []
+        outputs: list[Chunks | None] = [record.output] if record else given
+        return outputs + [None] * (len(node.output) - len(outputs))
+
+    def amend(self, index: int, name: str, bias: Array, values: Values) -> None:
+        """Add to what a node inside a body gives, and run the control node around it again."""
+        self._added[name] = bias
+        self._run_control(self.index.around[index], values)
+
+    def forget(self, index: int) -> None:
+        """Drop the records at the end of their control node."""
+        if index in self.index.around and self.index.around[index].end == index:
+            self.records = {}
+
+    def _run_control(self, span: Span, values: Values) -> None:
+        """Run a control node: its outputs go into the values, what was tapped into the records."""
+        node, taps = self.index.node(span, self._added)
+        self.records = {}
+        rows = values.list_rows(list_reads(node))
+        if rows is None:
+            return
+        plain = list(node.output)[: len(node.output) - len(taps)]
+        constants = values.find_constants(rows[0]) if rows else set()
+        got: list[list[Array]] = []
+        given: list[list[Array]] = []  # what follows sees the branches that are taken, not those that are looked into
+        for some in (force_both_branches(node, rows), rows):
+            try:
+                got = self._run_tapped(node, some, constants, plain)
+                given = got if some is rows else self.runner.run(node, rows, constants, [n for n in plain if n])
+                break
+            except Exception:  # an operator that wants its context; a branch may be for other sizes than these
+                continue
+        for k, name in enumerate(plain):
+            if name and given:
+                values[name] = [row[k] for row in given]
+        for tap, k in zip(taps, range(len(plain), len(node.output)), strict=True):
+            record = self.records.setdefault(tap.index, Record())
+            for run, row in enumerate(got):
+                if row[k] is not None:
+                    record.put(tap, run, row[k])
+        self.records = {i: r for i, r in self.records.items() if r.output}
+
+    def _run_tapped(
+        self, node: onnx.NodeProto, rows: list[Row], constants: set[str], plain: list[str]
+    ) -> list[list[Array]]:
+        """Run a control node; taps are None where there is no more room for them."""
+        every, few = [n for n in node.output if n], [n for n in plain if n]
+        got = self.runner.run(node, rows[:1], constants, every)
+        room = self.most or max(1, TAP_BYTES // max(1, sum(a.nbytes for a in got[0][len(plain) :])))
+        tapped = self.runner.run(node, rows[1:room], constants, every)
+        return [*got, *tapped, *self.runner.run(node, rows[room:], constants, few)]
 
 
-def force_both_branches(node: onnx.NodeProto, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
+def force_both_branches(node: onnx.NodeProto, rows: list[Row]) -> list[Row]:
     """Where all inputs would take the same branch of an If, every second one takes the other: both are calibrated."""
     if node.op_type != "If" or len({bool(r[node.input[0]].ravel()[0]) for r in rows}) > 1:
         return rows
     cond = node.input[0]
     return [{**r, cond: np.asarray(~r[cond])} if k % 2 else r for k, r in enumerate(rows)]
-
-
-class _TappedNode:
-    """One control node while it is put together."""
-
-    def __init__(self, inside: BodyIndex, span: Span, added: Mapping[str, Array]) -> None:
-        self.inside, self.added = inside, added
-        reach = range(span.start, span.end + 1)
-        self.nodes = [onnx.NodeProto.FromString(inside.nodes[i].SerializeToString()) for i in reach]
-        self.lies, self.paths = [inside.lies[i] for i in reach], [inside.paths[i] for i in reach]
-        self.first = span.start
-        self.frames = {p: copy.deepcopy(f) for p, f in inside.model.bodies.items()}
-        self.taps: list[Tap] = []
-        self.more: dict[str, list[str]] = {}  # path -> further results of a body
-        self.kinds: dict[str, int] = {}  # element types of these
-        self.names = inside.model.names.copy()
-        self.outside: dict[str, str] = {}  # further result -> what the control node around it calls that
-        self.fresh: list[tuple[int, Chain, onnx.NodeProto]] = []  # nodes to insert: before which one, and where it lies
-
-    def build(self) -> tuple[onnx.NodeProto, list[Tap]]:
-        """The node and its taps."""
-        for k, (node, chain) in enumerate(zip(self.nodes, self.lies, strict=True)):
-            slots, rounds = self.inside.find_activations(node), self.inside.count_rounds(chain)
-            if slots and chain and rounds is not None:
-                self._tap(k, slots[0], node.input[slots[0]], rounds)
-                self._tap(k, OUTPUT_SLOT, node.output[0], rounds)
-            if node.output and node.output[0] in self.added:
-                self._add(k, node)
-        self._lift()
-        for at, chain, node in sorted(self.fresh, key=lambda f: f[0], reverse=True):  # of equal ones, the last is first
-            self.nodes.insert(at, node)
-            self.lies.insert(at, chain)
-            self.paths.insert(at, ())
-        graph = onnx.GraphProto(node=self.nodes, value_info=self.inside.model.header.graph.value_info)
-        nest_bodies(graph, self.lies, self.paths, self.frames, {}, self.names)
-        return graph.node[0], self.taps
-
-    def _add(self, k: int, node: onnx.NodeProto) -> None:
-        """Add a constant to what a node gives."""
-        name = node.output[0]
-        node.output[0], added = self.names.value(f"{name}.before"), self.names.value(f"{name}.added")
-        value = numpy_helper.from_array(self.added[name])
-        self.fresh.append((k + 1, self.lies[k], helper.make_node("Add", [node.output[0], added], [name])))
-        self.fresh.append((k + 1, self.lies[k], helper.make_node("Constant", [], [added], value=value)))
-
-    def _tap(self, k: int, slot: int, source: str, rounds: int) -> None:
-        """Carry a value to the outside of the outermost control node."""
-        node, chain = self.nodes[k], self.lies[k]
-        name = self.names.value(f"tap{self.first + k}.{slot}")
-        self.fresh.append((k + (slot == OUTPUT_SLOT), chain, helper.make_node("Identity", [source], [name])))
-        turned = any(a.name == "transA" and a.i for a in node.attribute)
-        left = node.input[0] in self.inside.constants
-        shapes = self.inside.model.shapes
-        for path in reversed(chain):
-            self.more.setdefault(path, []).append(name)
-            self.kinds[name] = shapes.kind.get(source, 0) if shapes is not None else 0
-            self.outside[name] = self.names.value(f"{name}'")
-            name = self.outside[name]
-        self.taps.append(Tap(self.first + k, slot, name, rounds, not turned and not left))
-
-    def _lift(self) -> None:
-        """Write the further results into frames and control nodes."""
-        for k, (control, paths) in enumerate(zip(self.nodes, self.paths, strict=True)):
-            if control.domain == DOMAIN or not any(p in self.more for p in paths):
-                continue
-            names = [list(self.more.get(p, ())) for p in paths]
-            every = [n for row in names for n in row]
-            sizes = [len(self.frames[p].output) for p in paths]
-            given = list(control.input)
-            kept, results = given[: len(given) - sum(sizes)], given[len(given) - sum(sizes) :]
-            for p, mine, size in zip(paths, names, sizes, strict=True):
-                part = [n if n in mine else self._make_placeholder(p, n, k) for n in every]
-                self.frames[p].output.extend(self._declare_type(n) for n in part)
-                kept, results = [*kept, *results[:size], *part], results[size:]
-            control.input[:] = kept
-            control.output.extend(self.outside[n] for n in every)
-            for a in control.attribute:
-                if a.name in ("scan_output_axes", "scan_output_directions"):
-                    a.ints.extend([0] * len(every))
-
-    def _declare_type(self, name: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, self.kinds.get(name) or onnx.TensorProto.FLOAT, None)
-
-    def _make_placeholder(self, path: str, name: str, k: int) -> str:
-        """The placeholder that the other branch gives for a tap."""
-        kind = self.kinds[name] or onnx.TensorProto.FLOAT
-        value = numpy_helper.from_array(np.zeros(0, helper.tensor_dtype_to_np_dtype(kind)))
-        self.kinds[empty := self.names.value(f"{name}.none")] = kind
-        self.fresh.append((k, (*self.lies[k], path), helper.make_node("Constant", [], [empty], value=value)))
-        return empty

@@ -13,7 +13,7 @@ from spa_compiler.algebra.expr import Dim, Expr, Prod, Reason, freeze
 from spa_compiler.algebra.sizes import Size
 from spa_compiler.algebra.unify import select, unify
 from spa_compiler.errors import Conflict
-from spa_compiler.operators.traits import EVERY_NAME, UNCOUNTED, Traits
+from spa_compiler.operators.traits import Traits
 
 Count = Callable[[Expr], int]
 """Gives the size of an axis after pruning."""
@@ -121,22 +121,6 @@ class Site:
         self.sizes, self.lists, self.defaults = {}, {}, {}
         self.operands, self.take, self.scopes, self.equations = [], None, [], []
 
-    @property
-    def products(self) -> list[list[Expr]] | None:
-        """Its multiply-accumulates: the axes of each product, whose sizes multiply to its MACs.
-
-        Empty where it does not, or only constants; None where it does and the rule does not tell how often.
-        """
-        macs = self.traits.macs
-        if not macs or (self.outputs and all(v is None or v.constant for v in self.outputs) and any(self.outputs)):
-            return []
-        if macs == UNCOUNTED or not self.scopes or not self.outputs or self.outputs[0] is None:
-            return None
-        scope = self.scopes[0]
-        if macs == EVERY_NAME:
-            return [scope.find_named()]
-        return [[_parse_size(n, scope.env) for n in part.split()] for part in macs.split(",")]
-
     def ints(self, slot: int, attr: str = "") -> list[int] | None:
         """Integers of a constant input, or of the attribute that held them in older opsets; None when unknown."""
         if slot in self.consts:
@@ -196,10 +180,6 @@ def unify_or_freeze(site: Site, a: Expr, b: Expr, move: bool) -> None:
         unify(a, b, move)
     except Conflict as e:
         site.freeze(Prod((a, b)), str(e))
-
-
-def _parse_size(name: str, env: dict[str, Expr]) -> Expr:
-    return Dim(int(name)) if name.isdigit() else env[name]
 
 
 Rule = Callable[[Site], None]

@@ -6,6 +6,7 @@ seed: int = make_seed_option()                                                  
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import Field, dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +19,8 @@ METADATA_KEY = "option"
 class OptionText:
     """How a field looks on the command line.
 
-    `name` is its option where that is called otherwise; `word` stands for the default there; `start` is the command's
+    `name` is its option where that is called otherwise; `choices` are the values that it may have, or a function that
+    lists them where they are registered; `word` stands for the default there; `start` is the command's
     default where that of the pass must stay what it was for texts that were written before.
     """
 
@@ -27,7 +29,7 @@ class OptionText:
     name: str = ""
     flag: str = ""
     metavar: str | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] | Callable[[], Iterable[str]] = ()
     least: float | None = None
     most: float | None = None
     file: bool = False

@@ -21,6 +21,7 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.finite import find_exponent
 from spa_compiler.planning.scores import Scores, check_scores
+from spa_compiler.planning.settings import PLANNING
 
 Curve = NDArray[np.float64]
 
@@ -32,7 +33,7 @@ class Limits:
     align: int = 0  # widths in multiples of this; 0: what onnxruntime's kernels need
     kernel_step: int = 16  # channels in a block of the convolution kernels (AVX-512: 16, else 8)
     min_keep: int = 1
-    max_group_ratio: float = 0.9  # where the group has no ratio of its own
+    max_group_ratio: float = PLANNING.most_group_share  # where the group has no ratio of its own
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     group_ratio: Mapping[str, float] = field(default_factory=dict)
@@ -78,6 +79,10 @@ class WidthLadder:
 
     def error(self, at: int) -> float:
         return float(self.curve[self.group.size - self.widths[at]])
+
+    def find_nearest(self, width: float) -> int:
+        """The stair whose width is nearest to this one; the narrower of two."""
+        return min(range(len(self.widths)), key=lambda i: (abs(self.widths[i] - width), self.widths[i]))
 
     def refine(self, by: int) -> None:
         """Add the multiples of `by` to the widths."""

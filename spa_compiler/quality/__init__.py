@@ -1,4 +1,4 @@
-"""What a compiled model is worth: inputs to judge by, evidence, an estimated drop with a verdict, and gates.
+"""The worth of a compiled model: inputs to judge by, evidence, an estimated drop with a verdict, and gates.
 
 inputs      which inputs tell: given ones, those kept apart from calibration, drawn ones, noise
 evidence    how far the compiled outputs are from the dense ones, in numbers that an estimate reads

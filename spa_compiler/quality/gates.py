@@ -2,7 +2,7 @@
 
 >>> Gate.parse("drop<=1%")
 Gate(metric='drop', least=False, limit=1.0, text='drop<=1%')
->>> Gate.parse("cosine=0.95").holds(0.96), Gate.parse("latency_ms<=5").holds(6)
+>>> Gate.parse("cosine=0.95").is_met(0.96), Gate.parse("latency_ms<=5").is_met(6)
 (True, False)
 """
 
@@ -48,7 +48,7 @@ class Gate:
             raise UsageError(f"--fail-under {text}: a smaller {name} is better, write '{name}<={found[3]}'")
         return cls(name, found[2] != "<=", limit / 100 if found[4] and name not in POINTS else limit, text)
 
-    def holds(self, value: float) -> bool:
+    def is_met(self, value: float) -> bool:
         """Is the value on the right side? What is not a number is not."""
         return value >= self.limit if self.least else value <= self.limit
 
@@ -72,7 +72,7 @@ def judge_gates(gates: Iterable[Gate], values: Mapping[str, float]) -> list[dict
             raise UsageError(f"--fail-under {gate.text}: {gate.metric} was not measured here; there are {there}")
         value = values[gate.metric]
         out.append({"gate": gate.text, "metric": gate.metric, "value": value, "limit": gate.limit,
-                    "bound": "least" if gate.least else "most", "holds": gate.holds(value)})  # fmt: skip
+                    "bound": "least" if gate.least else "most", "holds": gate.is_met(value)})  # fmt: skip
     return out
 
 

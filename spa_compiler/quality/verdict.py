@@ -71,7 +71,7 @@ def judge_drop(points: float) -> Verdict:
 
 
 def advise(given: bool, labelled: bool, folded: bool, compensated: bool) -> Sequence[str]:
-    """What to do about a poor model, the most useful first.
+    """Ways to a better model than a poor one, the most useful first.
 
     `given`: it was calibrated on the caller's inputs; `folded`: its BatchNormalization is gone; `compensated`: what
     stays was updated.

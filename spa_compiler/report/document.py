@@ -21,6 +21,8 @@ from rich.table import Table
 
 from spa_compiler.algebra.expr import Dim
 from spa_compiler.analysis.cost import CostModel, describe_uncounted, make_group_widths
+from spa_compiler.analysis.cost_kinds import Cost, GroupShare, MeasuredCost
+from spa_compiler.analysis.cost_registry import find_costs, find_counted_costs, find_group_shares
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import describe_unproven
 from spa_compiler.exit_codes import ExitCode
@@ -31,7 +33,6 @@ from spa_compiler.quality.verdict import describe_quality
 from spa_compiler.version import VERSION
 
 REPORT_FORMAT = 2
-COST_NAMES = {"macs": "MACs", "params": "parameters", "bytes": "weights (bytes)"}
 
 
 def find_widths(graph: DependencyGraph, plan: Plan) -> dict[Dim, float]:
@@ -46,11 +47,13 @@ def find_widths(graph: DependencyGraph, plan: Plan) -> dict[Dim, float]:
     return out
 
 
-def summarize(state: State, text: str, file: Path) -> dict[str, Any]:
+def summarize(state: State, text: str, file: Path, threads: int = 0) -> dict[str, Any]:
     """Everything but measured fidelity, latency and times."""
     graph, source, plan = state.require_graph(), state.source.path, state.plan
     cost = CostModel(graph)
     dense, small = cost.totals({}), cost.totals(find_widths(graph, plan))
+    if asked := _find_asked(state):
+        dense[asked.unit], small[asked.unit] = map(round, asked.measure(graph.model, state.model, threads))
     frozen = graph.frozen_parameters()
     proof = state.proof.document() if state.proof is not None else None
     return {
@@ -65,7 +68,7 @@ def summarize(state: State, text: str, file: Path) -> dict[str, Any]:
         "asked": state.results.get("asked", {}),
         "reached": {
             **{k: 1 - small[k] / dense[k] if dense[k] else 0.0 for k in dense},
-            "channels": _measure_removed(graph, plan),
+            **{unit: _measure_removed(share, graph, plan) for unit, share in find_group_shares().items()},
         },
         "dense": dense,
         "compiled": small,
@@ -96,6 +99,13 @@ def _format_first_word(report: Mapping[str, Any]) -> str:
     return str(report["status"])
 
 
+def _find_asked(state: State) -> MeasuredCost | None:
+    """The measured cost that the budget is of, where the report has no part of its own for it."""
+    asked = state.results.get("asked")
+    cost = find_costs().get(str(asked.get("of"))) if isinstance(asked, Mapping) else None
+    return cost if isinstance(cost, MeasuredCost) and not cost.apart else None
+
+
 def format_unproven_status(silent: int, groups: int) -> str:
     """How the last line begins where nothing depends on some of the groups that lose a unit."""
     return f"UNPROVEN ({describe_unproven(silent, groups)})"
@@ -117,26 +127,30 @@ def _count_removed(plan: Plan) -> int:
     return sum(int((~np.asarray(mask, bool)).sum()) for mask in plan.keep.values())
 
 
-def _measure_removed(graph: DependencyGraph, plan: Plan) -> float:
-    """Share of the channels of all groups that go."""
-    sizes = [g.size * g.blocks for g in graph.groups]
-    kept = sum(plan.count_kept(g) * g.blocks for g in graph.groups)
-    return 1 - kept / sum(sizes) if sizes else 0.0
+def _measure_removed(share: GroupShare, graph: DependencyGraph, plan: Plan) -> float:
+    """Share of what all groups hold that goes."""
+    whole = sum(share.count(g, g.size) for g in graph.groups)
+    return 1 - sum(share.count(g, plan.count_kept(g)) for g in graph.groups) / whole if whole else 0.0
 
 
 def _count_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.iterdir())
 
 
-METRICS = (
-    "macs_reduction", "params_reduction", "bytes_reduction", "channels_reduction", "speedup",
-    "latency_ms", "cosine", "snr_db", "explained_variance", "top1", "agreement", "drop", "accuracy", "accuracy_kept",
+OTHER_METRICS = (
+    "speedup", "latency_ms", "cosine", "snr_db", "explained_variance", "top1", "agreement", "drop", "accuracy",
+    "accuracy_kept",
 )  # fmt: skip
-"""The metrics that a --fail-under gate can name; `accuracy` needs labels, `top1` and `agreement` classes."""
+"""Metrics that are no share of a cost; `accuracy` needs labels, `top1` and `agreement` classes."""
+
+
+def list_metric_names() -> list[str]:
+    """The metrics that a --fail-under gate can name."""
+    return [*(f"{unit}_reduction" for unit in (*find_counted_costs(), *find_group_shares())), *OTHER_METRICS]
 
 
 def list_metrics(report: dict[str, Any]) -> dict[str, float]:
-    """The metrics that a --fail-under gate can name, those that were measured; shares, `drop` in points."""
+    """The values of these metrics, those that were measured: shares, `drop` in points."""
     out = {f"{k}_reduction": v for k, v in report["reached"].items()}
     fidelity, latency, accuracy = report["fidelity"], report["latency"], report["accuracy"]
     out |= {k: fidelity[k] for k in ("cosine", "snr_db", "top1") if fidelity[k] is not None}
@@ -166,8 +180,17 @@ def format_change(removed: float) -> str:
     return f"{-100 * removed:+.1f}%" if abs(removed) >= 5e-4 else "0.0%"
 
 
-def _measure_gain(latency: dict[str, Any]) -> float:
-    return float(1 - latency["compiled_ms"] / latency["dense_ms"])
+def _measure_gain(found: dict[str, Any], unit: str) -> float:
+    """The share that went of a cost that has a part of its own in the report."""
+    return float(1 - found[f"compiled_{unit}"] / found[f"dense_{unit}"])
+
+
+def _find_reached(report: dict[str, Any], cost: Cost) -> float | None:
+    """The share of a cost that went; None for one that was not measured."""
+    if isinstance(cost, MeasuredCost) and cost.apart:
+        return _measure_gain(report[cost.name], cost.unit) if report.get(cost.name) else None
+    reached: float | None = report["reached"].get(cost.unit)
+    return reached
 
 
 def format_last_line(report: dict[str, Any]) -> str:
@@ -196,17 +219,17 @@ def show_report(report: dict[str, Any], console: Console, verbose: bool = False)
     table = Table(box=None, pad_edge=False)
     for name, side in (("", "left"), ("dense", "right"), ("compiled", "right"), ("change", "right")):
         table.add_column(name, justify="right" if side == "right" else "left")
-    for unit, title in COST_NAMES.items():
+    for cost in (c for c in find_costs().values() if c.unit in report["dense"]):
         table.add_row(
-            title,
-            format_si(report["dense"][unit]),
-            format_si(report["compiled"][unit]),
-            format_change(report["reached"][unit]),
+            cost.row,
+            format_si(report["dense"][cost.unit]),
+            format_si(report["compiled"][cost.unit]),
+            format_change(report["reached"][cost.unit]),
         )
     latency = report["latency"]
     if latency:
         title = f"latency, median ms ({latency['threads']} threads)"
-        gain = format_change(_measure_gain(latency))
+        gain = format_change(_measure_gain(latency, "ms"))
         table.add_row(title, f"{latency['dense_ms']:.3g}", f"{latency['compiled_ms']:.3g}", gain)
     console.print(table)
     console.print("\n".join(_list_lines(report, verbose)), soft_wrap=True, highlight=False, markup=False)
@@ -214,13 +237,10 @@ def show_report(report: dict[str, Any], console: Console, verbose: bool = False)
 
 def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
     asked, fidelity, analysis = report["asked"], report["fidelity"], report["analysis"]
-    reached = {**report["reached"], "size": report["reached"]["bytes"]}
-    if report["latency"]:
-        reached["latency"] = _measure_gain(report["latency"])
     lines = []
-    if "ratio" in asked and asked["of"] in reached:
-        unit = COST_NAMES.get(asked["of"], asked["of"])
-        lines.append(f"removed {reached[asked['of']]:.1%} of the {unit} (requested {asked['ratio']:.1%})")
+    of = find_costs().get(asked.get("of", ""))
+    if "ratio" in asked and of and (reached := _find_reached(report, of)) is not None:
+        lines.append(f"removed {reached:.1%} of the {of.title} (requested {asked['ratio']:.1%})")
     if analysis["erased_channels"]:
         lines.append(f"{analysis['erased_channels']} dead channels were removed, which changes no output")
     if report["calibration"]:

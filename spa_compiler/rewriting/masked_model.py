@@ -8,7 +8,6 @@ way there does not matter (Sigmoid(0) is not 0, and a weight may divide), so not
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,14 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.algebra.expr import Dim, Expr, Prod, iterate_dims, resolve
+from spa_compiler.algebra.expr import Dim, Expr, iterate_dims
 from spa_compiler.algebra.masks import Masks, make_tensor_masks
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.model import Model, make_constant
 from spa_compiler.operators import build
-from spa_compiler.operators.build import Call, new_node
 from spa_compiler.operators.site import Scope, Site, Value
-from spa_compiler.operators.traits import Norm
+from spa_compiler.rewriting.masked_norms import MaskedNorm
+from spa_compiler.rewriting.node_editor import NodeEditor
 
 Array = NDArray[Any]
 
@@ -34,7 +33,7 @@ def make_masked_model(graph: DependencyGraph, masks: Masks) -> Model:
     _zero_weights(graph, model, masks)
     for site, node in zip(graph.sites, list(model.graph.nodes), strict=True):
         for scope in site.scopes:
-            _Editor(graph, model, site, node, masks).apply(scope)
+            _SiteMasker(graph, model, site, node, masks).apply(scope)
     return model
 
 
@@ -80,23 +79,13 @@ def _make_kept_mask(
     return kept
 
 
-def _count_repeats(mask: Array, axis: int, e: Expr) -> tuple[int, int]:
-    """How often the mask of an axis repeats as a whole, and how often each entry: digits that it does not depend on."""
-    e = resolve(e)
-    sizes = [p.size for p in e.parts] if isinstance(e, Prod) else [e.size]
-    digits = np.moveaxis(mask, axis, 0).reshape(*sizes, -1)
-    needed = [k for k in range(len(sizes)) if (digits != digits.take([0], k)).any()] or [0]
-    return math.prod(sizes[: needed[0]]), math.prod(sizes[needed[-1] + 1 :])
-
-
-class _Editor:
-    """Edits around one node of the copy."""
+class _SiteMasker:
+    """Decides what around one node of the copy has to be masked, and masks it."""
 
     def __init__(self, graph: DependencyGraph, model: Model, site: Site, node: gs.Node, masks: Masks) -> None:
         self.graph, self.model, self.site, self.node, self.masks = graph, model, site, node, masks
         self.weights = set(graph.weights)
-        self.stem = f"{node.outputs[0].name}.masked"
-        self.made = 0
+        self.editor = NodeEditor(model, node)
 
     def apply(self, scope: Scope) -> None:
         """Mask what this node contracts without a weight, and what it takes statistics over."""
@@ -127,58 +116,18 @@ class _Editor:
         kind = shapes.kind.get(value.name, 0) if shapes is not None else 0
         return onnx.helper.tensor_dtype_to_np_dtype(kind or onnx.TensorProto.FLOAT)
 
-    def _put(self, call: Call[gs.Tensor]) -> gs.Variable:
-        """A new node before this one."""
-        self.made += 1
-        out = self.model.new_value(f"{self.stem}.{self.made}")
-        at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
-        self.model.graph.nodes.insert(at, new_node(self.model, call, out.name, [out]))
-        return out
-
-    def _const(self, values: Array) -> gs.Constant:
-        self.made += 1
-        return self.model.new_constant(f"{self.stem}.{self.made}", values)
-
-    def _make_mask_operand(self, x: gs.Tensor, value: Value, mask: Array) -> gs.Tensor:
-        """`mask` as an operand beside x, which has the shape of `value`.
-
-        An axis that multiplies channels with a symbol, `(c h w)`, has no constant length: there the mask holds the
-        digits from the first to the last that it depends on, and is spread over x as it comes.
-        """
-        wide = [i for i, d in enumerate(value.dynamic) if d and mask.shape[i] > 1]
-        outer, inner = _count_repeats(mask, wide[0], value.axes[wide[0]]) if len(wide) == 1 else (1, 1)
-        if outer == inner == 1:
-            return self._const(mask)
-        axis = wide[0]
-        held = mask.shape[axis] // (outer * inner)
-        digits = [*mask.shape[:axis], outer, held, inner, *mask.shape[axis + 1 :]]
-        small = mask.reshape(digits).take([0], axis).take([0], axis + 2)
-        length = self._put(build.gather(self._put(build.shape_of(x)), self._const(np.array([axis], np.int64)), 0))
-        fixed = self._const(np.array([held * (outer if inner > 1 else 1)], np.int64))
-        free = self._put(build.divide(length, fixed))
-        sizes = [self._const(np.array([n], np.int64)) for n in small.shape]
-        sizes[axis + 2 if inner > 1 else axis] = free
-        if inner > 1:
-            sizes[axis] = self._const(np.array([outer], np.int64))
-        whole_mask = self._put(build.expand(self._const(small), self._put(build.concat(sizes, 0))))
-        shape = [-1 if i == axis else n for i, n in enumerate(mask.shape)]
-        return self._put(build.reshape(whole_mask, self._const(np.array(shape, np.int64))))
-
-    def _slot(self, value: Value) -> int:
-        return next(i for i, t in enumerate(self.node.inputs) if t.name == value.name)
-
     def _mask_input(self, value: Value, dims: set[Dim]) -> None:
         """The removed channels of an activation become 0, or the zero point that integers count from."""
-        slot = self._slot(value)
+        slot = next(i for i, t in enumerate(self.node.inputs) if t.name == value.name)
         mask, x = self._make_mask(value, dims), self.node.inputs[slot]
         if mask.dtype.kind == "f" or mask.dtype.kind == "V":
-            self.node.inputs[slot] = self._put(build.multiply(x, self._make_mask_operand(x, value, mask)))
+            self.node.inputs[slot] = self.editor.put(build.multiply(x, self.editor.put_mask(x, value, mask)))
         else:
             slot_of_zero = self.site.traits.zero_points[0]
             given = self.node.inputs[slot_of_zero] if 0 < slot_of_zero < len(self.node.inputs) else None
-            zero = given if given is not None and given.name else self._const(np.zeros((), mask.dtype))
-            self.node.inputs[slot] = self._put(
-                build.choose(self._make_mask_operand(x, value, mask.astype(bool)), x, zero)
+            zero = given if given is not None and given.name else self.editor.put_constant(np.zeros((), mask.dtype))
+            self.node.inputs[slot] = self.editor.put(
+                build.choose(self.editor.put_mask(x, value, mask.astype(bool)), x, zero)
             )
 
     def _statistic(self, dims: set[Dim]) -> None:
@@ -186,14 +135,16 @@ class _Editor:
         value = self.site.y if traits.norm is not None and traits.norm.sum_output else self.site.x()
         mask = self._make_mask(value, dims)
         if traits.norm is not None:
-            self._norm(traits.norm, value, mask)
+            MaskedNorm(self.editor, self.site, traits.norm).write_out(value, mask)
         elif traits.neutral:
-            fill = self._const(np.array(traits.neutral, mask.dtype))
+            fill = self.editor.put_constant(np.array(traits.neutral, mask.dtype))
             x = self.node.inputs[0]
-            self.node.inputs[0] = self._put(build.choose(self._make_mask_operand(x, value, mask.astype(bool)), x, fill))
+            self.node.inputs[0] = self.editor.put(
+                build.choose(self.editor.put_mask(x, value, mask.astype(bool)), x, fill)
+            )
         else:
             x = self.node.inputs[0]
-            self.node.inputs[0] = self._put(build.multiply(x, self._make_mask_operand(x, value, mask)))
+            self.node.inputs[0] = self.editor.put(build.multiply(x, self.editor.put_mask(x, value, mask)))
             if traits.mean:
                 self._scale_output(value, mask)
 
@@ -202,93 +153,4 @@ class _Editor:
         axes = self.site.ints(1, "axes")
         reduced = tuple(i % len(value.axes) for i in (axes if axes else range(len(value.axes))))
         share = mask.astype(np.float64).mean(axis=reduced, keepdims=bool(self.site.attrs.get("keepdims", 1)))
-        result = self.node.outputs[0]
-        raw = self.model.new_value(f"{self.stem}.raw")
-        at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
-        self.node.outputs = [raw]
-        divisor = self._const(share.astype(mask.dtype))
-        mean = new_node(self.model, build.divide(raw, divisor), f"{self.stem}.mean", [result])
-        self.model.graph.nodes.insert(at + 2, mean)
-
-    def _mean(self, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
-        """Mean over the kept entries of these axes, which stay with size 1; `spread` is the mask as an operand."""
-        kept = self._put(build.multiply(x, spread))
-        mean = self._reduce_mean(kept, axes)
-        share = mask.astype(np.float64).mean(axis=tuple(axes), keepdims=True)
-        return self._put(build.divide(mean, self._const(share.astype(mask.dtype))))
-
-    def _reduce_mean(self, x: gs.Tensor, axes: list[int]) -> gs.Variable:
-        return self._put(build.reduce_mean(x, axes, self.model.opset.get("", 1), self._const))
-
-    def _norm(self, norm: Norm, value: Value, mask: Array) -> None:
-        """A normalisation written out, with its statistics over the kept channels only."""
-        if norm.over == "groups":
-            return self._group_norm(norm, value, mask)
-        rank = len(value.axes)
-        x: gs.Tensor = self._copy_sum(norm.sum_output) if norm.sum_output else self.node.inputs[0]
-        axes, spread = self._norm_axes(norm, rank), self._make_mask_operand(x, value, mask)
-        if norm.centred:
-            x = self._put(build.multiply(self._put(build.subtract(x, self._mean(x, mask, spread, axes))), spread))
-        self._finish(self._apply_affine(norm, self._normalise(norm, x, mask, spread, axes), rank))
-        return None
-
-    def _norm_axes(self, norm: Norm, rank: int) -> list[int]:
-        if norm.over == "space":
-            return list(range(2, rank))
-        if norm.over == "axes":
-            return [int(a) % rank for a in self.site.attrs.get("axes", [0, 2, 3])]
-        return list(range(int(self.site.attrs.get("axis", -1)) % rank, rank))
-
-    def _copy_sum(self, slot: int) -> gs.Variable:
-        """The sum that a fused operator normalises, as an output of a copy of it."""
-        self.made += 1
-        out = self.model.new_value(f"{self.stem}.{self.made}")
-        outputs = [self.model.new_value(f"{out.name}.first"), *(gs.Variable.empty() for _ in range(slot - 1)), out]
-        attrs, inputs = dict(self.node.attrs), list(self.node.inputs)
-        copy = self.model.new_node(self.node.op, out.name, attrs, inputs, outputs, self.node.domain)
-        at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
-        self.model.graph.nodes.insert(at, copy)
-        return out
-
-    def _normalise(self, norm: Norm, x: gs.Tensor, mask: Array, spread: gs.Tensor, axes: list[int]) -> gs.Variable:
-        eps = float(self.site.attrs.get("epsilon", norm.epsilon))
-        power = self._mean(self._put(build.multiply(x, x)), mask, spread, axes)
-        root = self._put(build.square_root(self._put(build.add(power, self._const(np.array(eps, mask.dtype))))))
-        return self._put(build.divide(x, root))
-
-    def _apply_affine(self, norm: Norm, y: gs.Tensor, rank: int) -> gs.Tensor:
-        """Gain and bias; those of a normalisation per channel lie on axis 1."""
-        operands = self.node.inputs[norm.gain : norm.gain + 1 + norm.centred]
-        for combine, t in zip((build.multiply, build.add), operands, strict=False):
-            if t.name:
-                shape = self._const(np.array([-1] + [1] * (rank - 2), np.int64))
-                y = self._put(combine(y, self._put(build.reshape(t, shape)) if norm.is_per_channel else t))
-        return y
-
-    def _group_norm(self, norm: Norm, value: Value, mask: Array) -> None:
-        """Channels (G c) with any spatial axes: a mean over space, then over the kept channels of a group."""
-        rank, groups = len(value.axes), int(self.site.attrs["num_groups"])
-        space = list(range(2, rank))
-        small = mask.reshape(1, groups, -1)
-        back = self._const(np.array([0, -1] + [1] * (rank - 2), np.int64))
-
-        def per_group(t: gs.Tensor) -> gs.Variable:
-            mean = self._reduce_mean(t, space)
-            flat = self._put(build.reshape(mean, self._const(np.array([0, groups, -1], np.int64))))
-            ones = self._const(np.ones(small.shape, small.dtype))
-            mean = self._mean(flat, small, self._const(small), [2])
-            return self._put(build.reshape(self._put(build.multiply(mean, ones)), back))
-
-        x = self.node.inputs[0]
-        centred = self._put(build.subtract(x, per_group(x)))
-        eps = self._const(np.array(float(self.site.attrs.get("epsilon", norm.epsilon)), mask.dtype))
-        power = per_group(self._put(build.multiply(centred, centred)))
-        root = self._put(build.square_root(self._put(build.add(power, eps))))
-        self._finish(self._apply_affine(norm, self._put(build.divide(centred, root)), rank))
-
-    def _finish(self, y: gs.Tensor) -> None:
-        """The written-out form takes the place of the node's first output."""
-        result = self.node.outputs[0]
-        self.node.outputs[0] = self.model.new_value(f"{self.stem}.unused")
-        at = next(i for i, n in enumerate(self.model.graph.nodes) if n is self.node)
-        self.model.graph.nodes.insert(at, new_node(self.model, build.identity(y), f"{self.stem}.y", [result]))
+        self.editor.divide_output(share.astype(mask.dtype))

@@ -25,21 +25,16 @@ from spa_compiler.execution.parallel import map_parallel
 from spa_compiler.planning.scores import NotedScores, Scores
 from spa_compiler.scoring import magnitude
 from spa_compiler.scoring.criterion import criterion
+from spa_compiler.scoring.settings import SCORING
 from spa_compiler.statistics.covariance import WIDE_COLUMNS
 from spa_compiler.statistics.moments import ActivationProduct, Moment, Moments
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-RIDGE, RIDGE_FLOOR = 0.01, 1e-5
-"""Share of its own diagonal that is added to H (a constant channel stays free), and of the mean diagonal."""
-RESIDUAL_SHARE = 3.0
-"""Weight of the error of a residual stream (2 to 4 alike on ResNet-20 at half the MACs, 13 points above 1)."""
 WIDE_GROUP = 1000
 """Columns from which a group is worth a thread of its own: narrow ones only fight for the interpreter."""
 DENSE_SHARE, BAND_COLUMNS = 0.7, 256
 """Share of columns that are left when the others are dropped; rows that are mirrored at a time."""
-EXACT_ROUNDS, ROUND_SHARE = 64, 32
-"""Channels up to which one goes at a time; wider groups drop 1/32 of what is left before all are scored again."""
 
 
 @dataclass(eq=False)
@@ -188,7 +183,7 @@ def add_ridge(h: Array, shrinkage: float = 0.0) -> Array:
     diagonals = np.diag(h).copy()
     h *= 1 - shrinkage
     h[np.diag_indices(len(h))] += shrinkage * diagonals
-    h[np.diag_indices(len(h))] += RIDGE * diagonals + RIDGE_FLOOR * max(float(diagonals.mean()), 1e-12)
+    h[np.diag_indices(len(h))] += SCORING.ridge * diagonals + SCORING.ridge_floor * max(float(diagonals.mean()), 1e-12)
     return h
 
 
@@ -257,7 +252,7 @@ def plan_rounds(size: int) -> list[int]:
     out: list[int] = []
     left = size
     for _ in range(size):
-        out.append(min(left, 1 if size <= EXACT_ROUNDS else max(1, left // ROUND_SHARE)))
+        out.append(min(left, 1 if size <= SCORING.single_channels else max(1, left // SCORING.round_share)))
         left -= out[-1]
     return [n for n in out if n]
 
@@ -350,9 +345,9 @@ def name_read_values(moments: Moments, group: Group) -> str:
 
 
 def find_residual_share(graph: DependencyGraph, group: Group) -> float:
-    """RESIDUAL for a stream that several contractions write to: what it loses no later one can write again."""
+    """The weight of the error of a group; more than 1 for a stream that several contractions write to."""
     writers = [m for m in group.members if m.role == "out" and len(graph.values[m.value].shape) > 1]
-    return RESIDUAL_SHARE if len(writers) > 1 else 1.0
+    return SCORING.residual_weight if len(writers) > 1 else 1.0
 
 
 __all__ = ["flap", "obspa"]

@@ -21,11 +21,8 @@ from spa_compiler.analysis.channel_index import find_owners
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.planning.scores import NotedScores, Scores
 from spa_compiler.scoring.obs import find_readers, group_columns
+from spa_compiler.scoring.settings import SCORING
 from spa_compiler.statistics.moments import Moment, Moments
-
-KNOWN_SHARE = 1 / 8
-"""Share of directions from which an error is believed; below, it grows as the share falls. Residual networks on
-CIFAR-10 have more in nearly all groups."""
 
 
 def raise_low_rank(graph: DependencyGraph, moments: Moments, scores: Scores) -> Scores:
@@ -35,7 +32,7 @@ def raise_low_rank(graph: DependencyGraph, moments: Moments, scores: Scores) -> 
         read = ((m, find_owners(group, m.axis)) for m in find_readers(moments, group))
         shares = [measure_rank_share(c) for m, owner in read for c in iterate_covariances(m, owner)]
         if shares and group.label in scores and group.label not in by_weights:
-            out[group.label] = scores[group.label] * max(1.0, KNOWN_SHARE / geometric_mean(shares))
+            out[group.label] = scores[group.label] * max(1.0, SCORING.known_share / geometric_mean(shares))
     return out
 
 

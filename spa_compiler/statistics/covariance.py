@@ -19,21 +19,14 @@ from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.execution.parallel import map_parallel
+from spa_compiler.statistics.settings import STATISTICS
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 WIDE_COLUMNS = 2000
 """Columns above which sums, inverses and solutions are float32: accurate enough with the ridge, half the memory."""
-INDEPENDENT_ROWS, GRID_ROWS = 16, 8
-"""Rows that the positions of one input are worth when a covariance is shrunk; on a grid they have more neighbours."""
 BAND_ROWS = 256
 """Rows of a covariance that are worked on at a time."""
-MOST_SHRINKAGE = 0.9
-"""Shrinkage is never more than this."""
-
-
-MOST_POSITIONS, PER_COLUMN = 20_000, 3
-"""Rows sampled: at least so many, and so many per column."""
 BATCH_ROWS = 1024
 """Rows that go into one product: chunks of single inputs are gathered."""
 
@@ -54,7 +47,7 @@ class Gram:
 
     def __init__(self) -> None:
         self.count = self.inputs = 0
-        self.worth = INDEPENDENT_ROWS
+        self.worth = STATISTICS.independent_rows
         self.shift: list[Array] = []
         self.total: list[Floats] = []
         self.xx: Array = np.zeros(())
@@ -130,7 +123,7 @@ class Gram:
 
 def gather_moments(
     sizes: Sequence[int], width: int, read: Callable[[int, NDArray[np.int64]], list[Array]], inputs: int,
-    seed: tuple[int, ...], graph: DependencyGraph | None = None, worth: int = INDEPENDENT_ROWS,
+    seed: tuple[int, ...], graph: DependencyGraph | None = None, worth: int = STATISTICS.independent_rows,
 ) -> Gram:  # fmt: skip
     """Gram of sampled rows: `read` gives those of a chunk, and their targets beside them; `sizes` is how many it has.
 
@@ -140,7 +133,7 @@ def gather_moments(
     gram = Gram()
     gram.inputs, gram.worth = inputs, worth
     rng = np.random.default_rng(seed)
-    wanted = math.ceil(max(MOST_POSITIONS, PER_COLUMN * width) / len(sizes))
+    wanted = math.ceil(max(STATISTICS.sampled_rows, STATISTICS.rows_per_column * width) / len(sizes))
     rows = [np.arange(n) if n <= wanted else np.sort(rng.choice(n, wanted, replace=False)) for n in sizes]
 
     def gather_rows(some: range) -> list[Array]:
@@ -187,7 +180,7 @@ def _estimate_block_shrinkage(covariance: Array, n: int) -> float:
         band *= inverse[i : i + BAND_ROWS, None]
         square += float(np.dot(band.ravel(), band.ravel()))
     rho = ((1 - 2 / d) * square + d * d) / ((n + 1 - 2 / d) * max(square - d, 1e-9))
-    return min(rho, MOST_SHRINKAGE)
+    return min(rho, STATISTICS.most_shrinkage)
 
 
 def solve_least_squares(

@@ -21,12 +21,20 @@ from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, iterate_dims
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.execution.finite import describe_flaw, ignore_overflow, is_finite
 from spa_compiler.interpreter.activation_maps import Adjust, measure_statistics
-from spa_compiler.interpreter.interpreter import Chunks, Feed, Late, Step, Walk
+from spa_compiler.interpreter.chunks import Chunks, Feed
+from spa_compiler.interpreter.deferred_inputs import Late
+from spa_compiler.interpreter.interpreter import Step, Walk
 from spa_compiler.operators import recurrent_cell
-from spa_compiler.operators.contraction import Form, Rows, find_form
-from spa_compiler.operators.site import Site, Value
+from spa_compiler.operators.contraction import Rows
 from spa_compiler.statistics import expert_tables
-from spa_compiler.statistics.covariance import GRID_ROWS, INDEPENDENT_ROWS, Gram, estimate_shrinkage, gather_moments
+from spa_compiler.statistics.cell_reads import find_cell_reads
+from spa_compiler.statistics.contraction_reads import (
+    ContractionReads,
+    find_contracted_dims,
+    find_contraction,
+    find_read_dims,
+)
+from spa_compiler.statistics.covariance import estimate_shrinkage
 from spa_compiler.statistics.residual_branch import follow_branch
 
 Array = NDArray[Any]
@@ -139,21 +147,22 @@ class _Collector:
         return self.out
 
     def _collect_contraction(self, step: Step) -> None:
-        found = find_step_form(self.graph, self.walk, step)
+        reads = find_contraction(self.walk, step)
         site = self.graph.sites[step.index]
         if (looked_up := expert_tables.find_lookup(self.walk, step)) is not None:
             self.lookups[step.node.output[0]] = looked_up
         slot = next((k for k, n in enumerate(step.node.input) if n in self.lookups), None)
-        if found is None and slot is not None and step.traits.stacks:
+        if reads is None and slot is not None and step.traits.stacks:
             return self._collect_experts(step, slot)
-        if found is None or step.inputs[found.data] is None or step.outputs[0] is None:
+        if reads is None or reads.x is None or step.outputs[0] is None:
             return None
+        found = reads.form
         value = site.inputs[found.data]
         contracted = find_contracted_dims(site, value, site.inputs[found.weight]) & self.live
         if not contracted or value is None:
             return None
-        w = self.walk.constants[step.node.input[found.weight]]
-        mean, covariance, shrunk = self._collect_gram(found, step)
+        w = self.walk.constants[reads.weight]
+        mean, covariance, shrunk = self._collect_gram(reads, step)
         weights = found.weights(w)
         branch = None if step.traits.activation else follow_branch(self.walk, step, self.adjust.batch_norm)
         moment = Moment(
@@ -161,7 +170,7 @@ class _Collector:
             covariance, np.ones(weights.shape[0] * weights.shape[1]), shrinkage=shrunk, value=value.name,
         )  # fmt: skip
         if not is_finite(mean, covariance):
-            moment.nature = describe_flaw(step.inputs[found.data] or ())
+            moment.nature = describe_flaw(reads.x)
         if branch is None or not branch.has_fitting_gain(step.outputs[0][0].shape, found.out):
             moment.energy = measure_energy(step.outputs[0], 1.0)
         else:
@@ -172,19 +181,20 @@ class _Collector:
 
     def _collect_experts(self, step: Step, slot: int) -> None:
         """Experts whose weights are looked up: a block for each, with second moments for they have no intercept."""
-        site, found, x = self.graph.sites[step.index], self.lookups[step.node.input[slot]], step.inputs[1 - slot]
-        value, y, left, index = site.inputs[1 - slot], step.outputs[0], slot == 0, found.index(self.walk)
+        site, lookup = self.graph.sites[step.index], self.lookups[step.node.input[slot]]
+        value, y, reads = site.inputs[1 - slot], step.outputs[0], lookup.find_product(self.walk, step, slot)
         contracted = find_contracted_dims(site, value, site.inputs[slot]) & self.live
-        if not contracted or value is None or x is None or y is None or x[0].shape[:-2] != index[0].shape:
+        if not contracted or value is None or reads is None or y is None:
             return
-        weights, squares, counts = expert_tables.measure_experts(self.walk.constants[found.table], left, index, x)
+        left = reads.is_left
+        weights, squares, counts = reads.measure(self.walk.constants[lookup.table])
         blocks, m, d = weights.shape
         shrunk = np.concatenate([estimate_shrinkage(h[None], int(n)) for h, n in zip(squares, counts, strict=True)])
         gain, columns = np.repeat(np.sqrt(counts / max(counts.sum(), 1)), m), np.tile(np.arange(d), (blocks, 1))
         self.out.of[step.index] = Moment(
             step.index, value.axes[-2 if left else -1], contracted, columns, weights, np.zeros((blocks, d)), squares,
             gain, measure_energy([c.swapaxes(-1, -2) for c in y] if left else y, 1.0), shrunk, value=value.name,
-            nature="" if is_finite(squares) else describe_flaw(x),
+            nature="" if is_finite(squares) else describe_flaw(reads.x),
         )  # fmt: skip
 
     def _collect_cell(self, step: Step) -> None:
@@ -192,28 +202,23 @@ class _Collector:
 
         Gates are measured against all of the operator's gates together, before their functions.
         """
-        cell, site = recurrent_cell.find_cell(step.node), self.graph.sites[step.index]
-        held = recurrent_cell.read_weights(step.node, self.walk.constants)
-        x, r, y = step.inputs[0], site.inputs[recurrent_cell.R], step.outputs[0] if step.outputs else None
-        if not isinstance(cell, recurrent_cell.Cell) or held is None or x is None or y is None:
-            return
-        if r is None or site.inputs[0] is None:
+        site, y = self.graph.sites[step.index], step.outputs[0] if step.outputs else None
+        reads, r = find_cell_reads(self.walk, step), site.inputs[recurrent_cell.R]
+        if isinstance(reads, str) or y is None or r is None or site.inputs[0] is None:
             return
         axis = Sum((site.inputs[0].axes[-1], Prod((r.axes[0], r.axes[2]))))
         contracted = frozenset(iterate_dims(axis)) & self.live
         if not contracted:
             return
-        weights, h0 = recurrent_cell.Weights.of(cell.gates, *held), recurrent_cell.find_initial_state(step.inputs)
+        weights = reads.weights
         found = []
-        for k, part in enumerate(cell.parts):
+        for k, part in enumerate(reads.cell.parts):
 
-            def read(c: int, rows: Rows, part: recurrent_cell.Part = part) -> list[Array]:
-                steps = cell.steps(x[c], y[c], None if h0 is None else h0[c], rows)
-                return [part.design(steps, weights)]
+            def read_rows(c: int, rows: Rows, part: recurrent_cell.Part = part) -> list[Array]:
+                return [part.design(reads.steps(c, y, rows), weights)]
 
             w = part.weights(weights)
-            sizes, inputs = [cell.size(c) for c in x], sum(cell.batch(c) for c in x)
-            gram = gather_moments(sizes, w.shape[-1], read, inputs, (self.seed, step.index, k), self.graph)
+            gram = reads.accumulate_gram(w.shape[-1], read_rows, (self.seed, step.index, k), self.graph)
             columns = part.columns(weights)
             gain = np.ones(w.shape[0] * w.shape[1])
             found.append(
@@ -245,17 +250,17 @@ class _Collector:
         )
         self.out.missed[site.name or step.node.output[0]] = f"{site.op}: {self.walk.explain_unknown(step) or plain}"
 
-    def _collect_gram(self, form: Form, step: Step) -> tuple[Floats, Array, Floats]:
+    def _collect_gram(self, reads: ContractionReads, step: Step) -> tuple[Floats, Array, Floats]:
         """Mean, covariance and shrinkage of a design; one for all contractions that read the same values alike.
 
         Where a body reads a value from outside, it does so in the runs that reach it.
         """
-        x, y = step.inputs[form.data], step.outputs[0]
+        form, x, y = reads.form, reads.x, step.outputs[0]
         assert x is not None and y is not None
-        path, read = self.graph.sites[step.index].path, step.node.input[form.data]
-        key = (path, read, form.reading_key, form.size(y[0]), len(x))  # inputs may have joined
+        path, name = self.graph.sites[step.index].path, step.node.input[form.data]
+        key = (path, name, form.reading_key, form.size(y[0]), len(x))  # inputs may have joined
         if key not in self.grams:
-            gram = accumulate_gram(form, x, y, None, (self.seed, step.index), self.graph)
+            gram = reads.accumulate_gram(y, None, (self.seed, step.index), self.graph)
             covariance = gram.covariance()
             self.grams[key] = gram.mean(), covariance, estimate_shrinkage(covariance, gram.rows())
         return self.grams[key]
@@ -298,45 +303,3 @@ def measure_energy(chunks: Chunks | None, otherwise: float) -> float:
     if chunks[0].ndim != 4:
         chunks = [c.reshape(-1, *c.shape[-1:] or (1,)) for c in chunks]
     return max(float(measure_statistics(chunks)[1].sum()), 1e-30)  # NaN stays
-
-
-def find_step_form(graph: DependencyGraph, walk: Walk, step: Step) -> Form | None:
-    """The contraction with a constant that a node is, or None."""
-    names = list(step.node.input[:2])
-    if len(names) < 2 or not all(names):
-        return None
-    constant = [n in walk.constants for n in names]
-    shapes = [None if c is None else c[0].shape for c in step.inputs]
-    return find_form(step.node, shapes, constant)
-
-
-def find_read_dims(site: Site) -> set[Dim]:
-    """Dims that a node sums over; a recurrent operator does so over its states, too."""
-    read = {d for s in site.scopes for n in s.find_contracted() - s.stats if n in s.env for d in iterate_dims(s.env[n])}
-    r = site.inputs[recurrent_cell.R] if site.op in recurrent_cell.GATES else None
-    return read if r is None else read | set(iterate_dims(r.axes[2]))
-
-
-def find_contracted_dims(site: Site, value: Value | None, weight: Value | None) -> frozenset[Dim]:
-    """Dims that a node sums over between its activation and its weight."""
-    found: set[Dim] = set()
-    for scope in site.scopes:
-        for name in scope.find_contracted():
-            holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
-            if name in scope.env and value in holders and weight in holders:
-                found |= set(iterate_dims(scope.env[name]))
-    return frozenset(found)
-
-
-def accumulate_gram(
-    form: Form, x: Chunks, y: Chunks, target: Chunks | None, seed: tuple[int, ...], graph: DependencyGraph | None = None
-) -> Gram:
-    """Gram of the design at sampled output positions; with `target` (chunks shaped as y) its rows beside it."""
-
-    def read(k: int, rows: Rows) -> list[Array]:
-        design = form.design(x[k], y[k], rows)
-        return [design] if target is None else [design, form.target(target[k], rows)]
-
-    width = form.design(x[0], y[0], np.zeros(1, np.int64)).shape[-1]
-    worth = GRID_ROWS if x[0].ndim >= 4 else INDEPENDENT_ROWS
-    return gather_moments([form.size(b) for b in y], width, read, sum(len(a) for a in x), seed, graph, worth)

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from spa_compiler.algebra.masks import Masks, make_keep_mask
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.interpreter.activation_maps import measure_statistics
-from spa_compiler.interpreter.interpreter import Chunks, Step, Walk
+from spa_compiler.interpreter.chunks import Chunks
+from spa_compiler.interpreter.interpreter import Step, Walk
 from spa_compiler.operators.site import Value
 from spa_compiler.operators.tables import find_traits
 from spa_compiler.rewriting.prune import slice_array
+from spa_compiler.statistics.settings import STATISTICS
 
 Floats = NDArray[np.float64]
 
@@ -44,11 +46,11 @@ def follow_branch(walk: Walk, step: Step, batch_norm: bool = False) -> Branch | 
     `batch_norm`: a BatchNormalization right behind normalises by the statistics of the batch.
     """
     name, gain = step.node.output[0], np.ones(1)
-    if step.index in walk.inside.around:  # what stands in a body is recorded for the runs that reach it only
+    if walk.bodies.is_inside(step.index):  # what stands in a body is recorded for the runs that reach it only
         return None
     raw = step.outputs[0]
-    while len(walk.readers.get(name, ())) == 1 and walk.readers_of[name]:
-        node = walk.nodes[walk.readers_of[name][0]]
+    while len(walk.liveness.readers.get(name, ())) == 1 and walk.liveness.readers_of[name]:
+        node = walk.nodes[walk.liveness.readers_of[name][0]]
         others = [n for n in node.input if n and n != name]
         if find_traits(node).arithmetic == "add" and len(others) == 1 and others[0] not in walk.constants:
             return Branch(node.output[0], others[0], gain)
@@ -103,4 +105,6 @@ def measure_lost_shortcut(
 def _invert_gain(gain: Floats) -> Floats:
     """1 / gain, 0 where the branch is all but closed."""
     size = np.abs(gain)
-    return np.divide(1.0, gain, out=np.zeros_like(gain, np.float64), where=size > 0.05 * np.median(size))
+    return np.divide(
+        1.0, gain, out=np.zeros_like(gain, np.float64), where=size > STATISTICS.open_share * np.median(size)
+    )

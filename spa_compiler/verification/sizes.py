@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import Symbol, apply_ties, list_symbols
+from spa_compiler.operators.macs import list_products
 
 Sizes = dict[str, int]
 ODD_SIZES = (37, 53, 43, 61)
@@ -80,4 +81,4 @@ def _estimate_work(found: list[Symbol], sizes: Sizes, first: Sizes, macs: float)
 
 def count_macs(graph: DependencyGraph) -> float:
     """Multiply-accumulates of a run at the first binding of the analysis; what bodies repeat counts once."""
-    return float(sum(math.prod(a.size for a in axes) for s in graph.sites for axes in s.products or ()))
+    return float(sum(math.prod(a.size for a in axes) for s in graph.sites for axes in list_products(s) or ()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from spa_compiler.autodiff.reverse_mode import Unknown
 from spa_compiler.calibration import bn_matching
 from spa_compiler.calibration.bn_matching import Match, differentiate_roughness
 from spa_compiler.calibration.inputs import draw_calibration
+from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.execution.session import add_outputs, open_session
 from zoo_base import Case
 
@@ -40,7 +43,7 @@ def values(graph: DependencyGraph, x: np.ndarray) -> dict[str, np.ndarray]:
 
 def test_the_loss_is_the_distance_from_the_stored_statistics() -> None:
     graph = graph_of(NORMED)
-    match, x = Match(graph, 1 << 30), pictures(bn_matching.PICTURES_PER_SET)
+    match, x = Match(graph, 1 << 30), pictures(CALIBRATION.pictures_per_set)
     loss, derivative = match.session.run(None, {"x": x})
     held = {n: graph.model.array(t) for n, t in graph.model.constants().items()}
     wanted = []
@@ -55,12 +58,12 @@ def test_the_loss_is_the_distance_from_the_stored_statistics() -> None:
 
 
 def test_a_few_steps_bring_the_statistics_near(monkeypatch: pytest.MonkeyPatch) -> None:
-    hopeless = Match(graph_of(NORMED), 1 << 30).refine(pictures(bn_matching.PICTURES_PER_SET))[1]
-    assert hopeless > bn_matching.HOPELESS_LOSS > bn_matching.MATCHED_LOSS  # random statistics: not all steps are taken
-    monkeypatch.setattr(bn_matching, "HOPELESS_LOSS", np.inf)
-    match, x = Match(graph_of(NORMED), 1 << 30), pictures(2 * bn_matching.PICTURES_PER_SET + 5)
+    hopeless = Match(graph_of(NORMED), 1 << 30).refine(pictures(CALIBRATION.pictures_per_set))[1]
+    assert hopeless > CALIBRATION.hopeless_loss > CALIBRATION.matched_loss  # random statistics: not all steps are taken
+    monkeypatch.setattr(bn_matching, "CALIBRATION", replace(CALIBRATION, hopeless_loss=np.inf))
+    match, x = Match(graph_of(NORMED), 1 << 30), pictures(2 * CALIBRATION.pictures_per_set + 5)
     moved, loss = match.refine(x)
-    before = match.session.run(None, {"x": x[: bn_matching.PICTURES_PER_SET]})[0]
+    before = match.session.run(None, {"x": x[: CALIBRATION.pictures_per_set]})[0]
     assert loss < 0.75 * before and loss < hopeless
     np.testing.assert_array_equal(moved[-5:], x[-5:])
     assert not (moved[:-5] == x[:-5]).all(axis=(1, 2, 3)).any()
@@ -111,8 +114,8 @@ def test_without_room_or_time_nothing_is_matched(monkeypatch: pytest.MonkeyPatch
 def test_a_model_of_one_input_at_a_time_is_matched_in_sets() -> None:
     graph = graph_of(Case(NORMED.text.replace("float[N,", "float[1,"), NORMED.inits, None))
     match = Match(graph, 1 << 30)
-    assert match.session.run(None, {"x": pictures(bn_matching.PICTURES_PER_SET)})[1].shape == (
-        bn_matching.PICTURES_PER_SET,
+    assert match.session.run(None, {"x": pictures(CALIBRATION.pictures_per_set)})[1].shape == (
+        CALIBRATION.pictures_per_set,
         3,
         16,
         16,
@@ -120,7 +123,8 @@ def test_a_model_of_one_input_at_a_time_is_matched_in_sets() -> None:
 
 
 def test_most_pictures_are_matched_and_values_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bn_matching, "MATCHED_LOSS", 10.0)  # nothing was trained here: there is no picture that fits
+    near = replace(CALIBRATION, matched_loss=10.0)  # nothing was trained here: there is no picture that fits
+    monkeypatch.setattr(bn_matching, "CALIBRATION", near)
     graph = graph_of(NORMED)
     first, second = (draw_calibration(graph, samples=192) for _ in range(2))
     assert first.source.endswith("144 of them matched to the statistics that BatchNormalization holds")
@@ -129,5 +133,5 @@ def test_most_pictures_are_matched_and_values_stay_as_they_are(monkeypatch: pyte
         np.testing.assert_array_equal(a["x"], b["x"])
     monkeypatch.setattr(bn_matching, "count_affordable", lambda *given, **options: 24 * 96)
     assert draw_calibration(graph, samples=192).samples == 192  # no fewer than were asked for
-    monkeypatch.setattr(bn_matching, "MATCHED_LOSS", 0.0)
+    monkeypatch.setattr(bn_matching, "CALIBRATION", replace(CALIBRATION, matched_loss=0.0))
     assert (far := draw_calibration(graph, samples=192)).adjust.batch_norm and "away" in far.source

@@ -12,8 +12,9 @@ from spa_compiler.analysis.dependency_graph import analyze
 from spa_compiler.calibration import inputs, sample_budget
 from spa_compiler.calibration.inputs import draw_calibration
 from spa_compiler.calibration.language_model import Language, draw_classes, find_language
+from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.canonicalize.pipeline import normalize
-from spa_compiler.compensation.solvers import compensate
+from spa_compiler.compensation.lockstep import compensate
 from spa_compiler.execution.session import open_session
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import from_proto
@@ -111,7 +112,7 @@ def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     found = draw_calibration(graph_of(BIGRAM), samples=64)
     assert "likely token ids, 1 sweeps" in found.source
     free = draw_calibration(graph_of(BIGRAM))
-    assert free.samples == sample_budget.LEAST_SAMPLES  # by time; by ids it would be ENOUGH / 12
+    assert free.samples == CALIBRATION.least_inputs  # by time; by ids it would be ENOUGH / 12
 
 
 @pytest.mark.parametrize("case", [BIGRAM, CLASSIFIER], ids=["language", "classifier"])

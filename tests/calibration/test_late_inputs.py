@@ -18,9 +18,12 @@ from spa_compiler.calibration.sample_budget import (
     plan_late_samples,
     plan_samples,
 )
-from spa_compiler.compensation.solvers import Options, compensate, compensate_weights
+from spa_compiler.compensation.lockstep import compensate, compensate_weights
+from spa_compiler.compensation.options import Options
 from spa_compiler.interpreter.activation_maps import Adjust
-from spa_compiler.interpreter.interpreter import Affine, Late, Walk
+from spa_compiler.interpreter.chunks import Affine
+from spa_compiler.interpreter.deferred_inputs import Late
+from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.statistics.moments import collect_moments
 from zoo_base import Case

@@ -13,11 +13,11 @@ from laws import analyze_proto, outputs, random_masks
 from spa_compiler.analysis.cost import CostModel
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.canonicalize import inline_control_flow
-from spa_compiler.compensation.solvers import compensate
+from spa_compiler.compensation.lockstep import compensate
 from spa_compiler.compiler import compile as compile_model
 from spa_compiler.errors import VerificationError
 from spa_compiler.execution.session import open_quiet_session
-from spa_compiler.interpreter import interpreter
+from spa_compiler.interpreter import body_recorder
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.control_flow import find_chains, is_control
 from spa_compiler.ir.model import make_constant
@@ -212,7 +212,7 @@ def recorded(graph: DependencyGraph, feed: dict[str, np.ndarray]) -> dict[str, t
     """Inputs and outputs of every contraction inside a body, by the name of its output."""
     walk, out = Walk(graph.model), {}
     for step in walk.run([feed]):
-        known = walk.records.get(step.index)
+        known = walk.bodies.records.get(step.index)
         if known is not None:
             (given,) = known.inputs.values()
             out[step.node.output[0]] = np.concatenate(given), np.concatenate(known.output)
@@ -239,9 +239,9 @@ def test_both_branches_are_recorded() -> None:
     feed = feeds(build(CASES["if_nested"]))
     walk, seen = Walk(graph.model), set()
     for step in walk.run([{**feed, "q": np.array(k % 4 > 1)} for k in range(8)]):
-        if step.index in walk.records:
+        if step.index in walk.bodies.records:
             seen.add(step.node.output[0])
-            assert len(walk.records[step.index].runs) == len(walk.records[step.index].output)
+            assert len(walk.bodies.records[step.index].runs) == len(walk.bodies.records[step.index].output)
     assert seen == {"g", "s", "k", "v"}
 
 
@@ -269,7 +269,7 @@ def test_each_branch_has_moments_of_the_runs_that_take_it() -> None:
 @pytest.mark.parametrize("room", [1 << 27, 4096])
 def test_compensation_inside_bodies_brings_outputs_closer(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hidden channels of both branches go; the second weight of each is solved for what it gave before."""
-    monkeypatch.setattr(interpreter, "TAP_BYTES", room)  # the second one holds some of the runs only
+    monkeypatch.setattr(body_recorder, "TAP_BYTES", room)  # the second one holds some of the runs only
     graph, rng = analyze_proto(build(CASES["if_own_weights"])), np.random.default_rng(0)
     masks = {g.dims[0]: np.arange(g.size) > 1 for g in graph.groups if g.size < 7}
     runs = [{"x": rng.standard_normal((2, 3)).astype(np.float32), "cond": np.array(k % 2 > 0)} for k in range(300)]
@@ -299,7 +299,7 @@ def test_values_are_forgotten_when_the_control_node_is_done() -> None:
     walk = Walk(graph.model)
     for _ in walk.run([feeds(build(CASES["scan_gru"]))]):
         pass
-    assert not walk.records and not walk.values
+    assert not walk.bodies.records and not walk.values
 
 
 def test_a_batch_that_is_written_into_the_graph_is_kept_when_inputs_are_drawn(tmp_path: Path) -> None:

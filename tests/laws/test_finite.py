@@ -17,8 +17,9 @@ from networks import CONV, DENSE
 from spa_compiler.analysis.cost import CostModel
 from spa_compiler.analysis.dead_channels import find_dead_channels
 from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.compensation.lockstep import compensate_weights
 from spa_compiler.compensation.neuron_merging import merge_channels
-from spa_compiler.compensation.solvers import Options, compensate_weights
+from spa_compiler.compensation.options import Options
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.finite import describe_flaw, divide_by_power, ignore_overflow, is_finite
 from spa_compiler.ir.reader import from_proto

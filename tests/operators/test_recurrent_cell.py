@@ -9,7 +9,8 @@ import pytest
 
 from networks import graph_of
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.compensation.solvers import Options, compensate, compensate_weights
+from spa_compiler.compensation.lockstep import compensate, compensate_weights
+from spa_compiler.compensation.options import Options
 from spa_compiler.execution.session import open_session
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.operators import recurrent_cell

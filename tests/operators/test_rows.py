@@ -12,7 +12,8 @@ from laws import TOLERANCE, compare
 from networks import cut, feeds, graph_of
 from spa_compiler.analysis.cost import CostModel, describe_uncounted
 from spa_compiler.analysis.dead_channels import find_dead_channels
-from spa_compiler.compensation.solvers import Options, compensate_weights
+from spa_compiler.compensation.lockstep import compensate_weights
+from spa_compiler.compensation.options import Options
 from spa_compiler.operators import contraction, tables
 from spa_compiler.operators.rule import rule
 from spa_compiler.operators.site import Row

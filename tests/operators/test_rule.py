@@ -10,7 +10,6 @@ from spa_compiler.algebra.expr import Prod, is_frozen, iterate_dims, resolve
 from spa_compiler.errors import Conflict, RuleError
 from spa_compiler.operators.rule import freeze_rule, parse_rule, rule
 from spa_compiler.operators.site import Pattern, Site, Value
-from spa_compiler.operators.tables import read_table
 
 
 def site(inputs: list[tuple[int, ...] | None], outputs: list[tuple[int, ...]], **attrs: int) -> Site:
@@ -147,18 +146,3 @@ def test_names_of_outputs_may_be_bound_by_an_attribute_or_a_size() -> None:
     s = site([(6,)], [(2, 3)], group=3)
     rule("_ -> a g", known={"a": 2}, g="group")(s)
     assert [a.size for a in s.y.axes] == [2, 3]
-
-
-def test_a_table_that_cannot_be_read_names_the_operator_and_the_place() -> None:
-    with pytest.raises(RuleError) as e:
-        read_table("my.domain", {"Scale": "n c _..., c -> n c _...", "Mix": "n c -> n) c"})
-    assert str(e.value) == "my.domain::Mix: nothing opens this bracket (character 9 of `n c -> n) c`)"
-
-
-def test_a_table_holds_rules_and_rule_strings() -> None:
-    s = site([(2, 3)], [(2, 3)])
-    table = read_table("my.domain", {"Scale": "n c -> n c", "Stop": freeze_rule("it depends on data")})
-    table["Scale"](s)
-    assert same((s.x(), 1), (s.y, 1)) and not is_frozen(s.x().axes[1])
-    table["Stop"](s)
-    assert is_frozen(s.x().axes[1])

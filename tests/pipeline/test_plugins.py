@@ -1,11 +1,16 @@
-"""Passes and criteria of other distributions plug in exactly as ours do; `test_plugin` is such a distribution."""
+"""Passes, criteria and costs of other distributions plug in exactly as ours do; `test_plugin` is one of them."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,10 +19,16 @@ import pytest
 from click.testing import CliRunner
 
 import spa_compiler
+from commands import check_report, run_spa
+from laws import analyze_proto, random_masks
+from spa_compiler.analysis import cost_registry
+from spa_compiler.analysis.cost import CostModel
 from spa_compiler.cli.main import spa
-from spa_compiler.errors import UsageError
+from spa_compiler.errors import BudgetError, GateError, NothingToPrune, UsageError
 from spa_compiler.pipeline import passes
+from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.scoring import registry
+from zoo import CASES, build
 
 PLUGIN = Path(__file__).resolve().parent / "test_plugin"
 
@@ -39,6 +50,8 @@ def install(source: Path, target: Path) -> None:
 def forget() -> None:
     passes.find_passes.cache_clear()
     registry.find_criteria.cache_clear()
+    cost_registry.find_cost_points.cache_clear()
+    cost_registry.find_costs.cache_clear()
 
 
 @pytest.fixture
@@ -168,6 +181,122 @@ def test_both_are_listed_with_their_options() -> None:
     assert "  position: Later channels matter more." in text
 
 
+def run_shell(site: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`spa` in a process of its own, as somebody has it who installed the plugin."""
+    code = "from spa_compiler.cli.start import spa; spa()"
+    environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "120"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+ENERGY = 4.6 * (4 + 3) + 20 * 4 * (4 + 1 + 3)
+"""Picojoules of a hidden unit of `scaled`: its multiply-accumulates and the bytes of its weights."""
+
+
+def check_outside_costs(report: dict[str, Any], of: str) -> None:
+    """The report tells them as it does ours: of `scaled`, whose second contraction always gives three numbers."""
+    check_report(report)
+    left = report["groups"][0]["kept"]
+    assert report["asked"]["of"] == of
+    assert report["dense"]["activations"] == 8 + 3 and report["compiled"]["activations"] == left + 3
+    assert report["dense"]["energy"] == round(8 * ENERGY) and report["compiled"]["energy"] == round(left * ENERGY)
+    assert report["reached"]["energy"] == pytest.approx(1 - left / 8, abs=1e-3)
+    assert report["reached"]["heads"] == 1 - left / 8
+    assert report["reached"][of] >= report["asked"]["ratio"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "of", "kept", "called"),
+    [
+        (("--of", "activations", "--ratio", 0.3), "activations", 4, "activations"),
+        (("--target", "2.7 nJ"), "energy", 4, "energy (pJ)"),
+    ],
+)
+def test_a_budget_of_an_outside_cost_is_met_and_reported(
+    site: Path, tmp_path: Path, budget: tuple[object, ...], of: str, kept: int, called: str
+) -> None:
+    """By one file of the plug-in: nothing else in the compiler knows these costs."""
+    source, file = scaled(tmp_path / "m.onnx"), tmp_path / "r.json"
+    done = run_shell(site, "compile", source, *budget, "--criterion", "l2", "--no-latency", "--report", file)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    check_outside_costs(report, of)
+    assert [g["kept"] for g in report["groups"]] == [kept]
+    assert f"removed {report['reached'][of]:.1%} of the {called} (requested" in done.stdout
+    rows = [row.split()[0] for row in done.stdout.splitlines()[1:6]]
+    assert rows == ["MACs", "parameters", "weights", "activations", "energy"]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize(
+    ("budget", "of", "kept"),
+    [({"target": "0.007kActivations"}, "activations", 4), ({"of": "heads", "ratio": 0.25}, "heads", 6)],
+)
+def test_an_outside_cost_of_every_kind_is_a_budget(tmp_path: Path, budget: dict[str, Any], of: str, kept: int) -> None:
+    report = spa_compiler.compile(scaled(tmp_path / "m.onnx"), **budget, criterion="l2", latency=False).report
+    check_outside_costs(report, of)
+    assert [g["kept"] for g in report["groups"]] == [kept]
+
+
+@pytest.mark.usefixtures("site")
+def test_an_outside_cost_that_is_measured_is_a_budget(tmp_path: Path) -> None:
+    source = scaled(tmp_path / "m.onnx", hidden=400)
+    report = spa_compiler.compile(source, 0.2, of="file", criterion="l2", latency=False).report
+    check_report(report)
+    assert 0.2 <= report["reached"]["file"] <= 0.23
+    assert report["compiled"]["file"] <= 0.8 * report["dense"]["file"]
+    reached = spa_compiler.compile(source, target="10kBytes", criterion="l2", latency=False).report["compiled"]["file"]
+    assert 9700 <= reached <= 10000
+    with pytest.raises(NothingToPrune, match=r"--target 20000Bytes: the model already takes only 1.*Bytes here"):
+        spa_compiler.compile(source, target="20kBytes", criterion="l2", latency=False)
+    with pytest.raises(BudgetError, match="file: no plan tried is 99% smaller on this machine"):
+        spa_compiler.compile(source, 0.99, of="file", criterion="l2", latency=False)
+
+
+@pytest.mark.usefixtures("site")
+def test_a_gate_takes_an_outside_cost(tmp_path: Path) -> None:
+    source, options = scaled(tmp_path / "m.onnx"), {"criterion": "l2", "latency": False}
+    spa_compiler.compile(source, 0.5, fail_under=("energy_reduction=0.5",), **options)
+    with pytest.raises(GateError, match=r"activations_reduction is 0\.3636, under the gate of 0\.5"):
+        spa_compiler.compile(source, 0.5, fail_under=("activations_reduction=0.5",), **options)
+    with pytest.raises(UsageError, match="channels_reduction, heads_reduction, speedup"):
+        spa_compiler.compile(source, 0.5, fail_under=("joules_reduction=0.5",), **options)
+
+
+@pytest.mark.usefixtures("site")
+def test_tables_show_an_outside_cost(tmp_path: Path) -> None:
+    source = scaled(tmp_path / "m.onnx")
+    found = json.loads(run_spa("inspect", source, "--json").stdout)
+    assert found["energy"] == found["groups"][0]["energy"] == round(8 * ENERGY)
+    assert (found["activations"], found["groups"][0]["activations"]) == (11, 8)
+    assert "64 parameters, 56 MACs, 8 activations, 5.38k energy (pJ)" in run_spa("inspect", source).stdout
+    swept = run_spa("sweep", source, "--ratios", "0.5", "--criterion", "l2").stdout
+    assert swept.split()[:7] == ["ratio", "MACs", "parameters", "activations", "energy", "(pJ)", "speed-up"]
+    assert swept.splitlines()[1].split()[:5] == ["0.5", "28", "32", "7", "2.69k"]
+    assert "  energy: Energy of one sample: 4.6 pJ a multiply-accumulate" in run_spa("passes").stdout
+
+
+def test_an_unknown_cost_is_refused_with_those_that_there_are(site: Path, tmp_path: Path) -> None:
+    source = scaled(tmp_path / "m.onnx")
+    names = ["macs", "params", "size", "latency", "channels", "activations", "energy", "file", "heads"]
+    done = run_shell(site, "compile", source, "--of", "joules", "--ratio", 0.5)
+    assert done.returncode == 2 and all(f"'{n}'" in done.stderr for n in names)
+    with pytest.raises(UsageError, match=f"--of joules: expected one of {', '.join(names)}"):
+        spa_compiler.compile(source, 0.5, of="joules", criterion="l2")
+    with pytest.raises(UsageError, match="a number with MACs, params, B, ms, activations, J or Bytes, like"):
+        spa_compiler.compile(source, target="5 joules", criterion="l2")
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("name", ["residual_projection", "resnext", "lstm"])
+def test_an_outside_cost_under_widths_is_that_of_the_rewritten_model(name: str) -> None:
+    graph = analyze_proto(build(CASES[name]))
+    masks = random_masks(graph, np.random.default_rng(3))
+    widths = {d: float(m.reshape(-1, d.size)[0].sum()) for d, m in masks.items()}
+    small = CostModel(analyze_proto(rewrite(graph, masks).proto()))
+    assert CostModel(graph).total("activations", widths) == small.total("activations", {})
+
+
 def rename(site: Path, old: str, new: str) -> None:
     """Let a second distribution use a name that is taken."""
     taken = site / "spa_other-2.0.dist-info"
@@ -190,13 +319,38 @@ def test_two_criteria_of_one_name_are_an_error(site: Path) -> None:
         registry.find_criterion("l1")
 
 
+def test_two_costs_of_one_name_are_an_error(site: Path) -> None:
+    rename(site, "energy = spa_every_other", "macs = spa_every_other")
+    with pytest.raises(UsageError, match=r"two distributions define the cost 'macs': .*energy"):
+        cost_registry.find_costs()
+    done = run_shell(site, "--help")
+    assert done.returncode == 2 and "two distributions define the cost 'macs'" in done.stderr
+
+
+def test_two_costs_of_one_unit_are_an_error(site: Path) -> None:
+    rename(site, "energy = spa_every_other.costs:energy", "bytes = spa_every_other.costs:energy")
+    with pytest.raises(UsageError, match="the costs 'size' and 'bytes' are both counted in the unit 'bytes'"):
+        cost_registry.find_costs()
+
+
+def test_a_cost_that_cannot_be_loaded_concerns_only_who_asks_for_it(site: Path, tmp_path: Path) -> None:
+    rename(site, "energy = spa_every_other.costs:energy", "broken = spa_every_other.costs:nothing")
+    source = scaled(tmp_path / "m.onnx")
+    options = {"criterion": "l2", "latency": False}
+    with pytest.raises(UsageError, match=r"the cost 'broken' \(spa_every_other.costs:nothing\) cannot be loaded: "):
+        spa_compiler.compile(source, 0.5, of="broken", **options)
+    assert "broken" not in spa_compiler.compile(source, 0.5, **options).report["dense"]
+
+
 def test_the_same_entry_point_found_twice_is_no_clash(site: Path) -> None:
     rename(site, "nothing", "nothing")
     assert "every_other" in passes.find_passes()
     assert "position" in registry.find_criteria()
+    assert "energy" in cost_registry.find_costs()
 
 
 def test_without_the_plugin_its_names_are_unknown() -> None:
     forget()
     assert "every_other" not in passes.find_passes()
     assert "position" not in registry.find_criteria()
+    assert list(cost_registry.find_costs()) == ["macs", "params", "size", "latency", "channels"]

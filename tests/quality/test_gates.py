@@ -23,7 +23,7 @@ from spa_compiler.quality.gates import Gate, judge_gates, parse_gates
     ],
 )  # fmt: skip
 def test_a_gate_holds_on_its_side(text: str, value: float, holds: bool) -> None:
-    assert Gate.parse(text).holds(value) is holds
+    assert Gate.parse(text).is_met(value) is holds
 
 
 @pytest.mark.parametrize("text", ["cosine", "cosine=high", "cosine==1", "=0.9", "cosine=nan", "cosine<0.9", "drop=1"])

@@ -10,11 +10,13 @@ import pytest
 
 from networks import CLASSIFIER, DENSE, graph_of
 from spa_compiler.algebra.masks import NO_CHANNEL
-from spa_compiler.calibration.inputs import FEW_CLASSES, load_calibration
+from spa_compiler.calibration.inputs import load_calibration
+from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.ir.reader import from_proto
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
-from spa_compiler.scoring.rank_correction import KNOWN_SHARE, iterate_covariances, measure_rank_share, raise_low_rank
+from spa_compiler.scoring.rank_correction import iterate_covariances, measure_rank_share, raise_low_rank
+from spa_compiler.scoring.settings import SCORING
 from zoo_base import Case, build
 
 WIDE = Case(CLASSIFIER.text, {**CLASSIFIER.inits, "w1": (64, 3, 3, 3), "b1": (64,), "w2": (3, 64)}, None)
@@ -67,13 +69,14 @@ def test_only_what_few_directions_explain_is_raised() -> None:
     wide = replace(moments, of={site: replace(moment, covariance=covariance(d, d)[None])})
     few = replace(moments, of={site: replace(moment, covariance=1e-6 * covariance(1, d)[None])})
     assert np.array_equal(raise_low_rank(graph, wide, scores)[group.label], scores[group.label])
-    assert np.allclose(raise_low_rank(graph, few, scores)[group.label], KNOWN_SHARE * d * scores[group.label])
+    assert np.allclose(raise_low_rank(graph, few, scores)[group.label], SCORING.known_share * d * scores[group.label])
 
 
 def test_drawn_and_few_pictures_are_doubted_and_many_given_ones_are_not(tmp_path: Path) -> None:
     drawn = scored("calibrate{samples=24}")
-    x = np.random.default_rng(0).standard_normal((FEW_CLASSES, 1, 1, 1)) * np.ones((1, 3, 16, 16))  # few directions
-    for n, name in ((FEW_CLASSES, "many.npz"), (FEW_CLASSES - 1, "few.npz")):
+    enough = CALIBRATION.trusted_pictures
+    x = np.random.default_rng(0).standard_normal((enough, 1, 1, 1)) * np.ones((1, 3, 16, 16))  # few directions
+    for n, name in ((enough, "many.npz"), (enough - 1, "few.npz")):
         np.savez(tmp_path / name, x=x[:n].astype(np.float32))
     few, many = (scored(f'calibrate{{source="{tmp_path / f"{n}.npz"}"}}') for n in ("few", "many"))
     for state in (drawn, few, many):

@@ -7,12 +7,13 @@ import pytest
 
 from experts import LOOKUPS, SIZES, routed_case
 from networks import graph_of
-from spa_compiler.compensation.solvers import Options, compensate_weights
+from spa_compiler.compensation.lockstep import compensate_weights
+from spa_compiler.compensation.options import Options
 from spa_compiler.execution.session import add_outputs, open_session
 from spa_compiler.ir.model import Model
 from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.scoring.obs import flap, obspa
-from spa_compiler.statistics.expert_tables import find_agreement, solve_experts
+from spa_compiler.statistics.expert_tables import ExpertReads, find_agreement
 from spa_compiler.statistics.moments import collect_moments
 from zoo_base import Case, value
 
@@ -105,6 +106,6 @@ def test_rows_that_are_routed_elsewhere_and_experts_that_none_takes_do_not_count
     table, x = rng.standard_normal((3, 2, 4)), rng.standard_normal((50, 4, 1))
     dense, compiled = rng.integers(0, 2, (2, 50))
     target = np.where((dense == compiled)[:, None, None], 2 * table[dense] @ x, 1e6)
-    found = solve_experts(table, True, find_agreement([dense], [compiled]), [x], [target], 1e-9, False)
+    found = ExpertReads(0, [x], [compiled]).solve(table, find_agreement([dense], [compiled]), [target], 1e-9, False)
     np.testing.assert_allclose(found[:2], 2 * table[:2], atol=1e-5)
     np.testing.assert_array_equal(found[2], table[2])

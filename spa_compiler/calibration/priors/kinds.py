@@ -30,6 +30,7 @@ import numpy.typing as npt
 import scipy
 
 from spa_compiler.calibration.priors import photographs
+from spa_compiler.calibration.priors.settings import PRIORS
 from spa_compiler.errors import UsageError
 
 Array = npt.NDArray[Any]
@@ -304,7 +305,7 @@ def series(n: int, channels: int, steps: int, rng: np.random.Generator, slope: f
     return np.asarray(np.sqrt(0.5) * (loads.T @ common + fields((n, channels, steps), rng, slope)), np.float32)
 
 
-def features(shape: Shape, rng: np.random.Generator, shared: float = 0.6) -> Array:
+def features(shape: Shape, rng: np.random.Generator, shared: float = PRIORS.shared_variance) -> Array:
     """Table rows [n, ...] of N(0, 1) columns; a share of the variance is of common factors, one for four columns."""
     columns = math.prod(shape[1:])
     factors = -(-columns // 4)
@@ -330,7 +331,7 @@ def tokens(
 
     Rank is the id's: vocabularies list frequent tokens first. Exponent 0 is uniform.
     """
-    weights = np.cumsum((np.arange(int(vocabulary) - int(reserved)) + 2.7) ** -exponent)
+    weights = np.cumsum((np.arange(int(vocabulary) - int(reserved)) + PRIORS.zipf_offset) ** -exponent)
     drawn = np.searchsorted(weights, rng.random(shape) * weights[-1], side="right")
     return np.asarray(int(reserved) + drawn, np.int64)
 

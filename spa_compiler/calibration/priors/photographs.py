@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
+from spa_compiler.calibration.priors.settings import PRIORS
+
 Array = npt.NDArray[np.float32]
 Prior = Callable[..., Array]
 
@@ -34,9 +36,6 @@ GREY_MEAN, GREY_DEVIATION = 0.449, 0.226
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array([[0.5675, 0.7192, 0.4009], [0.5808, -0.0045, -0.8140], [0.5836, -0.6948, 0.4203]])
 """Principal components of ImageNet colours (Krizhevsky et al. 2012, section 4.1; constants of fb.resnet.torch)."""
-
-CONTRAST, CONTRAST_SPREAD, MEAN_SPREAD = 0.86, 0.26, 0.6
-"""Deviation of luminance within an image, its deviation over images, and that of an image's mean per coordinate."""
 
 _BATCH_PIXELS = 1 << 16
 """Pixels drawn at once: what stays in the processor's cache. Part of the definition of a draw, so a constant."""
@@ -56,7 +55,7 @@ def colour_axes(channels: int) -> npt.NDArray[np.float64]:
     else:
         k = np.arange(channels)
         axes = np.cos(np.pi * (k[:, None] + 0.5) * k / channels)
-        axes /= np.linalg.norm(axes, axis=0) * np.concatenate([[1], 3.4 * k[1:]])
+        axes /= np.linalg.norm(axes, axis=0) * np.concatenate([[1], PRIORS.chroma_fall * k[1:]])
     return np.asarray(axes * np.sqrt(channels), np.float64)
 
 
@@ -76,13 +75,13 @@ def pixel_bounds(channels: int) -> tuple[Array, Array]:
 def finish(x: Array, rng: np.random.Generator) -> Array:
     """Opponent coordinates [n, k, h, w] to normalised channels of the same shape: contrast, mean, colour, pixel range.
 
-    Luminance gets a deviation drawn from N(0.86, 0.26) per image, the other coordinates keep their size relative to it.
+    Luminance gets a deviation of its own per image, the other coordinates keep their size relative to it.
     """
     n, channels = x.shape[:2]
     x = x - x.mean((2, 3), keepdims=True)
-    contrast = np.clip(rng.normal(CONTRAST, CONTRAST_SPREAD, (n, 1, 1, 1)), 0.2, 2)
+    contrast = np.clip(rng.normal(PRIORS.contrast, PRIORS.contrast_spread, (n, 1, 1, 1)), *PRIORS.contrast_range)
     x *= (contrast / (x[:, :1].std((2, 3), keepdims=True) + 1e-3)).astype(np.float32)
-    x += _normal(rng, 0, MEAN_SPREAD, n, channels, 1, 1)
+    x += _normal(rng, 0, PRIORS.mean_spread, n, channels, 1, 1)
     mixed: Array = np.matmul(colour_axes(channels).astype(np.float32), x.reshape(n, channels, -1)).reshape(x.shape)
     np.clip(mixed, *pixel_bounds(channels), out=mixed)
     return mixed
@@ -121,8 +120,8 @@ def white_noise(n: int, channels: int, height: int, width: int, rng: np.random.G
 
 
 def photographs(n: int, channels: int, height: int, width: int, rng: np.random.Generator) -> Array:
-    """The default prior, in random order: object scenes (60 %), dead leaves and pink noise (20 % each) as a hedge."""
-    kinds = rng.choice(3, n, p=(0.6, 0.2, 0.2))
+    """The default prior, in random order: object scenes, with dead leaves and pink noise as a hedge."""
+    kinds = rng.choice(3, n, p=PRIORS.mixture)
     out = np.empty((n, channels, height, width), np.float32)
     for kind, prior in enumerate((object_scenes, dead_leaves, pink_noise)):
         rows = np.flatnonzero(kinds == kind)
@@ -192,8 +191,8 @@ def _focus(height: int, width: int) -> np.float32:
 
 def _scene_batch(n: int, channels: int, height: int, width: int, rng: np.random.Generator) -> Array:
     image = _background(n, channels, height, width, rng)
-    rough = textures(rng.uniform(1, 1.6, n), channels, height, width, rng)
-    rough *= _uniform(rng, 0.05, 0.5, n, 1, 1, 1)
+    rough = textures(rng.uniform(*PRIORS.texture_slopes, n), channels, height, width, rng)
+    rough *= _uniform(rng, *PRIORS.texture_sizes, n, 1, 1, 1)
     _paint_object(image, rough, rng)
     return finish(image, rng)[rng.permutation(n)]
 
@@ -215,25 +214,24 @@ def _background(n: int, channels: int, height: int, width: int, rng: np.random.G
     return image
 
 
-_SPREAD = np.array([0.5, 0.4], np.float32)
-"""Deviation of the parts' places from the object's centre, across and down, in radii of the first part."""
-
-
 def _paint_object(image: Array, rough: Array, rng: np.random.Generator) -> None:
     """Paint one object per scene, back to front, in place; scenes are sorted by the number of parts, most first."""
     n, channels = image.shape[:2]
-    colour = _normal(rng, 0, 1.3, n, channels)
-    centre, size = _normal(rng, 0, 0.2, n, 2), _uniform(rng, 0.35, 0.9, n)
-    angle = _choose_rows(rng, 0.7, _normal(rng, 0, 0.5, n), _uniform(rng, 0, 2 * np.pi, n))
-    counts = np.sort(rng.integers(2, 9, n))[::-1]
+    colour = _normal(rng, 0, PRIORS.object_colour, n, channels)
+    centre, size = _normal(rng, 0, PRIORS.object_spread, n, 2), _uniform(rng, *PRIORS.object_sizes, n)
+    upright, tilt = PRIORS.object_tilt
+    angle = _choose_rows(rng, upright, _normal(rng, 0, tilt, n), _uniform(rng, 0, 2 * np.pi, n))
+    fewest, most = PRIORS.part_counts
+    counts = np.sort(rng.integers(fewest, most + 1, n))[::-1]
+    (along, tilt), (alike, spread) = PRIORS.part_tilt, PRIORS.part_colour
     for part in range(int(counts[0])):
         k = int(np.count_nonzero(counts > part))
         place, radius = centre[:k], size[:k]
         if part:
-            place = place + _normal(rng, 0, 1, k, 2) * _SPREAD * radius[:, None]
-            radius = radius * _uniform(rng, 0.12, 0.6, k)
-        turn = angle[:k] + _choose_rows(rng, 0.6, _normal(rng, 0, 0.3, k), np.pi / 2)
-        shift = _choose_rows(rng, 0.6, _normal(rng, 0, 0.25, k, channels), _normal(rng, 0, 1, k, channels))
+            place = place + _normal(rng, 0, 1, k, 2) * np.array(PRIORS.object_places, np.float32) * radius[:, None]
+            radius = radius * _uniform(rng, *PRIORS.part_sizes, k)
+        turn = angle[:k] + _choose_rows(rng, along, _normal(rng, 0, tilt, k), np.pi / 2)
+        shift = _choose_rows(rng, alike, _normal(rng, 0, spread, k, channels), _normal(rng, 0, 1, k, channels))
         _paint_part(image[:k], rough[:k], place, radius, turn, colour[:k] + shift, rng)
 
 
@@ -248,13 +246,13 @@ def _paint_part(
     along = (cosine * x / scale)[:, None, :] + (sine * y / scale)[:, :, None]
     across = (cosine * y / scale)[:, :, None] - (sine * x / scale)[:, None, :]
     paint = rough + colour[:, :, None, None]
-    paint[:, 0] += _normal(rng, 0, 0.5, n, 1, 1) * across
-    distance = along**2, (across / _uniform(rng, 0.3, 1, n, 1, 1)) ** 2
+    paint[:, 0] += _normal(rng, 0, PRIORS.part_shade, n, 1, 1) * across
+    distance = along**2, (across / _uniform(rng, *PRIORS.part_flatness, n, 1, 1)) ** 2
     power = rng.choice([2, 2, 4, 8], n)
     for above in (2, 4):
         for square in distance:
             square[power > above] **= 2
-    sharpness = _uniform(rng, 4, 14, n) * _focus(height, width)
+    sharpness = _uniform(rng, *PRIORS.edge_sharpness, n) * _focus(height, width)
     cover = _step((1 - distance[0] - distance[1]) * sharpness[:, None, None])
     paint -= image
     paint *= cover[:, None]

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import onnx
 
-from spa_compiler.errors import RuleError
 from spa_compiler.ir.control_flow import DOMAIN
-from spa_compiler.operators.rule import rule
 from spa_compiler.operators.site import Row, Rule
 from spa_compiler.operators.tables import (
     attention,
@@ -51,21 +49,6 @@ TABLES: dict[str, dict[str, Rule]] = {
 
 
 NO_ROW = Traits()
-
-
-def read_table(domain: str, rows: Mapping[str, Rule | str]) -> dict[str, Rule]:
-    """A table of rules or rule strings. Raises RuleError that names the operator and the place in its string.
-
-    TABLES["my.domain"] = read_table("my.domain", {"Scale": "n c _..., c -> n c _..."})
-    """
-    return {op: _read_row(f"{domain}::{op}", row) for op, row in rows.items()}
-
-
-def _read_row(operator: str, row: Rule | str) -> Rule:
-    try:
-        return rule(row) if isinstance(row, str) else row
-    except RuleError as e:
-        raise RuleError(e.rule, e.place, e.text, operator) from None
 
 
 def find_rule(domain: str, op: str) -> Row | None:

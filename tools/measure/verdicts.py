@@ -1,7 +1,7 @@
 """How well is the drop of a compiled model estimated? Compiles many, measures their true drop, fits the curve.
 
-    python -m tools.measure.worth collect ROWS.jsonl --data DIR --evaluate SCRIPT [--models NAME,...] [--sources ...]
-    python -m tools.measure.worth fit ROWS.jsonl [--curve spa_compiler/quality/curve.json] [--table TABLE.md]
+    python -m tools.measure.verdicts collect ROWS.jsonl --data DIR --evaluate SCRIPT [--models NAME,...] [--sources ...]
+    python -m tools.measure.verdicts fit ROWS.jsonl [--curve spa_compiler/quality/curve.json] [--table TABLE.md]
 
 `collect` compiles every model with labelled data (those of DIR/manifest.json, the digits models of models/, and with
 --more NAME=MODEL.onnx=DATA.npz=CALIB.npz others) at 0.1, 0.3 and 0.5 fewer MACs: without data, with 128 real inputs,

@@ -1,8 +1,8 @@
-"""What the compiled file is worth beside the dense one: accuracy where labels are given, fidelity, and the verdict.
+"""The worth of the compiled file beside the dense one: accuracy where labels are given, fidelity, and the verdict.
 
 worth = measure_worth(sessions, inputs, compensated=True)           # no labels
 worth = measure_worth_on_data(sessions, data, "test.npz", True)     # the caller's inputs, perhaps with labels
-worth.quality.describe()                                            # "quality GOOD (estimated drop 1.4 points)"
+worth.quality.verdict, worth.quality.drop                           # GOOD, 1.4 points
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spa_compiler.quality.verdict import Quality
 from spa_compiler.verification.dataset import Data, measure_accuracy, predict_outputs
 from spa_compiler.verification.fidelity import Fidelity, measure_fidelity
 
-REASONS = {
+TELLS_NOTHING = {
     "noise": "only noise could be drawn as inputs",
     "guessed": "the graph does not say what its inputs are",
 }
@@ -79,19 +79,19 @@ def judge_quality(
     if is_equal(dense, compiled):
         return Quality("GOOD", "measured", 0.0, 0.0, 0.0)
     estimate = estimate_drop(evidence, kind, compensated)
-    return Quality.of_nothing(REASONS[kind]) if estimate is None else Quality.of_estimate(estimate)
+    return Quality.of_nothing(TELLS_NOTHING[kind]) if estimate is None else Quality.of_estimate(estimate)
 
 
 def is_equal(dense: list[list[Any]], compiled: list[list[Any]]) -> bool:
     """Do both models give the same, bit for bit?"""
 
-    def same(x: Any, y: Any) -> bool:
+    def is_same(x: Any, y: Any) -> bool:
         if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
             return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
         return type(x) is type(y) and str(x) == str(y)
 
     pairs = [(x, y) for a, b in zip(dense, compiled, strict=True) for x, y in zip(a, b, strict=True)]
-    return all(same(x, y) for x, y in pairs)
+    return all(is_same(x, y) for x, y in pairs)
 
 
 __all__ = ["Worth", "is_equal", "judge_quality", "measure_worth", "measure_worth_on_data"]

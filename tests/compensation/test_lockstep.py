@@ -9,7 +9,8 @@ import pytest
 
 from networks import CONV, DENSE, RESIDUAL, cut, feeds, graph_of, outputs
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.compensation.solvers import Options, compensate, compensate_weights
+from spa_compiler.compensation.lockstep import compensate, compensate_weights
+from spa_compiler.compensation.options import Options
 from spa_compiler.execution.session import add_outputs, open_session
 from spa_compiler.interpreter.activation_maps import Adjust, measure_statistics, shrink_deviations
 from spa_compiler.interpreter.interpreter import Walk

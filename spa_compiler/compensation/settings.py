@@ -1,0 +1,39 @@
+"""Settings of compensation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spa_compiler.settings import setting
+
+
+@dataclass(frozen=True)
+class CompensationSettings:
+    """Settings of `solvers` and `neuron_merging`."""
+
+    ridge: float = setting(
+        0.02,
+        "strength of the ridge towards the old weights",
+        unit="of the mean diagonal entry",
+        source="top-1",
+        chosen_on=("ResNet-20", "ResNet-20 folded"),
+        rows=("E46", "E72"),
+    )
+    most_repair: float = setting(
+        1.0,
+        "factor by which the deviation of an output row may be restored; 1: not at all",
+        unit="times",
+        source="top-1",
+        chosen_on=("ResNet-20",),
+        rows=("E46",),
+    )
+    least_similarity: float = setting(
+        0.45,
+        "channels are merged whose produced weights are more alike",
+        unit="cosine",
+        source="Kim et al. 2020",
+        rows=("E88",),
+    )
+
+
+COMPENSATION = CompensationSettings()

@@ -1,0 +1,98 @@
+"""Repair of what overshot: steps that the budget does not need are undone, or exchanged for cheaper ones."""
+
+from __future__ import annotations
+
+import bisect
+
+from spa_compiler.planning.cost_tracker import BUDGET_TOLERANCE, CostTracker
+from spa_compiler.planning.settings import PLANNING
+from spa_compiler.planning.width_ladder import WidthLadder
+
+EXCHANGES, ROUNDS = 12, 32
+"""Steps back that are tried in a round of exchanges, and rounds."""
+
+
+class BudgetRepair:
+    """Brings the cost back up to the budget; `even`: all groups lost the same share, and are to stay alike."""
+
+    def __init__(self, tracker: CostTracker, even: bool) -> None:
+        self.tracker, self.even = tracker, even
+
+    def give_back(self, short: float = 0.0) -> None:
+        """Undo steps that the budget does not need, or that leave it `short` by no more than this cost."""
+        tracker, free = self.tracker, self.tracker.free
+        for _ in range(1 + sum(s.at for s in free)):  # every move goes up a stair
+            moved = False
+            for s in sorted(free, key=self._measure_regret, reverse=True):
+                if s.at > 0 and -tracker.compute_freed(s, s.at - 1) <= short - tracker.compute_needed():
+                    tracker.move(s, s.at - 1)
+                    moved = True
+            if self.even or not moved:
+                return
+
+    def trim(self, fine: bool) -> None:
+        """Where the staircase is too coarse to meet the budget, finer widths bring it near.
+
+        A convolution's width stays a multiple of 4: any other is slower than the next wider one.
+        """
+        tracker = self.tracker
+        for s in tracker.free if fine else ():
+            s.refine(min(s.by, 4))
+        self.give_back()
+        before = tracker.dense
+        for _ in range(ROUNDS):
+            if not (tracker.has_slack() and -tracker.compute_needed() < before):
+                break
+            before = -tracker.compute_needed()
+            self._exchange()
+        if tracker.has_slack():
+            self.give_back(short=BUDGET_TOLERANCE * tracker.dense)
+
+    def _exchange(self) -> None:
+        """Where the next step back is too much: take one, and let another group pay for it, as exactly as it can.
+
+        Only where the error hardly rises: a budget is not met to the last percent by emptying a bottleneck.
+        """
+        tracker = self.tracker
+        start, best = tracker.list_places(), self._measure_merit()
+        limit = best[1] * (PLANNING.even_worth_factor if self.even else PLANNING.worth_factor)
+        widest = sorted((s for s in tracker.free if s.at > 0), key=lambda s: -tracker.compute_freed(s, s.at - 1))
+        for s in widest[:EXCHANGES]:
+            tracker.place_all(start)
+            tracker.move(s, s.at - 1)
+            if (payer := self._find_payer(s, limit)) is not None:
+                tracker.move(*payer)
+                best = min(best, self._measure_merit())
+        tracker.place_all(best[2])
+
+    def _find_payer(self, widened: WidthLadder, limit: float) -> tuple[WidthLadder, int] | None:
+        """The other group, and its stair, that frees least of what is enough, with no more error than the limit."""
+        free = self.tracker.free
+        error = sum(o.error(o.at) for o in free)
+        paid = [
+            (self.tracker.compute_freed(o, at), at, o)
+            for o in free
+            if o is not widened
+            and (at := self._find_sufficient(o)) is not None
+            and error + o.error(at) - o.error(o.at) <= limit
+        ]
+        _, at, other = min(paid, key=lambda p: p[0], default=(0.0, 0, None))
+        return None if other is None else (other, at)
+
+    def _find_sufficient(self, s: WidthLadder) -> int | None:
+        """The first stair on which a group alone frees what is needed."""
+        stairs = range(s.at + 1, len(s.widths))
+        needed = self.tracker.compute_needed()
+        found = bisect.bisect_left(stairs, needed, key=lambda at: self.tracker.compute_freed(s, at))
+        return stairs[found] if found < len(stairs) else None
+
+    def _measure_regret(self, s: WidthLadder) -> float:
+        """The order to undo steps in: the largest error first, or the smallest share kept where shares are even."""
+        if self.even:
+            return -s.width / s.group.size
+        return s.error(s.at) - s.error(max(s.at - 1, 0))
+
+    def _measure_merit(self) -> tuple[float, float, list[int]]:
+        """How far below the budget, the error, and where every group stands: less is better."""
+        below = -self.tracker.compute_needed() / self.tracker.dense
+        return round(below, 6), sum(s.error(s.at) for s in self.tracker.free), self.tracker.list_places()

@@ -1,0 +1,78 @@
+"""Contractions with a constant, and what they read: moments and compensation see them through this.
+
+reads = find_contraction(walk, step)           # None: the node is no contraction with a constant
+reads.accumulate_gram(y, None, seed, graph)    # moments of what it reads, at sampled output positions
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa_compiler.algebra.expr import Dim, iterate_dims
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.interpreter.chunks import Chunks
+from spa_compiler.interpreter.interpreter import Step, Walk
+from spa_compiler.operators import recurrent_cell
+from spa_compiler.operators.contraction import Form, Rows, find_form
+from spa_compiler.operators.site import Site, Value
+from spa_compiler.statistics.covariance import Gram, gather_moments
+from spa_compiler.statistics.settings import STATISTICS
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ContractionReads:
+    """A contraction with a constant: where its operands are, the constant's name, and the chunks that it reads."""
+
+    form: Form
+    weight: str
+    x: Chunks | None  # None: not known
+
+    def accumulate_gram(
+        self, y: Chunks, target: Chunks | None, seed: tuple[int, ...], graph: DependencyGraph | None = None
+    ) -> Gram:
+        """Gram of the design at sampled positions of the outputs y; with `target` (shaped as y) its rows beside it."""
+        form, x = self.form, self.x
+        assert x is not None
+
+        def read(k: int, rows: Rows) -> list[Array]:
+            design = form.design(x[k], y[k], rows)
+            return [design] if target is None else [design, form.target(target[k], rows)]
+
+        width = form.design(x[0], y[0], np.zeros(1, np.int64)).shape[-1]
+        worth = STATISTICS.grid_rows if x[0].ndim >= 4 else STATISTICS.independent_rows
+        return gather_moments([form.size(b) for b in y], width, read, sum(len(a) for a in x), seed, graph, worth)
+
+
+def find_contraction(walk: Walk, step: Step) -> ContractionReads | None:
+    """The contraction with a constant that a node is, or None."""
+    names = list(step.node.input[:2])
+    if len(names) < 2 or not all(names):
+        return None
+    constant = [n in walk.constants for n in names]
+    shapes = [None if c is None else c[0].shape for c in step.inputs]
+    form = find_form(step.node, shapes, constant)
+    return None if form is None else ContractionReads(form, step.node.input[form.weight], step.inputs[form.data])
+
+
+def find_read_dims(site: Site) -> set[Dim]:
+    """Dims that a node sums over; a recurrent operator does so over its states, too."""
+    read = {d for s in site.scopes for n in s.find_contracted() - s.stats if n in s.env for d in iterate_dims(s.env[n])}
+    r = site.inputs[recurrent_cell.R] if site.op in recurrent_cell.GATES else None
+    return read if r is None else read | set(iterate_dims(r.axes[2]))
+
+
+def find_contracted_dims(site: Site, value: Value | None, weight: Value | None) -> frozenset[Dim]:
+    """Dims that a node sums over between its activation and its weight."""
+    found: set[Dim] = set()
+    for scope in site.scopes:
+        for name in scope.find_contracted():
+            holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
+            if name in scope.env and value in holders and weight in holders:
+                found |= set(iterate_dims(scope.env[name]))
+    return frozenset(found)

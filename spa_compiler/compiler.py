@@ -37,8 +37,8 @@ from spa_compiler.pipeline.passes import Pipeline, find_providers, make_pass
 from spa_compiler.pipeline.state import State
 from spa_compiler.quality.gates import Gate, describe_missed, judge_gates, parse_gates
 from spa_compiler.quality.inputs import choose_inputs
-from spa_compiler.quality.verdict import advise
 from spa_compiler.quality.judgement import Worth, measure_worth, measure_worth_on_data
+from spa_compiler.quality.verdict import advise
 from spa_compiler.report.document import list_metric_names, list_metrics, summarize
 from spa_compiler.verification.dataset import load_data
 from spa_compiler.verification.latency import draw_sample, measure_latency

@@ -4,8 +4,8 @@
     estimate.drop, estimate.low, estimate.high        # points of the metric; 80 % of the fitted compiles lie between
 
 The curve is linear between logarithms: log(points + OFFSET) over logarithms of the evidence, one for classifiers and
-one, by explained variance alone, for other networks. `tools/measure/verdicts.py` collects compiles, fits it (each family
-judged by a curve that has not seen it) and writes `curve.json` and the table in docs/results.md.
+one, by explained variance alone, for other networks. `tools/measure/verdicts.py` collects compiles, fits it (each
+family judged by a curve that has not seen it) and writes `curve.json` and the table in docs/results.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Estimate:
 
 
 def list_features(evidence: Evidence, kind: InputKind, compensated: bool) -> dict[str, float]:
-    """The numbers that the curve is linear in. All grow with what is lost; those of classes are absent where there are none."""
+    """The numbers that the curve is linear in. All grow with what is lost; without classes some are absent."""
     lost = min(max(1 - evidence.explained_variance, 1e-4), 4.0)
     out = {"constant": 1.0, "unexplained": math.log(lost), "drawn": float(kind != "given"),
            "uncompensated": float(not compensated)}  # fmt: skip

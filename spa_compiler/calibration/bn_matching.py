@@ -1,6 +1,6 @@
 """Synthetic pictures whose statistics match those stored in BatchNormalization: DeepInversion without a label.
 
-    close = draw_matched(graph, {"x": source}, count, memory, rng)      # None: draw them as they are
+    close = draw_matched(graph, {"x": source}, count, memory, draw, rng)      # a string: why they are not matched
     better, loss = Match(graph, memory).refine(pictures)          # raises Unknown where there is no derivative
 
 The loss is the distance of every BatchNormalization's input from the stored mean and deviation (Yin et al. 2020,
@@ -12,7 +12,7 @@ pictures that the model is sure of, whose values are farther from those of real 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -45,8 +45,8 @@ STEP_WORK, MATCHING_MACS = 3, 5e11
 
 
 def draw_matched(
-    graph: DependencyGraph, found: Mapping[str, Synthetic], count: int, memory: int, rng: np.random.Generator,
-    exactly: bool = False,
+    graph: DependencyGraph, found: Mapping[str, Synthetic], count: int, memory: int,
+    draw: Callable[[int], tuple[Feed, str]], rng: np.random.Generator, exactly: bool = False,
 ) -> tuple[Feed, str] | str:  # fmt: skip
     """Pictures, most of them matched to the statistics that BatchNormalization holds, and what was done.
 
@@ -66,14 +66,15 @@ def draw_matched(
     try:
         match = Match(graph, memory)
         most -= most % match.rows
-        drawn = source.draw(count if exactly else min(count, int(most / CALIBRATION.matched_share)), rng)
+        inputs, how = draw(count if exactly else min(count, int(most / CALIBRATION.matched_share)))
+        drawn = inputs[name]
         moved, loss = match.refine(drawn[:most])
     except (Unknown, ModelError) as e:
         return str(e)
     if loss > CALIBRATION.matched_loss:
         return f"they stay {loss:.2g} away"
     mixed = np.concatenate([moved, drawn[most:]])[rng.permutation(len(drawn))]
-    return {name: mixed}, f"{most} of them matched to the statistics that BatchNormalization holds"
+    return {name: mixed}, f"{how}, {most} of them matched to the statistics that BatchNormalization holds"
 
 
 class Match:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import runpy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ from spa_compiler.calibration.language_model import (
     find_companions,
     find_language,
 )
+from spa_compiler.calibration.picture_choice import choose_balanced, choose_crops
 from spa_compiler.calibration.pixel_scale import compute_probabilities, rescale_source, split_chunks
 from spa_compiler.calibration.priors.kinds import Scale, Synthetic
-from spa_compiler.calibration.sample_budget import count_affordable, plan_given_samples, plan_samples
+from spa_compiler.calibration.sample_budget import SampleBudget, count_affordable, plan_given_samples, plan_samples
 from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.index_limits import find_index_limits
@@ -53,11 +54,18 @@ Array = NDArray[Any]
 Feed = dict[str, Array]
 SEPARATE_RUNS = 32
 """Sets of inputs that are drawn where inputs share no first axis."""
+CROPS_PER_INPUT, CHOICE_MACS = 12, 3e11
+"""Crops of photographs that are run for every one that is kept, and multiply-accumulates that choosing may take."""
 UNKNOWN_KIND = "features"
 """The kind of inputs that the graph says nothing about: what such columns have in common cannot be guessed. Where it
 was tried (anomalies in flattened spectra) importance by such moments lost to magnitude, compensation gained."""
-PICTURE_KINDS = ("photographs", "objects", "leaves", "pink")
+PICTURE_KINDS = ("photographs", "scenes", "objects", "leaves", "pink")
 """Kinds of which deep errors are doubted (`rank_correction`)."""
+POPULATION_KINDS, MOST_APART = {"features", "series"}, 512
+"""Kinds whose correlations are drawn once for all inputs of a draw: those apart are of the pool, so many at most."""
+PHOTOGRAPH_SIDE, LEAST_SIDE = 64, 6
+"""Pixels of the shorter side from which crops of photographs are better than drawn scenes (docs: experiments), and
+from which on an array is a picture or a spectrum at all."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Calibration:
     has_low_rank: bool = False  # pictures that are drawn or few, which hide some of what deep channels do
     late: Late | None = None
     apart: Callable[[int], list[Feed]] | None = None
-    """Further inputs of the same source, so many at most, which calibration did not use and that nothing chose."""
+    """Gives up to so many more inputs of the same source, which the moments did not see and no confidence chose."""
 
     @property
     def samples(self) -> int:
@@ -105,39 +113,128 @@ def draw_calibration(
     ids = max((math.prod(s.shape) for s in found.values() if s.kind == "tokens"), default=0)
     most = max(CALIBRATION.least_inputs, LENGTH_ELEMENTS // ids) if ids else CALIBRATION.table_inputs
     planned, pool = plan_samples(graph, samples, memory, longer, most)
-    count, pool = (max(n, find_only_batch(model)) for n in (planned.kept, pool))
+    adjust, batch = choose_adjustment(graph), find_only_batch(model)
     if not _has_common_batch(model):
-        return _draw_separately(
-            model, types, found, min(samples or planned.start, SEPARATE_RUNS), rng, choose_adjustment(graph)
+        sets = _draw_separately(model, types, found, min(samples or planned.start, SEPARATE_RUNS), rng)
+        said = f"{len(sets)} synthetic sets of inputs"
+        return Calibration(
+            sets, said, adjust, True, apart=lambda n: _draw_separately(model, types, found, n, draw_apart(seed))
         )
-    batch, named = find_only_batch(model), find_companions(model, found)
-    names = sorted({s.kind for n, s in found.items() if n not in named})
-    if not kind and (spoken := _draw_language(model, found, count, count_affordable(graph, longer), rng)) is not None:
-        kept, likely = spoken
-        said = ", ".join(likely if name == "tokens" else name for name in names)
-        source = f"{len(next(iter(kept.values())))} synthetic inputs ({said}; seed {seed})"
-        feeds, late = planned.split_feeds(kept, batch)
-        return Calibration(feeds, source, choose_adjustment(graph), True, late=late)
+    named = find_companions(model, found)
+    names = ", ".join(sorted({s.kind for n, s in found.items() if n not in named}))
+    drawing = _Drawing(
+        graph, found, names, planned, max(planned.kept, batch), max(pool, batch), batch, samples, memory, seed, rng
+    )
+    spoken = None if kind else drawing.draw_language(count_affordable(graph, longer))
+    if spoken is not None:
+        return spoken
     pictures = any(s.kind in PICTURE_KINDS for s in found.values())
-    close = draw_matched(graph, found, count, memory, rng, samples > 0) if pictures else ""
-    if not isinstance(close, str):
-        kept, told = close
-        feeds, late = planned.split_feeds(kept, batch)
-        source = f"{len(next(iter(kept.values())))} synthetic inputs ({', '.join(names)}; seed {seed}), {told}"
-        return Calibration(feeds, source, synthetic=True, has_low_rank=True, late=late)
-    inputs = fill_companions(model, {n: s.draw(pool, rng) for n, s in found.items()})
-    rows = np.arange(pool) if pool <= count else choose_confident(model, inputs, count, batch, rng)
-    kept = {n: a[rows] for n, a in inputs.items()}
-    source = f"{len(rows)} synthetic inputs ({', '.join(names)}; seed {seed}) of {pool} drawn"
+    close = drawing.draw_matched() if pictures else ""
+    if isinstance(close, Calibration):
+        return close
+    drawn = drawing.draw_chosen()
+    source = drawn.source
     if close:
         source += f"; not matched to the statistics that BatchNormalization holds: {close}"
     if has_folded_norms(graph):
         source += "; no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)"
-    guessed = not kind and UNKNOWN_KIND in names
+    guessed = not kind and UNKNOWN_KIND in names.split(", ")
     if guessed:
         source += "; the graph does not say what its inputs are, --calib would do better"
-    feeds, late = planned.split_feeds(kept, batch)
-    return Calibration(feeds, source, choose_adjustment(graph), True, guessed, pictures, late)
+    return replace(drawn, source=source, adjust=adjust, is_guessed=guessed, has_low_rank=pictures)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """Inputs for a model whose inputs share their first axis: what they are, and `count` of a `pool`."""
+
+    graph: DependencyGraph
+    found: Mapping[str, Synthetic]
+    names: str
+    planned: SampleBudget
+    count: int
+    pool: int
+    batch: int
+    samples: int
+    memory: int
+    seed: int
+    rng: np.random.Generator
+
+    def make_calibration(self, kept: Feed, names: str, told: str, left: Feed | None = None) -> Calibration:
+        """These inputs; those kept apart are `left`, or else drawn anew."""
+        feeds, late = self.planned.split_feeds(kept, self.batch)
+        source = f"{len(next(iter(kept.values())))} synthetic inputs ({names}; seed {self.seed}){told}"
+
+        def take_left(n: int) -> list[Feed]:
+            return split_chunks({k: a[: max(n, self.batch)] for k, a in (left or {}).items()}, self.batch)
+
+        return Calibration(feeds, source, synthetic=True, late=late, apart=take_left if left else self.draw_apart)
+
+    def draw_apart(self, n: int) -> list[Feed]:
+        """About n further inputs of the same kind, as they come."""
+        rng, n = draw_apart(self.seed), max(n, self.batch)
+        inputs = {k: s.draw(n, rng) for k, s in self.found.items()}
+        return split_chunks(fill_companions(self.graph.model, inputs), self.batch)
+
+    def draw_language(self, affordable: int) -> Calibration | None:
+        """Inputs with token ids, likely ones where the model says what is likely; None where there are none."""
+        model = self.graph.model
+        spoken = _draw_language(model, self.found, self.count, affordable, self.rng)
+        if spoken is None:
+            return None
+        kept, likely = spoken
+        names = ", ".join(likely if name == "tokens" else name for name in self.names.split(", "))
+
+        def speak(n: int) -> list[Feed]:
+            more = _draw_language(model, self.found, max(n, self.batch), affordable, draw_apart(self.seed))
+            return split_chunks(more[0], self.batch) if more is not None else []
+
+        made = self.make_calibration(kept, names, "")
+        return replace(made, adjust=choose_adjustment(self.graph), apart=speak)
+
+    def draw_pictures(self, count: int) -> tuple[Feed, str]:
+        """`count` pictures, of photographs the crops whose outputs differ most; and how they were chosen."""
+        bank = _find_bank_input(self.found)
+        if not bank:
+            return {n: s.draw(count, self.rng) for n, s in self.found.items()}, ""
+        crops = min(CROPS_PER_INPUT * count, count_affordable(self.graph, work=CHOICE_MACS))
+        source = self.found[bank]
+        x, how = choose_crops(self.graph.model, bank, source, count, max(self.samples, crops), self.batch, self.rng)
+        return {bank: x}, f", {how}"
+
+    def draw_matched(self) -> Calibration | str:
+        """Pictures matched to stored statistics, or why there are none."""
+        close = draw_matched(
+            self.graph, self.found, self.count, self.memory, self.draw_pictures, self.rng, self.samples > 0
+        )
+        if isinstance(close, str):
+            return close
+        return replace(self.make_calibration(close[0], self.names, close[1]), has_low_rank=True)
+
+    def draw_chosen(self) -> Calibration:
+        """Inputs chosen by what the dense model says to them."""
+        if _find_bank_input(self.found):
+            kept, told = self.draw_pictures(self.count)
+            return self.make_calibration(kept, self.names, told)
+        model, pool = self.graph.model, self.pool
+        inputs = fill_companions(model, {n: s.draw(pool, self.rng) for n, s in self.found.items()})
+        is_whole = pool <= self.count
+        rows = np.arange(pool) if is_whole else choose_confident(model, inputs, self.count, self.batch, self.rng)
+        left: Feed = {}
+        if POPULATION_KINDS & {s.kind for s in self.found.values()}:
+            rest = draw_apart(self.seed).permutation(np.setdiff1d(np.arange(pool), rows))[:MOST_APART]
+            left = {n: a[rest] for n, a in inputs.items() if len(rest)}
+        return self.make_calibration({n: a[rows] for n, a in inputs.items()}, self.names, f" of {pool} drawn", left)
+
+
+def draw_apart(seed: int) -> np.random.Generator:
+    """The generator of inputs that are kept apart from those of the same seed."""
+    return np.random.default_rng([seed, 1])
+
+
+def _find_bank_input(found: Mapping[str, Synthetic]) -> str:
+    """The model's only input where that takes photographs, else ''."""
+    return next(iter(found)) if len(found) == 1 and all(s.kind == "photographs" for s in found.values()) else ""
 
 
 def draw_unselected(
@@ -151,12 +248,11 @@ def draw_unselected(
     guessed = any(s.kind == UNKNOWN_KIND for s in found.values())
 
     def draw(count: int) -> list[Feed]:
+        rng, batch = draw_apart(seed), find_only_batch(model)
         if not _has_common_batch(model):
-            return []
-        rng, batch = np.random.default_rng((seed, 1)), find_only_batch(model)
-        count = max(count - count % (batch or 1), batch)
-        inputs = fill_companions(model, {n: s.draw(count, rng) for n, s in found.items()})
-        return split_chunks(inputs, batch)
+            return _draw_separately(model, types, found, min(count, SEPARATE_RUNS), rng)
+        inputs = {n: s.draw(max(count, batch), rng) for n, s in found.items()}
+        return split_chunks(fill_companions(model, inputs), batch)
 
     return Calibration([], "", choose_adjustment(graph), True, guessed, apart=draw)
 
@@ -222,8 +318,7 @@ def _draw_separately(
     found: Mapping[str, Synthetic],
     count: int,
     rng: np.random.Generator,
-    adjust: Adjust,
-) -> Calibration:
+) -> list[Feed]:
     """Inputs whose first axes differ (a state, a table) are drawn whole, one set for each run."""
     feeds = []
     for _ in range(count):
@@ -232,7 +327,7 @@ def _draw_separately(
             dims = [d.dim_value for d in t.tensor_type.shape.dim]
             feed[name] = found[name].draw(dims[0], rng) if dims else draw_random_array(t, rng)
         feeds.append(fill_companions(model, feed))
-    return Calibration(feeds, f"{count} synthetic sets of inputs", adjust, True)
+    return feeds
 
 
 def choose_source(
@@ -253,7 +348,7 @@ def choose_source(
     if what == "white" and len(grid) not in (2, 3):  # no image: noise has no shape of its own
         return Synthetic("fields", shape, scale=scale, dtype=str(dtype), options={"slope": 0.0}, least=least)
     source = Synthetic(what, shape, grid=grid if grid != shape else (), scale=scale, dtype=str(dtype), least=least)
-    if scale is None and what in ("photographs", "objects", "strokes", "white"):
+    if scale is None and what in ("photographs", "scenes", "objects", "strokes", "white"):
         return rescale_source(graph, name, source)
     return source
 
@@ -269,21 +364,30 @@ def _limit_ids(limit: int, bounds: tuple[float, float] | None) -> dict[str, floa
 def guess_kind(shape: tuple[int, ...]) -> str:
     """The most likely kind of inputs of this shape (without the batch)."""
     small, size = sorted(shape)[:1], math.prod(shape)
-    if len(shape) == 3 and small[0] in (1, 3):
-        rest = sorted(shape)[1:] if small[0] == 3 else sorted(s for s in shape if s != 1) or [1, 1]
-        low, high = rest[0], rest[-1]
+    is_flat = max(shape, default=0) == size
+    if len(shape) == 3 and small[0] in (1, 3) and not is_flat:
+        low, high = sorted(shape)[1:]
+        if low < LEAST_SIDE:
+            return UNKNOWN_KIND
         if small[0] == 1 and high > CALIBRATION.spectrum_ratio * low:
             return "mfcc" if low <= CALIBRATION.most_coefficients else "log_mel"
-        return "strokes" if small[0] == 1 and high <= CALIBRATION.largest_strokes else "photographs"
+        return "strokes" if small[0] == 1 and high <= CALIBRATION.largest_strokes else guess_picture_kind(low)
     if len(shape) == 2 and 1 not in shape:
         return "series"
-    if size >= CALIBRATION.least_waveform and max(shape, default=0) == size and math.isqrt(size // 3) ** 2 * 3 != size:
-        return "waveforms" if len(shape) == 2 else "features"
-    if max(shape, default=0) == size and size in (64, 784, 1024):
+    coloured = math.isqrt(size // 3)
+    is_picture = coloured**2 * 3 == size
+    if size >= CALIBRATION.least_waveform and is_flat and not is_picture:
+        return "waveforms" if len(shape) > 1 else UNKNOWN_KIND
+    if is_flat and size in (64, 784, 1024):
         return "strokes"
-    if max(shape, default=0) == size and size >= 3 * 16 * 16 and math.isqrt(size // 3) ** 2 * 3 == size:
-        return "photographs"
-    return "features" if len(shape) <= 2 else "fields"
+    if is_flat and size >= 3 * 16 * 16 and is_picture:
+        return guess_picture_kind(coloured)
+    return UNKNOWN_KIND if len(shape) <= 2 or is_flat else "fields"
+
+
+def guess_picture_kind(side: int) -> str:
+    """Crops of photographs, or drawn scenes where pictures are small: `side` is the shorter one."""
+    return "photographs" if side >= PHOTOGRAPH_SIDE else "scenes"
 
 
 def find_first_grid(graph: DependencyGraph, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -309,17 +413,7 @@ def choose_confident(
     found = compute_probabilities(session, split_chunks(inputs, batch), n)
     if found is None:
         return rng.permutation(n)[:count]
-    label, confidence = found.argmax(1), found.max(1)
-    least, most = CALIBRATION.confidence_range
-    fit = (confidence >= least) & (confidence <= most)
-    order = np.lexsort((-confidence, ~fit))
-    rank = np.empty(n, np.int64)  # place of each row among those of its class
-    for c in np.unique(label):
-        mine = order[label[order] == c]
-        rank[mine] = np.arange(len(mine))
-    cap = math.ceil(count / len(np.unique(label)))
-    ranked = np.lexsort((rank, ~fit, rank >= cap))[:count]
-    return np.asarray(rng.permutation(ranked), np.int64)
+    return choose_balanced(found, count, rng)
 
 
 def load_calibration(graph: DependencyGraph, spec: str, samples: int = 0, memory: int = 1 << 30) -> Calibration:

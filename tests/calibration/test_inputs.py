@@ -23,7 +23,9 @@ from zoo import CASES, Case
     ("shape", "kind"),
     [
         ((3, 224, 224), "photographs"), ((96, 96, 3), "photographs"), ((1, 28, 28), "strokes"), ((784, 1), "strokes"),
-        ((1, 96, 96), "photographs"), ((49, 10, 1), "mfcc"), ((1, 98, 40), "log_mel"), ((3072,), "photographs"),
+        ((1, 96, 96), "photographs"), ((49, 10, 1), "mfcc"), ((1, 98, 40), "log_mel"), ((3072,), "scenes"),
+        ((3, 63, 80), "scenes"), ((3, 64, 64), "photographs"), ((12288,), "photographs"), ((1, 8, 8), "strokes"),
+        ((1, 1, 5), "features"), ((3, 1, 7), "features"), ((1, 2, 128), "features"), ((1, 1, 16000), "waveforms"),
         ((13,), "features"), ((1, 16000), "waveforms"), ((9, 128), "series"), ((16, 32, 32), "fields"),
     ],
 )  # fmt: skip
@@ -62,6 +64,27 @@ def test_inputs_of_unknown_kind_are_called_a_guess_unless_the_kind_is_given() ->
         and not draw_calibration(graph, samples=8, kind="features").is_guessed
     )
     assert not draw_calibration(graph_of(CLASSIFIER), samples=8).is_guessed
+
+
+def test_tiny_shapes_are_called_a_guess() -> None:
+    case = Case("(float[N,1,1,5] x) => (float[N,1,1,3] y) { y = MatMul(x, w) }", {"w": (5, 3)}, None)
+    assert draw_calibration(graph_of(case), samples=8).is_guessed
+
+
+@pytest.mark.parametrize("case", [CLASSIFIER, DENSE, CASES["message_passing"]], ids=["picture", "table", "graph"])
+def test_inputs_kept_apart_are_others_of_the_same_source(case: Case) -> None:
+    first, again = (draw_calibration(graph_of(case)) for _ in range(2))
+    assert first.apart is not None and again.apart is not None
+    seen = {row.tobytes() for f in first.feeds for row in next(iter(f.values()))}
+    apart, same = first.apart(4), again.apart(4)
+    assert apart and {n: a.shape[1:] for n, a in apart[0].items()} == {
+        n: a.shape[1:] for n, a in first.feeds[0].items()
+    }
+    for a, b in zip(apart, same, strict=True):
+        for name, x in a.items():
+            np.testing.assert_array_equal(x, b[name])
+    if case is not CASES["message_passing"]:
+        assert not seen & {row.tobytes() for f in apart for row in next(iter(f.values()))}
 
 
 def test_ids_point_into_what_is_there() -> None:

@@ -30,6 +30,7 @@ Prior = Callable[[int, int, int, int, np.random.Generator], Array]
 
 SHAPES = {
     "photographs": (5, 3, 20, 24),
+    "scenes": (5, 3, 20, 24),
     "objects": (5, 3, 20, 24),
     "leaves": (5, 3, 20, 24),
     "pink": (5, 3, 20, 24),
@@ -44,7 +45,7 @@ SHAPES = {
     "uniform": (5, 3, 4),
     "tokens": (5, 16),
 }
-PHOTOGRAPHS = [photographs.object_scenes, photographs.dead_leaves, photographs.pink_noise, photographs.photographs]
+PHOTOGRAPHS = [photographs.object_scenes, photographs.dead_leaves, photographs.pink_noise, photographs.scenes]
 
 
 def options(kind: str) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def test_photographs_mix_the_priors_in_any_part_of_a_draw(monkeypatch: pytest.Mo
         monkeypatch.setattr(
             photographs, name, lambda n, *sizes, value=value: np.full((n, *sizes[:3]), value, np.float32)
         )
-    kinds = photographs.photographs(1000, 1, 2, 2, np.random.default_rng(0))[:, 0, 0, 0]
+    kinds = photographs.scenes(1000, 1, 2, 2, np.random.default_rng(0))[:, 0, 0, 0]
     for part in (kinds[:500], kinds[500:]):
         assert np.bincount(part.astype(int)) / 500 == pytest.approx([0.6, 0.2, 0.2], abs=0.06)
 

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from spa_compiler.calibration.priors import photographs
+from spa_compiler.calibration.priors import photograph_bank, photographs
 from spa_compiler.calibration.priors.settings import PRIORS
 from spa_compiler.errors import UsageError
 
@@ -105,8 +105,8 @@ class Synthetic:
     options: Mapping[str, float] = field(default_factory=dict)
     least: float = 0.0
 
-    def draw(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n inputs [n, *shape]. Errors are those of `draw`."""
+    def draw(self, n: int, rng: np.random.Generator | Array) -> Array:
+        """Draw n inputs [n, *shape], or render recipes of photographs. Errors are those of `draw`."""
         shape = (n, *(self.grid or square_grid(self.kind, self.shape)))
         x = draw(self.kind, shape, rng, axes=self.axes, scale=self.scale, **self.options).reshape(n, *self.shape)
         dtype = np.dtype(self.dtype)
@@ -118,9 +118,10 @@ class Synthetic:
 
 
 def draw(
-    kind: str, shape: Shape, rng: np.random.Generator, *, axes: str = "", scale: Scale | None = None, **options: float
-) -> Array:
-    """Draw `shape[0]` inputs of a kind; float32, or int64 for token ids.
+    kind: str, shape: Shape, rng: np.random.Generator | Array, *, axes: str = "", scale: Scale | None = None,
+    **options: float,
+) -> Array:  # fmt: skip
+    """Draw `shape[0]` inputs of a kind; float32, or int64 for token ids. `rng` may be recipes of photographs.
 
     `axes` names the axes of `shape` by the kind's letters, as "nhwc" or "nft"; by default they are guessed
     (`guess_axes`). Without a scale, values come in the kind's own units. `options` go to the prior.
@@ -341,7 +342,8 @@ def _make_bounds(low: float, high: float) -> Bounds:
 
 
 KINDS: dict[str, Kind] = {
-    "photographs": Kind("objects, leaves and pink mixed", "nchw", photographs.photographs, photographs.pixel_bounds),
+    "photographs": Kind("crops of real photographs", "nchw", photograph_bank.crops, photographs.pixel_bounds),
+    "scenes": Kind("objects, leaves and pink mixed", "nchw", photographs.scenes, photographs.pixel_bounds),
     "objects": Kind("object scenes, normalised", "nchw", photographs.object_scenes, photographs.pixel_bounds),
     "leaves": Kind("dead leaves, normalised", "nchw", photographs.dead_leaves, photographs.pixel_bounds),
     "pink": Kind("1/f images, normalised; option slope", "nchw", photographs.pink_noise, photographs.pixel_bounds),

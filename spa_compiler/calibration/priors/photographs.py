@@ -119,8 +119,8 @@ def white_noise(n: int, channels: int, height: int, width: int, rng: np.random.G
     return rng.standard_normal((n, channels, height, width), np.float32)
 
 
-def photographs(n: int, channels: int, height: int, width: int, rng: np.random.Generator) -> Array:
-    """The default prior, in random order: object scenes, with dead leaves and pink noise as a hedge."""
+def scenes(n: int, channels: int, height: int, width: int, rng: np.random.Generator) -> Array:
+    """Small pictures in random order: object scenes, with dead leaves and pink noise as a hedge."""
     kinds = rng.choice(3, n, p=PRIORS.mixture)
     out = np.empty((n, channels, height, width), np.float32)
     for kind, prior in enumerate((object_scenes, dead_leaves, pink_noise)):

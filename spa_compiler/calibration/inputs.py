@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from spa_compiler.algebra.sizes import find_size_symbols
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.bn_matching import draw_matched
+from spa_compiler.calibration.front_end_choice import choose_front_end
 from spa_compiler.calibration.language_model import (
     LENGTH_ELEMENTS,
     choose_lengths,
@@ -32,6 +33,7 @@ from spa_compiler.calibration.language_model import (
     find_language,
 )
 from spa_compiler.calibration.pixel_scale import compute_probabilities, rescale_source, split_chunks
+from spa_compiler.calibration.priors.front_ends import Spoken
 from spa_compiler.calibration.priors.kinds import Scale, Synthetic
 from spa_compiler.calibration.sample_budget import (
     LEAST_SAMPLES,
@@ -109,9 +111,10 @@ def draw_calibration(
     rng = np.random.default_rng(seed)
     types, bounds = make_input_types(model, sizes), ranges or {}
     read = inspect_inputs(model)
-    found = {n: choose_source(graph, n, t, bounds.get(n), kind, read[n].positive) for n, t in types.items()}
+    drawn = {n: choose_source(graph, n, t, bounds.get(n), kind, read[n].positive) for n, t in types.items()}
     if kind:
-        _check_kind(kind, {n: s for n, s in found.items() if types[n].tensor_type.shape.dim})
+        _check_kind(kind, {n: s for n, s in drawn.items() if types[n].tensor_type.shape.dim})
+    found = {n: s if kind else choose_front_end(graph, n, s) for n, s in drawn.items()}
     ids = max((math.prod(s.shape) for s in found.values() if s.kind == "tokens"), default=0)
     most = max(LEAST_SAMPLES, LENGTH_ELEMENTS // ids) if ids else TABLE_SAMPLES
     planned, pool = plan_samples(graph, samples, memory, longer, most)
@@ -162,7 +165,7 @@ def _check_kind(kind: str, found: Mapping[str, Synthetic]) -> None:
 
 
 def _draw_language(
-    model: Model, found: Mapping[str, Synthetic], count: int, most: int, rng: np.random.Generator
+    model: Model, found: Mapping[str, Synthetic | Spoken], count: int, most: int, rng: np.random.Generator
 ) -> tuple[Feed, str] | None:
     """Inputs with token ids that the model finds likely, and what they are called; None if it speaks no language.
 
@@ -208,7 +211,7 @@ def _has_common_batch(model: Model) -> bool:
 def _draw_separately(
     model: Model,
     types: Mapping[str, onnx.TypeProto],
-    found: Mapping[str, Synthetic],
+    found: Mapping[str, Synthetic | Spoken],
     count: int,
     rng: np.random.Generator,
     adjust: Adjust,

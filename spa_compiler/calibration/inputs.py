@@ -36,6 +36,7 @@ from spa_compiler.calibration.pixel_scale import compute_probabilities, rescale_
 from spa_compiler.calibration.priors.front_ends import Spoken
 from spa_compiler.calibration.priors.kinds import Scale, Synthetic
 from spa_compiler.calibration.sample_budget import (
+    CHOSEN_ONE_OF,
     LEAST_SAMPLES,
     TABLE_SAMPLES,
     count_affordable,
@@ -70,6 +71,8 @@ CONFIDENCE_RANGE = (0.5, 0.95)
 """Between these the dense model's confidence in a synthetic input is neither a guess nor an artefact."""
 SWEEPS = 8
 """Times that token ids are drawn again from what a language model says."""
+MOST_CLIPS = 3072
+"""Clips of words that are drawn to choose from: one takes a millisecond or more to make."""
 SHRINK = 0.3
 """Pull on the log deviations of folded convolutions that feed a ReLU (measured: ResNet-20, -32 and -56 on CIFAR-10)."""
 
@@ -118,6 +121,9 @@ def draw_calibration(
     ids = max((math.prod(s.shape) for s in found.values() if s.kind == "tokens"), default=0)
     most = max(LEAST_SAMPLES, LENGTH_ELEMENTS // ids) if ids else TABLE_SAMPLES
     planned, pool = plan_samples(graph, samples, memory, longer, most)
+    if any(isinstance(s, Spoken) for s in found.values()) and not samples:
+        pool = min(pool, MOST_CLIPS)
+        planned = planned.limit(pool // CHOSEN_ONE_OF)
     count, pool = (max(n, find_only_batch(model)) for n in (planned.kept, pool))
     if not _has_common_batch(model):
         return _draw_separately(

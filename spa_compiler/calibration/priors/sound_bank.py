@@ -164,10 +164,10 @@ def _record(x: Array, rooms: Array, noises: Array, rng: np.random.Generator) -> 
     places = [(int(rng.integers(NOISES)), int(rng.integers(noises.shape[1] - samples + 1))) for _ in range(n)]
     noise = np.stack([noises[k, at : at + samples] for k, at in places])
     x = x + noise * 10 ** rng.uniform(-4.5, -1.7, (n, 1))
-    knots = 0.35 * rng.standard_normal((n, 9))
+    knots = np.asarray(0.35 * rng.standard_normal((n, 9)))
     points: Array = np.linspace(0, 8, size // 2 + 1)
     low = np.minimum(points, 7).astype(np.intp)
-    colour = np.exp(knots[:, low] * (1 - points + low) + knots[:, low + 1] * (points - low))
+    colour: Array = np.exp(knots[:, low] * (1 - points + low) + knots[:, low + 1] * (points - low))
     y = scipy.fft.irfft(scipy.fft.rfft(x.astype(np.float32), size) * colour.astype(np.float32), size)[:, :samples]
     return np.asarray(np.clip(y, -1, 1), np.float32)
 

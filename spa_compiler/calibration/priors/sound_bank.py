@@ -156,18 +156,18 @@ def _record(x: Array, rooms: Array, noises: Array, rng: np.random.Generator) -> 
     n, samples = x.shape
     size = scipy.fft.next_fast_len(samples + ROOM_SAMPLES, True)
     spectrum = scipy.fft.rfft(x, size)
-    heard = rng.random(n) < ROOM_SHARE
+    heard = rng.random((n, 1)) < ROOM_SHARE
     chosen = scipy.fft.rfft(rooms, size)[rng.integers(ROOMS, size=n)]
-    spectrum = np.where(heard[:, None], spectrum * chosen, spectrum)
+    spectrum = np.where(heard, spectrum * chosen, spectrum)
     x = scipy.fft.irfft(spectrum, size)[:, :samples].astype(np.float32)
     x *= 10 ** rng.uniform(-1.6, -0.1, (n, 1)) / (np.abs(x).max(1, keepdims=True) + 1e-9)
     places = [(int(rng.integers(NOISES)), int(rng.integers(noises.shape[1] - samples + 1))) for _ in range(n)]
     noise = np.stack([noises[k, at : at + samples] for k, at in places])
     x = x + noise * 10 ** rng.uniform(-4.5, -1.7, (n, 1))
-    knots = np.asarray(0.35 * rng.standard_normal((n, 9)))
+    knots = 0.35 * rng.standard_normal((n, 9))
     points: Array = np.linspace(0, 8, size // 2 + 1)
     low = np.minimum(points, 7).astype(np.intp)
-    colour: Array = np.exp(knots[:, low] * (1 - points + low) + knots[:, low + 1] * (points - low))
+    colour = np.exp(knots[:, low] * (1 - points + low) + knots[:, low + 1] * (points - low))
     y = scipy.fft.irfft(scipy.fft.rfft(x.astype(np.float32), size) * colour.astype(np.float32), size)[:, :samples]
     return np.asarray(np.clip(y, -1, 1), np.float32)
 

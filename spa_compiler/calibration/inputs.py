@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import runpy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from spa_compiler.calibration.sample_budget import (
     plan_given_samples,
     plan_samples,
 )
+from spa_compiler.calibration.sentences import explain_unused_tokenizer, write_sentences
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.index_limits import find_index_limits
 from spa_compiler.execution.input_ranges import POSITIVE, inspect_inputs
@@ -88,6 +89,7 @@ class Calibration:
     is_guessed: bool = False  # nothing in the graph says what the inputs are
     has_low_rank: bool = False  # pictures that are drawn or few, which hide some of what deep channels do
     late: Late | None = None
+    apart: Callable[[int], list[Feed]] | None = None  # further inputs of the same source that nothing was chosen by
 
     @property
     def samples(self) -> int:
@@ -135,8 +137,11 @@ def draw_calibration(
         kept, likely = spoken
         said = ", ".join(likely if name == "tokens" else name for name in names)
         source = f"{len(next(iter(kept.values())))} synthetic inputs ({said}; seed {seed})"
+        if unused := explain_unused_tokenizer(model):
+            source += f"; {unused}"
         feeds, late = planned.split_feeds(kept, batch)
-        return Calibration(feeds, source, choose_adjustment(graph), True, late=late)
+        apart = _keep_apart(model, found, seed) if likely.startswith("sentences") else None
+        return Calibration(feeds, source, choose_adjustment(graph), True, late=late, apart=apart)
     pictures = any(s.kind in PICTURE_KINDS for s in found.values())
     close = draw_matched(graph, found, count, memory, rng, samples > 0) if pictures else ""
     if not isinstance(close, str):
@@ -148,15 +153,35 @@ def draw_calibration(
     rows = np.arange(pool) if pool <= count else choose_confident(model, inputs, count, batch, rng)
     kept = {n: a[rows] for n, a in inputs.items()}
     source = f"{len(rows)} synthetic inputs ({', '.join(names)}; seed {seed}) of {pool} drawn"
-    if close:
-        source += f"; not matched to the statistics that BatchNormalization holds: {close}"
-    if has_folded_norms(graph):
-        source += "; no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)"
     guessed = not kind and UNKNOWN_KIND in names
-    if guessed:
-        source += "; the graph does not say what its inputs are, --calib would do better"
+    source += _list_shortcomings(graph, close, guessed)
     feeds, late = planned.split_feeds(kept, batch)
-    return Calibration(feeds, source, choose_adjustment(graph), True, guessed, pictures, late)
+    apart = _keep_apart(model, found, seed) if any(isinstance(s, Spoken) for s in found.values()) else None
+    return Calibration(feeds, source, choose_adjustment(graph), True, guessed, pictures, late, apart)
+
+
+def _list_shortcomings(graph: DependencyGraph, unmatched: str, guessed: bool) -> str:
+    """What would give better inputs, to stand behind what they are."""
+    told = [f"not matched to the statistics that BatchNormalization holds: {unmatched}"] if unmatched else []
+    if has_folded_norms(graph):
+        told.append("no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)")
+    if unused := explain_unused_tokenizer(graph.model):
+        told.append(unused)
+    if guessed:
+        told.append("the graph does not say what its inputs are, --calib would do better")
+    return "".join(f"; {t}" for t in told)
+
+
+def _keep_apart(model: Model, found: Mapping[str, Synthetic | Spoken], seed: int) -> Callable[[int], list[Feed]]:
+    """Further words or sentences, drawn by other numbers than those that calibrate."""
+
+    def draw(n: int) -> list[Feed]:
+        rng, batch = np.random.default_rng([seed, 1]), find_only_batch(model)
+        rows = -(-n // batch) * batch if batch else n
+        inputs = fill_companions(model, {name: s.draw(rows, rng) for name, s in found.items()})
+        return split_chunks(write_sentences(model, inputs, rng) or inputs, batch)
+
+    return draw
 
 
 def _check_kind(kind: str, found: Mapping[str, Synthetic]) -> None:
@@ -181,13 +206,19 @@ def _draw_language(
         return None
     count -= count % (find_only_batch(model) or 1)
     inputs = fill_companions(model, {n: s.draw(count, rng) for n, s in found.items()})
-    told = find_language(model, inputs, rng)
+    written, told = write_sentences(model, inputs, rng), find_language(model, inputs, rng)
+    if written is not None and (told is None or not told.causal):
+        return written, "sentences"
     if told is None:
         return None
     if not told.causal:
         return inputs, "tokens"
     sweeps = max(1, min(SWEEPS, most // count))
-    return {**inputs, told.name: told.draw_ids(inputs, rng, sweeps)}, f"likely token ids, {sweeps} sweeps"
+    ids = told.draw_ids(inputs, rng, sweeps)
+    if written is None:
+        return {**inputs, told.name: ids}, f"likely token ids, {sweeps} sweeps"
+    ids[::2] = written[told.name][: len(ids) : 2]
+    return {**inputs, told.name: ids}, f"sentences and likely token ids, {sweeps} sweeps"
 
 
 def has_folded_norms(graph: DependencyGraph) -> bool:

@@ -23,6 +23,7 @@ from onnx import helper
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.autodiff.reverse_mode import OPSET, Tape, Unknown
+from spa_compiler.calibration.priors.front_ends import Spoken
 from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.calibration.sample_budget import Feed, count_affordable
 from spa_compiler.calibration.settings import CALIBRATION
@@ -45,7 +46,7 @@ STEP_WORK, MATCHING_MACS = 3, 5e11
 
 
 def draw_matched(
-    graph: DependencyGraph, found: Mapping[str, Synthetic], count: int, memory: int,
+    graph: DependencyGraph, found: Mapping[str, Synthetic | Spoken], count: int, memory: int,
     draw: Callable[[int], tuple[Feed, str]], rng: np.random.Generator, exactly: bool = False,
 ) -> tuple[Feed, str] | str:  # fmt: skip
     """Pictures, most of them matched to the statistics that BatchNormalization holds, and what was done.

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from spa_compiler.algebra.sizes import find_size_symbols
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.bn_matching import draw_matched
+from spa_compiler.calibration.front_end_choice import choose_front_end
 from spa_compiler.calibration.language_model import (
     LENGTH_ELEMENTS,
     choose_lengths,
@@ -33,8 +34,10 @@ from spa_compiler.calibration.language_model import (
 )
 from spa_compiler.calibration.picture_choice import choose_balanced, choose_crops
 from spa_compiler.calibration.pixel_scale import compute_probabilities, rescale_source, split_chunks
+from spa_compiler.calibration.priors.front_ends import Spoken
 from spa_compiler.calibration.priors.kinds import Scale, Synthetic
 from spa_compiler.calibration.sample_budget import SampleBudget, count_affordable, plan_given_samples, plan_samples
+from spa_compiler.calibration.sentences import explain_unused_tokenizer, write_sentences
 from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.index_limits import find_index_limits
@@ -66,6 +69,8 @@ POPULATION_KINDS, MOST_APART = {"features", "series"}, 512
 PHOTOGRAPH_SIDE, LEAST_SIDE = 64, 6
 """Pixels of the shorter side from which crops of photographs are better than drawn scenes (docs: experiments), and
 from which on an array is a picture or a spectrum at all."""
+MOST_CLIPS = 3072
+"""Clips of words that are drawn to choose from: one takes a millisecond or more to make."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +112,17 @@ def draw_calibration(
     rng = np.random.default_rng(seed)
     types, bounds = make_input_types(model, sizes), ranges or {}
     read = inspect_inputs(model)
-    found = {n: choose_source(graph, n, t, bounds.get(n), kind, read[n].positive) for n, t in types.items()}
+    drawn = {n: choose_source(graph, n, t, bounds.get(n), kind, read[n].positive) for n, t in types.items()}
     if kind:
-        _check_kind(kind, {n: s for n, s in found.items() if types[n].tensor_type.shape.dim})
+        _check_kind(kind, {n: s for n, s in drawn.items() if types[n].tensor_type.shape.dim})
+    found = {n: s if kind else choose_front_end(graph, n, s) for n, s in drawn.items()}
     ids = max((math.prod(s.shape) for s in found.values() if s.kind == "tokens"), default=0)
     most = max(CALIBRATION.least_inputs, LENGTH_ELEMENTS // ids) if ids else CALIBRATION.table_inputs
     planned, pool = plan_samples(graph, samples, memory, longer, most)
     adjust, batch = choose_adjustment(graph), find_only_batch(model)
+    if any(isinstance(s, Spoken) for s in found.values()) and not samples:
+        pool = min(pool, MOST_CLIPS)
+        planned = planned.limit(pool // CALIBRATION.chosen_one_of)
     if not _has_common_batch(model):
         sets = _draw_separately(model, types, found, min(samples or planned.start, SEPARATE_RUNS), rng)
         said = f"{len(sets)} synthetic sets of inputs"
@@ -132,16 +141,10 @@ def draw_calibration(
     close = drawing.draw_matched() if pictures else ""
     if isinstance(close, Calibration):
         return close
-    drawn = drawing.draw_chosen()
-    source = drawn.source
-    if close:
-        source += f"; not matched to the statistics that BatchNormalization holds: {close}"
-    if has_folded_norms(graph):
-        source += "; no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)"
+    made = drawing.draw_chosen()
     guessed = not kind and UNKNOWN_KIND in names.split(", ")
-    if guessed:
-        source += "; the graph does not say what its inputs are, --calib would do better"
-    return replace(drawn, source=source, adjust=adjust, is_guessed=guessed, has_low_rank=pictures)
+    source = made.source + _list_shortcomings(graph, close, guessed)
+    return replace(made, source=source, adjust=adjust, is_guessed=guessed, has_low_rank=pictures)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class _Drawing:
     """Inputs for a model whose inputs share their first axis: what they are, and `count` of a `pool`."""
 
     graph: DependencyGraph
-    found: Mapping[str, Synthetic]
+    found: Mapping[str, Synthetic | Spoken]
     names: str
     planned: SampleBudget
     count: int
@@ -173,8 +176,9 @@ class _Drawing:
     def draw_apart(self, n: int) -> list[Feed]:
         """About n further inputs of the same kind, as they come."""
         rng, n = draw_apart(self.seed), max(n, self.batch)
-        inputs = {k: s.draw(n, rng) for k, s in self.found.items()}
-        return split_chunks(fill_companions(self.graph.model, inputs), self.batch)
+        n += -n % (self.batch or 1)
+        inputs = fill_companions(self.graph.model, {k: s.draw(n, rng) for k, s in self.found.items()})
+        return split_chunks(write_sentences(self.graph.model, inputs, rng) or inputs, self.batch)
 
     def draw_language(self, affordable: int) -> Calibration | None:
         """Inputs with token ids, likely ones where the model says what is likely; None where there are none."""
@@ -185,20 +189,24 @@ class _Drawing:
         kept, likely = spoken
         names = ", ".join(likely if name == "tokens" else name for name in self.names.split(", "))
 
+        if likely.startswith("sentences"):
+            return replace(self.make_calibration(kept, names, ""), adjust=choose_adjustment(self.graph))
+
         def speak(n: int) -> list[Feed]:
             more = _draw_language(model, self.found, max(n, self.batch), affordable, draw_apart(self.seed))
             return split_chunks(more[0], self.batch) if more is not None else []
 
-        made = self.make_calibration(kept, names, "")
+        unused = explain_unused_tokenizer(model)
+        made = self.make_calibration(kept, names, f"; {unused}" if unused else "")
         return replace(made, adjust=choose_adjustment(self.graph), apart=speak)
 
     def draw_pictures(self, count: int) -> tuple[Feed, str]:
         """`count` pictures, of photographs the crops whose outputs differ most; and how they were chosen."""
         bank = _find_bank_input(self.found)
-        if not bank:
+        source = self.found.get(bank)
+        if not isinstance(source, Synthetic):
             return {n: s.draw(count, self.rng) for n, s in self.found.items()}, ""
         crops = min(CROPS_PER_INPUT * count, count_affordable(self.graph, work=CHOICE_MACS))
-        source = self.found[bank]
         x, how = choose_crops(self.graph.model, bank, source, count, max(self.samples, crops), self.batch, self.rng)
         return {bank: x}, f", {how}"
 
@@ -232,7 +240,7 @@ def draw_apart(seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, 1])
 
 
-def _find_bank_input(found: Mapping[str, Synthetic]) -> str:
+def _find_bank_input(found: Mapping[str, Synthetic | Spoken]) -> str:
     """The model's only input where that takes photographs, else ''."""
     return next(iter(found)) if len(found) == 1 and all(s.kind == "photographs" for s in found.values()) else ""
 
@@ -244,17 +252,30 @@ def draw_unselected(
     model, bounds = graph.model, ranges or {}
     sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
     types, read = make_input_types(model, choose_lengths(model, sizes)), inspect_inputs(model)
-    found = {n: choose_source(graph, n, t, bounds.get(n), "", read[n].positive) for n, t in types.items()}
+    sources = {n: choose_source(graph, n, t, bounds.get(n), "", read[n].positive) for n, t in types.items()}
+    found = {n: choose_front_end(graph, n, s) for n, s in sources.items()}
     guessed = any(s.kind == UNKNOWN_KIND for s in found.values())
 
     def draw(count: int) -> list[Feed]:
         rng, batch = draw_apart(seed), find_only_batch(model)
         if not _has_common_batch(model):
             return _draw_separately(model, types, found, min(count, SEPARATE_RUNS), rng)
-        inputs = {n: s.draw(max(count, batch), rng) for n, s in found.items()}
-        return split_chunks(fill_companions(model, inputs), batch)
+        inputs = fill_companions(model, {n: s.draw(max(count, batch), rng) for n, s in found.items()})
+        return split_chunks(write_sentences(model, inputs, rng) or inputs, batch)
 
     return Calibration([], "", choose_adjustment(graph), True, guessed, apart=draw)
+
+
+def _list_shortcomings(graph: DependencyGraph, unmatched: str, guessed: bool) -> str:
+    """What would give better inputs, to stand behind what they are."""
+    told = [f"not matched to the statistics that BatchNormalization holds: {unmatched}"] if unmatched else []
+    if has_folded_norms(graph):
+        told.append("no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)")
+    if unused := explain_unused_tokenizer(graph.model):
+        told.append(unused)
+    if guessed:
+        told.append("the graph does not say what its inputs are, --calib would do better")
+    return "".join(f"; {t}" for t in told)
 
 
 def _check_kind(kind: str, found: Mapping[str, Synthetic]) -> None:
@@ -269,7 +290,7 @@ def _check_kind(kind: str, found: Mapping[str, Synthetic]) -> None:
 
 
 def _draw_language(
-    model: Model, found: Mapping[str, Synthetic], count: int, most: int, rng: np.random.Generator
+    model: Model, found: Mapping[str, Synthetic | Spoken], count: int, most: int, rng: np.random.Generator
 ) -> tuple[Feed, str] | None:
     """Inputs with token ids that the model finds likely, and what they are called; None if it speaks no language.
 
@@ -279,13 +300,19 @@ def _draw_language(
         return None
     count -= count % (find_only_batch(model) or 1)
     inputs = fill_companions(model, {n: s.draw(count, rng) for n, s in found.items()})
-    told = find_language(model, inputs, rng)
+    written, told = write_sentences(model, inputs, rng), find_language(model, inputs, rng)
+    if written is not None and (told is None or not told.causal):
+        return written, "sentences"
     if told is None:
         return None
     if not told.causal:
         return inputs, "tokens"
     sweeps = max(1, min(CALIBRATION.sweeps, most // count))
-    return {**inputs, told.name: told.draw_ids(inputs, rng, sweeps)}, f"likely token ids, {sweeps} sweeps"
+    ids = told.draw_ids(inputs, rng, sweeps)
+    if written is None:
+        return {**inputs, told.name: ids}, f"likely token ids, {sweeps} sweeps"
+    ids[::2] = written[told.name][: len(ids) : 2]
+    return {**inputs, told.name: ids}, f"sentences and likely token ids, {sweeps} sweeps"
 
 
 def has_folded_norms(graph: DependencyGraph) -> bool:
@@ -315,7 +342,7 @@ def _has_common_batch(model: Model) -> bool:
 def _draw_separately(
     model: Model,
     types: Mapping[str, onnx.TypeProto],
-    found: Mapping[str, Synthetic],
+    found: Mapping[str, Synthetic | Spoken],
     count: int,
     rng: np.random.Generator,
 ) -> list[Feed]:

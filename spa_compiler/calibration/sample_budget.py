@@ -33,6 +33,11 @@ class SampleBudget:
     start: int
     at: int = 0
 
+    def limit(self, most: int) -> SampleBudget:
+        """The same for at most so many inputs."""
+        start = min(self.start, most)
+        return SampleBudget(min(self.kept, most), start, self.at if start < min(self.kept, most) else 0)
+
     def split_feeds(self, inputs: Mapping[str, Array], batch: int) -> tuple[list[Feed], Late | None]:
         """The inputs in chunks (of the model's fixed `batch`), and which of these start, where not all do."""
         feeds = split_chunks(inputs, batch, self.start)

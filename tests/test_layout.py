@@ -23,8 +23,8 @@ PASSES = sorted((ROOT / "passes").glob("*.py"))
 MODULES = [*LIBRARY, *PASSES]
 ORDER = """
     exit_codes errors plugins version algebra ir operators execution shape_inference canonicalize analysis rewriting
-    verification planning interpreter autodiff calibration statistics scoring compensation output pipeline report
-    compiler __init__ cli
+    datasets verification planning interpreter autodiff calibration statistics scoring compensation output pipeline
+    report compiler __init__ cli
 """.split()
 """Packages, and modules beside them: each imports only from those before it (docs/architecture.md)."""
 SLOW = {"sympy"}

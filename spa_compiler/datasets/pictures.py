@@ -181,9 +181,9 @@ def _read_orientation(image: Image.Image) -> int:
 
 def _convert(image: Image.Image, channels: int) -> list[Image.Image]:
     """One image of the channels asked for, or the planes of one with more than 8 bits."""
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode.startswith("I"):  # 16 bits, which is what these formats hold at most
         deep = np.asarray(image).astype(np.float32)
-        grey = Image.fromarray(deep * np.float32(255 / 65535 if deep.max(initial=0) > 255 else 1))
+        grey = Image.fromarray(deep * np.float32(255 / 65535))
         alpha = Image.fromarray(np.full_like(deep, 255))
         return [grey] if channels == 1 else [grey] * 3 + [alpha] * (channels == 4)
     if "transparency" in image.info and image.mode in ("P", "L", "RGB", "1"):

@@ -261,7 +261,7 @@ def _is_picture(graph: DependencyGraph, name: str, x: Array) -> bool:
 def _find_bounds(values: ValueMap) -> tuple[float, float]:
     """The interval that pixels are mapped to, in the mean over the channels."""
     mean, std = float(np.mean(values.mean or 0.0)), float(np.mean(values.std or 1.0))
-    return -mean / std, (255 * values.scale - mean) / std
+    return (0.0 - mean) / std, (255 * values.scale - mean) / std
 
 
 def _map_to(wanted: ValueMap, low: float, high: float) -> ValueMap:

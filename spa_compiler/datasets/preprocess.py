@@ -164,9 +164,14 @@ def _read_choice(key: str, said: dict[str, str], choices: tuple[str, ...]) -> st
 
 
 def _format(value: float) -> str:
-    """1/255 as that, other numbers in at most six digits."""
+    """1/255 as that, other numbers in six digits where these are enough."""
     inverse = 1 / value if value else 0.0
-    if abs(value) < 1 and abs(inverse) > 2 and abs(inverse * 2 - round(inverse * 2)) < 1e-9:
+    if (
+        float(f"{value:g}") != value
+        and abs(value) < 1
+        and abs(inverse) > 2
+        and abs(inverse * 2 - round(inverse * 2)) < 1e-9
+    ):
         return f"1/{inverse:g}"
     return f"{value:g}"
 

@@ -9,15 +9,17 @@ from typing import ClassVar
 
 from spa_compiler.algebra.expr import Dim, iterate_dims
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.calibration.inputs import Calibration, draw_calibration, load_calibration
+from spa_compiler.calibration.inputs import Calibration, draw_calibration
 from spa_compiler.calibration.priors.kinds import KINDS
+from spa_compiler.calibration.user_inputs import load_calibration
+from spa_compiler.datasets.preprocess import parse_preprocess
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.parallel import limit_threads
 from spa_compiler.interpreter.activation_maps import Adjust
-from spa_compiler.pipeline.fields import make_option, make_range_option, make_seed_option
+from spa_compiler.pipeline.fields import make_option, make_preprocess_option, make_range_option, make_seed_option
 from spa_compiler.pipeline.options import Options
-from spa_compiler.pipeline.state import Json, State
+from spa_compiler.pipeline.state import PYTHON_PREFIX, Json, State
 from spa_compiler.statistics.moments import Moments, collect_moments
 
 SIZE_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
@@ -26,7 +28,7 @@ BYTE_SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 @dataclass(frozen=True)
 class Calibrate:
-    """`source`: synthetic, a kind of synthetic input, FILE.npz, DIR or script.py:function; `samples` 0: what fits.
+    """`source`: synthetic, a kind of synthetic input, a file, a folder or script.py:name; `samples` 0: what fits.
 
     `stored` leaves BatchNormalization's stored statistics as they are (the baseline that the default is measured
     against); otherwise synthetic inputs are normalised by the statistics of their batch. `moments` = false takes inputs
@@ -35,14 +37,15 @@ class Calibrate:
 
     source: str = make_option(
         "synthetic",
-        "Inputs to calibrate on: synthetic, one kind of it (photographs, tokens, ...), FILE.npz, a folder of them "
-        "or script.py:function.",
+        "Inputs to calibrate on: synthetic, one kind of it (photographs, tokens, ...), a folder of pictures, sounds, "
+        "texts or arrays, one such file (.npz), or script.py:name (a function, a generator, a reader).",
         "calibration", name="calib", metavar="SOURCE",
     )  # fmt: skip
     samples: int = make_option(0, "Calibration inputs; 0: what memory allows.", "calibration", least=0)
     memory: str = make_option("2GB", "Memory for calibration.", "calibration")
     seed: int = make_seed_option()
     input_range: tuple[str, ...] = make_range_option()
+    preprocess: str = make_preprocess_option()
     stored: bool = False
     moments: bool = True
     name: ClassVar[str] = "calibrate"
@@ -56,7 +59,8 @@ class Calibrate:
         scored = options.is_scored_by_moments()
         if not scored and not options.is_compensated():
             return None
-        return cls(**options.fields_of(cls), moments=scored)
+        made = cls(**options.fields_of(cls), moments=scored)
+        return made if made.is_given() else replace(made, preprocess="")  # which drawn inputs have no use for
 
     def run(self, state: State) -> State:
         """The state with inputs and, unless they are not wanted, moments of every contraction that may be cut."""
@@ -65,7 +69,8 @@ class Calibrate:
             return state
         found = self.inputs(state)
         inputs: dict[str, Json] = {"inputs": found.source, "samples": found.samples, "synthetic": found.synthetic}
-        state = replace(state, calibration=found).add_results(calibration=inputs)
+        inputs |= {"given": found.summary} if found.summary else {}
+        state = replace(state, calibration=found).add_results(calibration=inputs).add_notes(*found.notes)
         if not self.moments:
             return state
         state.progress(f"calibrate: {found.source}")
@@ -79,19 +84,32 @@ class Calibrate:
         inputs |= {"moments": len(moments.of), "missed": moments.missed}
         return replace(state, moments=moments).add_results(calibration=inputs)
 
+    def is_given(self) -> bool:
+        """Does somebody give the inputs? Else they are drawn."""
+        return self.source != "synthetic" and self.source not in KINDS
+
     def inputs(self, state: State) -> Calibration:
         """Inputs as asked for. Raises UsageError for a source or a memory that makes no sense."""
-        graph, memory = state.require_graph(), parse_size(self.memory)
+        graph, memory, said = state.require_graph(), parse_size(self.memory), parse_preprocess(self.preprocess)
+        ranges = parse_ranges(self.input_range, state.source)
+        if self.is_given():
+            return load_calibration(graph, self.find_given(state), self.samples, memory, said, ranges, self.source)
+        if self.preprocess:
+            raise UsageError(f"--preprocess {self.preprocess}: nothing is given that it could be done to: see --calib")
         kind = "" if self.source == "synthetic" else self.source
-        if kind and kind not in KINDS:
-            if not Path(kind).exists() and not set(kind) & set("./"):
-                known = ", ".join(KINDS)
-                raise UsageError(f"--calib {kind}: no file or folder, and no kind of synthetic input ({known})")
-            return load_calibration(graph, kind, self.samples, memory)
-        found = draw_calibration(
-            graph, self.seed, self.samples, memory, parse_ranges(self.input_range, state.source), kind
-        )
+        found = draw_calibration(graph, self.seed, self.samples, memory, ranges, kind)
         return replace(found, adjust=Adjust()) if self.stored else found
+
+    def find_given(self, state: State) -> object:
+        """A path, script.py:name, or the object that was given in Python under this name."""
+        if self.source in state.given:
+            return state.given[self.source]
+        if self.source.startswith(PYTHON_PREFIX):
+            raise UsageError(f"--calib {self.source}: these inputs were an object in Python: give it, or a file, again")
+        if not Path(self.source).exists() and not set(self.source) & set("./"):
+            known = ", ".join(KINDS)
+            raise UsageError(f"--calib {self.source}: no file or folder, and no kind of synthetic input ({known})")
+        return self.source
 
 
 def exclude_unmeasured(graph: DependencyGraph, moments: Moments) -> tuple[list[str], Moments]:

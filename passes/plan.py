@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from spa_compiler.datasets.arrays import load_npz
 from spa_compiler.pipeline.fields import require_option
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
-from spa_compiler.verification.dataset import load_npz
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.analysis.weight_slices import find_spoiled_weights
+from spa_compiler.datasets.arrays import load_npz
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.finite import ignore_overflow
 from spa_compiler.execution.parallel import limit_threads
@@ -20,7 +21,6 @@ from spa_compiler.pipeline.state import State
 from spa_compiler.planning.scores import NotedScores, Scores, check_scores
 from spa_compiler.scoring.rank_correction import raise_low_rank
 from spa_compiler.scoring.registry import find_criterion
-from spa_compiler.verification.dataset import load_npz
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ import onnx
 import onnxruntime as ort
 
 from spa_compiler.calibration.inputs import has_folded_norms
+from spa_compiler.calibration.user_inputs import check_scale, decide_scale
 from spa_compiler.canonicalize.constant_sharing import retie_constants
+from spa_compiler.datasets.dataset import Dataset, open_dataset
+from spa_compiler.datasets.preprocess import parse_preprocess
+from spa_compiler.datasets.summary import summarize_dataset
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.session import open_quiet_session
@@ -32,15 +36,14 @@ from spa_compiler.ir.symbols import find_only_sizes
 from spa_compiler.ir.writer import restore_sparse, write
 from spa_compiler.output import open_scratch, publish
 from spa_compiler.pipeline.options import Options, find_idle, pipeline_of, report_idle
-from spa_compiler.pipeline.output_paths import check_apart, check_output, pass_files
+from spa_compiler.pipeline.output_paths import check_apart, check_output, list_named_files, pass_files
 from spa_compiler.pipeline.passes import Pipeline, find_providers, make_pass
-from spa_compiler.pipeline.state import State
+from spa_compiler.pipeline.state import PYTHON_PREFIX, State
 from spa_compiler.quality.gates import Gate, describe_missed, judge_gates, parse_gates
 from spa_compiler.quality.inputs import choose_inputs
 from spa_compiler.quality.judgement import Worth, measure_worth, measure_worth_on_data
 from spa_compiler.quality.verdict import advise
 from spa_compiler.report.document import list_metric_names, list_metrics, summarize
-from spa_compiler.verification.dataset import load_data
 from spa_compiler.verification.latency import draw_sample, measure_latency
 from spa_compiler.verification.signature import check_signature
 from spa_compiler.version import VERSION
@@ -67,19 +70,32 @@ def compile(  # noqa: A001  # the public name, used as spa_compiler.compile
 ) -> Result:
     """Compile a model file; `output` is written when it is given. Options as on the command line (see `Options`).
 
-    Raises SpaError: VerificationError, UsageError, ModelError, BudgetError, NothingToPrune or GateError.
+    `calib` and `data` may also be arrays, dictionaries of arrays by input (labels: `y`), iterables of such, or readers
+    with `get_next`. Raises SpaError: VerificationError, UsageError, ModelError, BudgetError, NothingToPrune, GateError.
     """
-    return compile_file(Path(path), Path(output) if output else None, Options(ratio=ratio, **options), progress)
+    given = {f"{PYTHON_PREFIX}{n}": v for n in ("calib", "data") if _is_object(v := options.get(n))}
+    for name in ("calib", "data"):
+        if (value := options.get(name)) is not None:
+            options[name] = f"{PYTHON_PREFIX}{name}" if _is_object(value) else os.fspath(value)
+    file = Path(output) if output else None
+    return compile_file(Path(path), file, Options(ratio=ratio, **options), progress, given=given)
+
+
+def _is_object(value: Any) -> bool:
+    """Is it neither a text nor a path?"""
+    return value is not None and not isinstance(value, str | os.PathLike)
 
 
 def compile_file(
     source: Path, output: Path | None, options: Options, progress: Progress | None = None,
     known: dict[str, State] | None = None, beside: Mapping[str, Path] | None = None,
+    given: Mapping[str, object] | None = None,
 ) -> Result:  # fmt: skip
     """The whole job. The output and its external data appear at once, or not at all.
 
     `beside`: files that the caller is going to write afterwards, by what they are called in a message. `known` keeps
-    the states before a budget is met, by the passes run: given again for the same file, they are not run again.
+    the states before a budget is met, by the passes run: given again for the same file, they are not run again. `given`
+    are inputs that are objects, by what the options call them.
     """
     start = time.perf_counter()
     steps, gates = pipeline_of(options), parse_gates(options.fail_under, list_metric_names())
@@ -90,18 +106,17 @@ def compile_file(
     tell = progress or (lambda text: None)
     tell("load")
     first, rest = steps.split("scores")  # what comes before does not depend on the budget
-    named = pass_files(steps) | ({Path(options.data): "what --data reads"} if options.data else {})
+    named = pass_files(steps) | dict.fromkeys(list_named_files(options.data), "what --data reads")
     before = Snapshot.of(named)
     state = (known or {}).get(str(first)) or _first_state(source, options, tell)
     read_files = named | dict.fromkeys(state.source.files.states, "the input or its external data")
     if output is not None:
         check_output(output, options.dry_run)
     check_apart(read_files, {**({"-o": output} if output is not None else {}), **(beside or {})})
-    if options.data:
-        load_data(Path(options.data), state.source)
+    data = _open_data(state, options, given or {})
     loaded = time.perf_counter() - start
     if not state.done:
-        state = first.run(state)
+        state = first.run(replace(state, given=given or {}))
     if known is not None:
         known[str(first)] = state
     state = rest.run(state)
@@ -116,7 +131,7 @@ def compile_file(
         file = scratch / (output.name if output else "compiled.onnx")
         proto, dense = _write(state, str(steps), file, options)
         tell("compare")
-        report = _make_report(state, str(steps), file, options)
+        report = _make_report(state, str(steps), file, options, data)
         report["notes"] += [*dense, *unread]
         report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
         report["gates"] = judge_gates(gates, list_metrics(report))
@@ -134,6 +149,18 @@ def _first_state(source: Path, options: Options, tell: Progress) -> State:
     """The state before the first pass, and how inputs are drawn."""
     state = State.of(load(source), tell)
     return replace(state, seed=options.seed, ranges=parse_ranges(options.input_range, state.source))
+
+
+def _open_data(state: State, options: Options, given: Mapping[str, object]) -> Dataset | None:
+    """The data set of --data, as far as it can be looked at before the work."""
+    said = parse_preprocess(options.preprocess)
+    if not options.data:
+        return None
+    if options.data.startswith(PYTHON_PREFIX) and options.data not in given:
+        raise UsageError(f"--data {options.data}: these inputs were an object in Python: give it, or a file, again")
+    data = open_dataset(given.get(options.data, options.data), state.source, said, options.data)
+    data.check()
+    return data
 
 
 def _find_data_name(file: Path) -> str | None:
@@ -164,7 +191,7 @@ def _check_gate_names(gates: Iterable[Gate], options: Options) -> None:
         if gate.metric in ("speedup", "latency_ms") and not options.latency:
             raise UsageError(f"--fail-under {gate.text}: not measured with --no-latency")
         if gate.metric.startswith("accuracy") and not options.data:
-            raise UsageError(f"--fail-under {gate.text}: not measured without labels, give --data FILE.npz")
+            raise UsageError(f"--fail-under {gate.text}: not measured without labels, give --data with labels")
 
 
 def _write(state: State, text: str, file: Path, options: Options) -> tuple[onnx.ModelProto, list[str]]:
@@ -212,7 +239,7 @@ def _check_file(state: State, file: Path) -> None:
         raise VerificationError(f"the compiled model is invalid: {str(e).strip()}") from e
 
 
-def _make_report(state: State, text: str, file: Path, options: Options) -> dict[str, Any]:
+def _make_report(state: State, text: str, file: Path, options: Options, data: Dataset | None) -> dict[str, Any]:
     start = time.perf_counter()
     _check_file(state, file)
     try:
@@ -221,8 +248,7 @@ def _make_report(state: State, text: str, file: Path, options: Options) -> dict[
         raise ModelError(f"onnxruntime cannot load the model: {' '.join(str(e).split())[:400]}") from e
     only = find_only_sizes(state.require_graph().model) if state.graph is not None else {}
     check_signature(sessions[0], sessions[1], only)
-    worth = _measure_worth(state, sessions, options)
-    found = worth.document()
+    worth, found = _measure_worth(state, sessions, options, data)
     checked = time.perf_counter()
     if options.latency and (not state.plan.is_empty or state.edits):
         ranges = parse_ranges(options.input_range, state.source)
@@ -231,6 +257,7 @@ def _make_report(state: State, text: str, file: Path, options: Options) -> dict[
         found["latency"] = measure_latency(sessions[0], sessions[1], feed, threads).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
     summary = summarize(state, text, file, options.threads)
+    summary["notes"] += found.pop("notes")
     if only:
         sizes = ", ".join(f"{n}={size}" for n, size in only.items())
         summary["notes"].append(f"the model fits these sizes of its symbolic axes only, as far as was tried: {sizes}")
@@ -241,15 +268,19 @@ def _make_report(state: State, text: str, file: Path, options: Options) -> dict[
     return {**summary, **found, "seconds": seconds, "peak_memory_bytes": measure_peak_memory()}
 
 
-def _measure_worth(state: State, sessions: Sequence[ort.InferenceSession], options: Options) -> Worth:
-    """Fidelity and quality on the caller's data, or else on the most telling inputs there are."""
+def _measure_worth(
+    state: State, sessions: Sequence[ort.InferenceSession], options: Options, given: Dataset | None
+) -> tuple[Worth, dict[str, Any]]:
+    """Fidelity and quality on the caller's data, else on the most telling inputs there are; and the report's part."""
     compensated = state.results.get("compensation") is not None
-    if options.data:
-        data = load_data(Path(options.data), state.source)
-        return measure_worth_on_data(sessions, data, Path(options.data).name, compensated)
-    ranges = parse_ranges(options.input_range, state.source)
-    inputs = choose_inputs(state.require_graph(), state.calibration, options.seed, ranges)
-    return measure_worth(sessions, inputs, compensated)
+    ranges, graph = parse_ranges(options.input_range, state.source), state.require_graph()
+    if given is None:
+        worth = measure_worth(sessions, choose_inputs(graph, state.calibration, options.seed, ranges), compensated)
+        return worth, {**worth.document(), "data": None, "notes": []}
+    data = decide_scale(graph, given, ranges)
+    worth, first = measure_worth_on_data(sessions, data, compensated)
+    taken = summarize_dataset(data, first, list(range(first.rows)), 0, worth.samples)
+    return worth, {**worth.document(), "data": taken, "notes": list(check_scale(graph, data, first))}
 
 
 def _advise(state: State, options: Options) -> list[str]:

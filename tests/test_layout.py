@@ -26,8 +26,8 @@ PASSES = sorted((ROOT / "passes").glob("*.py"))
 MODULES = [*LIBRARY, *PASSES]
 ORDER = """
     exit_codes errors plugins version settings algebra ir operators execution shape_inference canonicalize analysis
-    rewriting verification planning interpreter autodiff calibration statistics scoring compensation quality output
-    pipeline report compiler __init__ cli
+    rewriting datasets verification planning interpreter autodiff calibration statistics scoring compensation quality
+    output pipeline report compiler __init__ cli
 """.split()
 """Packages, and modules beside them: each imports only from those before it (docs/architecture.md)."""
 SLOW = {"sympy"}

@@ -1,4 +1,4 @@
-"""Calibration inputs: drawn by a prior that the graph suggests, or `--calib FILE.npz|DIR|script.py:function`.
+"""Calibration inputs that are drawn by a prior that the graph suggests; those that are given: `user_inputs`.
 
     calibration = draw_calibration(graph, seed=0)
     moments = collect(graph, calibration.feeds, calibration.adjust)
@@ -11,10 +11,8 @@ those inputs are kept that the dense model itself calls confidently, equally man
 from __future__ import annotations
 
 import math
-import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +34,7 @@ from spa_compiler.calibration.picture_choice import choose_balanced, choose_crop
 from spa_compiler.calibration.pixel_scale import compute_probabilities, rescale_source, split_chunks
 from spa_compiler.calibration.priors.front_ends import Spoken
 from spa_compiler.calibration.priors.kinds import Scale, Synthetic
-from spa_compiler.calibration.sample_budget import SampleBudget, count_affordable, plan_given_samples, plan_samples
+from spa_compiler.calibration.sample_budget import SampleBudget, count_affordable, plan_samples
 from spa_compiler.calibration.sentences import explain_unused_tokenizer, write_sentences
 from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.errors import UsageError
@@ -51,7 +49,6 @@ from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import find_input_axes, find_only_batch, make_input_types
 from spa_compiler.operators.facts import HOLDS_STATISTICS, is_convolution
 from spa_compiler.operators.movement import is_regrouping
-from spa_compiler.verification.dataset import load_data, make_data
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -86,6 +83,9 @@ class Calibration:
     late: Late | None = None
     apart: Callable[[int], list[Feed]] | None = None
     """Gives up to so many more inputs of the same source, which the moments did not see and no confidence chose."""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """Given inputs, for the report (`datasets.summary`)."""
+    notes: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -443,48 +443,4 @@ def choose_confident(
     return choose_balanced(found, count, rng)
 
 
-def load_calibration(graph: DependencyGraph, spec: str, samples: int = 0, memory: int = 1 << 30) -> Calibration:
-    """Inputs that the caller gives: FILE.npz, a folder of them, or script.py:function that gives arrays by input name.
-
-    Raises UsageError for what does not fit the model's inputs.
-    """
-    model = graph.model
-    arrays = _call_script(spec, model) if ".py:" in spec else _load_files(Path(spec), model)
-    batch, given = find_only_batch(model), len(next(iter(arrays.values())))
-    planned = plan_given_samples(graph, given, samples, memory)
-    kept = {n: a[: max(planned.kept, batch)] for n, a in arrays.items()}
-    n = len(next(iter(kept.values())))
-    if n < batch:
-        raise UsageError(f"{spec}: the model runs {batch} inputs at a time, there are {n}")
-    n -= n % batch if batch else 0
-    feeds, late = planned.split_feeds(kept, batch)
-    few = n < CALIBRATION.trusted_pictures and any(
-        guess_kind(find_first_grid(graph, name, a.shape[1:])) in PICTURE_KINDS for name, a in kept.items()
-    )
-    return Calibration(feeds, f"{n} inputs from {Path(spec.split(':')[0]).name}", has_low_rank=few, late=late)
-
-
-def _load_files(path: Path, model: Model) -> dict[str, Array]:
-    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
-    if not files:
-        raise UsageError(f"{path}: no .npz files in this folder")
-    parts = [load_data(f, model).inputs for f in files]
-    return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
-
-
-def _call_script(spec: str, model: Model) -> dict[str, Array]:
-    file, name = spec.rsplit(":", 1)
-    if not Path(file).is_file():
-        raise UsageError(f"{file}: no such script")
-    function = runpy.run_path(file).get(name)
-    if not callable(function):
-        raise UsageError(f"{file}: it defines no function '{name}'")
-    try:
-        got = function()
-    except Exception as e:
-        raise UsageError(f"{file}: {name}() ends with {type(e).__name__}: {e}") from e
-    arrays = got if isinstance(got, Mapping) else {model.header.graph.input[0].name: got}
-    return make_data(Path(file), {n: np.asarray(a) for n, a in arrays.items()}, model).inputs
-
-
-__all__ = ["Calibration", "draw_calibration", "load_calibration"]
+__all__ = ["Calibration", "draw_calibration"]

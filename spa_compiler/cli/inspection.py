@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from rich.table import Column, Table
 from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.cost_registry import find_costs, list_table_costs
 from spa_compiler.analysis.dependency_graph import Axis, DependencyGraph
+from spa_compiler.calibration.user_inputs import decide_scale
 from spa_compiler.compiler import compile_file
+from spa_compiler.datasets.dataset import open_dataset
+from spa_compiler.datasets.preprocess import parse_preprocess
 from spa_compiler.errors import (
     BudgetError,
     ModelError,
@@ -31,14 +34,15 @@ from spa_compiler.ir.snapshots import Snapshot
 from spa_compiler.ir.symbols import find_only_sizes
 from spa_compiler.pipeline import passes
 from spa_compiler.pipeline.options import Options, list_given, make_front_end, replace_options, report_idle
+from spa_compiler.pipeline.output_paths import list_named_files
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
 from spa_compiler.report.document import describe_fidelity, format_si, format_unproven_status
 from spa_compiler.scoring import registry
-from spa_compiler.verification.dataset import load_data, measure_accuracy, predict_outputs
-from spa_compiler.verification.fidelity import draw_feeds, measure_fidelity
+from spa_compiler.verification.fidelity import Fidelity, draw_feeds, measure_fidelity
 from spa_compiler.verification.latency import draw_sample, measure_latency
+from spa_compiler.verification.on_data import measure_on_data
 from spa_compiler.verification.proof import prove_rewrite
 from spa_compiler.verification.signature import check_signature
 
@@ -141,7 +145,7 @@ def _find_path(graph: DependencyGraph, a: Axis, where: str) -> list[str]:
 
 def _open_sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snapshot]:
     """A session for every file, and what the files were, those of --data too, before they were read."""
-    out, files = [], Snapshot.of([Path(options.data)] if options.data else [])
+    out, files = [], Snapshot.of(list_named_files(options.data) if options.data else [])
     for path in paths:
         files = files.join(load(path).files)
         try:
@@ -159,14 +163,32 @@ def _check_signature(path: Path, dense: Any, compiled: Any, options: Options) ->
         check_signature(dense, compiled, find_only_sizes(analyze_file(path, options.input_shape).model))
 
 
-def _run_sessions(path: Path, sessions: list[Any], options: Options) -> tuple[list[list[list[Any]]], str, Any]:
-    """Outputs of every session on the data given, or on random inputs."""
-    if options.data:
-        data = load_data(Path(options.data), load(path))
-        return [predict_outputs(s, data) for s in sessions], Path(options.data).name, data
-    model = analyze_file(path, options.input_shape).model
-    feeds = draw_feeds(model, options.seed, parse_ranges(options.input_range, model))
-    return [[list(s.run(None, f)) for f in feeds] for s in sessions], "random inputs", None
+@dataclass(frozen=True)
+class _Measured:
+    """By session: closeness to the first one, and accuracy where there are labels."""
+
+    name: str
+    fidelity: list[Fidelity]
+    accuracy: list[float | None]
+    has_labels: bool = False
+
+
+def _measure_sessions(path: Path, sessions: list[Any], options: Options) -> _Measured:
+    """Every session on the data given, or on random inputs."""
+    if not options.data:
+        report_idle([n for n in list_given(options) if n == "preprocess"], "no --data is given")
+        model = analyze_file(path, options.input_shape).model
+        feeds = draw_feeds(model, options.seed, parse_ranges(options.input_range, model))
+        outputs = [[list(s.run(None, f)) for f in feeds] for s in sessions]
+        name = "random inputs"
+        return _Measured(name, [measure_fidelity(outputs[0], o, name) for o in outputs], [None] * len(sessions))
+    model = load(path)
+    data = open_dataset(options.data, model, parse_preprocess(options.preprocess))
+    data.check()
+    if data.is_unscaled:
+        data = decide_scale(analyze_file(path, options.input_shape), data, parse_ranges(options.input_range, model))
+    found = measure_on_data(sessions, data)
+    return _Measured(data.name, found.fidelity, found.accuracy, found.first.labels is not None)
 
 
 def verify_file(dense: Path, compiled: Path, plan: Plan | None, options: Options) -> list[str]:
@@ -198,12 +220,12 @@ def verify_file(dense: Path, compiled: Path, plan: Plan | None, options: Options
             f"prune equals mask: error {found.error:.1e}, tolerance {found.tolerance:.0e}, {found.checks} checks"
             + (f", after decisions taken once ({', '.join(found.replayed[:4])})" if found.replayed else "")
         )
-    outputs, name, data = _run_sessions(dense, sessions, options)
-    close = measure_fidelity(outputs[0], outputs[1], name)
-    lines.append(f"fidelity on {name}: {describe_fidelity(close.document())}")
-    if data is not None and data.labels is not None:
-        before, after = measure_accuracy(outputs[0], data), measure_accuracy(outputs[1], data)
-        lines.append("accuracy: not one label per row" if before is None else f"accuracy {before:.2%} -> {after:.2%}")
+    measured = _measure_sessions(dense, sessions, options)
+    lines.append(f"fidelity on {measured.name}: {describe_fidelity(measured.fidelity[1].document())}")
+    if measured.has_labels:
+        before, after = measured.accuracy
+        told = before is not None and after is not None
+        lines.append(f"accuracy {before:.2%} -> {after:.2%}" if told else "accuracy: not one label per row")
     files.check()
     return [*lines, *(f"note: {n}" for n in notes), *unproven]
 
@@ -229,17 +251,15 @@ def compare_files(dense: Path, others: list[Path], options: Options) -> Table:
     sessions, files = _open_sessions(paths, options)
     for s in sessions[1:]:
         _check_signature(dense, sessions[0], s, options)
-    outputs, name, data = _run_sessions(dense, sessions, options)
+    found = _measure_sessions(dense, sessions, options)
     model = analyze_file(dense, options.input_shape).model
     feed = draw_sample(model, sessions, parse_ranges(options.input_range, model), options.seed)
     costs = list_table_costs()
-    first, rest = Column("model", overflow="fold"), ("median ms", f"cosine ({name})", "accuracy")
+    first, rest = Column("model", overflow="fold"), ("median ms", f"cosine ({found.name})", "accuracy")
     table = Table(first, *(c.title for c in costs), *rest, box=None)
-    for path, session, got in zip(paths, sessions, outputs, strict=True):
+    for path, session, close, right in zip(paths, sessions, found.fidelity, found.accuracy, strict=True):
         totals = CostModel(analyze_file(path, options.input_shape)).totals({})
         ms = measure_latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms
-        right = measure_accuracy(got, data) if data is not None else None
-        close = measure_fidelity(outputs[0], got, name)
         cosine = "" if close.cosine is None else f"{close.cosine:.4f}"
         shown = "" if right is None else f"{right:.2%}"
         table.add_row(path.name, *(format_si(totals[c.unit]) for c in costs), f"{ms:.3g}", cosine, shown)

@@ -70,6 +70,15 @@ def make_range_option() -> tuple[str, ...]:
     return make_option((), "Range of an input's values.", "inputs", metavar="[NAME:]LO,HI")
 
 
+def make_preprocess_option() -> str:
+    """How pictures, sounds and arrays that are given become inputs (`datasets.preprocess`)."""
+    return make_option(
+        "", "How --calib and --data become inputs: resize, crop, scale, mean, std, order (RGB, BGR), layout (NCHW, "
+        "NHWC) of pictures, rate of sounds; values are (v * scale - mean) / std. Default: found from the model.",
+        "inputs", metavar="KEY=VALUE,...",
+    )  # fmt: skip
+
+
 def make_exclude_option() -> tuple[str, ...]:
     """Groups that are left alone."""
     return make_option((), "Leave groups alone, by label, weight or node.", "budget", metavar="PATTERN")

@@ -23,6 +23,7 @@ from spa_compiler.pipeline.fields import (
     OptionText,
     find_text,
     make_option,
+    make_preprocess_option,
     make_range_option,
     make_seed_option,
     make_threads_option,
@@ -45,7 +46,11 @@ class Command:
         metavar="PASS{OPTIONS}",
     )  # fmt: skip
     input_range: tuple[str, ...] = make_range_option()
-    data: str = make_option("", "An .npz with inputs and labels: accuracy before and after.", "inputs", file=True)
+    data: str = make_option(
+        "", "Inputs with labels: accuracy before and after. A folder or a file as for --calib; labels are an array y, "
+        "or the sub-folder of a file.", "inputs", file=True,
+    )  # fmt: skip
+    preprocess: str = make_preprocess_option()
     seed: int = make_seed_option()
     threads: int = make_threads_option()
     fail_under: tuple[str, ...] = make_option(
@@ -214,9 +219,8 @@ def make_front_end(o: Options) -> Pipeline:
 
 def _find_outer_options(o: Options) -> set[str]:
     """Options that are read by what measures the compiled file, whatever the passes are."""
-    drawn = {"seed", "input_range"}
-    names = {f.name for f in fields(Command)}
-    return names if o.latency or not o.data else names - drawn
+    names = {f.name for f in fields(Command)} - ({"preprocess"} if not o.data else set())
+    return names if o.latency or not o.data else names - {"seed", "input_range"}
 
 
 def list_given(o: Options) -> list[str]:

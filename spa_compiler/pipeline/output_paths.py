@@ -15,10 +15,14 @@ from dataclasses import fields
 from itertools import chain, combinations
 from pathlib import Path
 
+from spa_compiler.datasets.folders import list_files
 from spa_compiler.errors import UsageError
 from spa_compiler.output import DATA_NAME
 from spa_compiler.pipeline.passes import Pipeline, iterate_deep
 
+MOST_COMPARED = 1024
+"""Files of a folder of inputs that are compared before and after: reading all of a large one would take longer than
+a compile."""
 TRIAL_BYTES = 1 << 18
 """Bytes that are written and removed again to see whether there is room: as many as a long report has."""
 
@@ -98,9 +102,9 @@ def _is_same(a: Path, b: Path) -> bool:
 
 
 def pass_files(steps: Pipeline) -> dict[Path, str]:
-    """Files that options of passes name: plans, scores, calibration inputs (of a folder, its .npz), scripts."""
+    """Files that options of passes name: plans, scores, calibration inputs (of a folder, its files), scripts."""
     named = ((p.name, value) for p in iterate_deep(steps.iterate_flat()) for value in _list_texts(p))
-    return {file: f"what the pass '{name}' reads" for name, value in named for file in _list_files(value)}
+    return {file: f"what the pass '{name}' reads" for name, value in named for file in list_named_files(value)}
 
 
 def _list_texts(step: object) -> Iterator[str]:
@@ -111,11 +115,11 @@ def _list_texts(step: object) -> Iterator[str]:
             yield str(value)
 
 
-def _list_files(text: str) -> Iterator[Path]:
-    """The files that a text stands for, if it is a path: FILE, DIR or FILE.py:function."""
+def list_named_files(text: str) -> Iterator[Path]:
+    """The files that a text stands for, if it is a path: FILE, DIR (its first files) or FILE.py:function."""
     script = text[: text.rfind(".py:") + 3] if ".py:" in text else ""
     for place in (Path(t) for t in (text, script) if t):
         try:
-            yield from chain([place] * place.is_file(), sorted(place.glob("*.npz")) if place.is_dir() else ())
+            yield from chain([place] * place.is_file(), list_files(place)[:MOST_COMPARED] if place.is_dir() else ())
         except (OSError, ValueError):  # no path at all: too long, a NUL
             continue

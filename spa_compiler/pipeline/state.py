@@ -16,6 +16,8 @@ from spa_compiler.statistics.moments import Moments
 from spa_compiler.verification.feeds import Ranges
 from spa_compiler.verification.proof import Structural
 
+PYTHON_PREFIX = "python:"
+"""How the text of a pipeline calls inputs that were given as an object."""
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
@@ -44,6 +46,7 @@ class State:
     proof: Structural | None = None
     proven: Model | None = None
     edits: tuple[str, ...] = ()
+    given: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
     ranges: Ranges = field(default_factory=dict)
     done: tuple[Pass, ...] = ()

@@ -1,7 +1,7 @@
 """The worth of the compiled file beside the dense one: accuracy where labels are given, fidelity, and the verdict.
 
 worth = measure_worth(sessions, inputs, compensated=True)           # no labels
-worth = measure_worth_on_data(sessions, data, "test.npz", True)     # the caller's inputs, perhaps with labels
+worth, _ = measure_worth_on_data(sessions, data, True)              # the caller's inputs, perhaps with labels
 worth.quality.verdict, worth.quality.drop                           # GOOD, 1.4 points
 """
 
@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from spa_compiler.datasets.dataset import Dataset
+from spa_compiler.datasets.rows import Block
 from spa_compiler.execution.session import run_session
 from spa_compiler.quality.estimate import estimate_drop
 from spa_compiler.quality.evidence import Evidence, collect_evidence
-from spa_compiler.quality.inputs import InputKind, JudgedInputs
+from spa_compiler.quality.inputs import MOST_INPUTS, InputKind, JudgedInputs
 from spa_compiler.quality.verdict import Quality
-from spa_compiler.verification.dataset import Data, measure_accuracy, predict_outputs
 from spa_compiler.verification.fidelity import Fidelity, measure_fidelity
+from spa_compiler.verification.on_data import measure_on_data
 
 TELLS_NOTHING = {
     "noise": "only noise could be drawn as inputs",
@@ -38,6 +40,7 @@ class Worth:
     evidence: Evidence
     inputs: str
     kind: InputKind
+    samples: int
     accuracy: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
@@ -56,20 +59,32 @@ def measure_worth(sessions: Sequence[ort.InferenceSession], inputs: JudgedInputs
     return _judge(dense, compiled, inputs.source, inputs.kind, compensated)
 
 
-def measure_worth_on_data(sessions: Sequence[ort.InferenceSession], data: Data, name: str, compensated: bool) -> Worth:
-    """The same on inputs of the caller; where they have labels the drop is measured."""
-    dense, compiled = (predict_outputs(s, data) for s in sessions)
-    found = _judge(dense, compiled, name, "given", compensated)
-    before, after = measure_accuracy(dense, data), measure_accuracy(compiled, data)
+def measure_worth_on_data(
+    sessions: Sequence[ort.InferenceSession], data: Dataset, compensated: bool
+) -> tuple[Worth, Block]:
+    """The same on inputs of the caller, batch by batch; where they have labels the drop is measured.
+
+    The evidence is of the first rows. The second value is the first batch. Raises UsageError as `measure_on_data` does.
+    """
+    found = measure_on_data(sessions, data, MOST_INPUTS)
+    dense, compiled = found.outputs
+    evidence = collect_evidence(dense, compiled)
+    before, after = found.accuracy
+    accuracy = None
     if before is None or after is None:
-        return found
-    accuracy = {"dense": before, "compiled": after, "samples": data.rows, "data": name}
-    return Worth(found.fidelity, Quality.of_measured(before, after), found.evidence, name, "given", accuracy)
+        quality = judge_quality(dense, compiled, evidence, "given", compensated)
+    else:
+        quality = Quality.of_measured(before, after)
+        accuracy = {"dense": before, "compiled": after, "samples": found.rows, "data": data.name}
+    worth = Worth(found.fidelity[1], quality, evidence, data.name, "given", found.rows, accuracy)
+    return worth, found.first
 
 
 def _judge(dense: list[list[Any]], compiled: list[list[Any]], source: str, kind: InputKind, compensated: bool) -> Worth:
     evidence, fidelity = collect_evidence(dense, compiled), measure_fidelity(dense, compiled, source)
-    return Worth(fidelity, judge_quality(dense, compiled, evidence, kind, compensated), evidence, source, kind)
+    return Worth(
+        fidelity, judge_quality(dense, compiled, evidence, kind, compensated), evidence, source, kind, evidence.samples
+    )
 
 
 def judge_quality(

@@ -30,6 +30,7 @@ from spa_compiler.ir.snapshots import hash_file
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
 from spa_compiler.quality.verdict import describe_quality
+from spa_compiler.report.inputs import describe_inputs, show_inputs, strip_thumbnails
 from spa_compiler.version import VERSION
 
 REPORT_FORMAT = 2
@@ -245,6 +246,7 @@ def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
         lines.append(f"{analysis['erased_channels']} dead channels were removed, which changes no output")
     if report["calibration"]:
         lines.append(f"calibrated on {report['calibration']['inputs']}")
+        lines += describe_inputs(report["calibration"].get("given"))
         lines += _list_reasons("not measured, scored by weights", report["calibration"].get("missed", {}), verbose)
     if report["compensation"]:
         lines += _list_reasons("not compensated", report["compensation"].get("left", {}), verbose)
@@ -261,6 +263,7 @@ def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
     top1 = "" if fidelity["top1"] is None else f", top-1 agreement {fidelity['top1']:.1%}"
     lines.append(f"fidelity on {fidelity['inputs']}: {describe_fidelity(fidelity)}{top1}")
     lines += _list_quality_lines(report)
+    lines += describe_inputs(report["data"])
     frozen = sum(analysis["frozen_parameters"].values())
     lines.append(f"{analysis['groups']} groups; {frozen:,} parameters are frozen" + (":" if frozen and verbose else ""))
     if verbose:
@@ -320,9 +323,10 @@ def _list_reasons(what: str, found: dict[str, str], verbose: bool) -> list[str]:
 
 def save_report(report: dict[str, Any], path: Path) -> None:
     """Write the report: HTML for .html, else JSON."""
-    text = json.dumps(report, indent=2)
-    page = _write_html(report, text) if path.suffix.lower() in (".html", ".htm") else text + "\n"
-    path.write_text(page, encoding="utf-8")
+    text = json.dumps(report, indent=2) + "\n"
+    if path.suffix.lower() in (".html", ".htm"):
+        text = _write_html(report, json.dumps(strip_thumbnails(report), indent=2))
+    path.write_text(text, encoding="utf-8")
 
 
 def _write_html(report: dict[str, Any], text: str) -> str:
@@ -335,5 +339,6 @@ def _write_html(report: dict[str, Any], text: str) -> str:
         "<style>body{font:15px system-ui;max-width:60em;margin:2em auto}td,th{padding:.2em .8em;text-align:right}"
         "td:first-child,th:first-child{text-align:left}pre{background:#f4f4f4;padding:1em;overflow:auto}</style>"
         f"<h1>{html.escape(Path(report['input']['path']).name)}</h1><p>{html.escape(format_last_line(report))}</p>"
-        f"<table><tr><th>group<th>channels<th>kept<th>blocks</tr>{rows}</table><h2>Report</h2><pre>{html.escape(text)}</pre>"
+        f"{show_inputs(report)}<table><tr><th>group<th>channels<th>kept<th>blocks</tr>{rows}</table>"
+        f"<h2>Report</h2><pre>{html.escape(text)}</pre>"
     )

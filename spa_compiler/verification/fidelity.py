@@ -34,38 +34,59 @@ class Fidelity:
         return asdict(self)
 
 
+class FidelitySums:
+    """Sums of what `measure_fidelity` measures: outputs are added batch by batch, and none is kept."""
+
+    def __init__(self) -> None:
+        self.dot = self.left = self.right = self.noise = 0.0
+        self.same = self.rows = self.compared = 0
+        self.broken = False
+
+    def add(self, dense: list[Any], compiled: list[Any]) -> None:
+        """Outputs of one run of each model."""
+        for x, y in numeric_pairs([dense], [compiled]):
+            self._add_pair(x, y)
+
+    def _add_pair(self, x: Array, y: Array) -> None:
+        a, b = x.astype(np.float64), y.astype(np.float64)
+        if a.shape != b.shape:  # another number of detections: nothing agrees
+            lost = [float((v[np.isfinite(v)] ** 2).sum()) for v in (a, b)]
+            self.left, self.right, self.noise = self.left + lost[0], self.right + lost[1], self.noise + sum(lost)
+            self.compared += a.size
+            return
+        finite = np.isfinite(a)
+        self.broken = self.broken or not np.isfinite(b[finite]).all()
+        if x.dtype.kind == "f" and a.ndim == 2 and a.shape[1] >= 2 and finite.all():
+            self.same, self.rows = self.same + int((a.argmax(1) == b.argmax(1)).sum()), self.rows + len(a)
+        a, b = a[finite], b[finite]
+        self.compared += a.size
+        if not self.broken:
+            self.left, self.right = self.left + float((a**2).sum()), self.right + float((b**2).sum())
+            self.dot += float((a * b).sum())
+            self.noise += float(((a - b) ** 2).sum())
+
+    def finish(self, inputs: str) -> Fidelity:
+        """The measures; `inputs` says what was run."""
+        top1 = self.same / self.rows if self.rows else None
+        if not self.compared:
+            return Fidelity(None, None, top1, inputs)
+        if self.broken:
+            return Fidelity(0.0, -SNR_LIMIT, top1, inputs)
+        both = self.left and self.right
+        cosine = self.dot / max((self.left * self.right) ** 0.5, 1e-30) if both else float(self.left == self.right)
+        snr = 10 * float(np.log10(max(self.left, 1e-30) / max(self.noise, 1e-30)))
+        return Fidelity(cosine, min(snr, SNR_LIMIT), top1, inputs)
+
+
 def measure_fidelity(dense: list[list[Any]], compiled: list[list[Any]], inputs: str) -> Fidelity:
     """Cosine and signal-to-noise ratio over all outputs, and the share of rows with the same largest entry.
 
     Entries that are not finite in the dense outputs are left out; where only the compiled ones are not, all is lost.
     """
-    dot = left = right = noise = 0.0
-    same = rows = compared = 0
-    broken = False
-    for x, y in numeric_pairs(dense, compiled):
-        a, b = x.astype(np.float64), y.astype(np.float64)
-        if a.shape != b.shape:  # another number of detections: nothing agrees
-            lost = [float((v[np.isfinite(v)] ** 2).sum()) for v in (a, b)]
-            left, right, noise = left + lost[0], right + lost[1], noise + sum(lost)
-            compared += a.size
-            continue
-        finite = np.isfinite(a)
-        broken = broken or not np.isfinite(b[finite]).all()
-        if x.dtype.kind == "f" and a.ndim == 2 and a.shape[1] >= 2 and finite.all():
-            same, rows = same + int((a.argmax(1) == b.argmax(1)).sum()), rows + len(a)
-        a, b = a[finite], b[finite]
-        compared += a.size
-        if not broken:
-            left, right, dot = left + float((a**2).sum()), right + float((b**2).sum()), dot + float((a * b).sum())
-            noise += float(((a - b) ** 2).sum())
-    top1 = same / rows if rows else None
-    if not compared:
-        return Fidelity(None, None, top1, inputs)
-    if broken:
-        return Fidelity(0.0, -SNR_LIMIT, top1, inputs)
-    cosine = dot / max((left * right) ** 0.5, 1e-30) if left and right else float(left == right)
-    snr = 10 * float(np.log10(max(left, 1e-30) / max(noise, 1e-30)))
-    return Fidelity(cosine, min(snr, SNR_LIMIT), top1, inputs)
+    sums = FidelitySums()
+    for row, other in zip(dense, compiled, strict=True):
+        sums.add(row, other)
+    return sums.finish(inputs)
 
 
 def numeric_pairs(a: list[list[Any]], b: list[list[Any]]) -> Iterator[tuple[Array, Array]]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from networks import CLASSIFIER, CONV, DENSE, feeds, graph_of
-from spa_compiler.calibration.inputs import choose_confident, draw_calibration, guess_kind, load_calibration
+from spa_compiler.calibration.inputs import choose_confident, draw_calibration, guess_kind
 from spa_compiler.calibration.pixel_scale import split_chunks
 from spa_compiler.calibration.sample_budget import measure_alive_bytes, plan_samples
+from spa_compiler.calibration.user_inputs import load_calibration
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.index_limits import find_index_limits
 from spa_compiler.statistics.covariance import Gram

@@ -351,7 +351,7 @@ def test_commands_that_only_look_find_it_as_well(
 ) -> None:
     small, data = source.with_name("s.onnx"), Path(shutil.copy(models / "digits_test.npz", source.parent))
     assert run(source, "--ratio", 0.3, "-o", small, *QUICK).exit_code == 0
-    outputs = inspection._run_sessions
+    outputs = inspection._measure_sessions
     for file in (small, data):
 
         def meanwhile(*args: Any, file: Path = file) -> Any:
@@ -359,7 +359,7 @@ def test_commands_that_only_look_find_it_as_well(
             touch(file)
             return found
 
-        monkeypatch.setattr(inspection, "_run_sessions", meanwhile)
+        monkeypatch.setattr(inspection, "_measure_sessions", meanwhile)
         result = run_spa(command, source, small, "--data", data)
         assert result.exit_code == ModelError.exit_code and f"{file}: it was written to" in result.stderr
 

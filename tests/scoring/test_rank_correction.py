@@ -10,8 +10,8 @@ import pytest
 
 from networks import CLASSIFIER, DENSE, graph_of
 from spa_compiler.algebra.masks import NO_CHANNEL
-from spa_compiler.calibration.inputs import load_calibration
 from spa_compiler.calibration.settings import CALIBRATION
+from spa_compiler.calibration.user_inputs import load_calibration
 from spa_compiler.ir.reader import from_proto
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State

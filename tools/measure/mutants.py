@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.algebra.masks import NO_CHANNEL, find_coordinates, list_kept_positions
 from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.datasets.arrays import load_npz
 from spa_compiler.errors import SpaError
 from spa_compiler.ir.model import Model, make_constant
 from spa_compiler.ir.reader import load
@@ -40,7 +41,6 @@ from spa_compiler.ir.writer import write
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
 from spa_compiler.verification.comparison import measure_difference
-from spa_compiler.verification.dataset import load_npz
 from spa_compiler.verification.proof import Proof
 from spa_compiler.verification.runs import Side
 

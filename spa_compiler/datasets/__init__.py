@@ -1,0 +1,1 @@
+"""Inputs that people have: files, folders, scripts and Python objects, read row by row as a model takes them."""

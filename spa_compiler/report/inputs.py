@@ -1,0 +1,67 @@
+"""Inputs that somebody gave, in the report: lines for the terminal, and a section of the page with small pictures."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+Given = Mapping[str, Any]
+
+
+def describe_inputs(given: Given | None) -> list[str]:
+    """Lines on what was taken; nothing where nothing was given, and little of arrays, which are taken as they are."""
+    if not given:
+        return []
+    parts = [f"{given['name']}: {describe_number(given)}"]
+    parts += [f"{given['sizes']} pixels"] * bool(given["sizes"])
+    if given["kind"] not in ("arrays", "stream"):
+        parts.append(given["treatment"])
+    if given["values"] != "scale=1" or given["kind"] == "pictures":
+        parts.append(f"{given['values']} ({given['decided']})")
+    parts += [given["labels"]] * bool(given["labels"])
+    return ["; ".join(parts)]
+
+
+def describe_number(given: Given) -> str:
+    """How many rows of how many, and how many were kept apart."""
+    of = "" if given["of"] in (None, given["rows"]) else f" of {given['of']}"
+    apart = f", {given['apart']} kept apart" if given["apart"] else ""
+    return f"{given['rows']}{of} {given['kind'] if given['kind'] != 'stream' else 'rows of a stream'}{apart}"
+
+
+def list_given(report: Mapping[str, Any]) -> list[tuple[str, Given]]:
+    """The inputs of --calib and --data, with a title."""
+    found = [("Calibration", (report["calibration"] or {}).get("given")), ("Data", report["data"])]
+    return [(title, given) for title, given in found if given]
+
+
+def show_inputs(report: Mapping[str, Any]) -> str:
+    """A section of the page for each."""
+    return "".join(_show_section(title, given) for title, given in list_given(report))
+
+
+def _show_section(title: str, given: Given) -> str:
+    pictures = "".join(f'<img src="{html.escape(t)}" alt="an input"> ' for t in given["thumbnails"])
+    ranges = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(r['shape']))}</td><td>{r['dtype']}</td>"
+        f"<td>{_format_values(r.get('low', []))}</td><td>{_format_values(r.get('high', []))}</td></tr>"
+        for name, r in given["ranges"].items()
+    )
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in describe_inputs(given))
+    head = "<tr><th>input<th>shape<th>type<th>low<th>high</tr>"
+    return f"<h2>{title}</h2>{lines}<p>{pictures}</p><table>{head}{ranges}</table>"
+
+
+def _format_values(values: list[float]) -> str:
+    return ", ".join(f"{v:.4g}" for v in values)
+
+
+def strip_thumbnails(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report without pictures, which a page shows and does not spell out."""
+    out = dict(report)
+    if out["data"]:
+        out["data"] = {**out["data"], "thumbnails": []}
+    if (out["calibration"] or {}).get("given"):
+        out["calibration"] = {**out["calibration"], "given": {**out["calibration"]["given"], "thumbnails": []}}
+    return out

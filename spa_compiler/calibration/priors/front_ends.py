@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.fft
+import scipy
 from numpy.typing import NDArray
 
 from spa_compiler.calibration.priors.sound_bank import CLIPS_AT_ONCE, RATE, draw_clips

@@ -31,8 +31,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from spa_compiler import analyze, load, normalize
+from spa_compiler.execution.session import open_quiet_session
 from spa_compiler.quality.estimate import MOST_DROP, OFFSET, list_features
 from spa_compiler.quality.evidence import Evidence
+from spa_compiler.quality.inputs import choose_inputs
+from spa_compiler.quality.judgement import measure_worth
 from spa_compiler.quality.verdict import judge_drop
 from tools.measure.accuracy import module
 
@@ -137,7 +141,7 @@ def collect(models: Iterable[Measured], sources: Sequence[str], ratios: Sequence
                 row |= compile_row(model, SOURCES[source], ratio, even)
                 with rows.open("a") as file:
                     print(json.dumps(row), file=file, flush=True)
-                print(row["model"], source, ratio, row.get("drop"), row.get("estimated"), row.get("error"), flush=True)
+                print(row["model"], source, ratio, row["dense"], row.get("compiled", row.get("error")), flush=True)
 
 
 def compile_row(model: Measured, options: Sequence[str], ratio: str, even: bool) -> dict[str, Any]:
@@ -153,10 +157,20 @@ def compile_row(model: Measured, options: Sequence[str], ratio: str, even: bool)
             return {"error": (done.stderr.strip().splitlines() or ["failed"])[-1], "exit": done.returncode}
         found = json.loads(report.read_text())
         compiled = model.measure(target, even)
+        drawn = collect_drawn(model.path, target) if found["quality"]["kind"] == "used" else None
     return {
+        "drawn": drawn,
         "compiled": compiled, "macs": found["reached"]["macs"], "quality": found["quality"],
         "compensated": found["compensation"] is not None, "seconds": found["seconds"]["total"],
     }  # fmt: skip
+
+
+def collect_drawn(dense: Path, compiled: Path) -> dict[str, Any]:
+    """Evidence on drawn inputs, beside that on given ones that calibration used."""
+    inputs = choose_inputs(analyze(normalize(load(dense))[0]), None, 0, None)
+    sessions = [open_quiet_session(str(f), 3, 1) for f in (dense, compiled)]
+    worth = measure_worth(sessions, inputs, True)
+    return {"kind": worth.kind, "evidence": worth.evidence.document()}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

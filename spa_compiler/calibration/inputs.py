@@ -72,7 +72,7 @@ CONFIDENCE_RANGE = (0.5, 0.95)
 """Between these the dense model's confidence in a synthetic input is neither a guess nor an artefact."""
 SWEEPS = 8
 """Times that token ids are drawn again from what a language model says."""
-MOST_CLIPS = 3072
+MOST_CLIPS = 6144
 """Clips of words that are drawn to choose from: one takes a millisecond or more to make."""
 SHRINK = 0.3
 """Pull on the log deviations of folded convolutions that feed a ReLU (measured: ResNet-20, -32 and -56 on CIFAR-10)."""
@@ -161,7 +161,7 @@ def draw_calibration(
 
 
 def _list_shortcomings(graph: DependencyGraph, unmatched: str, guessed: bool) -> str:
-    """What would give better inputs, to stand behind what they are."""
+    """Ways to better inputs, to stand behind the sentence that says what they are."""
     told = [f"not matched to the statistics that BatchNormalization holds: {unmatched}"] if unmatched else []
     if has_folded_norms(graph):
         told.append("no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)")

@@ -34,7 +34,7 @@ CLOSE_SHARE = 0.97
 """A more usual front end is kept when its words are told so nearly as well."""
 LEAST_INFORMATION = 0.1
 """Predictions that tell less of the inputs, in parts of log(classes), tell nothing of words either."""
-HEARD_SHARE = 0.35
+HEARD_SHARE = 0.3
 """Where the shape alone does not say that inputs are sound, they are taken for it from this share of words on."""
 INPUTS_PER_CLASS = 4
 """A model with more outputs than a part of its inputs is no classifier: it may give its input again."""

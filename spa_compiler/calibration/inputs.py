@@ -66,7 +66,7 @@ POPULATION_KINDS, MOST_APART = {"features", "series"}, 512
 PHOTOGRAPH_SIDE, LEAST_SIDE = 64, 6
 """Pixels of the shorter side from which crops of photographs are better than drawn scenes (docs: experiments), and
 from which on an array is a picture or a spectrum at all."""
-MOST_CLIPS = 3072
+MOST_CLIPS = 6144
 """Clips of words that are drawn to choose from: one takes a millisecond or more to make."""
 
 
@@ -267,7 +267,7 @@ def draw_unselected(
 
 
 def _list_shortcomings(graph: DependencyGraph, unmatched: str, guessed: bool) -> str:
-    """What would give better inputs, to stand behind what they are."""
+    """Ways to better inputs, to stand behind the sentence that says what they are."""
     told = [f"not matched to the statistics that BatchNormalization holds: {unmatched}"] if unmatched else []
     if has_folded_norms(graph):
         told.append("no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)")

@@ -23,7 +23,7 @@ from spa_compiler.calibration.priors.sound_bank import CLIPS_AT_ONCE, RATE, draw
 Array = NDArray[Any]
 HOPS = 128, 160, 200, 240, 256, 320, 400, 480, 512, 640
 """Customary samples from one frame to the next."""
-WINDOWS = 256, 320, 400, 480, 512, 640, 1024
+FRAME_LENGTHS = 256, 320, 400, 480, 512, 640, 1024
 """Customary samples of a frame."""
 USUAL_OVERLAP = 2.0
 """Length of a frame in hops that is most usual."""
@@ -38,7 +38,7 @@ LEAST_MAGNITUDE = 1e-6
 WHOLE = 32768.0
 """Size of samples where they are taken as 16-bit numbers."""
 NORMALISERS = ("", "columns", "clip", "clip columns", "unit")
-"""What is normalised: nothing; every column by the bank's statistics; a clip by its own; every column of a clip by its
+"""Ways to normalise: none; every column by the bank's statistics; a clip by its own; every column of a clip by its
 own; a clip to 0..1."""
 
 
@@ -83,7 +83,7 @@ class FrontEnd:
         return np.asarray(y, np.float32)
 
     def normalise(self, y: Array) -> Array:
-        """What `compute` gives for many clips, normalised."""
+        """The result of `compute` for many clips, normalised."""
         axes = {"columns": (0, 1), "clip": (1, 2), "clip columns": (1,), "unit": (1, 2)}.get(self.normaliser)
         if axes is None:
             return y
@@ -137,12 +137,12 @@ def choose_frames(frames: int) -> tuple[int, int]:
     """Hop and window in samples for a number of frames: customary ones that make so many of a second, if there are."""
     if frames > LONGEST_SECOND or frames < FEWEST_IN_SECOND:
         return 160, 400
-    fitting = [(h, w) for h in HOPS for w in WINDOWS if w >= h and 1 + (RATE - w) // h == frames]
-    centred = [(h, w) for h in HOPS for w in WINDOWS if w >= h and 1 + RATE // h == frames]
+    fitting = [(h, w) for h in HOPS for w in FRAME_LENGTHS if w >= h and 1 + (RATE - w) // h == frames]
+    centred = [(h, w) for h in HOPS for w in FRAME_LENGTHS if w >= h and 1 + RATE // h == frames]
     if fitting or centred:
         return min(fitting or centred, key=lambda p: abs(p[1] / p[0] - USUAL_OVERLAP))
     hop = min(HOPS, key=lambda h: abs(h * frames - RATE))
-    return hop, min(WINDOWS, key=lambda w: abs(w / hop - USUAL_OVERLAP))
+    return hop, min(FRAME_LENGTHS, key=lambda w: abs(w / hop - USUAL_OVERLAP))
 
 
 def make_bands(bands: int, size: int, low: float, high: float) -> Array:

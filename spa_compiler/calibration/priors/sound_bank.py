@@ -30,7 +30,7 @@ STEP = 320
 EDGES = (0, 4, 8, 12, 16, 20, 24, 28, 32, 37, 42, 48, 56, 64, 74, 86, 100, 116, 136, 160, 190, 230, 276, 320)
 """Borders of the bands, in coefficients of 25 Hz."""
 COARSENESS = (0.9,) * 12 + (1.2,) * 7 + (2.0,) * 4
-"""What coefficients of each band are rounded to, in its loudness: speech above 4 kHz is as good as noise."""
+"""Unit that coefficients of each band are rounded to, in its loudness: speech above 4 kHz is as good as noise."""
 LOUDNESS_UNIT = 2.0
 """Steps of a band's loudness in an octave (of 6 dB)."""
 FILLING = 0.3

@@ -61,9 +61,9 @@ UNKNOWN_KIND = "features"
 was tried (anomalies in flattened spectra) importance by such moments lost to magnitude, compensation gained."""
 PICTURE_KINDS = ("photographs", "scenes", "objects", "leaves", "pink")
 """Kinds of which deep errors are doubted (`rank_correction`)."""
-POPULATION_KINDS, MOST_APART = {"features", "series"}, 512
+POPULATION_KINDS, MOST_LEFT = {"features", "series"}, 512
 """Kinds whose correlations are drawn once for all inputs of a draw: those apart are of the pool, so many at most."""
-PHOTOGRAPH_SIDE, LEAST_SIDE = 64, 6
+PHOTOGRAPH_SIDE, PICTURE_SIDE = 64, 6
 """Pixels of the shorter side from which crops of photographs are better than drawn scenes (docs: experiments), and
 from which on an array is a picture or a spectrum at all."""
 MOST_CLIPS = 6144
@@ -230,7 +230,7 @@ class _Drawing:
         rows = np.arange(pool) if is_whole else choose_confident(model, inputs, self.count, self.batch, self.rng)
         left: Feed = {}
         if POPULATION_KINDS & {s.kind for s in self.found.values()}:
-            rest = draw_apart(self.seed).permutation(np.setdiff1d(np.arange(pool), rows))[:MOST_APART]
+            rest = draw_apart(self.seed).permutation(np.setdiff1d(np.arange(pool), rows))[:MOST_LEFT]
             left = {n: a[rest] for n, a in inputs.items() if len(rest)}
         return self.make_calibration({n: a[rows] for n, a in inputs.items()}, self.names, f" of {pool} drawn", left)
 
@@ -394,7 +394,7 @@ def guess_kind(shape: tuple[int, ...]) -> str:
     is_flat = max(shape, default=0) == size
     if len(shape) == 3 and small[0] in (1, 3) and not is_flat:
         low, high = sorted(shape)[1:]
-        if low < LEAST_SIDE:
+        if low < PICTURE_SIDE:
             return UNKNOWN_KIND
         if small[0] == 1 and high > CALIBRATION.spectrum_ratio * low:
             return "mfcc" if low <= CALIBRATION.most_coefficients else "log_mel"

@@ -40,7 +40,7 @@ from spa_compiler.pipeline.output_paths import check_apart, check_output, list_n
 from spa_compiler.pipeline.passes import Pipeline, find_providers, make_pass
 from spa_compiler.pipeline.state import PYTHON_PREFIX, State
 from spa_compiler.quality.gates import Gate, describe_missed, judge_gates, parse_gates
-from spa_compiler.quality.inputs import choose_inputs
+from spa_compiler.quality.inputs import choose_inputs, draw_noise
 from spa_compiler.quality.judgement import Worth, measure_worth, measure_worth_on_data
 from spa_compiler.quality.verdict import advise
 from spa_compiler.report.document import list_metric_names, list_metrics, summarize
@@ -190,6 +190,8 @@ def _check_gate_names(gates: Iterable[Gate], options: Options) -> None:
     for gate in gates:
         if gate.metric in ("speedup", "latency_ms") and not options.latency:
             raise UsageError(f"--fail-under {gate.text}: not measured with --no-latency")
+        if gate.metric == "drop" and not (options.quality or options.data):
+            raise UsageError(f"--fail-under {gate.text}: not measured with --no-quality")
         if gate.metric.startswith("accuracy") and not options.data:
             raise UsageError(f"--fail-under {gate.text}: not measured without labels, give --data with labels")
 
@@ -275,7 +277,11 @@ def _measure_worth(
     compensated = state.results.get("compensation") is not None
     ranges, graph = parse_ranges(options.input_range, state.source), state.require_graph()
     if given is None:
-        worth = measure_worth(sessions, choose_inputs(graph, state.calibration, options.seed, ranges), compensated)
+        if options.quality:
+            inputs = choose_inputs(graph, state.calibration, options.seed, ranges)
+        else:
+            inputs = draw_noise(graph, options.seed, ranges)
+        worth = measure_worth(sessions, inputs, compensated)
         return worth, {**worth.document(), "data": None, "notes": []}
     data = decide_scale(graph, given, ranges)
     worth, first = measure_worth_on_data(sessions, data, compensated)

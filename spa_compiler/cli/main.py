@@ -100,6 +100,7 @@ RUN_OPTIONS: list[Callable[..., Any]] = [
     make_named_option("fail_under"),
     click.option("--allow-noop", is_flag=True, help="Exit 0 instead of 5 when nothing can be pruned."),
     make_named_option("latency"),
+    make_named_option("quality"),
     click.option("-q", "--quiet", is_flag=True, help="Only the last line."),
     click.option("-v", "--verbose", is_flag=True, help="Groups, frozen parameters by reason, tracebacks."),
 ]

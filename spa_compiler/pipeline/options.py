@@ -57,6 +57,9 @@ class Command:
         (), "Exit 6 when it is lower: cosine=0.95.", "run", metavar="METRIC=VALUE"
     )
     latency: bool = make_option(True, "Do not measure latency.", "run", flag="--no-latency")
+    quality: bool = make_option(
+        True, "Do not estimate what the model is worth; fidelity is of noise then.", "run", flag="--no-quality"
+    )
     dry_run: bool = make_option(False, "Do everything but write the model.", "run")
 
 

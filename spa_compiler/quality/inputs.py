@@ -27,9 +27,9 @@ from spa_compiler.verification.fidelity import draw_feeds
 
 Array = NDArray[Any]
 InputKind = Literal["given", "used", "drawn", "guessed", "noise"]
-MOST_INPUTS, FEWEST_INPUTS = 512, 48
-"""512 tell an agreement of 95 % within a point; below 48 an estimate is worth little."""
-MOST_WORK = 1.5e11
+MOST_INPUTS, FEWEST_INPUTS = 256, 48
+"""256 tell an agreement of 95 % within 1.4 points; below 48 an estimate is worth little."""
+MOST_WORK = 1e11
 """Multiply-accumulates that the dense model may take to be judged beside the compiled one: some seconds of a core."""
 MOST_OUTPUT_BYTES = 1 << 27
 """Outputs of one model that are kept in memory."""
@@ -37,11 +37,15 @@ MOST_OUTPUT_BYTES = 1 << 27
 
 @dataclass(frozen=True)
 class JudgedInputs:
-    """Inputs for both models, a phrase that says what they are, and how much they tell."""
+    """Inputs for both models, a phrase that says what they are, and how much they tell.
+
+    `reason`: why they tell nothing, where that is so.
+    """
 
     feeds: Sequence[Feed]
     source: str
     kind: InputKind
+    reason: str = ""
 
     @property
     def samples(self) -> int:
@@ -65,8 +69,15 @@ def choose_inputs(
         drawn = []
     if drawn:
         return _describe(drawn, "guessed" if found.is_guessed else "drawn", "drawn")
+    return draw_noise(graph, seed, ranges, "only noise could be drawn as inputs")
+
+
+def draw_noise(
+    graph: DependencyGraph, seed: int, ranges: Ranges | None, reason: str = "not estimated, with --no-quality"
+) -> JudgedInputs:
+    """Random numbers, which show whether outputs are the same and tell nothing of what they are worth."""
     words = "random inputs in their ranges" if ranges else "random normal inputs"
-    return JudgedInputs(draw_feeds(graph.model, seed, ranges), words, "noise")
+    return JudgedInputs(draw_feeds(graph.model, seed, ranges), words, "noise", reason)
 
 
 def take_first(feeds: Sequence[Feed], count: int) -> list[Feed]:
@@ -90,7 +101,8 @@ def count_judged(graph: DependencyGraph) -> int:
 def _describe(feeds: Sequence[Feed], kind: InputKind, word: str) -> JudgedInputs:
     found = JudgedInputs(feeds, "", kind)
     which = "that calibration used, too" if kind == "used" else "that calibration did not use"
-    return JudgedInputs(feeds, f"{found.samples} {word} inputs {which}", kind)
+    reason = "the graph does not say what its inputs are" if kind == "guessed" else ""
+    return JudgedInputs(feeds, f"{found.samples} {word} inputs {which}", kind, reason)
 
 
-__all__ = ["InputKind", "JudgedInputs", "choose_inputs", "count_judged", "take_first"]
+__all__ = ["InputKind", "JudgedInputs", "choose_inputs", "count_judged", "draw_noise", "take_first"]

@@ -24,12 +24,6 @@ from spa_compiler.quality.verdict import Quality
 from spa_compiler.verification.fidelity import Fidelity, measure_fidelity
 from spa_compiler.verification.on_data import measure_on_data
 
-TELLS_NOTHING = {
-    "noise": "only noise could be drawn as inputs",
-    "guessed": "the graph does not say what its inputs are",
-}
-"""Why inputs of a kind tell nothing."""
-
 
 @dataclass(frozen=True)
 class Worth:
@@ -56,7 +50,9 @@ class Worth:
 def measure_worth(sessions: Sequence[ort.InferenceSession], inputs: JudgedInputs, compensated: bool) -> Worth:
     """Run the dense and the compiled model on inputs without labels, and estimate what was lost."""
     dense, compiled = ([run_session(s, f) for f in inputs.feeds] for s in sessions)
-    return _judge(dense, compiled, inputs.source, inputs.kind, compensated)
+    evidence, fidelity = collect_evidence(dense, compiled), measure_fidelity(dense, compiled, inputs.source)
+    quality = judge_quality(dense, compiled, evidence, inputs.kind, compensated, inputs.reason)
+    return Worth(fidelity, quality, evidence, inputs.source, inputs.kind, evidence.samples)
 
 
 def measure_worth_on_data(
@@ -88,13 +84,18 @@ def _judge(dense: list[list[Any]], compiled: list[list[Any]], source: str, kind:
 
 
 def judge_quality(
-    dense: list[list[Any]], compiled: list[list[Any]], evidence: Evidence, kind: InputKind, compensated: bool
+    dense: list[list[Any]],
+    compiled: list[list[Any]],
+    evidence: Evidence,
+    kind: InputKind,
+    compensated: bool,
+    reason: str = "",
 ) -> Quality:
     """The verdict on outputs: none is needed where they are equal, none is possible where inputs tell nothing."""
     if is_equal(dense, compiled):
         return Quality("GOOD", "measured", 0.0, 0.0, 0.0)
     estimate = estimate_drop(evidence, kind, compensated)
-    return Quality.of_nothing(TELLS_NOTHING[kind]) if estimate is None else Quality.of_estimate(estimate)
+    return Quality.of_nothing(reason) if estimate is None else Quality.of_estimate(estimate)
 
 
 def is_equal(dense: list[list[Any]], compiled: list[list[Any]]) -> bool:

@@ -59,7 +59,9 @@ def test_the_largest_count_is_that_of_a_while_loop() -> None:
 
 def test_a_residual_inside_a_branch_is_compensated_without_a_shortcut(tmp_path: Path) -> None:
     onnx.save(build(BRANCH), tmp_path / "m.onnx")
-    found = compile_file(tmp_path / "m.onnx", tmp_path / "o.onnx", Options(ratio=0.3, latency=False, samples=32))
+    found = compile_file(
+        tmp_path / "m.onnx", tmp_path / "o.onnx", Options(ratio=0.3, latency=False, quality=False, samples=32)
+    )
     assert found.report["verification"]["prune_equals_mask"]["error"] <= 1e-4
 
 

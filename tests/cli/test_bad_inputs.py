@@ -199,14 +199,14 @@ def test_sparse_initializers_that_nothing_changes_stay_sparse(tmp_path: Path) ->
     model = build(Case(text, {"w1": (4, 6), "w2": (6, 5), "w3": (5, 3)}, None))
     path = saved(sparse(model, "w2", "w3"), tmp_path)
     report = spa_compiler.compile(
-        path, 0.3, tmp_path / "out.onnx", include=("w1",), criterion="l2", latency=False
+        path, 0.3, tmp_path / "out.onnx", include=("w1",), criterion="l2", latency=False, quality=False
     ).report
     small, before = onnx.load(tmp_path / "out.onnx"), onnx.load(path)
     assert [t.name for t in small.graph.initializer] == ["w1", "w2"]
     assert list(small.graph.sparse_initializer) == [before.graph.sparse_initializer[1]]
     assert [n for n in report["notes"] if "'w2' is written dense" in n]
     assert not [n for n in report["notes"] if "'w3'" in n]
-    same = spa_compiler.compile(path, 0, tmp_path / "same.onnx", latency=False).report
+    same = spa_compiler.compile(path, 0, tmp_path / "same.onnx", latency=False, quality=False).report
     assert not [n for n in same["notes"] if "sparse" in n]
     assert (tmp_path / "same.onnx").read_bytes() == path.read_bytes()
 

@@ -202,11 +202,13 @@ def test_python_gives_objects(tmp_path: Path, kind: str) -> None:
 
     given: Any = {"array": x, "dict": {"x": x}, "iterator": iter(x), "reader": Reader()}[kind]
     data: Any = ((x[k], y[k]) for k in range(40)) if kind == "iterator" else {"x": x, "y": y}
-    result = spa_compiler.compile(tmp_path / "m.onnx", ratio=0.4, calib=given, data=data, latency=False)
+    result = spa_compiler.compile(tmp_path / "m.onnx", ratio=0.4, calib=given, data=data, latency=False, quality=False)
     check_report(result.report)
     assert result.report["calibration"]["given"]["rows"] == 40 and result.report["accuracy"]["samples"] == 40
     assert "source=python:calib" in result.report["pipeline"]
-    whole = spa_compiler.compile(tmp_path / "m.onnx", ratio=0.4, calib=x, data={"x": x, "y": y}, latency=False)
+    whole = spa_compiler.compile(
+        tmp_path / "m.onnx", ratio=0.4, calib=x, data={"x": x, "y": y}, latency=False, quality=False
+    )
     assert whole.report["accuracy"] == result.report["accuracy"]
     assert whole.model.graph == result.model.graph
 
@@ -233,10 +235,10 @@ def test_values_far_from_the_scale_are_a_note_with_the_option(factor: float, is_
 def test_the_note_is_in_the_report(tmp_path: Path) -> None:
     onnx.save(make_mobile_network(32, 10), tmp_path / "m.onnx")
     x = np.random.default_rng(0).integers(0, 256, (30, 3, 32, 32)).astype(np.float32)
-    report = spa_compiler.compile(tmp_path / "m.onnx", ratio=0.3, calib=x, data=x, latency=False).report
+    report = spa_compiler.compile(tmp_path / "m.onnx", ratio=0.3, calib=x, data=x, latency=False, quality=False).report
     assert sum("--preprocess scale=1/255" in n for n in report["notes"]) == 2
     said = {"calib": x, "data": x, "preprocess": "scale=1/255,mean=0.485,0.456,0.406,std=0.229,0.224,0.225"}
-    quiet = spa_compiler.compile(tmp_path / "m.onnx", ratio=0.3, latency=False, **said).report
+    quiet = spa_compiler.compile(tmp_path / "m.onnx", ratio=0.3, latency=False, quality=False, **said).report
     assert not any("--preprocess" in n for n in quiet["notes"])
 
 

@@ -194,7 +194,7 @@ def test_a_wrong_branch_is_found_whatever_the_inputs_choose() -> None:
 def test_the_default_calibrates_inside_bodies(name: str, tmp_path: Path) -> None:
     source = tmp_path / "model.onnx"
     onnx.save(build(CASES[name]), source)
-    result = compile_model(source, ratio=0.3, samples=16, latency=False)
+    result = compile_model(source, ratio=0.3, samples=16, latency=False, quality=False)
     assert result.report["reached"]["macs"] > 0.2
     sites = result.state.require_graph().sites
     assert any(sites[k].path for k in result.state.moments.of) == (name != "scan_over_weights")
@@ -204,7 +204,7 @@ def test_the_default_calibrates_inside_bodies(name: str, tmp_path: Path) -> None
 def test_what_is_not_calibrated_is_said(tmp_path: Path) -> None:
     source = tmp_path / "model.onnx"
     onnx.save(build(CASES["scan_if"]), source)
-    result = compile_model(source, ratio=0.3, samples=16, latency=False)
+    result = compile_model(source, ratio=0.3, samples=16, latency=False, quality=False)
     assert any("inside bodies (last/body/r/else_branch/p)" in note for note in result.report["notes"])
 
 
@@ -310,7 +310,7 @@ def test_a_batch_that_is_written_into_the_graph_is_kept_when_inputs_are_drawn(tm
     values = {"s": [4, 1, 3], "z": [0], "w1": np.ones((3, 8), np.float32), "w2": np.ones((8, 3), np.float32)}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in values.items())
     onnx.save(model, tmp_path / "model.onnx")
-    result = compile_model(tmp_path / "model.onnx", ratio=0.3, samples=8, latency=False)
+    result = compile_model(tmp_path / "model.onnx", ratio=0.3, samples=8, latency=False, quality=False)
     assert result.report["calibration"]["samples"] == 8
 
 
@@ -319,7 +319,7 @@ def test_trained_models_whose_weights_lie_in_bodies(name: str) -> None:
     source = DATA / f"{name}.onnx"
     if not source.is_file():
         pytest.skip(f"{source} is not here: it is not part of the repository")
-    result = compile_model(source, ratio=0.3, criterion="l2", latency=False)
+    result = compile_model(source, ratio=0.3, criterion="l2", latency=False, quality=False)
     proof = result.report["verification"]["prune_equals_mask"]
     assert result.report["reached"]["macs"] >= 0.3 and not proof["silent"] and not proof["unproven"]
     assert result.model.opset_import == onnx.load(source).opset_import

@@ -119,7 +119,7 @@ def test_calibration_takes_the_default_and_compensation_leaves_it(tmp_path: Path
     proto = with_default("a bias of channels")
     onnx.save(proto, tmp_path / "in.onnx")
     result = compile_model(
-        tmp_path / "in.onnx", ratio=0.3, of="channels", samples=64, latency=False, threads=1,
+        tmp_path / "in.onnx", ratio=0.3, of="channels", samples=64, latency=False, quality=False, threads=1,
         output=tmp_path / "out.onnx",
     )  # fmt: skip
     assert result.report["compensation"]["solved"] > 0

@@ -25,7 +25,9 @@ REFUSED = {n for n, c in zoo.CASES.items() if not c.runs or "GroupQueryAttention
 def test_the_default_pipeline_gives_a_result_or_says_why_not(name: str, tmp_path: Path) -> None:
     onnx.save(zoo.build(zoo.CASES[name]), tmp_path / "m.onnx")
     try:
-        found = compile_file(tmp_path / "m.onnx", tmp_path / "out.onnx", Options(ratio=0.3, latency=False, samples=16))
+        found = compile_file(
+            tmp_path / "m.onnx", tmp_path / "out.onnx", Options(ratio=0.3, latency=False, quality=False, samples=16)
+        )
     except (NothingToPrune, BudgetError):
         assert not (tmp_path / "out.onnx").exists()
         return
@@ -38,7 +40,7 @@ def test_magnitude_in_place_of_obspa_is_said(tmp_path: Path) -> None:
     onnx.save(zoo.build(Case(text, {"w1": (13, 32), "w2": (32, 2)}, None)), tmp_path / "m.onnx")
     said = {}
     for calib in ("synthetic", "features"):
-        options = Options(ratio=0.3, latency=False, samples=64, calib=calib)
+        options = Options(ratio=0.3, latency=False, quality=False, samples=64, calib=calib)
         notes = compile_file(tmp_path / "m.onnx", tmp_path / "o.onnx", options).report["notes"]
         said[calib] = any("magnitude" in n for n in notes)
     assert said == {"synthetic": True, "features": False}

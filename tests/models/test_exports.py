@@ -107,7 +107,7 @@ def signature(path: Path) -> list[tuple[str, str, list[str | int | None]]]:
 @pytest.mark.parametrize("name", PRUNABLE)
 def test_half_can_go(name: str, of: str, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    options = Options(ratio=0.5, of=of, criterion="l2", latency=False, threads=1)
+    options = Options(ratio=0.5, of=of, criterion="l2", latency=False, quality=False, threads=1)
     report = compile_file(path_of(name), out, options).report
     assert report["verification"]["prune_equals_mask"]["error"] <= TOLERANCE
     assert report["reached"][of] >= 0.4
@@ -127,13 +127,13 @@ def error_of_compiling_again(path: Path, options: Options) -> float:
 
 @pytest.mark.parametrize("name", EXPORTS)
 def test_ratio_0_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
-    compile_file(path_of(name), tmp_path / "out.onnx", Options(ratio=0.0, latency=False, threads=1))
+    compile_file(path_of(name), tmp_path / "out.onnx", Options(ratio=0.0, latency=False, quality=False, threads=1))
     assert (tmp_path / "out.onnx").read_bytes() == path_of(name).read_bytes()
 
 
 @pytest.mark.parametrize("name", PRUNABLE)
 def test_the_default_pipeline(name: str, tmp_path: Path) -> None:
-    options = Options(ratio=0.5, latency=False, samples=16, threads=1)
+    options = Options(ratio=0.5, latency=False, quality=False, samples=16, threads=1)
     report = compile_file(path_of(name), tmp_path / "out.onnx", options).report
     assert report["verification"]["prune_equals_mask"]["error"] <= TOLERANCE
     assert report["reached"]["macs"] >= 0.4

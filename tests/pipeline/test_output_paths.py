@@ -151,7 +151,7 @@ def test_the_library_compares_too(source: Path, files: Files) -> None:
     data = source.with_name("data.npz")
     before = data.read_bytes()
     with pytest.raises(UsageError, match="what --data reads"):
-        compile_file(source, data, Options(ratio=0.3, criterion="l2", data=str(data), latency=False))
+        compile_file(source, data, Options(ratio=0.3, criterion="l2", data=str(data), latency=False, quality=False))
     assert data.read_bytes() == before
 
 

@@ -201,7 +201,7 @@ def test_compiling_twice_gives_the_same_bytes(tmp_path: Path, models: Path, name
     for out in ("a.onnx", "b.onnx"):
         source = models / f"{name}.onnx"
         fewer = {"samples": 24} if criterion == "obspa" else {}
-        spa_compiler.compile(source, 0.4, tmp_path / out, criterion=criterion, latency=False, **fewer)
+        spa_compiler.compile(source, 0.4, tmp_path / out, criterion=criterion, latency=False, quality=False, **fewer)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
@@ -220,7 +220,7 @@ def test_what_ratios_have_in_common_is_done_once_and_gives_the_same(
 
     def made(ratio: float, **more: Any) -> bytes:
         out = tmp_path / "o.onnx"
-        compile_file(source, out, Options(ratio=ratio, latency=False, **options), **more)
+        compile_file(source, out, Options(ratio=ratio, latency=False, quality=False, **options), **more)
         return out.read_bytes()
 
     ratios = (0.5, 0.0, 0.2, 0.5)
@@ -231,11 +231,13 @@ def test_what_ratios_have_in_common_is_done_once_and_gives_the_same(
 
 def test_the_file_says_how_it_was_made_and_the_text_makes_it_again(tmp_path: Path, models: Path) -> None:
     source = models / "digits_gru.onnx"
-    result = spa_compiler.compile(source, 0.4, tmp_path / "a.onnx", criterion="l2", latency=False)
+    result = spa_compiler.compile(source, 0.4, tmp_path / "a.onnx", criterion="l2", latency=False, quality=False)
     said = {p.key: p.value for p in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert said["spa_compile.version"] == spa_compiler.__version__
     assert said["spa_compile.source_sha256"] == result.report["input"]["sha256"]
     assert said["spa_compile.plan_sha256"] == result.report["plan_sha256"]
     assert said["spa_compile.seed"] == "0"
-    spa_compiler.compile(source, pipeline=said["spa_compile.pipeline"], output=tmp_path / "b.onnx", latency=False)
+    spa_compiler.compile(
+        source, pipeline=said["spa_compile.pipeline"], output=tmp_path / "b.onnx", latency=False, quality=False
+    )
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()

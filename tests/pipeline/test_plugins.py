@@ -77,7 +77,7 @@ def test_an_outside_pass_runs_in_a_pipeline(models: Path, tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("site")
 def test_an_outside_criterion_scores(models: Path) -> None:
-    result = spa_compiler.compile(models / "digits_gru.onnx", 0.3, criterion="position", latency=False)
+    result = spa_compiler.compile(models / "digits_gru.onnx", 0.3, criterion="position", latency=False, quality=False)
     for label, mask in result.state.plan.keep.items():
         kept = int(mask.reshape(-1, mask.shape[-1])[0].sum())
         assert mask.reshape(-1, mask.shape[-1])[:, -kept:].all(), label
@@ -116,7 +116,9 @@ def test_with_puts_a_pass_where_its_after_says(models: Path, tmp_path: Path) -> 
 )
 def test_what_cannot_be_put_anywhere_is_refused(models: Path, added: tuple[str, ...], why: str) -> None:
     with pytest.raises(UsageError, match=why):
-        spa_compiler.compile(models / "digits_gru.onnx", 0.3, criterion="l2", with_passes=added, latency=False)
+        spa_compiler.compile(
+            models / "digits_gru.onnx", 0.3, criterion="l2", with_passes=added, latency=False, quality=False
+        )
 
 
 def test_a_pass_that_says_no_place_is_not_put_anywhere() -> None:
@@ -141,7 +143,7 @@ def scaled(file: Path, hidden: int = 8) -> Path:
 @pytest.mark.usefixtures("site")
 def test_a_right_fold_is_proven_and_kept_though_nothing_is_pruned(tmp_path: Path) -> None:
     source, out = scaled(tmp_path / "m.onnx"), tmp_path / "o.onnx"
-    result = spa_compiler.compile(source, 0, out, with_passes=("fold_scale",), latency=False)
+    result = spa_compiler.compile(source, 0, out, with_passes=("fold_scale",), latency=False, quality=False)
     assert result.state.plan.is_empty and result.state.edits == ("fold_scale",)
     assert [n.op_type for n in onnx.load(out).graph.node] == ["MatMul", "Relu", "MatMul"]
     assert result.report["fidelity"]["cosine"] > 0.999999
@@ -151,7 +153,7 @@ def test_a_right_fold_is_proven_and_kept_though_nothing_is_pruned(tmp_path: Path
 @pytest.mark.usefixtures("site")
 def test_where_an_exact_pass_finds_nothing_the_file_comes_back_byte_for_byte(models: Path, tmp_path: Path) -> None:
     source, out = models / "digits_gru.onnx", tmp_path / "o.onnx"
-    spa_compiler.compile(source, 0, out, with_passes=("fold_scale",), latency=False)
+    spa_compiler.compile(source, 0, out, with_passes=("fold_scale",), latency=False, quality=False)
     assert out.read_bytes() == source.read_bytes()
 
 
@@ -233,7 +235,9 @@ def test_a_budget_of_an_outside_cost_is_met_and_reported(
     [({"target": "0.007kActivations"}, "activations", 4), ({"of": "heads", "ratio": 0.25}, "heads", 6)],
 )
 def test_an_outside_cost_of_every_kind_is_a_budget(tmp_path: Path, budget: dict[str, Any], of: str, kept: int) -> None:
-    report = spa_compiler.compile(scaled(tmp_path / "m.onnx"), **budget, criterion="l2", latency=False).report
+    report = spa_compiler.compile(
+        scaled(tmp_path / "m.onnx"), **budget, criterion="l2", latency=False, quality=False
+    ).report
     check_outside_costs(report, of)
     assert [g["kept"] for g in report["groups"]] == [kept]
 
@@ -241,16 +245,18 @@ def test_an_outside_cost_of_every_kind_is_a_budget(tmp_path: Path, budget: dict[
 @pytest.mark.usefixtures("site")
 def test_an_outside_cost_that_is_measured_is_a_budget(tmp_path: Path) -> None:
     source = scaled(tmp_path / "m.onnx", hidden=400)
-    report = spa_compiler.compile(source, 0.2, of="file", criterion="l2", latency=False).report
+    report = spa_compiler.compile(source, 0.2, of="file", criterion="l2", latency=False, quality=False).report
     check_report(report)
     assert 0.2 <= report["reached"]["file"] <= 0.23
     assert report["compiled"]["file"] <= 0.8 * report["dense"]["file"]
-    reached = spa_compiler.compile(source, target="10kBytes", criterion="l2", latency=False).report["compiled"]["file"]
+    reached = spa_compiler.compile(source, target="10kBytes", criterion="l2", latency=False, quality=False).report[
+        "compiled"
+    ]["file"]
     assert 9700 <= reached <= 10000
     with pytest.raises(NothingToPrune, match=r"--target 20000Bytes: the model already takes only 1.*Bytes here"):
-        spa_compiler.compile(source, target="20kBytes", criterion="l2", latency=False)
+        spa_compiler.compile(source, target="20kBytes", criterion="l2", latency=False, quality=False)
     with pytest.raises(BudgetError, match="file: no plan tried is 99% smaller on this machine"):
-        spa_compiler.compile(source, 0.99, of="file", criterion="l2", latency=False)
+        spa_compiler.compile(source, 0.99, of="file", criterion="l2", latency=False, quality=False)
 
 
 @pytest.mark.usefixtures("site")

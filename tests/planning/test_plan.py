@@ -147,10 +147,12 @@ def test_a_plan_applies_to_another_checkpoint_of_the_same_graph() -> None:
 
 def test_a_saved_plan_gives_the_same_file_again(tmp_path: Path, models: Path) -> None:
     source = models / "digits_vit.onnx"
-    first = spa_compiler.compile(source, 0.4, tmp_path / "a.onnx", criterion="l2", latency=False)
+    first = spa_compiler.compile(source, 0.4, tmp_path / "a.onnx", criterion="l2", latency=False, quality=False)
     plan = tmp_path / "plan.json"
     first.state.plan.save(plan)
-    again = spa_compiler.compile(source, plan=str(plan), output=tmp_path / "b.onnx", latency=False, compensate=False)
+    again = spa_compiler.compile(
+        source, plan=str(plan), output=tmp_path / "b.onnx", latency=False, quality=False, compensate=False
+    )
     assert again.report["plan_sha256"] == first.report["plan_sha256"]
     assert again.model.graph == first.model.graph
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands import QUICK, last, run
+from commands import last, run
 from spa_compiler.quality.estimate import estimate_drop
 from spa_compiler.quality.evidence import Evidence
 from spa_compiler.quality.verdict import Quality, judge_drop
 
+JUDGED = ["--criterion", "l2", "--no-latency"]
 SHARES = st.floats(0, 1)
 
 
@@ -47,7 +48,7 @@ def test_with_labels_the_drop_is_measured(tmp_path: Path, models: Path) -> None:
         models / "digits_test.npz",
         tmp_path / "r.json",
     )
-    result = run(model, "--ratio", 0.5, "--data", data, "--report", report, *QUICK)
+    result = run(model, "--ratio", 0.5, "--data", data, "--report", report, *JUDGED)
     found = json.loads(report.read_text())
     drop = 100 * (found["accuracy"]["dense"] - found["accuracy"]["compiled"])
     assert found["quality"]["basis"] == "measured" and found["quality"]["drop"] == pytest.approx(drop)
@@ -56,7 +57,7 @@ def test_with_labels_the_drop_is_measured(tmp_path: Path, models: Path) -> None:
 
 
 def test_a_copy_has_lost_nothing(source: Path) -> None:
-    assert "| quality GOOD (measured drop 0.0 points) |" in last(run(source, "--ratio", 0, *QUICK))
+    assert "| quality GOOD (measured drop 0.0 points) |" in last(run(source, "--ratio", 0, *JUDGED))
 
 
 def test_tables_of_numbers_are_no_evidence(tmp_path: Path) -> None:
@@ -69,5 +70,5 @@ def test_tables_of_numbers_are_no_evidence(tmp_path: Path) -> None:
     graph = onnx.helper.make_graph(nodes, "table", [info("x", 1, ["n", 5])], [info("y", 1, ["n", 3])], weights)
     path = tmp_path / "table.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
-    result = run(path, "--ratio", 0.5, *QUICK)
+    result = run(path, "--ratio", 0.5, *JUDGED)
     assert "| quality UNKNOWN (the graph does not say what its inputs are) |" in last(result)

@@ -17,7 +17,7 @@ from spa_compiler.execution.index_limits import find_index_limits
 from spa_compiler.ir.model import Model
 
 Array = NDArray[Any]
-FILE = "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
 """The file of a tokenizer, in the folder of the model."""
 LETTERS_PER_ID = 12
 """Letters that surely give an id: texts are cut to the number of ids."""
@@ -51,17 +51,17 @@ def explain_unused_tokenizer(model: Model) -> str:
 
 def open_tokenizer(model: Model) -> tuple[Any, str]:
     """The tokenizer beside the model; else None, and why it is not used where there is one."""
-    path = model.folder / FILE
+    path = model.folder / TOKENIZER_FILE
     if not path.is_file():
         return None, ""
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        return None, f"for sentences in place of drawn ids by {FILE}: pip install 'spa-compile[text]'"
+        return None, f"for sentences in place of drawn ids by {TOKENIZER_FILE}: pip install 'spa-compile[text]'"
     try:
         return Tokenizer.from_file(str(path)), ""
     except Exception as e:  # tokenizers raises nothing more special
-        return None, f"{FILE} cannot be read: {e}"
+        return None, f"{TOKENIZER_FILE} cannot be read: {e}"
 
 
 def _encode_passages(tokenizer: Any, rows: int, length: int, paired: bool, rng: np.random.Generator) -> list[Any]:

@@ -33,14 +33,14 @@ BANKS = importlib.resources.files("spa_compiler.calibration.priors").joinpath("b
 
 
 def test_banks_are_those_that_their_scripts_write() -> None:
-    data = lzma.decompress(BANKS.joinpath(sound_bank.SPEECH_BANK).read_bytes())
+    data = lzma.decompress(BANKS.joinpath(sound_bank.SPEECH_FILE).read_bytes())
     assert hashlib.sha256(data).hexdigest() == speech.DIGEST
     assert BANKS.joinpath("texts.txt").read_bytes() == texts.make_bank()
     assert hashlib.sha256(texts.make_bank()).hexdigest() == texts.DIGEST
 
 
 def test_banks_are_small_and_say_their_licence() -> None:
-    assert len(BANKS.joinpath(sound_bank.SPEECH_BANK).read_bytes()) <= 1_250_000
+    assert len(BANKS.joinpath(sound_bank.SPEECH_FILE).read_bytes()) <= 1_250_000
     for name in ("speech", "texts"):
         assert "Apache-2.0" in BANKS.joinpath(f"{name}.licence.txt").read_text()
 

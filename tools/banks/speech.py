@@ -28,13 +28,13 @@ from spa_compiler.calibration.priors.sound_bank import (
     EDGES,
     LOUDNESS_UNIT,
     RATE,
-    SPEECH_BANK,
+    SPEECH_FILE,
     STEP,
     transform,
 )
 
 Array = NDArray[Any]
-TARGET = Path(__file__).parents[2] / "spa_compiler" / "calibration" / "priors" / "banks" / SPEECH_BANK
+TARGET = Path(__file__).parents[2] / "spa_compiler" / "calibration" / "priors" / "banks" / SPEECH_FILE
 DIGEST = "1d9e48937f47f41f7fdf130eaabfd757c88c01332d96e7f1d7834bd0ee802e89"
 """SHA-256 of the bank before compression."""
 ESPEAK = "en-us en-gb-x-rp en-gb-scotland+m2 en-us+f2 en-gb+f3 en-us+m3 en-us+f5 de+m4".split()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 RATE = 16000
 """Samples a second of the recordings."""
-SPEECH_BANK = "speech.bank"
+SPEECH_FILE = "speech.bank"
 """The file of the recordings beside the others in `banks`."""
 STEP = 320
 """Samples from one transform to the next, and its number of coefficients."""
@@ -49,7 +49,7 @@ class Recording:
 @functools.cache
 def load_words() -> tuple[Recording, ...]:
     """The recordings of the bank, always in the same order."""
-    data = importlib.resources.files("spa_compiler.calibration.priors").joinpath("banks", SPEECH_BANK).read_bytes()
+    data = importlib.resources.files("spa_compiler.calibration.priors").joinpath("banks", SPEECH_FILE).read_bytes()
     return decode_bank(lzma.decompress(data))
 
 

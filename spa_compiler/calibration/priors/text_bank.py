@@ -12,14 +12,14 @@ import importlib.resources
 
 import numpy as np
 
-TEXT_BANK = "texts.txt"
+TEXTS_FILE = "texts.txt"
 """The file of the sentences beside the others in `banks`."""
 
 
 @functools.cache
 def load_sentences() -> tuple[str, ...]:
     """The sentences of the bank; those that follow one another are of one subject."""
-    file = importlib.resources.files("spa_compiler.calibration.priors").joinpath("banks", TEXT_BANK)
+    file = importlib.resources.files("spa_compiler.calibration.priors").joinpath("banks", TEXTS_FILE)
     return tuple(file.read_text("utf-8").splitlines())
 
 

@@ -45,11 +45,17 @@ PICTURES_PER_SET, LEAST_PER_SET = 48, 8
 """Pictures whose statistics are matched together (192 or 48 alike on ResNet-20), and how many have any."""
 COPIES_IN_MEMORY = 4
 """Copies of all values of the graph in memory: 0.8 of them were measured, in four sets side by side at most."""
+COPIES_ALONE = 2
+"""The same where sets run one after another, because there is no room for several: 2.4 GB were used of 2."""
 MATCHED_SHARE, LEAST_MATCHED = 0.75, 96
 """Share of the pictures that are matched to stored statistics, and how many must be: 288 of 384, 144 of 192 and 96 of
 192 were measured."""
-STEP_WORK, MATCHING_MACS = 3, 5e11
-"""Times the work of a run that a step of matching takes; multiply-accumulates that all of it may take."""
+STEP_WORK, MATCHING_MACS, PHOTOGRAPH_MACS = 3, 5e11, 1e12
+"""Times the work of a run that a step of matching takes; multiply-accumulates that all of it may take, for drawn scenes
+and for photographs, whose networks are larger."""
+PHOTOGRAPH_LOSS = 0.12
+"""Loss up to which photographs are matched: the sets are small where networks are large, and photographs are near to
+what was seen in training from the start. 0.08 was reached by EfficientNet-Lite0."""
 MATCHED_LOSS, FIRST_STEPS, HOPELESS_LOSS = 0.05, 3, 0.15
 """Loss up to which statistics are matched: 0.06 without a step, 0.035 after 3 and 0.015 after 8 on ResNet-20. So many
 steps are taken where it is still far then."""
@@ -64,9 +70,10 @@ def draw_matched(
     They are `count`, or fewer where matching takes long, unless it says `exactly`. Else why they are not matched, or
     '' where there is nothing to match.
     """
-    most = min(int(MATCHED_SHARE * count), count_affordable(graph, work=MATCHING_MACS) // (STEP_WORK * DESCENT_STEPS))
-    least = max(LEAST_MATCHED, count // 4 if exactly else 0)
     (name, source), *others = found.items()
+    work, near = (PHOTOGRAPH_MACS, PHOTOGRAPH_LOSS) if source.kind == "photographs" else (MATCHING_MACS, MATCHED_LOSS)
+    most = min(int(MATCHED_SHARE * count), count_affordable(graph, work=work) // (STEP_WORK * DESCENT_STEPS))
+    least = max(LEAST_MATCHED, count // 4 if exactly else 0)
     if others or len(source.shape) != 3 or not any(s.op in HOLDS_STATISTICS for s in graph.sites):
         return ""
     if most < least:
@@ -79,7 +86,7 @@ def draw_matched(
         moved, loss = match.refine(drawn[:most])
     except (Unknown, ModelError) as e:
         return str(e)
-    if loss > MATCHED_LOSS:
+    if loss > near:
         return f"they stay {loss:.2g} away"
     mixed = np.concatenate([moved, drawn[most:]])[rng.permutation(len(drawn))]
     return {name: mixed}, f"{how}, {most} of them matched to the statistics that BatchNormalization holds"
@@ -89,7 +96,7 @@ class Match:
     """The loss of pictures for the input of a graph and its derivative, as a model for `rows` of them at once."""
 
     def __init__(self, graph: DependencyGraph, memory: int) -> None:
-        """SET pictures at once, or fewer where memory (bytes) does not allow so many.
+        """PICTURES_PER_SET pictures at once, or fewer where memory (bytes) does not allow so many.
 
         Raises Unknown where there is no such loss, no derivative of it, or no room.
         """
@@ -98,6 +105,9 @@ class Match:
             raise Unknown("branches, loops or several inputs")
         held = sum(math.prod(v.shape[1:]) for s in graph.sites for v in s.outputs if v is not None)
         self.rows = min(PICTURES_PER_SET, memory // (4 * COPIES_IN_MEMORY * max(held, 1)))
+        self.is_alone = self.rows < LEAST_PER_SET  # sets run one after another
+        if self.is_alone:
+            self.rows = min(PICTURES_PER_SET, memory // (4 * COPIES_ALONE * max(held, 1)))
         if self.rows < LEAST_PER_SET:
             raise Unknown(f"memory for {LEAST_PER_SET} inputs")
         self.name = model.header.graph.input[0].name
@@ -109,7 +119,7 @@ class Match:
         Values stay between the lowest and the highest. Where a loss is no number, nothing is moved.
         """
         sets = [x[i : i + self.rows] for i in range(0, len(x) - self.rows + 1, self.rows)]
-        found = list(map_parallel(self._descend, sets))
+        found = list((map if self.is_alone else map_parallel)(self._descend, sets))
         left = float(np.mean([loss for _, loss in found])) if found else math.inf
         if not math.isfinite(left):
             return x, math.inf

@@ -41,8 +41,11 @@ OLDEST_OPSET = 13
 """The first opset all of whose operators mean the same in OPSET, as far as they have derivatives."""
 COPIES_IN_MEMORY = 4
 """Copies of all values of the graph in memory: 0.8 of them were measured, in four sets side by side at most."""
-STEP_WORK, MATCHING_MACS = 3, 5e11
-"""Times the work of a run that a step of matching takes; multiply-accumulates that all of it may take."""
+COPIES_ALONE = 2
+"""The same where sets run one after another, because there is no room for several: 2.4 GB were used of 2."""
+STEP_WORK, MATCHING_MACS, PHOTOGRAPH_MACS = 3, 5e11, 1e12
+"""Times the work of a run that a step of matching takes; multiply-accumulates that all of it may take, for drawn scenes
+and for photographs, whose networks are larger."""
 
 
 def draw_matched(
@@ -54,12 +57,13 @@ def draw_matched(
     They are `count`, or fewer where matching takes long, unless it says `exactly`. Else why they are not matched, or
     '' where there is nothing to match.
     """
-    most = min(
-        int(CALIBRATION.matched_share * count),
-        count_affordable(graph, work=MATCHING_MACS) // (STEP_WORK * CALIBRATION.descent_steps),
-    )
-    least = max(CALIBRATION.least_matched, count // CALIBRATION.matched_one_of if exactly else 0)
     (name, source), *others = found.items()
+    work, near = MATCHING_MACS, CALIBRATION.matched_loss
+    if source.kind == "photographs":
+        work, near = PHOTOGRAPH_MACS, CALIBRATION.photograph_loss
+    affordable = count_affordable(graph, work=work) // (STEP_WORK * CALIBRATION.descent_steps)
+    most = min(int(CALIBRATION.matched_share * count), affordable)
+    least = max(CALIBRATION.least_matched, count // CALIBRATION.matched_one_of if exactly else 0)
     if others or len(source.shape) != 3 or not any(s.op in HOLDS_STATISTICS for s in graph.sites):
         return ""
     if most < least:
@@ -72,7 +76,7 @@ def draw_matched(
         moved, loss = match.refine(drawn[:most])
     except (Unknown, ModelError) as e:
         return str(e)
-    if loss > CALIBRATION.matched_loss:
+    if loss > near:
         return f"they stay {loss:.2g} away"
     mixed = np.concatenate([moved, drawn[most:]])[rng.permutation(len(drawn))]
     return {name: mixed}, f"{how}, {most} of them matched to the statistics that BatchNormalization holds"
@@ -91,6 +95,9 @@ class Match:
             raise Unknown("branches, loops or several inputs")
         held = sum(math.prod(v.shape[1:]) for s in graph.sites for v in s.outputs if v is not None)
         self.rows = min(CALIBRATION.pictures_per_set, memory // (4 * COPIES_IN_MEMORY * max(held, 1)))
+        self.is_alone = self.rows < CALIBRATION.least_per_set  # sets run one after another
+        if self.is_alone:
+            self.rows = min(CALIBRATION.pictures_per_set, memory // (4 * COPIES_ALONE * max(held, 1)))
         if self.rows < CALIBRATION.least_per_set:
             raise Unknown(f"memory for {CALIBRATION.least_per_set} inputs")
         self.name = model.header.graph.input[0].name
@@ -102,7 +109,7 @@ class Match:
         Values stay between the lowest and the highest. Where a loss is no number, nothing is moved.
         """
         sets = [x[i : i + self.rows] for i in range(0, len(x) - self.rows + 1, self.rows)]
-        found = list(map_parallel(self._descend, sets))
+        found = list((map if self.is_alone else map_parallel)(self._descend, sets))
         left = float(np.mean([loss for _, loss in found])) if found else math.inf
         if not math.isfinite(left):
             return x, math.inf

@@ -63,9 +63,8 @@ PICTURE_KINDS = ("photographs", "scenes", "objects", "leaves", "pink")
 """Kinds of which deep errors are doubted (`rank_correction`)."""
 POPULATION_KINDS, MOST_LEFT = {"features", "series"}, 512
 """Kinds whose correlations are drawn once for all inputs of a draw: those apart are of the pool, so many at most."""
-PHOTOGRAPH_SIDE, PICTURE_SIDE = 64, 6
-"""Pixels of the shorter side from which crops of photographs are better than drawn scenes (docs: experiments), and
-from which on an array is a picture or a spectrum at all."""
+PICTURE_SIDE = 6
+"""Pixels of the shorter side from which on an array is a picture or a spectrum at all."""
 MOST_CLIPS = 6144
 """Clips of words that are drawn to choose from: one takes a millisecond or more to make."""
 
@@ -414,7 +413,7 @@ def guess_kind(shape: tuple[int, ...]) -> str:
 
 def guess_picture_kind(side: int) -> str:
     """Crops of photographs, or drawn scenes where pictures are small: `side` is the shorter one."""
-    return "photographs" if side >= PHOTOGRAPH_SIDE else "scenes"
+    return "photographs" if side >= CALIBRATION.photograph_side else "scenes"
 
 
 def find_first_grid(graph: DependencyGraph, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -227,6 +227,22 @@ class CalibrationSettings:
         rows=("E73",),
     )
     least_per_set: int = setting(8, "how many have statistics at all", unit="pictures", rows=("E83",))
+    photograph_loss: float = setting(
+        0.12,
+        "the same for photographs, which are near to what was seen in training from the start",
+        unit="of the loss",
+        source="top-1",
+        chosen_on=("EfficientNet-Lite0 bn",),
+        rows=("E100",),
+    )
+    photograph_side: int = setting(
+        64,
+        "shorter side from which crops of photographs are drawn in place of scenes",
+        unit="pixels",
+        source="top-1",
+        chosen_on=("11 picture networks of 32 to 224 pixels",),
+        rows=("E99",),
+    )
     matched_loss: float = setting(
         0.05,
         "distance up to which statistics are matched",

@@ -286,9 +286,8 @@ def describe_licences() -> str:
     head = (
         "# Photographs and their licences\n\n"
         f"Scaled down to {LONG_SIDE} pixels and encoded as WebP by tools/banks/photographs.py; nothing else was\n"
-        "changed. CC BY (https://creativecommons.org/licenses/by/4.0/, .../by/2.0/) asks that the author is named; CC0 "
-        "and\n"
-        "the public domain ask for nothing.\n\n"
+        "changed. CC BY (https://creativecommons.org/licenses/by/4.0/, .../by/2.0/) asks that the author is\n"
+        "named; CC0 and the public domain ask for nothing.\n\n"
         "| file | author | licence | source |\n|---|---|---|---|\n"
     )
     return head + "\n".join(rows) + "\n"

@@ -22,6 +22,7 @@ from spa_compiler.calibration.pixel_scale import compute_probabilities, split_ch
 from spa_compiler.calibration.priors.front_ends import Spoken, choose_frames, is_customary, list_front_ends
 from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.calibration.priors.sound_bank import draw_clips, load_words
+from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.execution.session import open_session
 from spa_compiler.ir.symbols import find_input_axes, find_only_batch
 
@@ -30,12 +31,6 @@ SPOKEN_BY = 4
 """Words that so many voices speak are tried."""
 TRIALS = 6
 """Times that each of them is tried."""
-CLOSE_SHARE = 0.97
-"""A more usual front end is kept when its words are told so nearly as well."""
-LEAST_INFORMATION = 0.1
-"""Predictions that tell less of the inputs, in parts of log(classes), tell nothing of words either."""
-HEARD_SHARE = 0.3
-"""Where the shape alone does not say that inputs are sound, they are taken for it from this share of words on."""
 INPUTS_PER_CLASS = 4
 """A model with more outputs than a part of its inputs is no classifier: it may give its input again."""
 LARGEST_CEPSTRA = 40
@@ -51,7 +46,7 @@ def choose_front_end(graph: DependencyGraph, name: str, drawn: Synthetic) -> Spo
     best, share = choose_by_words(graph, name, tried)
     if share is None:
         return tried[0] if sure else drawn
-    return best if sure or share >= HEARD_SHARE else drawn
+    return best if sure or share >= CALIBRATION.heard_share else drawn
 
 
 def list_candidates(drawn: Synthetic, sure: bool) -> Iterator[Spoken]:
@@ -93,7 +88,7 @@ def choose_by_words(graph: DependencyGraph, name: str, tried: list[Spoken]) -> t
         if p is None or p.shape[1] > x[0].size / INPUTS_PER_CLASS:
             return source, None
         shares.append(measure_word_share(p, groups))
-    at = next(i for i, share in enumerate(shares) if share >= CLOSE_SHARE * max(shares))
+    at = next(i for i, share in enumerate(shares) if share >= CALIBRATION.close_share * max(shares))
     return tried[at], shares[at]
 
 
@@ -101,7 +96,7 @@ def measure_word_share(p: Array, groups: Array) -> float:
     """Of the information that predictions give of inputs, the share that they give of their groups."""
     whole = _measure_entropy(p.mean(0))
     told = whole - float(np.mean([_measure_entropy(row) for row in p]))
-    if told < LEAST_INFORMATION * math.log(p.shape[1]):
+    if told < CALIBRATION.least_information * math.log(p.shape[1]):
         return 0.0
     of_groups = [_measure_entropy(p[groups == g].mean(0)) for g in np.unique(groups)]
     return (whole - float(np.mean(of_groups))) / told

@@ -227,6 +227,21 @@ class CalibrationSettings:
         rows=("E73",),
     )
     least_per_set: int = setting(8, "how many have statistics at all", unit="pictures", rows=("E83",))
+    heard_share: float = setting(
+        0.3,
+        "inputs whose shape does not say so are taken for sound from this share of words on",
+        unit="of what predictions tell",
+        rows=("E101",),
+    )
+    close_share: float = setting(
+        0.97,
+        "a more usual front end is kept when words have nearly as large a share",
+        unit="of the best",
+        rows=("E101",),
+    )
+    least_information: float = setting(
+        0.1, "predictions that tell less of inputs tell nothing of words", unit="of log(classes)", rows=("E101",)
+    )
     photograph_loss: float = setting(
         0.12,
         "the same for photographs, which are near to what was seen in training from the start",

@@ -283,7 +283,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "collect":
         names = [n for n in given.models.split(",") if n]
-        models = (m for m in list_models(given.data, given.evaluate, given.more) if not names or m.name in names)
+        found = {m.name: m for m in list_models(given.data, given.evaluate, given.more)}
+        models = (found[n] for n in names if n in found) if names else found.values()
         collect(models, given.sources.split(","), given.ratios.split(","), given.rows)
         return
     points = make_points(read_rows(given.rows))

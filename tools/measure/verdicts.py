@@ -44,7 +44,7 @@ Array = NDArray[Any]
 ROOT = Path(__file__).resolve().parents[2]
 RATIOS = ("0.1", "0.3", "0.5")
 REAL = 128
-SOURCES = {"no data": [], "128 real": ["--calib", "REAL"], "magnitude": ["--criterion", "l2"]}
+SOURCES: dict[str, dict[str, str]] = {"no data": {}, "128 real": {"calib": "REAL"}, "magnitude": {"criterion": "l2"}}
 """Options by what they are called in the table; REAL is a file of real inputs."""
 FAMILIES = {
     "akamaster": "CIFAR ResNets", "distiller": "CIFAR ResNets", "smmk47": "CIFAR ViTs",
@@ -125,44 +125,67 @@ def list_models(data: Path, evaluate: Path, more: Sequence[str]) -> Iterator[Mea
         yield Measured(entry["name"], data / "models" / f"{entry['name']}.onnx", x, y, real, task, metric)
 
 
+WORKER = """
+import json, sys
+from pathlib import Path
+from spa_compiler.compiler import compile_file
+from spa_compiler.errors import SpaError
+from spa_compiler.pipeline.options import Options
+source, folder, options, ratios = json.loads(sys.argv[1])
+known = {}
+for ratio in ratios:
+    target = Path(folder) / f"{ratio}.onnx"
+    try:
+        options |= {"ratio": float(ratio), "latency": False, "threads": 1}
+        report = compile_file(Path(source), target, Options(**options), known=known).report
+    except SpaError as e:
+        report = {"error": str(e)}
+    target.with_suffix(".json").write_text(json.dumps(report))
+"""
+"""Compiles of one model at several ratios: what does not depend on the ratio is done once, as in a sweep."""
+
+
 def collect(models: Iterable[Measured], sources: Sequence[str], ratios: Sequence[str], rows: Path) -> None:
     """Append a line for every compile that ROWS does not have."""
     done = {(r["model"], r["source"], r["ratio"]) for r in read_rows(rows)}
     for model in models:
-        dense: dict[bool, float] = {}
         for source in sources:
-            for ratio in ratios:
-                if (model.name, source, ratio) in done:
-                    continue
-                even = source == "128 real" and not model.task.get("apart")
-                if even not in dense:
-                    dense[even] = model.measure(model.path, even)
-                row = {"model": model.name, "source": source, "ratio": ratio, "dense": dense[even]}
-                row |= compile_row(model, SOURCES[source], ratio, even)
+            wanted = [r for r in ratios if (model.name, source, r) not in done]
+            if not wanted:
+                continue
+            even = source == "128 real" and not model.task.get("apart")
+            dense = model.measure(model.path, even)
+            for ratio, found in compile_rows(model, SOURCES[source], wanted, even):
+                row = {"model": model.name, "source": source, "ratio": ratio, "dense": dense, **found}
                 with rows.open("a") as file:
                     print(json.dumps(row), file=file, flush=True)
                 print(row["model"], source, ratio, row["dense"], row.get("compiled", row.get("error")), flush=True)
 
 
-def compile_row(model: Measured, options: Sequence[str], ratio: str, even: bool) -> dict[str, Any]:
-    """Compile in a process of its own; the evidence and the true metric."""
+def compile_rows(
+    model: Measured, options: dict[str, str], ratios: Sequence[str], even: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Compile in a process of its own; the evidence and the true metric at each ratio."""
     with tempfile.TemporaryDirectory() as folder:
-        target, report, real = (Path(folder) / n for n in ("out.onnx", "report.json", "real.npz"))
+        real = Path(folder) / "real.npz"
         np.savez(real, x=model.real[:REAL])
-        given = [str(real) if o == "REAL" else o for o in options]
-        command = [sys.executable, "-c", "from spa_compiler.cli.main import compile_command; compile_command()"]
-        command += [str(model.path), "-o", str(target), "--ratio", ratio, "--report", str(report), "-q", "--no-latency"]
-        done = subprocess.run([*command, "--threads", "1", *given], capture_output=True, text=True, check=False)
-        if done.returncode:
-            return {"error": (done.stderr.strip().splitlines() or ["failed"])[-1], "exit": done.returncode}
-        found = json.loads(report.read_text())
-        compiled = model.measure(target, even)
-        drawn = collect_drawn(model.path, target) if found["quality"]["kind"] == "used" else None
-    return {
-        "drawn": drawn,
-        "compiled": compiled, "macs": found["reached"]["macs"], "quality": found["quality"],
-        "compensated": found["compensation"] is not None, "seconds": found["seconds"]["total"],
-    }  # fmt: skip
+        given = {n: str(real) if v == "REAL" else v for n, v in options.items()}
+        arguments = json.dumps([str(model.path), folder, given, list(ratios)])
+        done = subprocess.run([sys.executable, "-c", WORKER, arguments], capture_output=True, text=True, check=False)
+        for ratio in ratios:
+            target = Path(folder) / f"{ratio}.onnx"
+            if not target.with_suffix(".json").exists():
+                yield ratio, {"error": (done.stderr.strip().splitlines() or ["failed"])[-1]}
+                continue
+            found = json.loads(target.with_suffix(".json").read_text())
+            if "error" in found:
+                yield ratio, found
+                continue
+            yield ratio, {
+                "compiled": model.measure(target, even), "macs": found["reached"]["macs"], "quality": found["quality"],
+                "drawn": collect_drawn(model.path, target) if found["quality"]["kind"] == "used" else None,
+                "compensated": found["compensation"] is not None, "seconds": found["seconds"]["total"],
+            }  # fmt: skip
 
 
 def collect_drawn(dense: Path, compiled: Path) -> dict[str, Any]:

@@ -126,7 +126,11 @@ def draw_calibration(
         sets = _draw_separately(model, types, found, min(samples or planned.start, SEPARATE_RUNS), rng)
         said = f"{len(sets)} synthetic sets of inputs"
         return Calibration(
-            sets, said, adjust, True, apart=lambda n: _draw_separately(model, types, found, n, draw_apart(seed))
+            sets,
+            said,
+            adjust,
+            True,
+            apart=lambda n: _draw_separately(model, types, found, n, make_apart_generator(seed)),
         )
     named = find_companions(model, found)
     names = ", ".join(sorted({s.kind for n, s in found.items() if n not in named}))
@@ -174,7 +178,7 @@ class _Drawing:
 
     def draw_apart(self, n: int) -> list[Feed]:
         """About n further inputs of the same kind, as they come."""
-        rng, n = draw_apart(self.seed), max(n, self.batch)
+        rng, n = make_apart_generator(self.seed), max(n, self.batch)
         n += -n % (self.batch or 1)
         inputs = fill_companions(self.graph.model, {k: s.draw(n, rng) for k, s in self.found.items()})
         return split_chunks(write_sentences(self.graph.model, inputs, rng) or inputs, self.batch)
@@ -192,7 +196,7 @@ class _Drawing:
             return replace(self.make_calibration(kept, names, ""), adjust=choose_adjustment(self.graph))
 
         def speak(n: int) -> list[Feed]:
-            more = _draw_language(model, self.found, max(n, self.batch), affordable, draw_apart(self.seed))
+            more = _draw_language(model, self.found, max(n, self.batch), affordable, make_apart_generator(self.seed))
             return split_chunks(more[0], self.batch) if more is not None else []
 
         unused = explain_unused_tokenizer(model)
@@ -229,12 +233,12 @@ class _Drawing:
         rows = np.arange(pool) if is_whole else choose_confident(model, inputs, self.count, self.batch, self.rng)
         left: Feed = {}
         if POPULATION_KINDS & {s.kind for s in self.found.values()}:
-            rest = draw_apart(self.seed).permutation(np.setdiff1d(np.arange(pool), rows))[:MOST_LEFT]
+            rest = make_apart_generator(self.seed).permutation(np.setdiff1d(np.arange(pool), rows))[:MOST_LEFT]
             left = {n: a[rest] for n, a in inputs.items() if len(rest)}
         return self.make_calibration({n: a[rows] for n, a in inputs.items()}, self.names, f" of {pool} drawn", left)
 
 
-def draw_apart(seed: int) -> np.random.Generator:
+def make_apart_generator(seed: int) -> np.random.Generator:
     """The generator of inputs that are kept apart from those of the same seed."""
     return np.random.default_rng([seed, 1])
 
@@ -256,7 +260,7 @@ def draw_unselected(
     guessed = any(s.kind == UNKNOWN_KIND for s in found.values())
 
     def draw(count: int) -> list[Feed]:
-        rng, batch = draw_apart(seed), find_only_batch(model)
+        rng, batch = make_apart_generator(seed), find_only_batch(model)
         if not _has_common_batch(model):
             return _draw_separately(model, types, found, min(count, SEPARATE_RUNS), rng)
         inputs = fill_companions(model, {n: s.draw(max(count, batch), rng) for n, s in found.items()})

@@ -247,15 +247,14 @@ class CalibrationSettings:
         "the same for photographs, which are near to what was seen in training from the start",
         unit="of the loss",
         source="top-1",
-        chosen_on=("EfficientNet-Lite0 bn",),
+        chosen_on=("EfficientNet-Lite0",),
         rows=("E100",),
     )
     photograph_side: int = setting(
         64,
         "shorter side from which crops of photographs are drawn in place of scenes",
         unit="pixels",
-        source="top-1",
-        chosen_on=("11 picture networks of 32 to 224 pixels",),
+        source="sizes at which either was better",
         rows=("E99",),
     )
     matched_loss: float = setting(

@@ -56,20 +56,24 @@ class JudgedInputs:
 def choose_inputs(
     graph: DependencyGraph, calibration: Calibration | None, seed: int, ranges: Ranges | None
 ) -> JudgedInputs:
-    """The most telling inputs there are, up to the number that time and memory allow."""
-    count = count_judged(graph)
+    """The most telling inputs there are, up to the number that time and memory allow.
+
+    Drawn ones tell more than given ones that calibration used: on those the update has made both models alike.
+    """
+    count, used = count_judged(graph), None
     if calibration is not None and not calibration.synthetic:
-        apart = calibration.apart(count) if calibration.apart is not None else []
-        kind: InputKind = "given" if apart else "used"
-        return _describe(apart or take_first(calibration.feeds, count), kind, "given")
+        if calibration.apart is not None and (apart := calibration.apart(count)):
+            return _describe(apart, "given", "given")
+        used = _describe(take_first(calibration.feeds, count), "used", "given")
     try:
-        found = calibration if calibration is not None and calibration.apart else draw_unselected(graph, seed, ranges)
+        is_drawn = calibration is not None and calibration.synthetic and calibration.apart is not None
+        found = calibration if is_drawn and calibration is not None else draw_unselected(graph, seed, ranges)
         drawn = found.apart(count) if found.apart is not None else []
     except SpaError:  # a prior that asks for what this model does not have
         drawn = []
-    if drawn:
+    if drawn and not (used and found.is_guessed):
         return _describe(drawn, "guessed" if found.is_guessed else "drawn", "drawn")
-    return draw_noise(graph, seed, ranges, "only noise could be drawn as inputs")
+    return used or draw_noise(graph, seed, ranges, "only noise could be drawn as inputs")
 
 
 def draw_noise(

@@ -224,8 +224,11 @@ def make_points(rows: Iterable[dict[str, Any]]) -> list[Point]:
     for row in rows:
         if "error" in row or row["quality"]["kind"] in ("noise", "guessed"):
             continue
-        evidence = Evidence(**row["quality"]["evidence"])
-        features = list_features(evidence, row["quality"]["kind"], row["compensated"])
+        judged = row["quality"]
+        if row.get("drawn") and row["drawn"]["kind"] == "drawn":  # rows of an earlier choice of inputs
+            judged = row["drawn"]
+        evidence = Evidence(**judged["evidence"])
+        features = list_features(evidence, judged["kind"], row["compensated"])
         curve = "classes" if evidence.agreement is not None else "others"
         out.append(Point(row["model"], row["source"], row["ratio"], features, curve, row["dense"] - row["compiled"]))
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,19 @@ def test_an_estimate_lies_in_its_interval_and_is_a_drop(
         Evidence(1 - divergence / 13, samples, agreement, loss, divergence, 0.9, 10), "drawn", compensated
     )
     assert found is not None and 0 <= found.low <= found.drop <= found.high <= 100
+
+
+@given(SHARES, SHARES, SHARES, SHARES, st.booleans())
+def test_what_differs_more_is_never_called_better(
+    agreement: float, loss: float, divergence: float, unexplained: float, compensated: bool
+) -> None:
+    one = Evidence(1 - unexplained, 256, agreement, loss, divergence, 0.9, 10)
+    worse = replace(
+        one, agreement=agreement / 2, expected_loss=(loss + 1) / 2, divergence=divergence + 1,
+        explained_variance=-unexplained,
+    )  # fmt: skip
+    drops = [estimate_drop(e, "drawn", compensated) for e in (one, worse)]
+    assert drops[0] is not None and drops[1] is not None and drops[0].drop <= drops[1].drop
 
 
 @given(st.sampled_from(["noise", "guessed"]))

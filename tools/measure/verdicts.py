@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from scipy.optimize import lsq_linear
 from scipy.stats import spearmanr
 
 from spa_compiler import analyze, load, normalize
@@ -235,7 +236,7 @@ def make_points(rows: Iterable[dict[str, Any]]) -> list[Point]:
 
 
 def fit_curve(points: Sequence[Point], curve: str) -> dict[str, Any]:
-    """Weights by ridge regression, and the residuals between which four of five lie.
+    """Weights by ridge regression, none below 0, and the residuals between which four of five lie.
 
     The curve without classes is fitted on all compiles, those with classes among them, by explained variance alone.
     """
@@ -243,8 +244,10 @@ def fit_curve(points: Sequence[Point], curve: str) -> dict[str, Any]:
     mine = [p for p in points if curve == "others" or p.curve == curve]
     x = np.array([[p.features[n] for n in names] for p in mine])
     y = np.log(np.clip([p.drop for p in mine], 0, MOST_DROP) + OFFSET)
-    penalty = RIDGE * np.diag([0.0, *[1.0] * (len(names) - 1)])
-    weights = np.linalg.solve(x.T @ x + penalty, x.T @ y)
+    penalty = math.sqrt(RIDGE) * np.diag([0.0, *[1.0] * (len(names) - 1)])
+    least = [-np.inf, *[0.0] * (len(names) - 1)]  # what differs more is never called better
+    both = np.vstack([x, penalty]), np.concatenate([y, np.zeros(len(names))])
+    weights = lsq_linear(*both, bounds=(least, np.inf)).x
     low, high = np.quantile(y - x @ weights, (0.1, 0.9))
     return {"weights": {n: round(float(w), 4) for n, w in zip(names, weights, strict=True)},
             "low": round(float(low), 3), "high": round(float(high), 3)}  # fmt: skip

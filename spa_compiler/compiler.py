@@ -274,17 +274,16 @@ def _measure_worth(
     state: State, sessions: Sequence[ort.InferenceSession], options: Options, given: Dataset | None
 ) -> tuple[Worth, dict[str, Any]]:
     """Fidelity and quality on the caller's data, else on the most telling inputs there are; and the report's part."""
-    compensated = state.results.get("compensation") is not None
     ranges, graph = parse_ranges(options.input_range, state.source), state.require_graph()
     if given is None:
         if options.quality:
             inputs = choose_inputs(graph, state.calibration, options.seed, ranges)
         else:
             inputs = draw_noise(graph, options.seed, ranges)
-        worth = measure_worth(sessions, inputs, compensated)
+        worth = measure_worth(sessions, inputs)
         return worth, {**worth.document(), "data": None, "notes": []}
     data = decide_scale(graph, given, ranges)
-    worth, first = measure_worth_on_data(sessions, data, compensated)
+    worth, first = measure_worth_on_data(sessions, data)
     taken = summarize_dataset(data, first, list(range(first.rows)), 0, worth.samples)
     return worth, {**worth.document(), "data": taken, "notes": list(check_scale(graph, data, first))}
 

@@ -3,9 +3,10 @@
     estimate = estimate_drop(evidence, kind="drawn", compensated=True)
     estimate.drop, estimate.low, estimate.high        # points of the metric; 80 % of the fitted compiles lie between
 
-The curve is linear between logarithms: log(points + OFFSET) over logarithms of the evidence, one for classifiers and
-one, by explained variance alone, for other networks. `tools/measure/verdicts.py` collects compiles, fits it (each
-family judged by a curve that has not seen it) and writes `curve.json` and the table in docs/results.md.
+The square root of the drop is linear in the evidence (disagreement for classifiers; the root of the variance that is
+not explained for any network): where few answers change, they are those that the dense model was least sure of, and
+often wrong about. `tools/measure/verdicts.py` collects compiles, fits it (each family judged by a curve that has not seen it)
+and writes `curve.json` and the table in docs/results.md.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from typing import Any
 from spa_compiler.quality.evidence import Evidence
 from spa_compiler.quality.inputs import InputKind
 
-OFFSET = 0.5
-"""Points that are added before a logarithm is taken: half a point is no difference."""
 MOST_DROP = 100.0
+MOST_UNEXPLAINED = 2.0
+"""Shares of the variance: outputs that are farther off are lost as well."""
 
 
 @dataclass(frozen=True)
@@ -34,35 +35,28 @@ class Estimate:
     high: float
 
 
-def list_features(evidence: Evidence, kind: InputKind, compensated: bool) -> dict[str, float]:
-    """The numbers that the curve is linear in. All grow with what is lost; without classes some are absent."""
-    lost = min(max(1 - evidence.explained_variance, 1e-4), 4.0)
-    out = {"constant": 1.0, "unexplained": math.log(lost), "drawn": float(kind != "given"),
-           "uncompensated": float(not compensated)}  # fmt: skip
-    if evidence.agreement is None or evidence.expected_loss is None or evidence.divergence is None:
-        return out
-    n = max(evidence.samples, 1)
-    return out | {
-        "disagreement": math.log(1 - evidence.agreement + 0.5 / n),
-        "expected_loss": math.log(max(evidence.expected_loss, 0.0) + 1e-3),
-        "divergence": math.log(min(evidence.divergence, 10.0) + 1e-3),
-    }
+def list_features(evidence: Evidence) -> dict[str, float]:
+    """The numbers that the root of the drop is linear in. All but the first grow with what is lost."""
+    lost = min(max(1 - evidence.explained_variance, 0.0), MOST_UNEXPLAINED)
+    out = {"constant": 1.0, "unexplained": math.sqrt(lost)}
+    return out if evidence.agreement is None else out | {"disagreement": 1 - evidence.agreement}
 
 
-def estimate_drop(evidence: Evidence, kind: InputKind, compensated: bool) -> Estimate | None:
+def estimate_drop(evidence: Evidence, kind: InputKind) -> Estimate | None:
     """The estimate; None where the inputs tell nothing."""
     if kind in ("noise", "guessed"):
         return None
-    features = list_features(evidence, kind, compensated)
+    features = list_features(evidence)
     curve = _load_curves()["classes" if evidence.agreement is not None else "others"]
     weights: dict[str, float] = curve["weights"]
-    level = sum(w * features[name] for name, w in weights.items())
-    drop, low, high = (_to_points(level + shift) for shift in (0.0, curve["low"], curve["high"]))
+    root = sum(w * features[name] for name, w in weights.items())
+    drop, low, high = (find_points(root + shift) for shift in (0.0, curve["low"], curve["high"]))
     return Estimate(drop, low, high)
 
 
-def _to_points(level: float) -> float:
-    return min(max(math.exp(min(level, 10.0)) - OFFSET, 0.0), MOST_DROP)
+def find_points(root: float) -> float:
+    """The drop whose root this is."""
+    return float(min(max(root, 0.0) ** 2, MOST_DROP))
 
 
 @functools.cache
@@ -72,4 +66,4 @@ def _load_curves() -> dict[str, Any]:
     return found
 
 
-__all__ = ["Estimate", "estimate_drop", "list_features"]
+__all__ = ["Estimate", "estimate_drop", "find_points", "list_features"]

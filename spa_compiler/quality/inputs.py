@@ -31,6 +31,9 @@ MOST_INPUTS, FEWEST_INPUTS = 256, 48
 """256 tell an agreement of 95 % within 1.4 points; below 48 an estimate is worth little."""
 MOST_WORK = 1e11
 """Multiply-accumulates that the dense model may take to be judged beside the compiled one: some seconds of a core."""
+FAR_SCALE = 4.0
+"""Times that deviations differ, or deviations between means, from which scales are not the same: customary ones are
+twice apart, or fifty times."""
 MOST_OUTPUT_BYTES = 1 << 27
 """Outputs of one model that are kept in memory."""
 
@@ -71,6 +74,8 @@ def choose_inputs(
         drawn = found.apart(count) if found.apart is not None else []
     except SpaError:  # a prior that asks for what this model does not have
         drawn = []
+    if used and not found.is_guessed:
+        drawn = match_scale(drawn, used.feeds)
     if drawn and not (used and found.is_guessed):
         return _describe(drawn, "guessed" if found.is_guessed else "drawn", "drawn")
     return used or draw_noise(graph, seed, ranges, "only noise could be drawn as inputs")
@@ -82,6 +87,21 @@ def draw_noise(
     """Random numbers, which show whether outputs are the same and tell nothing of what they are worth."""
     words = "random inputs in their ranges" if ranges else "random normal inputs"
     return JudgedInputs(draw_feeds(graph.model, seed, ranges), words, "noise", reason)
+
+
+def match_scale(drawn: Sequence[Feed], given: Sequence[Feed]) -> list[Feed]:
+    """Drawn inputs at the scale of the given ones, where it was taken to be quite another."""
+    out = [dict(f) for f in drawn]
+    for name in set(out[0] if out else ()) & set(given[0] if given else ()):
+        wanted, found = (np.concatenate([np.ravel(f[name]) for f in feeds]) for feeds in (given, drawn))
+        if wanted.dtype.kind != "f" or not wanted.size or not found.size:
+            continue
+        (mean, std), (own, spread) = ((float(x.mean()), float(x.std())) for x in (wanted, found))
+        near = 1 / FAR_SCALE <= spread / max(std, 1e-30) <= FAR_SCALE and abs(mean - own) <= FAR_SCALE * std
+        if not near and spread > 0:
+            for f in out:
+                f[name] = ((f[name] - own) / spread * std + mean).astype(f[name].dtype)
+    return out
 
 
 def take_first(feeds: Sequence[Feed], count: int) -> list[Feed]:

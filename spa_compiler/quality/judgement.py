@@ -1,7 +1,7 @@
 """The worth of the compiled file beside the dense one: accuracy where labels are given, fidelity, and the verdict.
 
-worth = measure_worth(sessions, inputs, compensated=True)           # no labels
-worth, _ = measure_worth_on_data(sessions, data, True)              # the caller's inputs, perhaps with labels
+worth = measure_worth(sessions, inputs)                             # no labels
+worth, _ = measure_worth_on_data(sessions, data)                    # the caller's inputs, perhaps with labels
 worth.quality.verdict, worth.quality.drop                           # GOOD, 1.4 points
 """
 
@@ -47,17 +47,15 @@ class Worth:
         }
 
 
-def measure_worth(sessions: Sequence[ort.InferenceSession], inputs: JudgedInputs, compensated: bool) -> Worth:
+def measure_worth(sessions: Sequence[ort.InferenceSession], inputs: JudgedInputs) -> Worth:
     """Run the dense and the compiled model on inputs without labels, and estimate what was lost."""
     dense, compiled = ([run_session(s, f) for f in inputs.feeds] for s in sessions)
     evidence, fidelity = collect_evidence(dense, compiled), measure_fidelity(dense, compiled, inputs.source)
-    quality = judge_quality(dense, compiled, evidence, inputs.kind, compensated, inputs.reason)
+    quality = judge_quality(dense, compiled, evidence, inputs.kind, inputs.reason)
     return Worth(fidelity, quality, evidence, inputs.source, inputs.kind, evidence.samples)
 
 
-def measure_worth_on_data(
-    sessions: Sequence[ort.InferenceSession], data: Dataset, compensated: bool
-) -> tuple[Worth, Block]:
+def measure_worth_on_data(sessions: Sequence[ort.InferenceSession], data: Dataset) -> tuple[Worth, Block]:
     """The same on inputs of the caller, batch by batch; where they have labels the drop is measured.
 
     The evidence is of the first rows. The second value is the first batch. Raises UsageError as `measure_on_data` does.
@@ -68,7 +66,7 @@ def measure_worth_on_data(
     before, after = found.accuracy
     accuracy = None
     if before is None or after is None:
-        quality = judge_quality(dense, compiled, evidence, "given", compensated)
+        quality = judge_quality(dense, compiled, evidence, "given")
     else:
         quality = Quality.of_measured(before, after)
         accuracy = {"dense": before, "compiled": after, "samples": found.rows, "data": data.name}
@@ -78,23 +76,16 @@ def measure_worth_on_data(
 
 def _judge(dense: list[list[Any]], compiled: list[list[Any]], source: str, kind: InputKind, compensated: bool) -> Worth:
     evidence, fidelity = collect_evidence(dense, compiled), measure_fidelity(dense, compiled, source)
-    return Worth(
-        fidelity, judge_quality(dense, compiled, evidence, kind, compensated), evidence, source, kind, evidence.samples
-    )
+    return Worth(fidelity, judge_quality(dense, compiled, evidence, kind), evidence, source, kind, evidence.samples)
 
 
 def judge_quality(
-    dense: list[list[Any]],
-    compiled: list[list[Any]],
-    evidence: Evidence,
-    kind: InputKind,
-    compensated: bool,
-    reason: str = "",
+    dense: list[list[Any]], compiled: list[list[Any]], evidence: Evidence, kind: InputKind, reason: str = ""
 ) -> Quality:
     """The verdict on outputs: none is needed where they are equal, none is possible where inputs tell nothing."""
     if is_equal(dense, compiled):
         return Quality("GOOD", "measured", 0.0, 0.0, 0.0)
-    estimate = estimate_drop(evidence, kind, compensated)
+    estimate = estimate_drop(evidence, kind)
     return Quality.of_nothing(reason) if estimate is None else Quality.of_estimate(estimate)
 
 

@@ -27,7 +27,7 @@ def test_at_most_two_points_are_good_and_over_five_poor(points: float) -> None:
     assert judge_drop(points) == ("GOOD" if points <= 2 else "FAIR" if points <= 5 else "POOR")
 
 
-@given(SHARES, SHARES, st.floats(0, 13), st.integers(48, 512), st.booleans())
+@given(SHARES, SHARES, st.floats(0, 13), st.integers(48, 512))
 def test_an_estimate_lies_in_its_interval_and_is_a_drop(
     agreement: float, loss: float, divergence: float, samples: int, compensated: bool
 ) -> None:
@@ -37,22 +37,22 @@ def test_an_estimate_lies_in_its_interval_and_is_a_drop(
     assert found is not None and 0 <= found.low <= found.drop <= found.high <= 100
 
 
-@given(SHARES, SHARES, SHARES, SHARES, st.booleans())
+@given(SHARES, SHARES, SHARES, SHARES)
 def test_what_differs_more_is_never_called_better(
-    agreement: float, loss: float, divergence: float, unexplained: float, compensated: bool
+    agreement: float, loss: float, divergence: float, unexplained: float
 ) -> None:
     one = Evidence(1 - unexplained, 256, agreement, loss, divergence, 0.9, 10)
     worse = replace(
         one, agreement=agreement / 2, expected_loss=(loss + 1) / 2, divergence=divergence + 1,
         explained_variance=-unexplained,
     )  # fmt: skip
-    drops = [estimate_drop(e, "drawn", compensated) for e in (one, worse)]
+    drops = [estimate_drop(e, "drawn") for e in (one, worse)]
     assert drops[0] is not None and drops[1] is not None and drops[0].drop <= drops[1].drop
 
 
 @given(st.sampled_from(["noise", "guessed"]))
 def test_inputs_that_tell_nothing_give_no_estimate(kind: str) -> None:
-    assert estimate_drop(Evidence(1.0, 64), kind, True) is None  # type: ignore[arg-type]
+    assert estimate_drop(Evidence(1.0, 64), kind) is None  # type: ignore[arg-type]
     assert Quality.of_nothing("nothing tells").verdict == "UNKNOWN"
 
 

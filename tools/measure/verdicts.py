@@ -10,7 +10,7 @@ dense too. Each compile is one line of ROWS: its evidence, as the report has it,
 are not made again.
 
 `fit` judges each family of models by a curve that was fitted without it, writes the table with what that gave, and the
-curve of all. The curve minimises squared differences of log(drop + OFFSET), with a small ridge.
+curve of all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from scipy.stats import spearmanr
 
 from spa_compiler import analyze, load, normalize
 from spa_compiler.execution.session import open_quiet_session
-from spa_compiler.quality.estimate import MOST_DROP, OFFSET, list_features
+from spa_compiler.quality.estimate import MOST_DROP, find_points, list_features
 from spa_compiler.quality.evidence import Evidence
 from spa_compiler.quality.inputs import choose_inputs
 from spa_compiler.quality.judgement import measure_worth
@@ -53,11 +53,8 @@ FAMILIES = {
     "digits": "digits",
 }  # fmt: skip
 """Models whose compiles are left out together, by the beginning of their names; others are families of one."""
-FEATURES = {
-    "classes": ("constant", "disagreement", "expected_loss", "divergence", "unexplained", "drawn", "uncompensated"),
-    "others": ("constant", "unexplained"),
-}
-RIDGE = 0.5
+FEATURES = {"classes": ("constant", "disagreement", "unexplained"), "others": ("constant", "unexplained")}
+RIDGE = 0.01
 
 
 @dataclass(frozen=True)
@@ -193,7 +190,7 @@ def collect_drawn(dense: Path, compiled: Path) -> dict[str, Any]:
     """Evidence on drawn inputs, beside that on given ones that calibration used."""
     inputs = choose_inputs(analyze(normalize(load(dense))[0]), None, 0, None)
     sessions = [open_quiet_session(str(f), 3, 1) for f in (dense, compiled)]
-    worth = measure_worth(sessions, inputs, True)
+    worth = measure_worth(sessions, inputs)
     return {"kind": worth.kind, "evidence": worth.evidence.document()}
 
 
@@ -229,7 +226,7 @@ def make_points(rows: Iterable[dict[str, Any]]) -> list[Point]:
         if row.get("drawn") and row["drawn"]["kind"] == "drawn":  # rows of an earlier choice of inputs
             judged = row["drawn"]
         evidence = Evidence(**judged["evidence"])
-        features = list_features(evidence, judged["kind"], row["compensated"])
+        features = list_features(evidence)
         curve = "classes" if evidence.agreement is not None else "others"
         out.append(Point(row["model"], row["source"], row["ratio"], features, curve, row["dense"] - row["compiled"]))
     return out
@@ -238,25 +235,27 @@ def make_points(rows: Iterable[dict[str, Any]]) -> list[Point]:
 def fit_curve(points: Sequence[Point], curve: str) -> dict[str, Any]:
     """Weights by ridge regression, none below 0, and the residuals between which four of five lie.
 
-    The curve without classes is fitted on all compiles, those with classes among them, by explained variance alone.
+    Every family counts the same. The curve without classes is fitted on all compiles, those with classes among them, by
+    explained variance alone.
     """
     names = FEATURES[curve]
     mine = [p for p in points if curve == "others" or p.curve == curve]
+    families = [find_family(p.model) for p in mine]
+    share = np.array([1 / math.sqrt(families.count(f)) for f in families])
     x = np.array([[p.features[n] for n in names] for p in mine])
-    y = np.log(np.clip([p.drop for p in mine], 0, MOST_DROP) + OFFSET)
+    y = np.sqrt(np.clip([p.drop for p in mine], 0, MOST_DROP))
     penalty = math.sqrt(RIDGE) * np.diag([0.0, *[1.0] * (len(names) - 1)])
     least = [-np.inf, *[0.0] * (len(names) - 1)]  # what differs more is never called better
-    both = np.vstack([x, penalty]), np.concatenate([y, np.zeros(len(names))])
+    both = np.vstack([x * share[:, None], penalty]), np.concatenate([y * share, np.zeros(len(names))])
     weights = lsq_linear(*both, bounds=(least, np.inf)).x
     low, high = np.quantile(y - x @ weights, (0.1, 0.9))
     return {"weights": {n: round(float(w), 4) for n, w in zip(names, weights, strict=True)},
-            "low": round(float(low), 3), "high": round(float(high), 3)}  # fmt: skip
+            "low": round(min(float(low), 0.0), 3), "high": round(max(float(high), 0.0), 3)}  # fmt: skip
 
 
 def predict(curve: dict[str, Any], p: Point) -> float:
     """The estimate in points."""
-    level = sum(w * p.features[n] for n, w in curve["weights"].items())
-    return float(min(max(math.exp(level) - OFFSET, 0), MOST_DROP))
+    return find_points(sum(w * p.features[n] for n, w in curve["weights"].items()))
 
 
 def leave_out(points: Sequence[Point]) -> list[float]:

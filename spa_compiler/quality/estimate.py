@@ -5,8 +5,8 @@
 
 The square root of the drop is linear in the evidence (disagreement for classifiers; the root of the variance that is
 not explained for any network): where few answers change, they are those that the dense model was least sure of, and
-often wrong about. `tools/measure/verdicts.py` collects compiles, fits it (each family judged by a curve that has not seen it)
-and writes `curve.json` and the table in docs/results.md.
+often wrong about. `tools/measure/verdicts.py` collects compiles, fits it (each family judged by a curve that has not
+seen it) and writes `curve.json` and the table in docs/results.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The drop of the metric that evidence stands for: a curve that was fitted on compiles whose true drop is known.
 
-    estimate = estimate_drop(evidence, kind="drawn", compensated=True)
+    estimate = estimate_drop(evidence, kind="drawn")
     estimate.drop, estimate.low, estimate.high        # points of the metric; 80 % of the fitted compiles lie between
 
 The square root of the drop is linear in the evidence (disagreement for classifiers; the root of the variance that is

@@ -38,7 +38,7 @@ from spa_compiler.pipeline.output_paths import list_named_files
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
-from spa_compiler.quality.verdict import describe_quality
+from spa_compiler.quality.verdict import shorten_quality
 from spa_compiler.report.document import describe_fidelity, format_si, format_unproven_status
 from spa_compiler.scoring import registry
 from spa_compiler.verification.fidelity import Fidelity, draw_feeds, measure_fidelity
@@ -271,7 +271,7 @@ def compare_files(dense: Path, others: list[Path], options: Options) -> Table:
 def make_sweep_table(source: Path, ratios: str, options: Options) -> Table:
     """One row a ratio; a ratio that is out of reach says why. What does not depend on the ratio is done once."""
     costs = list_table_costs()
-    table = Table("ratio", *(c.title for c in costs), "speed-up", "cosine", "quality", "accuracy", box=None)
+    table = Table("ratio", *(c.title for c in costs), "speed-up", "cosine", "accuracy", "drop", box=None)
     try:
         wanted = [float(r) for r in ratios.split(",")]
     except ValueError as e:
@@ -289,8 +289,8 @@ def make_sweep_table(source: Path, ratios: str, options: Options) -> Table:
         table.add_row(
             f"{ratio:g}", *(format_si(report["compiled"][c.unit]) for c in costs),
             f"{speed['dense_ms'] / speed['compiled_ms']:.2f}" if speed else "",
-            "" if cosine is None else f"{cosine:.4f}", describe_quality(report["quality"]).removeprefix("quality "),
-            f"{right['compiled']:.2%}" if right else "",
+            "" if cosine is None else f"{cosine:.4f}", f"{right['compiled']:.2%}" if right else "",
+            shorten_quality(report["quality"]),
         )  # fmt: skip
     return table
 

@@ -65,6 +65,15 @@ def describe_quality(found: Mapping[str, Any]) -> str:
     return f"quality {found['verdict']} ({found['basis']} drop {_format_points(found['drop'])} points)"
 
 
+def shorten_quality(found: Mapping[str, Any]) -> str:
+    """The verdict and the drop in points for a row of a table.
+
+    >>> shorten_quality({"verdict": "GOOD", "drop": 1.42})
+    'GOOD 1.4'
+    """
+    return str(found["verdict"]) + ("" if found["drop"] is None else f" {_format_points(found['drop'])}")
+
+
 def judge_drop(points: float) -> Verdict:
     """The word for a drop in points."""
     return "GOOD" if points <= GOOD_DROP else "POOR" if points > POOR_DROP else "FAIR"
@@ -92,4 +101,13 @@ def _format_points(drop: float) -> str:
     return f"{drop:.1f}" if abs(drop) < 9.95 else f"{drop:.0f}"
 
 
-__all__ = ["GOOD_DROP", "POOR_DROP", "Quality", "Verdict", "advise", "describe_quality", "judge_drop"]
+__all__ = [
+    "GOOD_DROP",
+    "POOR_DROP",
+    "Quality",
+    "Verdict",
+    "advise",
+    "describe_quality",
+    "judge_drop",
+    "shorten_quality",
+]

@@ -271,7 +271,7 @@ def compare_files(dense: Path, others: list[Path], options: Options) -> Table:
 def make_sweep_table(source: Path, ratios: str, options: Options) -> Table:
     """One row a ratio; a ratio that is out of reach says why. What does not depend on the ratio is done once."""
     costs = list_table_costs()
-    table = Table("ratio", *(c.title for c in costs), "speed-up", "cosine", "accuracy", "drop", box=None)
+    table = Table("ratio", *(c.title for c in costs), "speed-up", "accuracy", "drop", box=None)
     try:
         wanted = [float(r) for r in ratios.split(",")]
     except ValueError as e:
@@ -285,12 +285,11 @@ def make_sweep_table(source: Path, ratios: str, options: Options) -> Table:
         except (BudgetError, NothingToPrune) as e:
             table.add_row(f"{ratio:g}", str(e).split(";")[0])
             continue
-        speed, right, cosine = report["latency"], report["accuracy"], report["fidelity"]["cosine"]
+        speed, right = report["latency"], report["accuracy"]
         table.add_row(
             f"{ratio:g}", *(format_si(report["compiled"][c.unit]) for c in costs),
             f"{speed['dense_ms'] / speed['compiled_ms']:.2f}" if speed else "",
-            "" if cosine is None else f"{cosine:.4f}", f"{right['compiled']:.2%}" if right else "",
-            shorten_quality(report["quality"]),
+            f"{right['compiled']:.2%}" if right else "", shorten_quality(report["quality"]),
         )  # fmt: skip
     return table
 

@@ -44,7 +44,7 @@ def list_features(evidence: Evidence) -> dict[str, float]:
 
 def estimate_drop(evidence: Evidence, kind: InputKind) -> Estimate | None:
     """The estimate; None where the inputs tell nothing."""
-    if kind in ("noise", "guessed"):
+    if kind in ("noise", "guessed") or (kind == "used" and evidence.agreement is None):
         return None
     features = list_features(evidence)
     curve = _load_curves()["classes" if evidence.agreement is not None else "others"]

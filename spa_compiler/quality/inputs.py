@@ -125,7 +125,10 @@ def count_judged(graph: DependencyGraph) -> int:
 def _describe(feeds: Sequence[Feed], kind: InputKind, word: str) -> JudgedInputs:
     found = JudgedInputs(feeds, "", kind)
     which = "that calibration used, too" if kind == "used" else "that calibration did not use"
-    reason = "the graph does not say what its inputs are" if kind == "guessed" else ""
+    reason = {
+        "guessed": "the graph does not say what its inputs are",
+        "used": "calibration used all inputs that were given, and there are no classes to compare",
+    }.get(kind, "")
     return JudgedInputs(feeds, f"{found.samples} {word} inputs {which}", kind, reason)
 
 

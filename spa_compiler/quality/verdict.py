@@ -102,12 +102,5 @@ def _format_points(drop: float) -> str:
 
 
 __all__ = [
-    "GOOD_DROP",
-    "POOR_DROP",
-    "Quality",
-    "Verdict",
-    "advise",
-    "describe_quality",
-    "judge_drop",
-    "shorten_quality",
-]
+    "GOOD_DROP", "POOR_DROP", "Quality", "Verdict", "advise", "describe_quality", "judge_drop", "shorten_quality",
+]  # fmt: skip

@@ -29,11 +29,10 @@ def test_at_most_two_points_are_good_and_over_five_poor(points: float) -> None:
 
 @given(SHARES, SHARES, st.floats(0, 13), st.integers(48, 512))
 def test_an_estimate_lies_in_its_interval_and_is_a_drop(
-    agreement: float, loss: float, divergence: float, samples: int, compensated: bool
+    agreement: float, loss: float, divergence: float, samples: int
 ) -> None:
-    found = estimate_drop(
-        Evidence(1 - divergence / 13, samples, agreement, loss, divergence, 0.9, 10), "drawn", compensated
-    )
+    evidence = Evidence(1 - divergence / 13, samples, agreement, loss, divergence, 0.9, 10)
+    found = estimate_drop(evidence, "drawn")
     assert found is not None and 0 <= found.low <= found.drop <= found.high <= 100
 
 

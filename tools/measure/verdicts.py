@@ -34,7 +34,7 @@ from scipy.stats import spearmanr
 
 from spa_compiler import analyze, load, normalize
 from spa_compiler.execution.session import open_quiet_session
-from spa_compiler.quality.estimate import MOST_DROP, find_points, list_features
+from spa_compiler.quality.estimate import MOST_DROP, estimate_drop, find_points, list_features
 from spa_compiler.quality.evidence import Evidence
 from spa_compiler.quality.inputs import choose_inputs
 from spa_compiler.quality.judgement import measure_worth
@@ -227,6 +227,8 @@ def make_points(rows: Iterable[dict[str, Any]]) -> list[Point]:
             judged = row["drawn"]
         evidence = Evidence(**judged["evidence"])
         features = list_features(evidence)
+        if estimate_drop(evidence, judged["kind"]) is None:
+            continue
         curve = "classes" if evidence.agreement is not None else "others"
         out.append(Point(row["model"], row["source"], row["ratio"], features, curve, row["dense"] - row["compiled"]))
     return out

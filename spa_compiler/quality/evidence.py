@@ -20,6 +20,8 @@ from spa_compiler.verification.fidelity import explain_variance
 Array = NDArray[Any]
 MOST_CLASSES = 20_000
 """Columns up to which a matrix of outputs may be one of classes."""
+NUMBERS_PER_CLASS = 4
+"""Numbers of an input for every class that a classifier has at least."""
 LEAST_PROBABILITY = 1e-6
 """Probabilities below count as this: float32 tells no smaller ones from 0."""
 
@@ -53,11 +55,15 @@ class Evidence:
         return asdict(self)
 
 
-def collect_evidence(dense: Sequence[Sequence[Any]], compiled: Sequence[Sequence[Any]]) -> Evidence:
-    """Compare the outputs of two models, run by run; each run is a list of outputs, the first axis the samples."""
+def collect_evidence(dense: Sequence[Sequence[Any]], compiled: Sequence[Sequence[Any]], numbers: int = 0) -> Evidence:
+    """Compare the outputs of two models, run by run; each run is a list of outputs, the first axis the samples.
+
+    `numbers`: how many an input has, where they are no ids; a model with more outputs than a part of them is no
+    classifier, it may give its input again.
+    """
     samples = sum(_count_rows(row) for row in dense)
     before, after = read_log_probabilities(dense), read_log_probabilities(compiled)
-    if before is None:
+    if before is None or (numbers and before.shape[1] * NUMBERS_PER_CLASS > numbers):
         return Evidence(explain_variance([list(r) for r in dense], [list(r) for r in compiled]), samples)
     if after is None or before.shape != after.shape:  # not finite, say
         sure = float(np.exp(before).max(1).mean())

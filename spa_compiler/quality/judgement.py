@@ -21,6 +21,7 @@ from spa_compiler.quality.estimate import estimate_drop
 from spa_compiler.quality.evidence import Evidence, collect_evidence
 from spa_compiler.quality.inputs import MOST_INPUTS, InputKind, JudgedInputs
 from spa_compiler.quality.verdict import Quality
+from spa_compiler.verification.feeds import Feed
 from spa_compiler.verification.fidelity import Fidelity, measure_fidelity
 from spa_compiler.verification.on_data import measure_on_data
 
@@ -50,7 +51,8 @@ class Worth:
 def measure_worth(sessions: Sequence[ort.InferenceSession], inputs: JudgedInputs) -> Worth:
     """Run the dense and the compiled model on inputs without labels, and estimate what was lost."""
     dense, compiled = ([run_session(s, f) for f in inputs.feeds] for s in sessions)
-    evidence, fidelity = collect_evidence(dense, compiled), measure_fidelity(dense, compiled, inputs.source)
+    numbers = count_numbers(inputs.feeds[0]) if inputs.feeds else 0
+    evidence, fidelity = collect_evidence(dense, compiled, numbers), measure_fidelity(dense, compiled, inputs.source)
     quality = judge_quality(dense, compiled, evidence, inputs.kind, inputs.reason)
     return Worth(fidelity, quality, evidence, inputs.source, inputs.kind, evidence.samples)
 
@@ -62,7 +64,7 @@ def measure_worth_on_data(sessions: Sequence[ort.InferenceSession], data: Datase
     """
     found = measure_on_data(sessions, data, MOST_INPUTS)
     dense, compiled = found.outputs
-    evidence = collect_evidence(dense, compiled)
+    evidence = collect_evidence(dense, compiled, count_numbers(found.first.inputs))
     before, after = found.accuracy
     accuracy = None
     if before is None or after is None:
@@ -77,6 +79,13 @@ def measure_worth_on_data(sessions: Sequence[ort.InferenceSession], data: Datase
 def _judge(dense: list[list[Any]], compiled: list[list[Any]], source: str, kind: InputKind, compensated: bool) -> Worth:
     evidence, fidelity = collect_evidence(dense, compiled), measure_fidelity(dense, compiled, source)
     return Worth(fidelity, judge_quality(dense, compiled, evidence, kind), evidence, source, kind, evidence.samples)
+
+
+def count_numbers(feed: Feed) -> int:
+    """Numbers of one input; 0 where some are ids."""
+    if any(a.dtype.kind != "f" for a in feed.values()):
+        return 0
+    return sum(a.size // max(len(a), 1) for a in feed.values() if a.ndim)
 
 
 def judge_quality(

@@ -118,6 +118,8 @@ def explain_variance(dense: list[list[Any]], compiled: list[list[Any]]) -> float
             continue
         if any(x.shape != y.shape for x, y in zip(column, other, strict=True)):  # numbers of detections
             continue
+        if len({x.shape[1:] for x in column}) > 1:  # sizes follow the inputs: one mean for all numbers
+            column, other = (tuple(np.ravel(x)[:, None] for x in rows) for rows in (column, other))
         a, b = (np.concatenate(rows).astype(np.float64) for rows in (column, other))
         finite = np.isfinite(a)
         if not np.isfinite(b[finite]).all():

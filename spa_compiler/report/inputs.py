@@ -19,7 +19,7 @@ def describe_inputs(given: Given | None) -> list[str]:
         parts.append(given["treatment"])
     if given["values"] != "scale=1" or given["kind"] == "pictures":
         parts.append(f"{given['values']} ({given['decided']})")
-    parts += [given["labels"]] * bool(given["labels"])
+    parts += [f"labels: {given['labels']}"] * bool(given["labels"])
     return ["; ".join(parts)]
 
 
@@ -27,7 +27,8 @@ def describe_number(given: Given) -> str:
     """How many rows of how many, and how many were kept apart."""
     of = "" if given["of"] in (None, given["rows"]) else f" of {given['of']}"
     apart = f", {given['apart']} kept apart" if given["apart"] else ""
-    return f"{given['rows']}{of} {given['kind'] if given['kind'] != 'stream' else 'rows of a stream'}{apart}"
+    kind = {"stream": "rows of a stream", "arrays": "rows"}.get(given["kind"], given["kind"])
+    return f"{given['rows']}{of} {kind}{apart}"
 
 
 def list_given(report: Mapping[str, Any]) -> list[tuple[str, Given]]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from spa_compiler.calibration.sample_budget import take_first
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.passes import Pipeline, find_requirements
 from spa_compiler.pipeline.state import Pass, State
@@ -45,7 +46,7 @@ class Protect:
         again = Pipeline(self.inner) if self.inner else _find_repeated(state)
         if again is None or state.plan.is_empty or state.calibration is None:
             return state
-        feeds = _take_first(state.calibration.feeds)
+        feeds = take_first(state.calibration.feeds, PLANNING.protect_inputs)
         dense = run_outputs(
             state.require_graph().model, list_taps(state.require_graph().model), feeds, "the dense model", level=3
         )
@@ -73,17 +74,6 @@ class Protect:
         return explain_variance(
             dense, run_outputs(state.model, list_taps(state.model), feeds, "the compiled model", level=3)
         )
-
-
-def _take_first(feeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first chunks: as many inputs as outputs are explained on, or a chunk more."""
-    out, n = [], 0
-    for feed in feeds:
-        if n >= PLANNING.protect_inputs:
-            break
-        out.append(feed)
-        n += max((len(a) for a in feed.values() if a.ndim), default=1)
-    return out
 
 
 def _find_repeated(state: State) -> Pipeline | None:

@@ -34,7 +34,7 @@ from spa_compiler.calibration.picture_choice import choose_balanced, choose_crop
 from spa_compiler.calibration.pixel_scale import compute_probabilities, rescale_source, split_chunks
 from spa_compiler.calibration.priors.front_ends import Spoken
 from spa_compiler.calibration.priors.kinds import Scale, Synthetic
-from spa_compiler.calibration.sample_budget import SampleBudget, count_affordable, plan_samples
+from spa_compiler.calibration.sample_budget import SampleBudget, count_affordable, count_inputs, plan_samples
 from spa_compiler.calibration.sentences import explain_unused_tokenizer, write_sentences
 from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.errors import UsageError
@@ -89,7 +89,7 @@ class Calibration:
     @property
     def samples(self) -> int:
         """Number of inputs."""
-        return sum(max((len(a) for a in f.values() if a.ndim), default=1) for f in self.feeds)
+        return count_inputs(self.feeds)
 
 
 def draw_calibration(

@@ -6,7 +6,7 @@ planned, pool = plan_samples(graph, samples=0, memory=2 * 10**9)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,21 @@ class SampleBudget:
         if not self.at or not feeds:
             return feeds, None
         return feeds, Late(max(1, self.start // len(next(iter(feeds[0].values())))), self.at)
+
+
+def count_inputs(feeds: Sequence[Feed]) -> int:
+    """Inputs in these chunks; a feed of scalars is one."""
+    return sum(max((len(a) for a in f.values() if a.ndim), default=1) for f in feeds)
+
+
+def take_first(feeds: Sequence[Feed], count: int) -> list[Feed]:
+    """The first chunks, of `count` inputs or a few more."""
+    out: list[Feed] = []
+    for feed in feeds:
+        if count_inputs(out) >= count:
+            break
+        out.append(feed)
+    return out
 
 
 def plan_samples(

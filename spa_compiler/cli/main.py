@@ -151,12 +151,10 @@ def _show_missed(error: GateError, given: dict[str, Any]) -> None:
         return
     if not given["quiet"]:
         document.show_report(error.report, Console(), given["verbose"])
-    if given["report_file"]:
-        try:
-            document.save_report(error.report, Path(given["report_file"]))
-        except OSError as e:
-            error.add_note(f"the report {given['report_file']} could not be written: {e.strerror or e}")
-    click.echo(document.format_last_line(error.report))
+    report = error.report
+    if given["report_file"] and (why := _write(Path(given["report_file"]), lambda f: document.save_report(report, f))):
+        click.echo(f"spa-compile: error: the report {given['report_file']} was not written: {why}", err=True)
+    click.echo(document.format_last_line(report))
 
 
 def _list_other_outputs(given: dict[str, Any]) -> dict[str, Path]:
@@ -167,17 +165,26 @@ def _list_other_outputs(given: dict[str, Any]) -> dict[str, Path]:
 
 def _save(result: Result, beside: dict[str, Path]) -> Iterator[str]:
     """Write the plan and the report; a sentence for each that could not be written, of which nothing is left."""
+    writers: dict[str, tuple[str, Callable[[Path], None]]] = {
+        "--report": ("report", lambda f: document.save_report(result.report, f)),
+        "--save-plan": ("plan", result.state.plan.save),
+    }
     for option, file in beside.items():
-        was_there = file.exists()
-        try:
-            if option == "--report":
-                document.save_report(result.report, file)
-            else:
-                result.state.plan.save(file)
-        except OSError as e:
-            if not was_there:
-                file.unlink(missing_ok=True)
-            yield f"the {'report' if option == '--report' else 'plan'} {file} was not: {e.strerror or e}"
+        what, write = writers[option]
+        if why := _write(file, write):
+            yield f"the {what} {file} was not: {why}"
+
+
+def _write(file: Path, write: Callable[[Path], None]) -> str:
+    """Write a file; where that fails nothing of it is left, and the system's reason is returned."""
+    was_there = file.exists()
+    try:
+        write(file)
+    except OSError as e:
+        if not was_there:
+            file.unlink(missing_ok=True)
+        return e.strerror or str(e)
+    return ""
 
 
 @contextmanager

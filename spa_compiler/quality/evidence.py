@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spa_compiler.calibration.front_end_choice import INPUTS_PER_CLASS
 from spa_compiler.verification.fidelity import explain_variance
 
 Array = NDArray[Any]
 MOST_CLASSES = 20_000
 """Columns up to which a matrix of outputs may be one of classes."""
-NUMBERS_PER_CLASS = 4
-"""Numbers of an input for every class that a classifier has at least."""
 LEAST_PROBABILITY = 1e-6
 """Probabilities below count as this: float32 tells no smaller ones from 0."""
 
@@ -63,7 +62,7 @@ def collect_evidence(dense: Sequence[Sequence[Any]], compiled: Sequence[Sequence
     """
     samples = sum(_count_rows(row) for row in dense)
     before, after = read_log_probabilities(dense), read_log_probabilities(compiled)
-    if before is None or (numbers and before.shape[1] * NUMBERS_PER_CLASS > numbers):
+    if before is None or (numbers and before.shape[1] * INPUTS_PER_CLASS > numbers):
         return Evidence(explain_variance([list(r) for r in dense], [list(r) for r in compiled]), samples)
     if after is None or before.shape != after.shape:  # not finite, say
         sure = float(np.exp(before).max(1).mean())

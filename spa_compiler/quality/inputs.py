@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.inputs import Calibration, draw_unselected
-from spa_compiler.calibration.sample_budget import count_affordable
+from spa_compiler.calibration.sample_budget import count_affordable, count_inputs, take_first
 from spa_compiler.errors import SpaError
 from spa_compiler.verification.feeds import Feed, Ranges
 from spa_compiler.verification.fidelity import draw_feeds
@@ -53,7 +53,7 @@ class JudgedInputs:
     @property
     def samples(self) -> int:
         """How many there are."""
-        return sum(max((len(a) for a in f.values() if np.ndim(a)), default=1) for f in self.feeds)
+        return count_inputs(self.feeds)
 
 
 def choose_inputs(
@@ -68,17 +68,24 @@ def choose_inputs(
         if calibration.apart is not None and (apart := calibration.apart(count)):
             return _describe(apart, "given", "given")
         used = _describe(take_first(calibration.feeds, count), "used", "given")
+    drawn, is_guessed = _draw_apart(graph, None if used else calibration, seed, ranges, count)
+    if used and (is_guessed or not drawn):
+        return used
+    if drawn:
+        drawn = match_scale(drawn, used.feeds) if used else drawn
+        return _describe(drawn, "guessed" if is_guessed else "drawn", "drawn")
+    return draw_noise(graph, seed, ranges, "only noise could be drawn as inputs")
+
+
+def _draw_apart(
+    graph: DependencyGraph, calibration: Calibration | None, seed: int, ranges: Ranges | None, count: int
+) -> tuple[list[Feed], bool]:
+    """Drawn inputs, of the source of a calibration where it has more, and whether their kind is a guess."""
     try:
-        is_drawn = calibration is not None and calibration.synthetic and calibration.apart is not None
-        found = calibration if is_drawn and calibration is not None else draw_unselected(graph, seed, ranges)
-        drawn = found.apart(count) if found.apart is not None else []
+        found = calibration if calibration and calibration.apart else draw_unselected(graph, seed, ranges)
+        return (found.apart(count) if found.apart else []), found.is_guessed
     except SpaError:  # a prior that asks for what this model does not have
-        drawn = []
-    if used and not found.is_guessed:
-        drawn = match_scale(drawn, used.feeds)
-    if drawn and not (used and found.is_guessed):
-        return _describe(drawn, "guessed" if found.is_guessed else "drawn", "drawn")
-    return used or draw_noise(graph, seed, ranges, "only noise could be drawn as inputs")
+        return [], False
 
 
 def draw_noise(
@@ -104,16 +111,6 @@ def match_scale(drawn: Sequence[Feed], given: Sequence[Feed]) -> list[Feed]:
     return out
 
 
-def take_first(feeds: Sequence[Feed], count: int) -> list[Feed]:
-    """The first chunks, of `count` inputs or a few more."""
-    out: list[Feed] = []
-    for feed in feeds:
-        if out and JudgedInputs(out, "", "used").samples >= count:
-            break
-        out.append(feed)
-    return out
-
-
 def count_judged(graph: DependencyGraph) -> int:
     """How many inputs both models are run on."""
     values = [graph.values[t.name] for t in graph.model.graph.outputs if t.name in graph.values]
@@ -132,4 +129,4 @@ def _describe(feeds: Sequence[Feed], kind: InputKind, word: str) -> JudgedInputs
     return JudgedInputs(feeds, f"{found.samples} {word} inputs {which}", kind, reason)
 
 
-__all__ = ["InputKind", "JudgedInputs", "choose_inputs", "count_judged", "draw_noise", "take_first"]
+__all__ = ["InputKind", "JudgedInputs", "choose_inputs", "count_judged", "draw_noise", "match_scale"]

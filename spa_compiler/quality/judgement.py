@@ -76,11 +76,6 @@ def measure_worth_on_data(sessions: Sequence[ort.InferenceSession], data: Datase
     return worth, found.first
 
 
-def _judge(dense: list[list[Any]], compiled: list[list[Any]], source: str, kind: InputKind, compensated: bool) -> Worth:
-    evidence, fidelity = collect_evidence(dense, compiled), measure_fidelity(dense, compiled, source)
-    return Worth(fidelity, judge_quality(dense, compiled, evidence, kind), evidence, source, kind, evidence.samples)
-
-
 def count_numbers(feed: Feed) -> int:
     """Numbers of one input; 0 where some are ids."""
     if any(a.dtype.kind != "f" for a in feed.values()):

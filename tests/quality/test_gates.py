@@ -69,3 +69,10 @@ def test_gates_that_hold_are_listed(source: Path) -> None:
         run(source, "--ratio", 0.3, "--report", report, "--fail-under", "params_reduction>=1%", *QUICK).exit_code == 0
     )
     assert [g["holds"] for g in json.loads(report.read_text())["gates"]] == [True]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_report_of_a_missed_gate_that_cannot_be_written_is_told(source: Path) -> None:
+    result = run(source, "--ratio", 0.7, "--report", "/dev/full", "--fail-under", "cosine>=2", *QUICK)
+    assert result.exit_code == 6
+    assert "the report /dev/full was not written: No space left" in result.stderr

@@ -14,6 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import last, run
+from spa_compiler import analyze, load, normalize
+from spa_compiler.calibration.inputs import Calibration
+from spa_compiler.errors import UsageError
+from spa_compiler.quality import inputs
 from spa_compiler.quality.estimate import estimate_drop
 from spa_compiler.quality.evidence import Evidence
 from spa_compiler.quality.verdict import Quality, judge_drop
@@ -85,3 +89,17 @@ def test_tables_of_numbers_are_no_evidence(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
     result = run(path, "--ratio", 0.5, *JUDGED)
     assert "| quality UNKNOWN (the graph does not say what its inputs are) |" in last(result)
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_prior_that_fails_leaves_the_next_best_inputs(
+    models: Path, monkeypatch: pytest.MonkeyPatch, is_given: bool
+) -> None:
+    def fail(*_: object) -> None:
+        raise UsageError("no such input")
+
+    monkeypatch.setattr(inputs, "draw_unselected", fail)
+    graph = analyze(normalize(load(models / "digits_resnet.onnx"))[0])
+    given = Calibration([{graph.model.header.graph.input[0].name: np.zeros((4, 1, 8, 8), np.float32)}], "four")
+    found = inputs.choose_inputs(graph, given if is_given else None, 0, None)
+    assert (found.kind, bool(found.reason)) == (("used" if is_given else "noise"), True)

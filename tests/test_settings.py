@@ -21,9 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE, EXPERIMENTS = ROOT / "docs" / "settings.md", ROOT / "docs" / "experiments.md"
 TUNED = ("interpreter", "calibration", "statistics", "scoring", "compensation", "planning")
 """Packages whose numbers can change which channels go and what the others become; passes, too."""
+JUDGES = ("quality",)
+"""Packages whose numbers can change what is said of a model, not the model."""
 SOURCES = sorted(
     p
-    for p in [*(f for t in TUNED for f in (ROOT / "spa_compiler" / t).rglob("*.py")), *(ROOT / "passes").glob("*.py")]
+    for p in [
+        *(f for t in (*TUNED, *JUDGES) for f in (ROOT / "spa_compiler" / t).rglob("*.py")),
+        *(ROOT / "passes").glob("*.py"),
+    ]
     if p.name != "settings.py"
 )
 LIMITS = {
@@ -32,6 +37,8 @@ LIMITS = {
     "interpreter.node_runner.SMALL_ARRAY": "time",
     "interpreter.node_runner.PARALLEL_ELEMENTS": "time",
     "interpreter.body_taps.OUTPUT_SLOT": "a mark",
+    "calibration.class_probabilities.LEAST_MASS": "a tolerance",
+    "calibration.class_probabilities.MOST_CLASSES": "what a classifier is",
     "calibration.bn_matching.OLDEST_OPSET": "a fact of ONNX",
     "calibration.bn_matching.COPIES_IN_MEMORY": "memory",
     "calibration.bn_matching.COPIES_ALONE": "memory",
@@ -128,16 +135,26 @@ LIMITS = {
     "planning.measured_budget.MOST_REMOVED": "where the search ends",
     "planning.uniform_share.HALVINGS": "time",
     "planning.plan.PLAN_FORMAT": "a version",
+    "quality.estimate.MOST_DROP": "a unit",
+    "quality.estimate.MOST_UNEXPLAINED": "what is lost as a whole",
+    "quality.evidence.LEAST_PROBABILITY": "a tolerance",
+    "quality.inputs.FAR_SCALE": "between customary scales",
+    "quality.inputs.FEWEST_INPUTS": "how sure an estimate is, by its standard error",
+    "quality.inputs.MOST_INPUTS": "how sure an estimate is, by its standard error",
+    "quality.inputs.MOST_OUTPUT_BYTES": "memory",
+    "quality.inputs.MOST_WORK": "time",
+    "quality.verdict.GOOD_DROP": "what the word means",
+    "quality.verdict.POOR_DROP": "what the word means",
     "passes.calibrate.BYTE_SCALES": "units",
 }
 """Constants outside of the settings, and why they are none: nobody chose them by the accuracy of a model."""
 FRACTIONS = {
     "calibration.bn_matching": {1e-4: "a variance that is no zero", 1e-5: "ONNX's default"},
+    "calibration.class_probabilities": {1e-2: "a tolerance"},
     "calibration.pixel_scale": {
         0.449: "GREY_MEAN",
         0.226: "GREY_DEVIATION",
         114.0: "the same in 0..255",
-        1e-2: "a tolerance",
     },
     "calibration.priors.photographs": {
         "*": "how a picture of its kind looks: never compared but as a whole (E66), settings apart"
@@ -148,6 +165,7 @@ FRACTIONS = {
     "calibration.priors.kinds": {"*": "how an utterance sounds: never compared"},
     "interpreter.activation_maps": {1e-5: "ONNX's default"},
     "statistics.residual_branch": {1e-5: "ONNX's default"},
+    "quality.verdict": {9.95: "rounding"},
 }
 """Fractions inside of functions that are no settings, by module, and why; "*" is all of a module."""
 PLAIN = {0.0, 0.5, 1.0, 2.0}

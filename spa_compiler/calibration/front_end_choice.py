@@ -18,7 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.calibration.pixel_scale import compute_probabilities, split_chunks
+from spa_compiler.calibration.class_probabilities import (
+    compute_probabilities,
+    measure_entropy,
+    measure_information,
+)
+from spa_compiler.calibration.pixel_scale import split_chunks
 from spa_compiler.calibration.priors.front_ends import Spoken, choose_frames, is_customary, list_front_ends
 from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.calibration.priors.sound_bank import draw_clips, load_words
@@ -94,16 +99,11 @@ def choose_by_words(graph: DependencyGraph, name: str, tried: list[Spoken]) -> t
 
 def measure_word_share(p: Array, groups: Array) -> float:
     """Of the information that predictions give of inputs, the share that they give of their groups."""
-    whole = _measure_entropy(p.mean(0))
-    told = whole - float(np.mean([_measure_entropy(row) for row in p]))
+    told = measure_information(p)
     if told < CALIBRATION.least_information * math.log(p.shape[1]):
         return 0.0
-    of_groups = [_measure_entropy(p[groups == g].mean(0)) for g in np.unique(groups)]
-    return (whole - float(np.mean(of_groups))) / told
-
-
-def _measure_entropy(p: Array) -> float:
-    return float(-(p * np.log(p + 1e-12)).sum())
+    of_groups = [measure_entropy(p[groups == g].mean(0)) for g in np.unique(groups)]
+    return (measure_entropy(p.mean(0)) - float(np.mean(of_groups))) / told
 
 
 def _list_trials(batch: int) -> tuple[Array, Array]:

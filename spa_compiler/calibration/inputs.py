@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from spa_compiler.algebra.sizes import find_size_symbols
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.bn_matching import draw_matched
+from spa_compiler.calibration.class_probabilities import compute_probabilities
 from spa_compiler.calibration.front_end_choice import choose_front_end
 from spa_compiler.calibration.language_model import (
     LENGTH_ELEMENTS,
@@ -31,7 +32,7 @@ from spa_compiler.calibration.language_model import (
     find_language,
 )
 from spa_compiler.calibration.picture_choice import choose_balanced, choose_crops
-from spa_compiler.calibration.pixel_scale import compute_probabilities, rescale_source, split_chunks
+from spa_compiler.calibration.pixel_scale import rescale_source, split_chunks
 from spa_compiler.calibration.priors.front_ends import Spoken
 from spa_compiler.calibration.priors.kinds import Scale, Synthetic
 from spa_compiler.calibration.sample_budget import SampleBudget, count_affordable, count_inputs, plan_samples

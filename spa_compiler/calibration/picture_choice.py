@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.calibration.pixel_scale import compute_probabilities, split_chunks
+from spa_compiler.calibration.class_probabilities import compute_probabilities
+from spa_compiler.calibration.pixel_scale import split_chunks
 from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.calibration.priors.photograph_bank import draw_recipes
 from spa_compiler.calibration.settings import CALIBRATION

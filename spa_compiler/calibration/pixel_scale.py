@@ -17,10 +17,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.calibration.class_probabilities import Feed, compute_probabilities, measure_information
 from spa_compiler.calibration.priors.kinds import NORMALISED, Scale, Synthetic
 from spa_compiler.calibration.settings import CALIBRATION
-from spa_compiler.execution.parallel import map_parallel
-from spa_compiler.execution.session import open_session, run_session
+from spa_compiler.execution.session import open_session
 from spa_compiler.interpreter.activation_maps import measure_statistics
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.model import Model
@@ -28,7 +28,6 @@ from spa_compiler.ir.symbols import find_only_batch, make_input_types
 from spa_compiler.operators.facts import FIRST_CONTRACTIONS, HOLDS_STATISTICS, KEEPS_NUMBERS, find_affine
 
 Array = NDArray[Any]
-Feed = dict[str, Array]
 CHUNK_ELEMENTS = 200_000
 """Elements of an input that run at once."""
 TRIED_PICTURES = 32
@@ -125,10 +124,8 @@ def _measure_information(
     p = compute_probabilities(session, split_chunks({name: source.draw(n, np.random.default_rng(0))}, batch), n)
     if p is None:
         return math.inf, 0.0, 0
-    entropy = -(p * np.log(p + 1e-12)).sum(1).mean()
-    mean = p.mean(0)
     certain = p.max(1) > CALIBRATION.certain_probability
-    return float(-(mean * np.log(mean + 1e-12)).sum() - entropy), float(certain.mean()), p.shape[1]
+    return measure_information(p), float(certain.mean()), p.shape[1]
 
 
 def _measure_response(graph: DependencyGraph, name: str, source: Synthetic) -> float:
@@ -160,24 +157,6 @@ def _measure_response(graph: DependencyGraph, name: str, source: Synthetic) -> f
 def _measure_deviation(y: Sequence[Array]) -> float:
     flat = [a if a.ndim > 2 else a.reshape(1, 1, -1) for a in y]
     return float(np.median(np.sqrt(measure_statistics(flat)[1])))
-
-
-def compute_probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) -> Array | None:
-    """Class probabilities (n, classes) of the first output, or None where it does not look like a classifier's."""
-    rows = []
-    for feed, y in zip(feeds, map_parallel(lambda f: np.asarray(run_session(session, f)[0]), feeds), strict=True):
-        size = len(next(iter(feed.values())))
-        if y.dtype.kind != "f" or not 2 <= y.ndim <= 4 or y.shape[0] != size or not 2 <= y.size // size <= 20_000:
-            return None
-        if max(y.shape[1:]) != y.size // size:
-            return None
-        rows.append(y.reshape(size, -1).astype(np.float64))
-    p = np.concatenate(rows)
-    if len(p) != n or not np.isfinite(p).all():
-        return None
-    if (p < 0).any() or np.abs(p.sum(1) - 1).max() > 1e-2:
-        p = np.exp(p - p.max(1, keepdims=True))
-    return np.asarray(p / p.sum(1, keepdims=True))
 
 
 def split_chunks(inputs: Mapping[str, Array], batch: int, most: int = 64) -> list[Feed]:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.calibration.class_probabilities import compute_probabilities, measure_information
 from spa_compiler.calibration.inputs import PICTURE_KINDS, Calibration, choose_source, find_first_grid, guess_kind
 from spa_compiler.calibration.pixel_scale import (
-    compute_probabilities,
     find_leading_affine,
     split_chunks,
 )
@@ -283,8 +283,7 @@ def _is_telling(graph: DependencyGraph, name: str, x: Array) -> bool:
 
 def _measure_told(p: Array) -> float:
     """Mutual information of inputs and predictions, as a share of the most that so many classes allow."""
-    mean, entropy = p.mean(0), -(p * np.log(p + 1e-12)).sum(1).mean()
-    return float(-(mean * np.log(mean + 1e-12)).sum() - entropy) / math.log(max(p.shape[1], 2))
+    return measure_information(p) / math.log(max(p.shape[1], 2))
 
 
 def _has_same_answers(graph: DependencyGraph, name: str, x: Array, other: Array) -> bool:

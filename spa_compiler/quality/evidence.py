@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spa_compiler.calibration.class_probabilities import read_probabilities
 from spa_compiler.calibration.front_end_choice import INPUTS_PER_CLASS
 from spa_compiler.verification.fidelity import explain_variance
 
 Array = NDArray[Any]
-MOST_CLASSES = 20_000
-"""Columns up to which a matrix of outputs may be one of classes."""
 LEAST_PROBABILITY = 1e-6
 """Probabilities below count as this: float32 tells no smaller ones from 0."""
 
@@ -82,28 +81,12 @@ def collect_evidence(dense: Sequence[Sequence[Any]], compiled: Sequence[Sequence
 
 
 def read_log_probabilities(outputs: Sequence[Sequence[Any]]) -> Array | None:
-    """Logarithms of class probabilities [n, classes] of the first output; None where it is no classifier's.
-
-    That is a matrix, with axes of 1 beside, of at least two columns: of probabilities as they are, else of logits.
-    """
-    rows = []
-    for run in outputs:
-        y = run[0] if len(run) else None
-        if not isinstance(y, np.ndarray) or y.dtype.kind != "f" or y.ndim < 2 or not y.size:
-            return None
-        classes = y.size // len(y)
-        if max(y.shape[1:]) != classes or not 2 <= classes <= MOST_CLASSES:
-            return None
-        rows.append(y.reshape(len(y), classes).astype(np.float64))
-    if not rows or len({r.shape[1] for r in rows}) != 1:
+    """Logarithms of class probabilities [n, classes] of the first output; None where it is no classifier's."""
+    p = read_probabilities([run[0] if len(run) else None for run in outputs])
+    if p is None:
         return None
-    x = np.concatenate(rows)
-    if not np.isfinite(x).all():
-        return None
-    if (x < -1e-6).any() or np.abs(x.sum(1) - 1).max() > 1e-2:
-        x = np.exp(x - x.max(1, keepdims=True))
-    x = np.maximum(x / x.sum(1, keepdims=True), LEAST_PROBABILITY)
-    return np.asarray(np.log(x / x.sum(1, keepdims=True)))
+    p = np.maximum(p, LEAST_PROBABILITY)
+    return np.asarray(np.log(p / p.sum(1, keepdims=True)))
 
 
 def _count_rows(run: Sequence[Any]) -> int:

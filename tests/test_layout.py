@@ -19,6 +19,7 @@ from spa_compiler.analysis.cost_kinds import Cost
 from spa_compiler.analysis.cost_registry import find_costs
 from spa_compiler.operators.tables import TABLES
 from spa_compiler.planning import costs
+from syntax import list_nodes, parse_file
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted((ROOT / "spa_compiler").rglob("*.py"))
@@ -65,7 +66,7 @@ def package_of(module: str) -> str:
 
 def imported(path: Path) -> Iterator[str]:
     """Modules of spa_compiler that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in list_nodes(path):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "spa_compiler":
             below = ".".join(node.module.split(".")[1:])
             yield from {inner if (inner := f"{below}.{a.name}".strip(".")) in ALL else below for a in node.names}
@@ -93,7 +94,7 @@ def test_no_module_is_shadowed_by_a_name_of_its_package() -> None:
     for module, path in ALL.items():
         if path.stem == "__init__":
             inner = {m.rpartition(".")[2] for m in ALL if m and m.rpartition(".")[0] == module}
-            given = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module]
+            given = [n for n in list_nodes(path) if isinstance(n, ast.ImportFrom) and n.module]
             names = {a.asname or a.name for n in given for a in n.names if n.module != f"spa_compiler.{module}"}
             assert not inner & names, f"{module}: a name hides a module"
 
@@ -105,9 +106,8 @@ def test_nothing_in_the_library_imports_a_pass(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_stand_at_the_top(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    optional = {n for t in ast.walk(tree) if isinstance(t, ast.Try) for n in ast.walk(t)}
-    inner = [n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)]
+    optional = {n for t in list_nodes(path) if isinstance(t, ast.Try) for n in ast.walk(t)}
+    inner = [n for f in list_nodes(path) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)]
     local = [n for n in inner if isinstance(n, ast.Import | ast.ImportFrom) and n not in optional]
     assert {a.name for n in local for a in n.names} <= SLOW
 
@@ -121,15 +121,14 @@ def test_the_commands_start_without_what_is_slow_to_import() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_says_what_it_is(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text()))
+    assert ast.get_docstring(parse_file(path))
 
 
 def texts(path: Path) -> Iterator[str]:
     """String literals of a file that are no docstrings."""
-    tree = ast.parse(path.read_text())
-    bodies = [body for n in ast.walk(tree) if isinstance(body := getattr(n, "body", None), list)]
+    bodies = [body for n in list_nodes(path) if isinstance(body := getattr(n, "body", None), list)]
     docs = {id(n.value) for body in bodies for n in body if isinstance(n, ast.Expr)}
-    for node in ast.walk(tree):
+    for node in list_nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
             yield node.value
 
@@ -159,7 +158,7 @@ COSTS = {word for c in find_costs().values() for word in (c.name, c.unit, c.titl
 
 def rows_of_texts(path: Path) -> Iterator[set[str]]:
     """String literals that stand side by side: the entries or keys of a list, a tuple, a set or a dictionary."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in list_nodes(path):
         parts = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
         yield {p.value for p in parts if isinstance(p, ast.Constant) and isinstance(p.value, str)}
 
@@ -177,7 +176,7 @@ def test_every_cost_of_the_table_is_an_entry_point() -> None:
 
 
 def identifiers(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in list_nodes(path):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.arg):
@@ -214,7 +213,7 @@ def test_every_folder_of_code_is_in_the_package_list() -> None:
 
 def test_passes_import_each_other_relatively_and_the_library_by_name() -> None:
     for path in PASSES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in list_nodes(path):
             if isinstance(node, ast.ImportFrom) and node.module:
                 assert not node.module.startswith("spa_compiler.passes")
 
@@ -222,6 +221,6 @@ def test_passes_import_each_other_relatively_and_the_library_by_name() -> None:
 def test_tests_do_not_import_tests() -> None:
     """Code that several tests need is in tests/support and tests/models."""
     for path in (ROOT / "tests").rglob("test_*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in list_nodes(path):
             if isinstance(node, ast.ImportFrom) and node.module:
                 assert not node.module.startswith("test_"), f"{path.name} imports {node.module}"

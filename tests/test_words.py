@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from syntax import list_nodes, parse_file
+
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted([*(ROOT / "spa_compiler").rglob("*.py"), *(ROOT / "passes").glob("*.py")])
 SCRIPTS = sorted([*(ROOT / "tools").rglob("*.py"), *(ROOT / "tests" / "support").glob("*.py")])
@@ -62,7 +64,7 @@ compensation, masked model"""
 
 
 def functions_in(path: Path) -> Iterator[ast.FunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in list_nodes(path):
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("__"):
             yield node
 
@@ -73,7 +75,7 @@ def is_participle(name: str) -> bool:
 
 def docstrings_in(path: Path) -> Iterator[str]:
     """Docstrings of a module and of what it holds, and strings under constants."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in list_nodes(path):
         for child in getattr(node, "body", []) if not isinstance(node, ast.Lambda | ast.IfExp) else []:
             value = child.value if isinstance(child, ast.Expr) else None
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
@@ -82,7 +84,7 @@ def docstrings_in(path: Path) -> Iterator[str]:
 
 def constants_in(path: Path) -> Iterator[tuple[str, str]]:
     """Names in capitals that a module gives a value, and that value as text."""
-    for node in ast.parse(path.read_text()).body:
+    for node in parse_file(path).body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 names = target.elts if isinstance(target, ast.Tuple) else [target]

@@ -285,7 +285,7 @@ def _measure_worth(
     data = decide_scale(graph, given, ranges)
     worth, first = measure_worth_on_data(sessions, data)
     taken = summarize_dataset(data, first, list(range(first.rows)), 0, worth.samples) | {"rows": worth.samples}
-    return worth, {**worth.document(), "data": taken, "notes": list(check_scale(graph, data, first))}
+    return worth, {**worth.document(), "data": taken, "notes": [*first.notes, *check_scale(graph, data, first)]}
 
 
 def _advise(state: State, options: Options) -> list[str]:

@@ -100,7 +100,7 @@ def load_calibration(
     return Calibration(
         feeds, f"{n} inputs from {data.name}", has_low_rank=few, late=late, apart=_make_reader(chosen, batch),
         summary=summarize_dataset(data, block, chosen.rows, chosen.apart, chosen.of),
-        notes=check_scale(graph, data, block),
+        notes=(*block.notes, *check_scale(graph, data, block)),
     )  # fmt: skip
 
 

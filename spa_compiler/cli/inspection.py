@@ -172,6 +172,7 @@ class _Measured:
     fidelity: list[Fidelity]
     accuracy: list[float | None]
     has_labels: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def _measure_sessions(path: Path, sessions: list[Any], options: Options) -> _Measured:
@@ -189,7 +190,8 @@ def _measure_sessions(path: Path, sessions: list[Any], options: Options) -> _Mea
     if data.is_unscaled:
         data = decide_scale(analyze_file(path, options.input_shape), data, parse_ranges(options.input_range, model))
     found = measure_on_data(sessions, data)
-    return _Measured(data.name, found.fidelity, found.accuracy, found.first.labels is not None)
+    first = found.first
+    return _Measured(data.name, found.fidelity, found.accuracy, first.labels is not None, first.notes)
 
 
 def verify_file(dense: Path, compiled: Path, plan: Plan | None, options: Options) -> list[str]:
@@ -222,6 +224,7 @@ def verify_file(dense: Path, compiled: Path, plan: Plan | None, options: Options
             + (f", after decisions taken once ({', '.join(found.replayed[:4])})" if found.replayed else "")
         )
     measured = _measure_sessions(dense, sessions, options)
+    lines += measured.notes
     lines.append(f"fidelity on {measured.name}: {describe_fidelity(measured.fidelity[1].document())}")
     if measured.has_labels:
         before, after = measured.accuracy
@@ -257,7 +260,7 @@ def compare_files(dense: Path, others: list[Path], options: Options) -> Table:
     feed = draw_sample(model, sessions, parse_ranges(options.input_range, model), options.seed)
     costs = list_table_costs()
     first, rest = Column("model", overflow="fold"), ("median ms", f"cosine ({found.name})", "accuracy")
-    table = Table(first, *(c.title for c in costs), *rest, box=None)
+    table = Table(first, *(c.title for c in costs), *rest, box=None, caption="\n".join(found.notes) or None)
     for path, session, close, right in zip(paths, sessions, found.fidelity, found.accuracy, strict=True):
         totals = CostModel(analyze_file(path, options.input_shape)).totals({})
         ms = measure_latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms

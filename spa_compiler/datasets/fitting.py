@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from spa_compiler.datasets.axis_order import describe_misfit, plan_arrangement
 from spa_compiler.datasets.preprocess import ValueMap
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.index_limits import find_index_limits
@@ -55,6 +56,18 @@ def fit_arrays(
     return {s.name: fit_array(where, s, _pick_array(where, s.name, arrays, len(specs)), values) for s in specs}
 
 
+def list_moves(where: str, arrays: Mapping[str, Array], specs: Sequence[InputSpec]) -> tuple[str, ...]:
+    """Notes on arrays whose axes stand in another order than the model's, which `fit_arrays` puts right."""
+    found: list[str] = []
+    for s in specs:
+        row, wanted = _pick_array(where, s.name, arrays, len(specs)).shape[1:], s.dims[1:]
+        arrangement = plan_arrangement(row, wanted)
+        if arrangement is not None and arrangement.note:
+            shape, taken = list(row), list(arrangement.shape)
+            found.append(f"{where}: rows of '{s.name}' are {shape}, taken as {taken}: {arrangement.note}")
+    return tuple(found)
+
+
 def _pick_array(where: str, name: str, arrays: Mapping[str, Array], inputs: int) -> Array:
     if name in arrays:
         return arrays[name]
@@ -66,16 +79,17 @@ def _pick_array(where: str, name: str, arrays: Mapping[str, Array], inputs: int)
 
 
 def fit_array(where: str, spec: InputSpec, array: Array, values: ValueMap | None = None) -> Array:
-    """The array in the input's type, its rows in the input's shape where they have as many elements."""
+    """The array in the input's type, its rows in the input's shape where that can be told from theirs."""
     what = f"{where}: the array for '{spec.name}'"
     if spec.dtype.kind != "O" and array.dtype.kind not in "biuf":
         raise UsageError(f"{what} holds {array.dtype}, the model takes {spec.dtype}: give numbers")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UsageError(f"{what} holds NaN or infinity")
-    wanted = spec.dims[1:]
-    array = _arrange(array, wanted)
-    if not is_fitting(array.shape[1:], wanted) or array.ndim != len(spec.dims):
-        raise UsageError(f"{what} has shape {list(array.shape)}, the model takes {list(spec.dims)} (0 = any)")
+    arrangement = plan_arrangement(array.shape[1:], spec.dims[1:]) if array.ndim and spec.dims else None
+    if arrangement is None and array.shape != spec.dims:
+        hint = describe_misfit(array.shape[1:], spec.dims[1:])
+        raise UsageError(f"{what} has shape {list(array.shape)}, the model takes {list(spec.dims)} (0 = any){hint}")
+    array = arrangement.apply(array) if arrangement is not None else array
     if values is not None and not values.is_identity:
         array = values.apply(array, find_channel_axis(array.shape))
     _check_numbers(what, spec, array)
@@ -94,25 +108,6 @@ def _check_numbers(what: str, spec: InputSpec, array: Array) -> None:
     info = np.iinfo(spec.dtype)
     if not info.min <= array.min() <= array.max() <= info.max:
         raise UsageError(f"{found}, the model takes {spec.dtype}: {info.min} to {info.max}")
-
-
-def is_fitting(shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Has a row these sizes (0: any)?"""
-    return len(shape) == len(wanted) and all(not w or w == s for w, s in zip(wanted, shape, strict=True))
-
-
-def _arrange(array: Array, wanted: Sequence[int]) -> Array:
-    """Rows in the wanted shape: channels moved where the picture has them at the other end, else only counted."""
-    row = array.shape[1:]
-    if is_fitting(row, wanted):
-        return array
-    if len(row) == 3 and row[2] in PICTURE_CHANNELS and is_fitting((row[2], *row[:2]), wanted):
-        return np.moveaxis(array, 3, 1)
-    if len(row) == 3 and row[0] in PICTURE_CHANNELS and is_fitting((*row[1:], row[0]), wanted):
-        return np.moveaxis(array, 1, 3)
-    if all(wanted) and array.ndim and int(np.prod(row)) == int(np.prod(wanted)):
-        return array.reshape(len(array), *wanted)
-    return array
 
 
 def find_channel_axis(shape: Sequence[int]) -> int:

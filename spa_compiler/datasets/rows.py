@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.datasets.arrays import load_npy, load_npz
-from spa_compiler.datasets.fitting import InputSpec, count_rows, fit_arrays, take_labels
+from spa_compiler.datasets.axis_order import plan_arrangement
+from spa_compiler.datasets.fitting import InputSpec, count_rows, fit_arrays, list_moves, take_labels
 from spa_compiler.datasets.preprocess import ValueMap
 from spa_compiler.errors import SpaError, UsageError
 
@@ -25,10 +26,11 @@ BLOCK_ROWS = 64
 
 @dataclass(frozen=True)
 class Block:
-    """Rows by input, and their labels or None."""
+    """Rows by input, their labels or None, and notes on axes that were moved."""
 
     inputs: dict[str, Array]
     labels: Array | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -38,12 +40,12 @@ class Block:
     def slice(self, start: int, stop: int) -> Block:
         """Some of the rows."""
         labels = None if self.labels is None else self.labels[start:stop]
-        return Block({n: a[start:stop] for n, a in self.inputs.items()}, labels)
+        return Block({n: a[start:stop] for n, a in self.inputs.items()}, labels, self.notes)
 
     def take(self, rows: Sequence[int]) -> Block:
         """The rows with these numbers."""
         labels = None if self.labels is None else self.labels[list(rows)]
-        return Block({n: a[list(rows)] for n, a in self.inputs.items()}, labels)
+        return Block({n: a[list(rows)] for n, a in self.inputs.items()}, labels, self.notes)
 
 
 class RowSource(Protocol):
@@ -81,9 +83,9 @@ class ArrayRows:
             part = wanted[at : at + BLOCK_ROWS]
             index = slice(part.start, part.stop) if isinstance(part, range) else list(part)
             labels = None if self.labels is None else self.labels[index]
-            yield Block(
-                fit_arrays(self.where, {n: a[index] for n, a in self.arrays.items()}, self.specs, self.values), labels
-            )
+            arrays = {n: a[index] for n, a in self.arrays.items()}
+            inputs = fit_arrays(self.where, arrays, self.specs, self.values)
+            yield Block(inputs, labels, list_moves(self.where, arrays, self.specs))
 
 
 @dataclass(frozen=True)
@@ -209,15 +211,13 @@ def read_item(where: str, item: Any, specs: Sequence[InputSpec], values: ValueMa
     inputs = fit_arrays(where, arrays, specs, values)
     labels = _read_labels(where, labels)
     count_rows(where, inputs, labels)
-    return Block(inputs, labels)
+    return Block(inputs, labels, list_moves(where, arrays, specs))
 
 
 def _add_rows(array: Array, spec: InputSpec) -> Array:
     """The array with an axis of rows, where it is one row."""
-    one = array.ndim == len(spec.dims) - 1 and all(
-        not w or w == s for w, s in zip(spec.dims[1:], array.shape, strict=True)
-    )
-    return array[None] if one else array
+    arrangement = plan_arrangement(array.shape, spec.dims[1:]) if array.ndim == len(spec.dims) - 1 else None
+    return array[None] if arrangement is not None and not arrangement.is_reshaped else array
 
 
 def _read_labels(where: str, labels: Array | None) -> Array | None:
@@ -234,7 +234,8 @@ def join_blocks(blocks: Iterable[Block]) -> Block:
     parts = list(blocks)
     labels = [b.labels for b in parts if b.labels is not None]
     inputs = {n: np.concatenate([b.inputs[n] for b in parts]) for n in parts[0].inputs}
-    return Block(inputs, np.concatenate(labels) if len(labels) == len(parts) else None)
+    notes = tuple(dict.fromkeys(n for b in parts for n in b.notes))
+    return Block(inputs, np.concatenate(labels) if len(labels) == len(parts) else None, notes)
 
 
 def regroup_blocks(blocks: Iterable[Block], rows: int, complete: bool) -> Iterator[Block]:

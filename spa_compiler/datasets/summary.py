@@ -37,7 +37,7 @@ def summarize_dataset(
         "of": of,
         "apart": apart,
         "sizes": _describe_sizes(data, rows),
-        "treatment": data.treatment or "taken as they are",
+        "treatment": data.treatment or "; ".join(block.notes) or "taken as they are",
         "values": data.values.describe() if data.values is not None else ValueMap().describe(),
         "decided": data.decided or "the caller",
         "labels": data.label_rule,

@@ -39,7 +39,7 @@ from spa_compiler.calibration.sample_budget import SampleBudget, count_affordabl
 from spa_compiler.calibration.sentences import explain_unused_tokenizer, write_sentences
 from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.errors import UsageError
-from spa_compiler.execution.index_limits import find_index_limits
+from spa_compiler.execution.index_ranges import IdRange, find_index_ranges
 from spa_compiler.execution.input_ranges import POSITIVE, inspect_inputs
 from spa_compiler.execution.inputs import WHOLE_LIMIT, draw_random_array
 from spa_compiler.execution.session import open_session
@@ -368,7 +368,7 @@ def choose_source(
     """The prior for one input: kind, grid and scale; of a `positive` one the size of what would be drawn."""
     shape = tuple(d.dim_value for d in t.tensor_type.shape.dim)[1:]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type)
-    if dtype.kind in "iu" and name in (limits := find_index_limits(graph.model)):
+    if dtype.kind in "iu" and name in (limits := find_index_ranges(graph.model)):
         return Synthetic("tokens", shape, dtype=str(dtype), options=_limit_ids(limits[name], bounds))
     grid = find_first_grid(graph, name, shape)
     what = kind or guess_kind(grid)
@@ -384,10 +384,11 @@ def choose_source(
     return source
 
 
-def _limit_ids(limit: int, bounds: tuple[float, float] | None) -> dict[str, float]:
-    """Options of tokens: ids below `limit` and, where the caller gave bounds, between those."""
+def _limit_ids(ids: IdRange, bounds: tuple[float, float] | None) -> dict[str, float]:
+    """Options of tokens: ids in their range and, where the caller gave bounds, between those."""
+    least, limit = ids
     if bounds is None:
-        return {"vocabulary": limit}
+        return {"vocabulary": limit, "reserved": least} if least else {"vocabulary": limit}
     vocabulary = max(1, min(limit, math.floor(bounds[1]) + 1))
     return {"vocabulary": vocabulary, "reserved": min(max(math.ceil(bounds[0]), 0), vocabulary - 1)}
 

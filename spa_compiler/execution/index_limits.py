@@ -2,7 +2,8 @@
 
     find_index_limits(model)                         # {"input_ids": 30522}
 
-Lengths of sequences are limited likewise: they are 0 up to the length of the axis.
+Lengths of sequences are limited likewise: they are 0 up to the length of the axis. Ids that are computed with on the
+way have ranges, see `execution.index_ranges`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ def find_index_limits(model: Model, sizes: Mapping[str, int] | None = None, fixe
     follows a symbol (the nodes of a graph) is sure to be there. `fixed`: only what holds for every number of an
     input and does not follow a symbol.
     """
-    shrunk = _has_smaller_size(model, sizes or {})
+    shrunk = has_smaller_size(model, sizes or {})
     limits: dict[str, int] = {}
     for tensor in model.graph.inputs:
         todo, seen = [tensor], set()
         while todo:
             t = todo.pop()
             for node in t.outputs:
-                for size, dynamic in _find_indexed(model, node, t):
+                for size, dynamic in find_indexed_sizes(model, node, t):
                     if not (dynamic and fixed):
                         most = 1 if dynamic and shrunk else size
                         limits[tensor.name] = min(most, limits.get(tensor.name, most))
@@ -52,12 +53,13 @@ def find_count_limits(model: Model) -> dict[str, int]:
     return out
 
 
-def _has_smaller_size(model: Model, sizes: Mapping[str, int]) -> bool:
+def has_smaller_size(model: Model, sizes: Mapping[str, int]) -> bool:
+    """Is some symbol smaller than in analysis?"""
     bound = model.shapes.sizes if model.shapes is not None else {}
     return any(size < bound[name][0] for name, size in sizes.items() if name in bound)
 
 
-def _find_indexed(model: Model, node: gs.Node, index: gs.Tensor) -> Iterator[tuple[int, bool]]:
+def find_indexed_sizes(model: Model, node: gs.Node, index: gs.Tensor) -> Iterator[tuple[int, bool]]:
     """How long the axes are that `index` points into, where this node looks something up; do they follow a symbol?"""
     shape = (model.shapes.shape if model.shapes is not None else {}).get(index.name) or index.shape
     for table, axes in find_lookups(node, index, shape):

@@ -124,12 +124,18 @@ def _find_positive(model: Model, kinds: Mapping[str, str]) -> set[str]:
 
 
 def _read_spans(model: Model, t: gs.Tensor, both: Mapping[str, tuple[Span, Span]]) -> tuple[Span, Span]:
+    span = read_span(model, t)
+    return both.get(t.name, (ANYTHING, ANYTHING)) if span is None else (span, span)
+
+
+def read_span(model: Model, t: gs.Tensor) -> Span | None:
+    """The interval of the numbers of a constant, ANYTHING of a large one; None where it is no constant."""
     if not isinstance(t, gs.Constant):
-        return both.get(t.name, (ANYTHING, ANYTHING))
+        return None
     if not math.prod(t.shape or ()) or math.prod(t.shape or ()) > FEW_VALUES * FEW_VALUES:
-        return ANYTHING, ANYTHING
+        return ANYTHING
     values = np.asarray(model.array(t))
     if values.dtype.kind not in "fiub":
-        return ANYTHING, ANYTHING
+        return ANYTHING
     span = float(values.min()), float(values.max())
-    return (ANYTHING, ANYTHING) if np.isnan(span).any() else (span, span)
+    return ANYTHING if np.isnan(span).any() else span

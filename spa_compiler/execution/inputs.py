@@ -19,7 +19,8 @@ from onnx import helper
 
 from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.execution.finite import is_finite
-from spa_compiler.execution.index_limits import find_count_limits, find_index_limits
+from spa_compiler.execution.index_limits import find_count_limits
+from spa_compiler.execution.index_ranges import IdRange, find_index_ranges
 from spa_compiler.execution.input_ranges import POSITIVE, InputFacts, find_sources, inspect_inputs
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import make_input_types
@@ -79,13 +80,13 @@ def draw_random_inputs(
     valid, so that these are left out. `facts` are what `inspect_inputs` gives, for callers that draw often.
     """
     out: dict[str, Array] = {}
-    limits, counts = find_index_limits(model, sizes), find_count_limits(model)
+    limits, counts = find_index_ranges(model, sizes), find_count_limits(model)
     told = inspect_inputs(model) if facts is None else facts
     for name, t in make_input_types(model, sizes).items():
-        bounds, limit = (ranges or {}).get(name), limits.get(name, 0)
+        bounds, ids = (ranges or {}).get(name), limits.get(name, (0, 0))
         if bounds is None and name in counts:
             bounds = (1, counts[name])
-        out[name] = _draw_input(t, rng, told.get(name, InputFacts()), limit, bounds, recipe or Recipe())
+        out[name] = _draw_input(t, rng, told.get(name, InputFacts()), ids, bounds, recipe or Recipe())
     for name in model.defaults:
         value = model.default_array(name)
         if value.dtype.kind == "f":
@@ -100,18 +101,21 @@ def _vary_value(value: Array, rng: np.random.Generator) -> Array:
 
 
 def _draw_input(
-    t: onnx.TypeProto, rng: np.random.Generator, told: InputFacts, limit: int, bounds: tuple[float, float] | None,
+    t: onnx.TypeProto, rng: np.random.Generator, told: InputFacts, ids: IdRange, bounds: tuple[float, float] | None,
     recipe: Recipe,
 ) -> Array:  # fmt: skip
-    """One input; `limit`: what its ids are below, or 0."""
+    """One input; `ids`: the lowest, and what all are below, or 0."""
+    least, limit = ids
     shape = [d.dim_value for d in t.tensor_type.shape.dim]
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type))
     whole = dtype.kind in "iub"
     if bounds is not None:
         drawn = _draw_whole_numbers(rng, *bounds, shape, limit) if whole else rng.uniform(*bounds, shape)
         return drawn.astype(dtype)
-    if limit and whole:
+    if limit and whole and not least:
         return draw_random_array(t, rng, limit)
+    if limit and whole:
+        return _draw_whole_numbers(rng, least, limit - 1, shape).astype(dtype)
     if told.mask and dtype.kind != "b" and not shape:
         return np.asarray(rng.integers(0, 2)).astype(dtype)
     flags = dtype.kind == "b" and bool(shape) and shape[-1] > 1
@@ -204,7 +208,7 @@ def _list_recipes(
     model: Model, sizes: dict[str, int], ranges: Mapping[str, tuple[float, float]]
 ) -> Iterator[tuple[Recipe, ...]]:
     """Recipes for the kinds of inputs that the model has and nobody gave a range for."""
-    told, limits = inspect_inputs(model), find_index_limits(model, sizes)
+    told, limits = inspect_inputs(model), find_index_ranges(model, sizes)
     kinds = {n: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type)).kind
              for n, t in make_input_types(model, sizes).items() if n not in ranges and n not in limits}  # fmt: skip
     if any(told[n].mask or kind == "b" for n, kind in kinds.items() if n in told):
@@ -270,8 +274,8 @@ def parse_ranges(entries: tuple[str, ...], model: Model) -> dict[str, tuple[floa
             low, high = (float(b) for b in bounds.split(","))
         except ValueError as e:
             raise UsageError(f"--input-range {entry}: expected NAME:LOW,HIGH") from e
-        if not (low < high and np.isfinite([low, high]).all()):
-            raise UsageError(f"--input-range {entry}: expected NAME:LOW,HIGH with LOW < HIGH")
+        if not (low <= high and np.isfinite([low, high]).all()):
+            raise UsageError(f"--input-range {entry}: expected NAME:LOW,HIGH with LOW no higher than HIGH")
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(types[name] or onnx.TensorProto.FLOAT))
         if dtype.kind in "iu" and not np.iinfo(dtype).min <= math.ceil(low) <= math.floor(high) <= np.iinfo(dtype).max:
             raise UsageError(f"--input-range {entry}: '{name}' is {dtype}, and there are none, or not all of these")

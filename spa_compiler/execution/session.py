@@ -136,7 +136,21 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, Array], what: 
     try:
         return list(session.run(None, dict(feed)))
     except Exception as e:
-        raise ModelError(f"onnxruntime cannot run {what}: {_find_first_line(e)}") from e
+        raise ModelError(describe_failed_run(session, e, what)) from e
+
+
+OUT_OF_TABLE = ("out of data bounds", "out of bounds", "out of range", "indices element")
+"""Words of onnxruntime for an index that is in no table."""
+
+
+def describe_failed_run(session: ort.InferenceSession, e: Exception, what: str) -> str:
+    """Onnxruntime's message, and the option that helps where a whole number of an input may have been too large."""
+    text = f"onnxruntime cannot run {what}: {_find_first_line(e)}"
+    whole = [i.name for i in session.get_inputs() if i.type in ("tensor(int64)", "tensor(int32)")]
+    if not whole or not any(words in str(e) for words in OUT_OF_TABLE):
+        return text
+    names = ", ".join(f"'{n}'" for n in whole)
+    return f"{text}; say what whole numbers {names} can be: --input-range {whole[0]}:LOW,HIGH"
 
 
 def add_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:

@@ -181,11 +181,31 @@ def find_interval(node: gs.Node, spans: list[Span], weights: bool) -> Span:
         return (0.0, math.inf) if all(a >= 0 for a, _ in free) else ANYTHING
     if node.op in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool"):
         return (max(spans[0][0], 0.0), math.inf) if spans[0][0] >= 0 or node.op != "ReduceSum" else ANYTHING
+    if node.op == "Mod":
+        return _find_remainders(node, *spans)
     rule = SPAN_RULES.get(node.op)
     if rule is None:
         return ANYTHING
     twice = len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
     return _square_span(spans[0]) if node.op == "Mul" and twice else rule(spans)
+
+
+def is_followed(node: gs.Node) -> bool:
+    """Does the interval of a node's outputs follow from those of its inputs?"""
+    known = node.op in SAME_NUMBERS or node.op in MONOTONE_FUNCTIONS or node.op in SPAN_RULES
+    return known or node.op in BOUNDED_OPERATORS or node.op == "Mod"
+
+
+def _find_remainders(node: gs.Node, span: Span, divisor: Span) -> Span:
+    """Remainders of a positive divisor; of whole numbers they end one below it."""
+    if divisor[0] <= 0 or not math.isfinite(divisor[1]):
+        return ANYTHING
+    if 0 <= span[0] <= span[1] < divisor[0]:
+        return span
+    dtypes = [t.dtype for t in (*node.inputs, *node.outputs) if t.dtype is not None]
+    most = divisor[1] - float(any(np.dtype(d).kind in "iu" for d in dtypes))
+    follows_sign = bool(node.attrs.get("fmod", 0)) and span[0] < 0
+    return (-most if follows_sign else 0.0), (min(most, span[1]) if span[0] >= 0 else most)
 
 
 def _order_pair(values: Iterator[float]) -> Span:
@@ -242,7 +262,7 @@ SPAN_RULES: dict[str, Callable[[list[Span]], Span]] = {
     "Min": lambda spans: (min(a for a, _ in spans), min(b for _, b in spans)),
     "Mean": lambda spans: (min(a for a, _ in spans), max(b for _, b in spans)),
     "Where": lambda spans: (min(a for a, _ in spans[1:]), max(b for _, b in spans[1:])),
-    "Clip": lambda spans: _clip_span(*spans) if len(spans) == 3 else ANYTHING,
+    "Clip": lambda spans: _clip_span(*spans, *[ANYTHING] * (3 - len(spans))),
     "Abs": lambda spans: (0.0 if spans[0][0] < 0 < spans[0][1] else min(map(abs, spans[0])), max(map(abs, spans[0]))),
     "Reciprocal": lambda spans: _divide_spans([(1.0, 1.0), spans[0]]),
 }

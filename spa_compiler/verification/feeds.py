@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.execution.index_limits import find_count_limits, find_index_limits
+from spa_compiler.execution.index_limits import find_count_limits
+from spa_compiler.execution.index_ranges import IdRange, find_index_ranges
 from spa_compiler.execution.input_ranges import InputFacts
 from spa_compiler.execution.inputs import Recipe, draw_random_inputs
 from spa_compiler.ir.model import Model
@@ -32,11 +33,11 @@ def draw_inputs(
     compared. Whole numbers that stand alone (a length, how many to keep) differ from seed to seed, with 1 among them.
     """
     feed = draw_random_inputs(model, dict(sizes), np.random.default_rng(seed), ranges, recipe, facts)
-    for name, limit in _find_ids(model, sizes, feed, ranges).items():
-        array = feed[name]
-        every = np.roll(np.random.default_rng(limit).permutation(limit), -seed * array.size % limit)
+    for name, (least, limit) in _find_ids(model, sizes, feed, ranges).items():
+        array, count = feed[name], limit - least
+        every = least + np.roll(np.random.default_rng(count).permutation(count), -seed * array.size % count)
         feed[name] = np.resize(every, array.size).reshape(array.shape).astype(array.dtype)
-    fixed, most = {*find_index_limits(model, sizes), *(ranges or {})}, find_count_limits(model)
+    fixed, most = {*find_index_ranges(model, sizes), *(ranges or {})}, find_count_limits(model)
     for name, array in feed.items():
         if name not in fixed and array.dtype.kind in "iu" and array.ndim < 2 and 0 < array.size <= FEW_ROWS:
             count = BATCH_COUNTS[seed % len(BATCH_COUNTS)]
@@ -47,14 +48,14 @@ def draw_inputs(
 def count_draws(model: Model, sizes: Mapping[str, int], feed: Feed, ranges: Ranges | None = None) -> int:
     """How many feeds of consecutive seeds it takes to name every row of every table."""
     limits = _find_ids(model, sizes, feed, ranges)
-    return max((-(-limit // feed[n].size) for n, limit in limits.items()), default=1)
+    return max((-((least - limit) // feed[n].size) for n, (least, limit) in limits.items()), default=1)
 
 
-def _find_ids(model: Model, sizes: Mapping[str, int], feed: Feed, ranges: Ranges | None) -> dict[str, int]:
-    """Inputs that hold ids, and how many there are."""
-    limits = find_index_limits(model, sizes, fixed=True)
+def _find_ids(model: Model, sizes: Mapping[str, int], feed: Feed, ranges: Ranges | None) -> dict[str, IdRange]:
+    """Inputs that hold ids: the lowest, and what all are below."""
+    limits = find_index_ranges(model, sizes, fixed=True)
     whole = {n for n, a in feed.items() if a.dtype.kind in "iu" and a.size and n not in (ranges or {})}
-    return {n: limit for n, limit in limits.items() if n in whole and limit > 0}
+    return {n: ids for n, ids in limits.items() if n in whole and ids[1] > ids[0]}
 
 
 def vary_inputs(feed: Feed, kind: int, seed: int, ranges: Ranges | None = None) -> Feed:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.errors import ModelError
 from spa_compiler.execution.parallel import map_parallel
-from spa_compiler.execution.session import add_outputs, open_exact_session, open_quiet_session
+from spa_compiler.execution.session import add_outputs, describe_failed_run, open_exact_session, open_quiet_session
 from spa_compiler.ir.control_flow import find_chains, is_marker
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import read_proto
@@ -63,7 +63,7 @@ class Side:
         try:
             return dict(zip(asked, self.session.run(asked, given), strict=True)) if asked else {}
         except Exception as e:
-            raise ModelError(f"onnxruntime cannot run {self.what}: {' '.join(str(e).split())[:400]}") from e
+            raise ModelError(describe_failed_run(self.session, e, self.what)) from e
 
 
 def list_outer_values(model: Model) -> list[str]:

@@ -13,12 +13,21 @@ outer dim (a head, a convolution group) keeps channels of its own, equally many 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, resolve
+from spa_compiler.algebra.expr import (
+    Dim,
+    Expr,
+    Prod,
+    Sum,
+    find_first_reason,
+    is_frozen,
+    iterate_dims,
+    resolve,
+)
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -51,6 +60,47 @@ def count_kept(e: Expr, masks: Masks) -> int:
         return int(mask.sum()) if mask.ndim == 1 else int(mask[0].sum())
     sizes = [count_kept(p, masks) for p in e.parts]
     return sum(sizes) if isinstance(e, Sum) else math.prod(sizes)
+
+
+def find_moving_digits(e: Expr, fixed: Collection[Dim]) -> tuple[Expr, Expr, Expr] | None:
+    """(major, moving, minor) of an axis: its one run of frozen digits that are not `fixed`, and what lies around it.
+
+    None where there is no such run, or several: then the length of the axis does not tell how long each is.
+    """
+    e = resolve(e)
+    parts = e.parts if isinstance(e, Prod) else (e,)
+    moving = [i for i, p in enumerate(parts) if is_frozen(p) and not _is_fixed(p, fixed)]
+    if not moving:
+        return None
+    first, end = moving[0], moving[-1] + 1
+    run = Prod(parts[first:end])
+    return (Prod(parts[:first]), run, Prod(parts[end:])) if is_frozen(run) else None
+
+
+def resize_axis(e: Expr, size: int, fixed: Collection[Dim]) -> Expr | None:
+    """The axis at another length; None where the length does not tell which of its digits has changed.
+
+    Only frozen dims that are not `fixed` change: of `(n h)` with h fixed, n is as large as h leaves room for.
+
+    >>> from spa_compiler.algebra.expr import Reason
+    >>> n, h, d = Dim(2, Reason.new("the batch")), Dim(3), Dim(4)
+    >>> resolve(resize_axis(Prod((n, h, d)), 60, {h, d})).parts[0].size
+    5
+    """
+    if e.size == size:
+        return e
+    digits = find_moving_digits(e, fixed)
+    if digits is None:
+        return None
+    major, run, minor = digits
+    rest = major.size * minor.size
+    if not rest or size % rest:
+        return None
+    return Prod((major, Dim(size // rest, find_first_reason(run)), minor))
+
+
+def _is_fixed(e: Expr, fixed: Collection[Dim]) -> bool:
+    return all(d in fixed for d in iterate_dims(e))
 
 
 def find_coordinates(e: Expr) -> dict[Dim, Ints]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from spa_compiler.algebra.expr import Dim, Expr, Reason, freeze, is_trivial, iterate_dims
-from spa_compiler.algebra.masks import find_covering_dims
+from spa_compiler.algebra.masks import find_covering_dims, resize_axis
 from spa_compiler.algebra.unify import UndecidedError, allow_choices, naming
 from spa_compiler.analysis.blocks import find_blocks
 from spa_compiler.errors import Conflict, UsageError
@@ -107,6 +107,27 @@ class DependencyGraph:
         for site in self.sites:
             for v in {id(v): v for v in site.inputs if v is not None}.values():
                 out.setdefault(v.name, []).append(site)
+        return out
+
+    @functools.cached_property
+    def fixed_dims(self) -> frozenset[Dim]:
+        """Dims whose size is the same for every binding of the symbols: those that lie on an axis of such a size."""
+        axes = [a for v in self.values.values() for a, moves in zip(v.axes, v.dynamic, strict=True) if not moves]
+        return frozenset().union(*map(self.find_dims, axes))
+
+    def resize_axes(self, value: Value, shape: Sequence[int], which: Collection[int]) -> list[Expr]:
+        """The axes of a value where it has this shape, those in `which` at that length.
+
+        Raises Conflict for a length that does not tell which digits have grown.
+        """
+        out = list(value.axes)
+        for i in which:
+            found = resize_axis(value.axes[i], shape[i], self.fixed_dims)
+            if found is None:
+                raise Conflict(
+                    f"which channels the {shape[i]} positions on axis {i} of '{value.name}' carry is not known"
+                )
+            out[i] = found
         return out
 
     def find_role(self, value: Value, dim: Dim) -> str:

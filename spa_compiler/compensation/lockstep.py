@@ -26,12 +26,13 @@ from spa_compiler.compensation.expert_solver import ExpertSolver
 from spa_compiler.compensation.model_pair import ModelPair
 from spa_compiler.compensation.options import Options
 from spa_compiler.compensation.solutions import NewTable, Refusal, Solution, Unfit
+from spa_compiler.errors import Conflict
 from spa_compiler.execution.finite import describe_flaw, has_overflow, ignore_overflow
 from spa_compiler.interpreter.chunks import Affine, Chunks, Feed
 from spa_compiler.interpreter.interpreter import Step, Walk
 from spa_compiler.ir.model import Model
 from spa_compiler.operators.recurrent_cell import GATES
-from spa_compiler.rewriting.prune import slice_array
+from spa_compiler.rewriting.prune import find_kept
 from spa_compiler.statistics.contraction_reads import find_contraction, find_read_dims
 
 
@@ -152,15 +153,17 @@ class Lockstep:
         value = self.pair.graph.sites[i].outputs[0]
         if affine is None or value is None:
             return None
-        shape = (1, -1, *(1,) * (len(value.axes) - 2))
-        both = [
-            slice_array(self.pair.graph, value, a.reshape(shape), self.pair.masks) for a in (affine.scale, affine.shift)
-        ]
-        return Affine(both[0].ravel(), both[1].ravel())
+        positions = find_kept(self.pair.graph, value, self.pair.masks).positions[1]
+        if positions is None:
+            return affine
+        return Affine(affine.scale[positions.ravel()], affine.shift[positions.ravel()])
 
     def _solve(self, mine: Step, theirs: Step, raw: Chunks | None) -> Update | None:
         """Solve a node and put its new weights into the compiled model; an update whose bias has yet to be added."""
-        solution = Refusal("its outputs are not known") if raw is None else self._find_solution(mine, theirs, raw)
+        try:
+            solution = Refusal("its outputs are not known") if raw is None else self._find_solution(mine, theirs, raw)
+        except Conflict as e:  # an axis has grown, and it is not known where
+            solution = Refusal(str(e))
         if isinstance(solution, Refusal):
             self._note_refusal(mine.index, theirs, solution)
         elif isinstance(solution, Unfit):

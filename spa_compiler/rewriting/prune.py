@@ -92,24 +92,31 @@ class KeptEntries:
         return array
 
 
-def find_kept(graph: DependencyGraph, value: Value, masks: Masks) -> KeptEntries:
-    """Which entries of a value a plan keeps."""
+def find_kept(graph: DependencyGraph, value: Value, masks: Masks, shape: tuple[int, ...] | None = None) -> KeptEntries:
+    """Which entries of a value a plan keeps where it has this shape (that of the analysis).
+
+    Raises Conflict for a shape at which that is not known.
+    """
     axes = range(len(value.axes))
     dims = [graph.find_dims(a) for a in value.axes]
     outer = [_find_outer_blocks(dims, i, masks, graph.blocks) for i in axes]
     held = {b for needed in outer for b in needed}
     cut = [_is_cut(value.axes[i], masks) or not held.isdisjoint(dims[i]) for i in axes]
+    sized = graph.resize_axes(value, shape or value.shape, [i for i in axes if cut[i]])
     if any(outer):
-        found = [_make_index(value, i, masks, graph.blocks, outer[i]) if cut[i] else None for i in axes]
+        found = [_make_index(sized, i, masks, graph.blocks, outer[i]) if cut[i] else None for i in axes]
         return KeptEntries(tuple(found), True)
     return KeptEntries(
-        tuple(list_kept_positions(value.axes[i], masks, graph.blocks, {}) if cut[i] else None for i in axes), False
+        tuple(list_kept_positions(sized[i], masks, graph.blocks, {}) if cut[i] else None for i in axes), False
     )
 
 
 def slice_array(graph: DependencyGraph, value: Value, array: Array, masks: Masks) -> Array:
-    """The entries of a tensor that a plan keeps; the same array when it keeps all. Other axes may have any size."""
-    return find_kept(graph, value, masks).take(array)
+    """The entries of a tensor that a plan keeps; the same array when it keeps all. Its axes may have grown.
+
+    Raises Conflict as `find_kept` does.
+    """
+    return find_kept(graph, value, masks, array.shape).take(array)
 
 
 def find_kept_states(r: Value, masks: Masks, graph: DependencyGraph) -> Ints:
@@ -125,23 +132,21 @@ def _find_outer_blocks(dims: list[frozenset[Dim]], i: int, masks: Masks, blocks:
     return {b: j for j, held in enumerate(dims) for b in held if b in needed}
 
 
-def _make_index(value: Value, i: int, masks: Masks, blocks: Mapping[Dim, Dim], outer: dict[Dim, int]) -> Ints:
+def _make_index(axes: list[Expr], i: int, masks: Masks, blocks: Mapping[Dim, Dim], outer: dict[Dim, int]) -> Ints:
     """Positions of axis i that stay, broadcast over the pruned tensor: they vary along the axes of their blocks."""
 
     def spread_along(positions: Ints, axis: int) -> Ints:
-        return positions.reshape([-1 if j == axis else 1 for j in range(len(value.axes))])
+        return positions.reshape([-1 if j == axis else 1 for j in range(len(axes))])
 
     indices = np.ndindex(*(b.size for b in outer))
-    table = np.array(
-        [list_kept_positions(value.axes[i], masks, blocks, dict(zip(outer, k, strict=True))) for k in indices]
-    )
+    table = np.array([list_kept_positions(axes[i], masks, blocks, dict(zip(outer, k, strict=True))) for k in indices])
     if not outer:
         return spread_along(table[0], i)
     table = table.reshape(*(b.size for b in outer), -1)
     blocked = []
     for b, j in outer.items():
-        held = find_coordinates(value.axes[j])[b]
-        blocked.append(spread_along(held[list_kept_positions(value.axes[j], masks, blocks, {})], j))
+        held = find_coordinates(axes[j])[b]
+        blocked.append(spread_along(held[list_kept_positions(axes[j], masks, blocks, {})], j))
     return np.asarray(np.moveaxis(table[tuple(blocked)].squeeze(i), -1, i))
 
 

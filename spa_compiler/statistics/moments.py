@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, iterate_dims
+from spa_compiler.algebra.masks import find_moving_digits
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.execution.finite import describe_flaw, ignore_overflow, is_finite
 from spa_compiler.interpreter.activation_maps import Adjust, measure_statistics
@@ -26,6 +27,7 @@ from spa_compiler.interpreter.deferred_inputs import Late
 from spa_compiler.interpreter.interpreter import Step, Walk
 from spa_compiler.operators import recurrent_cell
 from spa_compiler.operators.contraction import Rows
+from spa_compiler.operators.site import Value
 from spa_compiler.statistics import expert_tables
 from spa_compiler.statistics.cell_reads import find_cell_reads
 from spa_compiler.statistics.contraction_reads import (
@@ -276,19 +278,44 @@ class _Collector:
                 chunks = [self.walk.values.get(v.name) or self._find_input(step, v.name) for v in holders]
                 if all(c is not None for c in chunks):
                     pairs = zip(holders, chunks, strict=True)
-                    sides = [(v.axes, self._measure_squares(v.axes, c)) for v, c in pairs if c is not None]
-                    self.out.products.append(ActivationProduct(step.index, dims, sides, tuple(v.name for v in holders)))
+                    found = [self._measure_squares(v, c) for v, c in pairs if c is not None]
+                    sides = [side for side in found if side is not None]
+                    names = tuple(v.name for v in holders)
+                    if len(sides) == 2:
+                        self.out.products.append(ActivationProduct(step.index, dims, sides, names))
 
     @staticmethod
     def _find_input(step: Step, name: str) -> Chunks | None:
         return next((c for n, c in zip(step.node.input, step.inputs, strict=True) if n == name), None)
 
-    def _measure_squares(self, axes: list[Expr], chunks: Chunks) -> Floats:
-        """Mean squares, averaged over the axes that no group and no block of one lives on."""
+    def _measure_squares(self, value: Value, chunks: Chunks) -> tuple[list[Expr], Floats] | None:
+        """The axes of a value and its mean squares, averaged over the axes that no group and no block of one lives on.
+
+        Of an axis that multiplies a symbol and channels, `(n h)`, the symbol's digits are averaged over, too: the
+        inputs need not have the sizes of the analysis. None where it is not known which channels the positions carry.
+        """
         kept = self.live | {self.graph.blocks[d] for d in self.live if d in self.graph.blocks}
-        idle = tuple(i for i, a in enumerate(axes) if not kept & set(iterate_dims(a)))
-        parts = [np.mean(np.square(c, dtype=np.float32), axis=idle, keepdims=True, dtype=np.float64) for c in chunks]
-        return np.asarray(np.mean(parts, axis=0))
+        axes, live = list(value.axes), [bool(kept & self.graph.find_dims(a)) for a in value.axes]
+        idle = tuple(i for i, hit in enumerate(live) if not hit)
+        squares = [np.square(c, dtype=np.float32) for c in chunks]
+        means = [np.asarray(np.mean(s, axis=idle, keepdims=True, dtype=np.float64)) for s in squares]
+        for i in (i for i, a in enumerate(axes) if live[i]):
+            digits = find_moving_digits(axes[i], self.graph.fixed_dims) if value.dynamic[i] else None
+            if digits is not None:
+                major, _, minor = digits
+                axes[i] = Prod((major, minor))
+                means = [_average_moving(m, i, major.size, minor.size) for m in means]
+            elif any(m.shape[i] != axes[i].size for m in means):
+                return None
+        sizes = [c.size for c in chunks]
+        weights = sizes if len(set(sizes)) > 1 else None
+        return axes, np.asarray(np.average(means, axis=0, weights=weights))
+
+
+def _average_moving(a: Floats, axis: int, major: int, minor: int) -> Floats:
+    """The average over all but the major and the minor positions of an axis."""
+    before, after = a.shape[:axis], a.shape[axis + 1 :]
+    return np.asarray(a.reshape(*before, major, -1, minor, *after).mean(axis + 1).reshape(*before, -1, *after))
 
 
 def join_axes(axes: list[Expr]) -> Expr:

@@ -15,8 +15,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from spa_compiler.execution.outputs import find_class_output, run_arrays
 from spa_compiler.execution.parallel import map_parallel
-from spa_compiler.execution.session import run_session
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -51,8 +51,8 @@ def read_probabilities(outputs: Sequence[Any]) -> Array | None:
 
 
 def compute_probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) -> Array | None:
-    """Class probabilities (n, classes) of the first output, or None where it does not look like a classifier's."""
-    outputs = list(map_parallel(lambda f: np.asarray(run_session(session, f)[0]), feeds))
+    """Class probabilities (n, classes) of the output that says the class, or None for no classifier."""
+    outputs = list(map_parallel(lambda f: np.asarray(find_class_output(run_arrays(session, f))), feeds))
     if any(y.shape[:1] != (len(next(iter(f.values()))),) for f, y in zip(feeds, outputs, strict=True)):
         return None
     p = read_probabilities(outputs)

@@ -156,7 +156,10 @@ def _open_session(model: Model, names: list[str]) -> ort.InferenceSession | None
 def observe(
     model: Model, session: ort.InferenceSession, sizes: dict[str, int], names: list[str], seed: int
 ) -> dict[str, Any]:
-    """Values of one run on random inputs, by name; sequences and maps are left out."""
+    """Values of one run on random inputs, by name; sequences, maps and optionals are left out."""
     got = run_session(session, draw_random_inputs(model, sizes, np.random.default_rng(seed)), str(model.path))
-    found = dict(zip([o.name for o in session.get_outputs()], got, strict=True))
+    pairs = zip(session.get_outputs(), got, strict=True)
+    found = {
+        o.name: a for o, a in pairs if o.type.startswith("tensor")
+    }  # an optional tensor comes out as an array, too
     return {n: found[n] for n in names if isinstance(found.get(n), np.ndarray) and found[n].dtype.kind in "biuf"}

@@ -27,6 +27,7 @@ from spa_compiler.errors import (
     VerificationError,
 )
 from spa_compiler.execution.inputs import parse_ranges
+from spa_compiler.execution.outputs import run_arrays
 from spa_compiler.execution.session import open_quiet_session
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import load
@@ -181,7 +182,7 @@ def _measure_sessions(path: Path, sessions: list[Any], options: Options) -> _Mea
         report_idle([n for n in list_given(options) if n == "preprocess"], "no --data is given")
         model = analyze_file(path, options.input_shape).model
         feeds = draw_feeds(model, options.seed, parse_ranges(options.input_range, model))
-        outputs = [[list(s.run(None, f)) for f in feeds] for s in sessions]
+        outputs = [[run_arrays(s, f) for f in feeds] for s in sessions]
         name = "random inputs"
         return _Measured(name, [measure_fidelity(outputs[0], o, name) for o in outputs], [None] * len(sessions))
     model = load(path)

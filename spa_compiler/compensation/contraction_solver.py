@@ -32,7 +32,7 @@ class ContractionSolver:
 
     def solve(self, mine: Step, theirs: Step, reads: ContractionReads, raw: Chunks) -> Solution:
         """New weights of a node that is `mine` in the dense model, where it gives `raw`, and `theirs` in the other."""
-        output = self.pair.graph.sites[mine.index].outputs[0]
+        output = self.pair.graph.sites[mine.index].first_output
         if output is None or reads.x is None:
             return Refusal(NOT_COMPENSATED)
         if reason := self.pair.explain_fixed(reads.weight):

@@ -27,7 +27,7 @@ class ExpertSolver:
     def solve(self, mine: Step, theirs: Step, raw: Chunks) -> Solution:
         """A new table for a product that alone reads it: a second solution would win."""
         slot, name = next((k, n) for k, n in enumerate(theirs.node.input) if n in self.lookups)
-        output, compiled = self.pair.graph.sites[mine.index].outputs[0], self.pair.compiled
+        output, compiled = self.pair.graph.sites[mine.index].first_output, self.pair.compiled
         dense, lookup = self.lookups[name]
         reads = lookup.find_product(compiled, theirs, slot)
         if output is None or reads is None or len(compiled.liveness.readers[name]) > 1:

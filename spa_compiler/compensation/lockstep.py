@@ -150,7 +150,7 @@ class Lockstep:
         return True
 
     def _cut_affine(self, i: int, affine: Affine | None) -> Affine | None:
-        value = self.pair.graph.sites[i].outputs[0]
+        value = self.pair.graph.sites[i].first_output
         if affine is None or value is None:
             return None
         positions = find_kept(self.pair.graph, value, self.pair.masks).positions[1]
@@ -185,7 +185,7 @@ class Lockstep:
             return None
         if (reads := find_contraction(self.pair.compiled, theirs)) is not None:
             return self.contractions.solve(mine, theirs, reads, raw)
-        output = self.pair.graph.sites[mine.index].outputs[0]
+        output = self.pair.graph.sites[mine.index].first_output
         if output is not None and any(n in self.experts.lookups for n in theirs.node.input):
             return self.experts.solve(mine, theirs, raw)
         return Refusal(NOT_COMPENSATED)

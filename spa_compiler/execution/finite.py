@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+TEXT_KINDS = "OSU"
+"""Numpy's kinds of arrays that hold text."""
 USUAL_MAGNITUDES = 2.0**-20, 2.0**20
 """Largest sizes between which sums of squares neither overflow nor vanish."""
 
@@ -28,13 +30,15 @@ def ignore_overflow() -> np.errstate:
 
 
 def is_finite(*arrays: Any) -> bool:
-    """Is every number of these arrays neither NaN nor infinite?"""
+    """Is every number of these arrays neither NaN nor infinite? Text holds none."""
     return all(bool(np.isfinite(_to_numpy_float(a)).all()) for a in arrays)
 
 
 def _to_numpy_float(a: Any) -> Array:
-    """As numpy's own floats: formats of eight bits and bfloat16 are not."""
+    """As numpy's own floats, which formats of eight bits and bfloat16 are not; nothing of an array of text."""
     array = np.asarray(a)
+    if array.dtype.kind in TEXT_KINDS:
+        return np.zeros(0)
     return array if array.dtype.kind in "fiub" else array.astype(np.float32)
 
 

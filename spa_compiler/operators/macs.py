@@ -18,7 +18,7 @@ def list_products(site: Site) -> list[list[Expr]] | None:
     macs = site.traits.macs
     if not macs or (site.outputs and all(v is None or v.constant for v in site.outputs) and any(site.outputs)):
         return []
-    if macs == UNCOUNTED or not site.scopes or not site.outputs or site.outputs[0] is None:
+    if macs == UNCOUNTED or not site.scopes or site.first_output is None:
         return None
     scope = site.scopes[0]
     if macs == EVERY_NAME:

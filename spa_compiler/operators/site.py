@@ -148,9 +148,15 @@ class Site:
     @property
     def y(self) -> Value:
         """The first output. Raises Conflict when it is missing."""
-        if not self.outputs or self.outputs[0] is None:
+        value = self.first_output
+        if value is None:
             raise Conflict("the output has no known shape")
-        return self.outputs[0]
+        return value
+
+    @property
+    def first_output(self) -> Value | None:
+        """The first output; None where it has no known shape (an operator that nothing is known of, a map)."""
+        return self.outputs[0] if self.outputs else None
 
     def freeze(self, e: Expr, text: str) -> None:
         """Freeze an axis, naming this node."""

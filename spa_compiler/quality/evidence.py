@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.calibration.class_probabilities import read_probabilities
 from spa_compiler.calibration.front_end_choice import INPUTS_PER_CLASS
+from spa_compiler.execution.outputs import find_class_output
 from spa_compiler.verification.fidelity import explain_variance
 
 Array = NDArray[Any]
@@ -81,8 +82,8 @@ def collect_evidence(dense: Sequence[Sequence[Any]], compiled: Sequence[Sequence
 
 
 def read_log_probabilities(outputs: Sequence[Sequence[Any]]) -> Array | None:
-    """Logarithms of class probabilities [n, classes] of the first output; None where it is no classifier's."""
-    p = read_probabilities([run[0] if len(run) else None for run in outputs])
+    """Logarithms of class probabilities [n, classes] of the output that says the class; None for no classifier."""
+    p = read_probabilities([find_class_output(run) for run in outputs])
     if p is None:
         return None
     p = np.maximum(p, LEAST_PROBABILITY)

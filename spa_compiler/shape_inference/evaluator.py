@@ -180,8 +180,10 @@ def _infer(
             schema, proto, types, data, opset_imports=imports, ir_version=model.header.ir_version
         )
     except onnx.shape_inference.InferenceError as e:
-        facts.errors.append(f"{proto.op_type} '{proto.name or proto.output[0]}': {e}")
-        return False
+        if all(n in facts.types for n in names if n):
+            facts.errors.append(f"{proto.op_type} '{proto.name or proto.output[0]}': {e}")
+            return False
+        by_schema, got = False, {}  # it was not told what the node reads: a sequence, an unknown operator's output
     except Exception:  # no schema: another domain, or an operator that ONNX has given up
         by_schema = False
         got = {o: facts.declared[o] for o in proto.output if o in facts.declared}
@@ -221,7 +223,10 @@ def _observe(
     telling = [names[k] for k in SHAPED_BY_VALUE.get(proto.op_type, ()) if k < len(names) and names[k]]
     if any(n not in facts.values for n in telling):
         facts.observed |= set(outputs)
+    tensors = {o.name for o in session.get_outputs() if o.type.startswith("tensor")}
     for name, *got in zip(outputs, *runs, strict=True):
+        if name not in tensors:  # an optional tensor comes out as an array, too
+            continue
         shapes = {a.shape if isinstance(a, np.ndarray) and a.dtype.kind in "biuf" else None for a in got}
         if len(shapes) == 1 and None not in shapes:  # else it depends on what was made up
             kind = helper.np_dtype_to_tensor_dtype(got[0].dtype)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from spa_compiler.datasets.dataset import Dataset
 from spa_compiler.datasets.rows import Block
 from spa_compiler.errors import UsageError
-from spa_compiler.execution.session import run_session
+from spa_compiler.execution.outputs import find_class_output, is_label, run_arrays
 from spa_compiler.verification.fidelity import Fidelity, FidelitySums
 
 Array = NDArray[Any]
@@ -58,10 +58,16 @@ class HitCount:
 
 
 def count_hits(outputs: list[Any], labels: Array | None) -> int | None:
-    """Rows whose largest first output is the label; None without whole numbers as labels, or without one a row."""
+    """Rows whose class is the label; None without whole numbers as labels, or without one a row.
+
+    The class is what the model itself gives as a whole number for each row, else where its first output is largest.
+    """
     if labels is None or labels.dtype.kind not in "iu" or not outputs:
         return None
-    first = np.atleast_1d(np.asarray(outputs[0]))
+    found = find_class_output(outputs)
+    if found is not outputs[0] and is_label(outputs[0]) and outputs[0].dtype.kind in "iu":
+        return int((outputs[0] == labels.ravel()).sum()) if labels.size == outputs[0].size else None
+    first = np.atleast_1d(np.asarray(found))
     if first.ndim < 2:
         return None
     best = first.argmax(1) if first.size == first.shape[0] * first.shape[1] else first.argmax(-1)
@@ -78,7 +84,7 @@ def measure_on_data(sessions: Sequence[ort.InferenceSession], data: Dataset, kee
     hits = [HitCount() for _ in sessions]
     rows, first = 0, None
     for block in data.read_batches():
-        outputs = [run_session(s, block.inputs) for s in sessions]
+        outputs = [run_arrays(s, block.inputs) for s in sessions]
         for k, got in enumerate(outputs):
             sums[k].add(outputs[0], got)
             hits[k].add(got, block.labels)

@@ -27,7 +27,7 @@ REASONS: dict[str, str] = {
 }
 ML = """ArrayFeatureExtractor Binarizer CastMap CategoryMapper DictVectorizer FeatureVectorizer Imputer LabelEncoder
 LinearClassifier LinearRegressor Normalizer OneHotEncoder SVMClassifier SVMRegressor Scaler TreeEnsemble
-TreeEnsembleClassifier TreeEnsembleRegressor ZipMap"""
+TreeEnsembleClassifier TreeEnsembleRegressor"""
 TRAINING = "Adagrad Adam Gradient Momentum"
 
 CHOICE = Row(freeze_rule("its positions depend on data"), decides="choice")
@@ -37,6 +37,7 @@ RULES: dict[str, Rule] = {
     "LinearAttention": Row(freeze_rule("its state is indexed by pairs of channels"), macs=UNCOUNTED),
     "GRUUnit": Row(freeze_rule("given up by ONNX"), macs=UNCOUNTED),
 }
-ML_RULES: dict[str, Rule] = dict.fromkeys(ML.split(), freeze_rule("classical models number their features"))
+CLASSICAL = freeze_rule("classical models number their features")
+ML_RULES: dict[str, Rule] = {**dict.fromkeys(ML.split(), CLASSICAL), "ZipMap": Row(CLASSICAL, reorders=True)}
 TRAINING_RULES: dict[str, Rule] = dict.fromkeys(TRAINING.split(), freeze_rule("training is not compiled"))
 PREVIEW_RULES: dict[str, Rule] = {"FlexAttention": Row(freeze_rule("its body is a graph of its own"), macs=UNCOUNTED)}

@@ -1,0 +1,112 @@
+"""Values of which little is known (experimental operators, maps, text, sequences, optionals) freeze what they touch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import TensorProto, numpy_helper
+
+import spa_compiler
+from commands import QUICK, run
+from spa_compiler.execution.outputs import find_class_output, tabulate_maps
+from spa_compiler.execution.session import open_quiet_session
+from spa_compiler.ir.reader import load
+from spa_compiler.verification.on_data import count_hits
+from spa_compiler.verification.replay import list_taps
+
+WEIGHTS = {"w1": (8, 2, 3, 3), "w2": (6, 8, 3, 3), "w3": (6, 10), "b3": (10,), "w4": (10, 3), "b4": (3,)}
+BETWEEN = {
+    "experimental": (9, "ImageScaler <bias = [0.1], scale = 0.5> ({0})"),
+    "without inference": (17, "com.microsoft.Trilu <upper = 1> ({0})"),
+    "sequence": (17, "SplitToSequence <axis = 1> ({0})  {1} = ConcatFromSequence <axis = 1> (s)"),
+    "optional": (17, "Optional ({0})  {1} = OptionalGetElement (s)"),
+    "text": (17, "Cast <to = 8> ({0})  {1} = Cast <to = 1> (s)"),
+}
+"""Opset, and what gives {1} of {0}, by way of `s` where it takes two nodes."""
+
+
+def write_network(path: Path, kind: str, place: int, batch: str = "N", tail: str = "") -> Path:
+    """A network of convolutions and a classifier, with nodes of this kind behind its value number `place`."""
+    opset, text = BETWEEN.get(kind, (17, ""))
+    names = ["x", "r", "d", "e"]
+    channels = [2, 8, 6, 6][place]
+    value = names[place]
+    first, _, second = text.partition("  ")
+    first = first.replace("[0.1]", str([0.1] * channels))
+    between = f"{'s' if second else 'u'} = {first}  {second}".format(value, "u") if text else ""
+    read = {n: n for n in names} | ({value: "u"} if text else {})
+    steps = ["", f"a = Conv <pads = [1,1,1,1]> ({read['x']}, w1)  r = Relu(a)", f"d = Conv ({read['r']}, w2)",
+             f"e = Relu({read['d']})", f"p = GlobalAveragePool({read['e']})  f = Flatten(p)  g = Gemm(f, w3, b3)"
+             f"  h = Relu(g)  l = Gemm(h, w4, b4)  y = Softmax <axis = 1> (l)  {tail}"]  # fmt: skip
+    steps[place] += "  " + between
+    head = f'<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1, "ai.onnx.ml" : 2]> net'
+    body = " ".join(steps)
+    proto = onnx.parser.parse_model(f"{head} (float[{batch},2,8,8] x) => (float[{batch},3] y) {{ {body} }}")
+    rng = np.random.default_rng(0)
+    for name, shape in WEIGHTS.items():
+        array = (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    if tail:
+        set_map_output(proto, "z")
+    onnx.save(proto, path)
+    return path
+
+
+def set_map_output(proto: onnx.ModelProto, name: str) -> None:
+    """The model gives a sequence of maps from text to floats, and nothing else."""
+    del proto.graph.output[:]
+    entry = proto.graph.output.add(name=name).type.sequence_type.elem_type.map_type
+    entry.key_type = TensorProto.STRING
+    entry.value_type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("kind", BETWEEN)
+def test_little_known_values_anywhere_are_compiled_around(kind: str, place: int, tmp_path: Path) -> None:
+    batch = "N" if place % 2 else "2"
+    path = write_network(tmp_path / "net.onnx", kind, place, batch)
+    result = spa_compiler.compile(path, 0.2, samples=8, latency=False)
+    assert result.report["status"] == "VERIFIED"
+    assert result.report["compiled"]["macs"] < result.report["dense"]["macs"]
+
+
+ZIPMAP = 'z = ai.onnx.ml.ZipMap <classlabels_strings = ["a", "b", "c"]> (y)'
+
+
+def test_a_classifier_that_ends_in_maps_is_compiled_and_judged_as_its_matrix(tmp_path: Path) -> None:
+    mapped = write_network(tmp_path / "map.onnx", "", 0, tail=ZIPMAP)
+    bare = write_network(tmp_path / "matrix.onnx", "", 0)
+    assert list_taps(load(mapped)) == list_taps(load(bare)) == ["l"]
+    reports = [spa_compiler.compile(p, 0.3, samples=8, latency=False).report for p in (mapped, bare)]
+    for name in ("fidelity", "quality"):
+        assert reports[0][name] == reports[1][name]
+    assert reports[0]["quality"]["evidence"]["classes"] == 3
+    found = [run(p, "--ratio", "0.3", *QUICK).exit_code for p in (mapped, bare)]
+    assert found == [0, 0]
+
+
+def test_maps_of_rows_are_the_matrix_that_they_were_made_of(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "map.onnx", "", 0, tail=ZIPMAP)
+    session = open_quiet_session(str(path))
+    maps = session.run(None, {"x": np.ones((5, 2, 8, 8), np.float32)})[0]
+    matrix = tabulate_maps(maps)
+    assert matrix.shape == (5, 3)
+    assert np.allclose(matrix.sum(1), 1, atol=1e-5)
+    assert tabulate_maps([{"a": 1.0}, {"b": 1.0}]) == [{"a": 1.0}, {"b": 1.0}]
+
+
+def test_the_class_is_read_behind_the_labels_that_stand_first() -> None:
+    p = np.array([[0.1, 0.9], [0.8, 0.2]], np.float32)
+    names, numbers = np.array(["no", "yes"], object), np.array([7, 3])
+    assert find_class_output([names, p]) is p
+    assert find_class_output([numbers, p]) is p
+    assert find_class_output([p, numbers]) is p
+    assert find_class_output([numbers[:1], p]) is not p  # no label for each row
+    both: list[Any] = [numbers, p]
+    assert count_hits(both, np.array([7, 7])) == 1  # what the model says is the class, whatever its column
+    assert count_hits([names, p], np.array([1, 0])) == 2

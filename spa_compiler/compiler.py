@@ -38,6 +38,7 @@ from spa_compiler.output import open_scratch, publish
 from spa_compiler.pipeline.options import Options, find_idle, pipeline_of, report_idle
 from spa_compiler.pipeline.output_paths import check_apart, check_output, list_named_files, pass_files
 from spa_compiler.pipeline.passes import Pipeline, find_providers, make_pass
+from spa_compiler.pipeline.provenance import Provenance
 from spa_compiler.pipeline.state import PYTHON_PREFIX, State
 from spa_compiler.quality.gates import Gate, describe_missed, judge_gates, parse_gates
 from spa_compiler.quality.inputs import choose_inputs, draw_noise
@@ -212,21 +213,14 @@ def _write(state: State, text: str, file: Path, options: Options) -> tuple[onnx.
     retie_constants(model)
     proto = model.proto()
     dense = restore_sparse(proto, state.source)
-    for key, value in _describe_provenance(state, text, options).items():
-        entry = next((p for p in proto.metadata_props if p.key == key), None) or proto.metadata_props.add(key=key)
-        entry.value = value
+    _describe_provenance(state, text, options).write(proto)
     write(proto, state.source.folder, file)
     return proto, dense
 
 
-def _describe_provenance(state: State, text: str, options: Options) -> dict[str, str]:
-    return {
-        "spa_compile.version": VERSION,
-        "spa_compile.pipeline": text,
-        "spa_compile.source_sha256": state.source.files.digest(state.source.path),
-        "spa_compile.plan_sha256": state.plan.digest(),
-        "spa_compile.seed": str(options.seed),
-    }
+def _describe_provenance(state: State, text: str, options: Options) -> Provenance:
+    source = state.source.files.digest(state.source.path)
+    return Provenance(VERSION, text, source, state.plan.digest(), str(options.seed))
 
 
 def _check_file(state: State, file: Path) -> None:

@@ -2,7 +2,8 @@
 
     SpaError (1)
     |-- VerificationError (1)   the rewrite does not do what the plan says; nothing was written
-    |   `-- UnprovenError (1)   nothing that the proof sees depends on some groups (--allow-unproven)
+    |   |-- UnprovenError (1)   nothing that the proof sees depends on some groups (--allow-unproven)
+    |   `-- UnprovenWeightsError (1)   nothing proves where the weights of a file come from (--rerun, --allow-unproven)
     |-- UsageError (2)          an option, a plan or a file of scores does not fit
     |-- ModelError (3)          the model cannot be read, is invalid or cannot be run
     |-- BudgetError (4)         the budget cannot be reached
@@ -44,6 +45,16 @@ class UnprovenError(VerificationError):
         super().__init__(
             f"the proof cannot see {describe_unproven(len(self.silent), groups)}: on the inputs that were drawn, "
             f"nothing moves with {names}; give --input-range, --exclude them, or --allow-unproven; nothing was written"
+        )
+
+
+class UnprovenWeightsError(VerificationError):
+    """Nothing that was checked proves where the weights of a compiled file come from; `reason` says why not."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the weights are not proven: {reason}; --rerun proves them, a gate that holds (--fail-under cosine=0.95) "
+            "or --allow-unproven accepts them"
         )
 
 

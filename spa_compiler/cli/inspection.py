@@ -22,30 +22,25 @@ from spa_compiler.errors import (
     ModelError,
     NothingToPrune,
     SpaError,
-    UnprovenError,
     UsageError,
     VerificationError,
 )
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.outputs import run_arrays
 from spa_compiler.execution.session import open_quiet_session
-from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import load
 from spa_compiler.ir.snapshots import Snapshot
 from spa_compiler.ir.symbols import find_only_sizes
 from spa_compiler.pipeline import passes
 from spa_compiler.pipeline.options import Options, list_given, make_front_end, replace_options, report_idle
 from spa_compiler.pipeline.output_paths import list_named_files
-from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
-from spa_compiler.planning.plan import Plan
 from spa_compiler.quality.verdict import shorten_quality
-from spa_compiler.report.document import describe_fidelity, format_si, format_unproven_status
+from spa_compiler.report.document import format_si
 from spa_compiler.scoring import registry
 from spa_compiler.verification.fidelity import Fidelity, draw_feeds, measure_fidelity
 from spa_compiler.verification.latency import draw_sample, measure_latency
 from spa_compiler.verification.on_data import measure_on_data
-from spa_compiler.verification.proof import prove_rewrite
 from spa_compiler.verification.signature import check_signature
 
 PARAMETERS = "params"
@@ -145,7 +140,7 @@ def _find_path(graph: DependencyGraph, a: Axis, where: str) -> list[str]:
     return [f"    {x[0]}:{x[1]}  --[{node}]--  {y[0]}:{y[1]}" for x, node, y in shortest]
 
 
-def _open_sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snapshot]:
+def open_sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snapshot]:
     """A session for every file, and what the files were, those of --data too, before they were read."""
     out, files = [], Snapshot.of(list_named_files(options.data) if options.data else [])
     for path in paths:
@@ -157,7 +152,7 @@ def _open_sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snap
     return out, files
 
 
-def _check_signature(path: Path, dense: Any, compiled: Any, options: Options) -> None:
+def check_alike(path: Path, dense: Any, compiled: Any, options: Options) -> None:
     """`check_signature`; what sizes the dense model takes is only looked at where it matters."""
     try:
         check_signature(dense, compiled)
@@ -166,7 +161,7 @@ def _check_signature(path: Path, dense: Any, compiled: Any, options: Options) ->
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
     """By session: closeness to the first one, and accuracy where there are labels."""
 
     name: str
@@ -176,7 +171,7 @@ class _Measured:
     notes: tuple[str, ...] = ()
 
 
-def _measure_sessions(path: Path, sessions: list[Any], options: Options) -> _Measured:
+def measure_sessions(path: Path, sessions: list[Any], options: Options) -> Measured:
     """Every session on the data given, or on random inputs."""
     if not options.data:
         report_idle([n for n in list_given(options) if n == "preprocess"], "no --data is given")
@@ -184,7 +179,7 @@ def _measure_sessions(path: Path, sessions: list[Any], options: Options) -> _Mea
         feeds = draw_feeds(model, options.seed, parse_ranges(options.input_range, model))
         outputs = [[run_arrays(s, f) for f in feeds] for s in sessions]
         name = "random inputs"
-        return _Measured(name, [measure_fidelity(outputs[0], o, name) for o in outputs], [None] * len(sessions))
+        return Measured(name, [measure_fidelity(outputs[0], o, name) for o in outputs], [None] * len(sessions))
     model = load(path)
     data = open_dataset(options.data, model, parse_preprocess(options.preprocess))
     data.check()
@@ -192,71 +187,16 @@ def _measure_sessions(path: Path, sessions: list[Any], options: Options) -> _Mea
         data = decide_scale(analyze_file(path, options.input_shape), data, parse_ranges(options.input_range, model))
     found = measure_on_data(sessions, data)
     first = found.first
-    return _Measured(data.name, found.fidelity, found.accuracy, first.labels is not None, first.notes)
-
-
-def verify_file(dense: Path, compiled: Path, plan: Plan | None, options: Options) -> list[str]:
-    """Lines of `spa verify`.
-
-    Raises VerificationError when the signature or prune equals mask does not hold, ModelError when a file changed.
-    """
-    sessions, files = _open_sessions([dense, compiled], options)
-    small = load(compiled)
-    compensated = plan is not None and _is_changed_later(_read_pipeline(small))
-    if options.data and (plan is None or compensated):  # nothing is drawn
-        notes = report_idle(sorted(DRAWING_OPTIONS & set(list_given(options))), "only the inputs of --data are run")
-    else:
-        notes = []
-    if options.allow_unproven and (plan is None or compensated):
-        report_idle(["allow_unproven"], "prune equals mask is not proven")
-    _check_signature(dense, sessions[0], sessions[1], options)
-    lines, unproven = ["the signature is the same"], []
-    if compensated:
-        lines.append("its weights were compensated after removal: prune equals mask was proven when it was compiled")
-    elif plan is not None:
-        graph = analyze_file(dense, options.input_shape)
-        ranges = parse_ranges(options.input_range, graph.model)
-        found = prove_rewrite(graph, plan.masks(graph), small, options.seed, ranges, load(dense))
-        if found.silent and not options.allow_unproven:
-            raise UnprovenError(found.silent, found.groups)
-        unproven = [format_unproven_status(len(found.silent), found.groups)] if found.silent else []
-        lines.append(
-            f"prune equals mask: error {found.error:.1e}, tolerance {found.tolerance:.0e}, {found.checks} checks"
-            + (f", after decisions taken once ({', '.join(found.replayed[:4])})" if found.replayed else "")
-        )
-    measured = _measure_sessions(dense, sessions, options)
-    lines += measured.notes
-    lines.append(f"fidelity on {measured.name}: {describe_fidelity(measured.fidelity[1].document())}")
-    if measured.has_labels:
-        before, after = measured.accuracy
-        told = before is not None and after is not None
-        lines.append(f"accuracy {before:.2%} -> {after:.2%}" if told else "accuracy: not one label per row")
-    files.check()
-    return [*lines, *(f"note: {n}" for n in notes), *unproven]
-
-
-def _read_pipeline(model: Model) -> str:
-    """The pipeline that a compiled file carries, or ''."""
-    return next((p.value for p in model.header.metadata_props if p.key == "spa_compile.pipeline"), "")
-
-
-def _is_changed_later(text: str) -> bool:
-    """Does a pass change the model after its rewrite was proven? Also where a pass of the text is not installed."""
-    try:
-        steps = Pipeline.parse(text) if text else Pipeline(())
-    except UsageError:
-        return True
-    proven, changed = steps.find_index("proof"), steps.find_index("model")
-    return proven is not None and changed is not None and changed > proven
+    return Measured(data.name, found.fidelity, found.accuracy, first.labels is not None, first.notes)
 
 
 def compare_files(dense: Path, others: list[Path], options: Options) -> Table:
     """One row a model."""
     paths = [dense, *others]
-    sessions, files = _open_sessions(paths, options)
+    sessions, files = open_sessions(paths, options)
     for s in sessions[1:]:
-        _check_signature(dense, sessions[0], s, options)
-    found = _measure_sessions(dense, sessions, options)
+        check_alike(dense, sessions[0], s, options)
+    found = measure_sessions(dense, sessions, options)
     model = analyze_file(dense, options.input_shape).model
     feed = draw_sample(model, sessions, parse_ranges(options.input_range, model), options.seed)
     costs = list_table_costs()

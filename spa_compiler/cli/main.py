@@ -27,8 +27,8 @@ from spa_compiler.cli.inspection import (
     list_passes,
     make_sweep_table,
     parse_axis,
-    verify_file,
 )
+from spa_compiler.cli.verification import verify_file
 from spa_compiler.compiler import Result, compile_file
 from spa_compiler.errors import GateError, ModelError, NothingToPrune, ReportError, SpaError, UnprovenError, UsageError
 from spa_compiler.execution.interrupts import raise_on_signals
@@ -277,14 +277,23 @@ def explain_command(source: Path, axis_a: str, axis_b: str | None, input_shape: 
 @spa.command("verify")
 @click.argument("dense", metavar="DENSE.onnx", type=FILE)
 @click.argument("compiled", metavar="COMPILED.onnx", type=FILE)
-@click.option("--plan", type=FILE, help="The plan that was applied: checks prune equals mask, too.")
-@add_options(UNPROVEN_OPTIONS, INPUT_OPTIONS, TRACE_OPTIONS)
+@click.option("--plan", type=FILE, help="The plan that was applied: proves the structure, and prune equals mask.")
+@click.option("--rerun", is_flag=True, help="Run the pipeline that the file names again, and compare every weight.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@add_options(UNPROVEN_OPTIONS, INPUT_OPTIONS, [make_named_option("fail_under")], TRACE_OPTIONS)
 @_guard
-def verify_command(dense: Path, compiled: Path, plan: Path | None, **given: Any) -> None:
-    """Check a compiled model against the dense one: signature, fidelity, and prune equals mask with a plan."""
+def verify_command(dense: Path, compiled: Path, plan: Path | None, rerun: bool, as_json: bool, **given: Any) -> None:
+    """Prove a compiled model from the dense one: hashes, signature, structure and weights; measure its fidelity.
+
+    The last line is VERIFIED, or UNPROVEN with what is not proven. Weights that were updated after removal are proven
+    by --rerun. Without it, and without a plan, the exit code is 1 unless a --fail-under gate holds or --allow-unproven
+    is given.
+    """
     with _describe_unproven(""):
-        for line in verify_file(dense, compiled, Plan.load(plan) if plan else None, _make_options(given)):
-            click.echo(line)
+        found = verify_file(dense, compiled, Plan.load(plan) if plan else None, _make_options(given), rerun)
+    click.echo(json.dumps(found.document(), indent=2) if as_json else "\n".join(found.list_text()))
+    if found.failure is not None:
+        raise found.failure
 
 
 @spa.command("compare")

@@ -84,7 +84,7 @@ class Allocate:
             plan = self.make_plan(state, of, ratio)
         if ratio > 0 and plan.is_empty:
             raise NothingToPrune(describe_frozen(state))
-        return replace(state, plan=plan).add_results(
+        return replace(state, plan=plan, budget=Budget(of, ratio)).add_results(
             asked={"of": of, "ratio": ratio, "scope": self.choose_scope(state)}
         )
 

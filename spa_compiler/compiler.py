@@ -40,6 +40,7 @@ from spa_compiler.pipeline.output_paths import check_apart, check_output, list_n
 from spa_compiler.pipeline.passes import Pipeline, find_providers, make_pass
 from spa_compiler.pipeline.provenance import Provenance
 from spa_compiler.pipeline.state import PYTHON_PREFIX, State
+from spa_compiler.planning.budget_check import check_budget
 from spa_compiler.quality.gates import Gate, describe_missed, judge_gates, parse_gates
 from spa_compiler.quality.inputs import choose_inputs, draw_noise
 from spa_compiler.quality.judgement import Worth, measure_worth, measure_worth_on_data
@@ -136,6 +137,7 @@ def compile_file(
         report["notes"] += [*dense, *unread]
         report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
         report["gates"] = judge_gates(gates, list_metrics(report))
+        _check_budget(state, report, options)
         if missed := describe_missed(report["gates"]):
             report |= {"status": "GATE_MISSED", "exit_code": int(ExitCode.GATE_MISSED)}
             raise GateError(f"{missed}; no model was written", report)
@@ -262,6 +264,15 @@ def _make_report(state: State, text: str, file: Path, options: Options, data: Da
     if worth.quality.verdict == "POOR":
         found["quality"]["advice"] = _advise(state, options)
     return {**summary, **found, "seconds": seconds, "peak_memory_bytes": measure_peak_memory()}
+
+
+def _check_budget(state: State, report: Mapping[str, Any], options: Options) -> None:
+    """Raise BudgetError where the model that would be written does not keep to the budget."""
+    if state.budget is None or state.plan.is_empty:
+        return
+    latency = report["latency"] if state.budget.of == "latency" else None
+    known = 1 - latency["compiled_ms"] / latency["dense_ms"] if latency else None
+    check_budget(state.require_graph(), state.model, state.budget, state.plan, options.threads, known)
 
 
 def _measure_worth(

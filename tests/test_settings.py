@@ -130,6 +130,7 @@ LIMITS = {
     "planning.budget_repair.EXCHANGES": "time",
     "planning.budget_repair.ROUNDS": "time",
     "planning.cost_tracker.BUDGET_TOLERANCE": "a tolerance",
+    "planning.budget_check.MEASUREMENTS": "time",
     "planning.latency_model.SECONDS": "time",
     "planning.measured_budget.BISECTION_STEPS": "time",
     "planning.measured_budget.MOST_REMOVED": "where the search ends",

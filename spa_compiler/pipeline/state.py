@@ -10,6 +10,7 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.inputs import Calibration
 from spa_compiler.errors import UsageError
 from spa_compiler.ir.model import Model
+from spa_compiler.planning.allocation import Budget
 from spa_compiler.planning.plan import Plan
 from spa_compiler.planning.scores import Scores
 from spa_compiler.statistics.moments import Moments
@@ -26,6 +27,7 @@ class State:
     """The input and the result of a pass.
 
     `folded` counts what normalising did; `scores_are_errors` says whether the scores of different groups compare;
+    `budget` is what an allocation was asked for, checked once more against what was reached;
     `erased` is the part of the plan that costs nothing; `pruned` is the rewritten model, `proof` what was shown of it.
     `proven` is the last model that was shown to give what the one before an exact pass gave, None before the first of
     these passes, which `edits` names; `seed` and `ranges` say how inputs are drawn for that.
@@ -40,6 +42,7 @@ class State:
     moments: Moments | None = None
     scores: Scores = field(default_factory=dict)
     scores_are_errors: bool = False
+    budget: Budget | None = None
     plan: Plan = field(default_factory=Plan)
     erased: Plan = field(default_factory=Plan)
     pruned: Model | None = None

@@ -21,8 +21,8 @@ from spa_compiler.planning.budget_repair import BudgetRepair
 from spa_compiler.planning.cost_tracker import CostTracker
 from spa_compiler.planning.greedy_removal import remove_greedily
 from spa_compiler.planning.scores import Scores
-from spa_compiler.planning.uniform_share import remove_evenly, remove_share
-from spa_compiler.planning.width_ladder import Limits, WidthLadder, find_own_ratio, make_ladders
+from spa_compiler.planning.uniform_share import meet_share, remove_evenly
+from spa_compiler.planning.width_ladder import Limits, WidthLadder, find_open_groups, find_own_ratio, make_ladders
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def allocate(
     """Channels that each group keeps (per block), by label; groups without scores keep what they have.
 
     `left` says how many channels a group still has where some are gone already (those of the lowest scores). Raises
-    UsageError for scores that are not finite, BudgetError where all groups at their floors do not meet it.
+    UsageError for scores that are not finite, BudgetError where all groups at their floors do not meet it, or where a
+    share of the groups lacks more than one unit a group.
     """
     left = left or {}
     ladder = make_ladders(graph, scores, limits, left)
@@ -62,8 +63,10 @@ def allocate(
     tracker = CostTracker(cost, budget.unit, budget.ratio, free, widths)
     if not ladder and tracker.compute_needed() > 0:
         raise NothingToPrune("nothing can be pruned (every group is excluded or at its floor)")
-    if isinstance(find_cost(budget.of), GroupShare):
-        remove_share(tracker, budget.ratio)
+    if isinstance(share := find_cost(budget.of), GroupShare):
+        groups = [g for g in find_open_groups(graph, limits.exclude, limits.include) if g.label in scores]
+        kept = {**left, **{s.group.label: s.width for s in fixed.values()}}
+        meet_share(tracker, share, budget.ratio, groups, kept, fine=not limits.align)
     elif tracker.compute_needed() > 0:
         _meet_budget(tracker, even=scope == "uniform", fine=not limits.align)
     return {s.group.label: s.width for s in ladder}

@@ -6,7 +6,7 @@ import bisect
 
 from spa_compiler.planning.cost_tracker import BUDGET_TOLERANCE, CostTracker
 from spa_compiler.planning.settings import PLANNING
-from spa_compiler.planning.width_ladder import WidthLadder
+from spa_compiler.planning.width_ladder import WidthLadder, refine_all
 
 EXCHANGES, ROUNDS = 12, 32
 """Steps back that are tried in a round of exchanges, and rounds."""
@@ -36,8 +36,8 @@ class BudgetRepair:
         A convolution's width stays a multiple of 4: any other is slower than the next wider one.
         """
         tracker = self.tracker
-        for s in tracker.free if fine else ():
-            s.refine(min(s.by, 4))
+        if fine:
+            refine_all(tracker.free, 4)
         self.give_back()
         before = tracker.dense
         for _ in range(ROUNDS):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim, iterate_dims
 from spa_compiler.algebra.masks import Bools, count_kept
+from spa_compiler.analysis.cost import make_group_widths
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.errors import UsageError
 
@@ -132,6 +133,18 @@ def _spread_over_dims(group: Group, mask: Bools) -> dict[Dim, Bools]:
     if group.dims[0].unit:
         return {d: mask[i : i + 1] for i, d in enumerate(group.dims)}
     return {group.dims[0]: mask}
+
+
+def find_widths(graph: DependencyGraph, plan: Plan) -> dict[Dim, float]:
+    """Widths of every dim under a plan, for the cost model."""
+    out: dict[Dim, float] = {}
+    for group in graph.groups:
+        mask = plan.keep.get(group.label)
+        if mask is not None and group.dims[0].unit:
+            out |= {d: float(m) for d, m in zip(group.dims, mask, strict=True)}
+        elif mask is not None:
+            out |= make_group_widths(group, plan.count_kept(group))
+    return out
 
 
 def find_empty_axes(graph: DependencyGraph, masks: Mapping[Dim, Bools]) -> Iterator[tuple[str, int]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -90,6 +90,12 @@ class WidthLadder:
         here = self.width
         self.widths = sorted(widths, reverse=True)
         self.at = self.widths.index(here)
+
+
+def refine_all(ladders: Iterable[WidthLadder], most: int) -> None:
+    """Add finer widths to all ladders: a convolution's stay multiples of `most` where that is more than 1."""
+    for s in ladders:
+        s.refine(min(s.by, most))
 
 
 def find_open_groups(graph: DependencyGraph, exclude: tuple[str, ...], include: tuple[str, ...]) -> Iterator[Group]:

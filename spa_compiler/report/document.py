@@ -19,8 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from spa_compiler.algebra.expr import Dim
-from spa_compiler.analysis.cost import CostModel, describe_uncounted, make_group_widths
+from spa_compiler.analysis.cost import CostModel, describe_uncounted
 from spa_compiler.analysis.cost_kinds import Cost, GroupShare, MeasuredCost
 from spa_compiler.analysis.cost_registry import find_costs, find_counted_costs, find_group_shares
 from spa_compiler.analysis.dependency_graph import DependencyGraph
@@ -28,24 +27,12 @@ from spa_compiler.errors import describe_unproven
 from spa_compiler.exit_codes import ExitCode
 from spa_compiler.ir.snapshots import hash_file
 from spa_compiler.pipeline.state import State
-from spa_compiler.planning.plan import Plan
+from spa_compiler.planning.plan import Plan, find_widths
 from spa_compiler.quality.verdict import describe_quality
 from spa_compiler.report.inputs import describe_inputs, show_inputs, strip_thumbnails
 from spa_compiler.version import VERSION
 
 REPORT_FORMAT = 2
-
-
-def find_widths(graph: DependencyGraph, plan: Plan) -> dict[Dim, float]:
-    """Widths of every dim under a plan, for the cost model."""
-    out: dict[Dim, float] = {}
-    for group in graph.groups:
-        mask = plan.keep.get(group.label)
-        if mask is not None and group.dims[0].unit:
-            out |= {d: float(m) for d, m in zip(group.dims, mask, strict=True)}
-        elif mask is not None:
-            out |= make_group_widths(group, plan.count_kept(group))
-    return out
 
 
 def summarize(state: State, text: str, file: Path, threads: int = 0) -> dict[str, Any]:
@@ -229,7 +216,7 @@ def show_report(report: dict[str, Any], console: Console, verbose: bool = False)
         )
     latency = report["latency"]
     if latency:
-        title = f"latency, median ms ({latency['threads']} threads)"
+        title = f"latency, {latency['statistic']} ms ({latency['threads']} threads)"
         gain = format_change(_measure_gain(latency, "ms"))
         table.add_row(title, f"{latency['dense_ms']:.3g}", f"{latency['compiled_ms']:.3g}", gain)
     console.print(table)

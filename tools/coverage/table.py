@@ -119,7 +119,7 @@ def half_of_macs(state: Any) -> Row:
     from spa_compiler.analysis.cost import CostModel
     from spa_compiler.errors import SpaError
     from spa_compiler.pipeline.passes import Pipeline
-    from spa_compiler.report.document import find_widths
+    from spa_compiler.planning.plan import find_widths
 
     try:
         done = Pipeline.parse("erase,score{criterion=l2},allocate{of=macs,ratio=0.5},remove,verify").run(state)

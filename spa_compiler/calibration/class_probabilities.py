@@ -52,8 +52,9 @@ def read_probabilities(outputs: Sequence[Any]) -> Array | None:
 
 def compute_probabilities(session: ort.InferenceSession, feeds: Sequence[Feed], n: int) -> Array | None:
     """Class probabilities (n, classes) of the output that says the class, or None for no classifier."""
-    outputs = list(map_parallel(lambda f: np.asarray(find_class_output(run_arrays(session, f))), feeds))
-    if any(y.shape[:1] != (len(next(iter(f.values()))),) for f, y in zip(feeds, outputs, strict=True)):
+    outputs = list(map_parallel(lambda f: find_class_output(run_arrays(session, f)), feeds))
+    rows = [len(next(iter(f.values()))) for f in feeds]
+    if any(not isinstance(y, np.ndarray) or y.shape[:1] != (k,) for k, y in zip(rows, outputs, strict=True)):
         return None
     p = read_probabilities(outputs)
     return None if p is None or len(p) != n else p

@@ -47,7 +47,7 @@ from spa_compiler.interpreter.activation_maps import Adjust, is_rectified
 from spa_compiler.interpreter.deferred_inputs import Late
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.symbols import find_input_axes, find_only_batch, make_input_types
+from spa_compiler.ir.symbols import find_input_axes, find_only_batch, make_array_types
 from spa_compiler.operators.facts import HOLDS_STATISTICS, is_convolution
 from spa_compiler.operators.movement import is_regrouping
 
@@ -110,7 +110,7 @@ def draw_calibration(
     sizes, bound = choose_lengths(model, sizes), sizes
     longer = max((sizes[n] / bound[n] for n in sizes), default=1.0)
     rng = np.random.default_rng(seed)
-    types, bounds = make_input_types(model, sizes), ranges or {}
+    types, bounds = make_array_types(model, sizes), ranges or {}
     read = inspect_inputs(model)
     drawn = {n: choose_source(graph, n, t, bounds.get(n), kind, read[n].positive) for n, t in types.items()}
     if kind:
@@ -255,7 +255,7 @@ def draw_unselected(
     """Inputs as `draw_calibration` draws them before any are chosen, none yet: `apart` gives them."""
     model, bounds = graph.model, ranges or {}
     sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
-    types, read = make_input_types(model, choose_lengths(model, sizes)), inspect_inputs(model)
+    types, read = make_array_types(model, choose_lengths(model, sizes)), inspect_inputs(model)
     sources = {n: choose_source(graph, n, t, bounds.get(n), "", read[n].positive) for n, t in types.items()}
     found = {n: choose_front_end(graph, n, s) for n, s in sources.items()}
     guessed = any(s.kind == UNKNOWN_KIND for s in found.values())

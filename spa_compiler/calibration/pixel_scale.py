@@ -24,7 +24,7 @@ from spa_compiler.execution.session import open_session
 from spa_compiler.interpreter.activation_maps import measure_statistics
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.symbols import find_only_batch, make_input_types
+from spa_compiler.ir.symbols import find_only_batch, make_array_types
 from spa_compiler.operators.facts import FIRST_CONTRACTIONS, HOLDS_STATISTICS, KEEPS_NUMBERS, find_affine
 
 Array = NDArray[Any]
@@ -135,7 +135,7 @@ def _measure_response(graph: DependencyGraph, name: str, source: Synthetic) -> f
     batch = find_only_batch(model) or 8
     rng = np.random.default_rng(0)
     feed: Feed = {}
-    for n, t in make_input_types(model, sizes).items():
+    for n, t in make_array_types(model, sizes).items():
         shape = [d.dim_value for d in t.tensor_type.shape.dim]
         feed[n] = source.draw(batch, rng) if n == name else np.zeros(shape, np.float32)
     for step in (walk := Walk(model)).run([feed]):

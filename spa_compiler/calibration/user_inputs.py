@@ -35,7 +35,7 @@ from spa_compiler.errors import UsageError
 from spa_compiler.execution.input_ranges import inspect_inputs
 from spa_compiler.execution.session import open_session
 from spa_compiler.interpreter.interpreter import Walk
-from spa_compiler.ir.symbols import find_only_batch, make_input_types
+from spa_compiler.ir.symbols import find_only_batch, make_array_types
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -199,7 +199,7 @@ def find_scale(graph: DependencyGraph, name: str) -> Scale:
     """The scale of pictures that an input wants, as far as can be told."""
     model = graph.model
     sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
-    t = make_input_types(model, sizes)[name]
+    t = make_array_types(model, sizes)[name]
     shape = tuple(d.dim_value for d in t.tensor_type.shape.dim)[1:]
     kind = guess_kind(find_first_grid(graph, name, shape))
     kind = "" if kind in PICTURE_SOURCES else "photographs"

@@ -26,6 +26,7 @@ from spa_compiler.execution.inputs import draw_random_inputs
 from spa_compiler.execution.session import add_outputs, open_session, run_session
 from spa_compiler.ir import editing
 from spa_compiler.ir.model import Model
+from spa_compiler.ir.symbols import check_inputs
 from spa_compiler.operators.facts import is_fill
 from spa_compiler.shape_inference import evaluator
 from spa_compiler.shape_inference.bindings import Binding, BindingSearch
@@ -40,6 +41,7 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
     `sizes` gives symbols a size. Returns the new model and how much each step changed. Raises ModelError when no
     sizes of the symbols fit.
     """
+    check_inputs(model)
     source, copies = model, 0
     if any(is_fill(n) and len(n.outputs[0].outputs) > 1 for n in model.graph.nodes):
         model = model.copy()

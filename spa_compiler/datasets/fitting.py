@@ -15,6 +15,7 @@ from spa_compiler.datasets.preprocess import ValueMap
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.index_limits import find_index_limits
 from spa_compiler.ir.model import Model
+from spa_compiler.ir.symbols import get_tensor_type
 
 Array = NDArray[Any]
 LABEL_NAMES = ("y", "label", "labels")
@@ -39,8 +40,11 @@ def list_specs(model: Model) -> list[InputSpec]:
 
 
 def _make_spec(vi: onnx.ValueInfoProto, limit: int) -> InputSpec:
-    dims = tuple(d.dim_value for d in vi.type.tensor_type.shape.dim)
-    return InputSpec(vi.name, dims, onnx.helper.tensor_dtype_to_np_dtype(vi.type.tensor_type.elem_type), limit)
+    t = get_tensor_type(vi.type)
+    if not t.elem_type:
+        raise UsageError(f"input '{vi.name}' is a sequence or a map, and no array can be given for it")
+    dims = tuple(d.dim_value for d in t.shape.dim)
+    return InputSpec(vi.name, dims, onnx.helper.tensor_dtype_to_np_dtype(t.elem_type), limit)
 
 
 def take_labels(arrays: dict[str, Array], specs: Sequence[InputSpec]) -> Array | None:

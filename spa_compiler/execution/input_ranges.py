@@ -26,6 +26,7 @@ import onnx_graphsurgeon as gs
 
 from spa_compiler.execution.finite import ignore_overflow
 from spa_compiler.ir.model import Model
+from spa_compiler.ir.symbols import get_tensor_type
 from spa_compiler.operators.value_ranges import (
     ANYTHING,
     FEW_VALUES,
@@ -64,7 +65,7 @@ def inspect_inputs(model: Model) -> dict[str, InputFacts]:
 
 def _find_kinds(model: Model) -> dict[str, str]:
     """For every tensor input what numpy calls its kind of numbers: f, i, u or b."""
-    types = {vi.name: vi.type.tensor_type.elem_type for vi in model.header.graph.input}
+    types = {vi.name: get_tensor_type(vi.type).elem_type for vi in model.header.graph.input}
     return {n: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(t)).kind for n, t in types.items() if t}
 
 

@@ -23,7 +23,7 @@ from spa_compiler.execution.index_limits import find_count_limits
 from spa_compiler.execution.index_ranges import IdRange, find_index_ranges
 from spa_compiler.execution.input_ranges import POSITIVE, InputFacts, find_sources, inspect_inputs
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.symbols import make_input_types
+from spa_compiler.ir.symbols import get_tensor_type, make_array_types
 
 Array = NDArray[Any]
 
@@ -82,7 +82,7 @@ def draw_random_inputs(
     out: dict[str, Array] = {}
     limits, counts = find_index_ranges(model, sizes), find_count_limits(model)
     told = inspect_inputs(model) if facts is None else facts
-    for name, t in make_input_types(model, sizes).items():
+    for name, t in make_array_types(model, sizes).items():
         bounds, ids = (ranges or {}).get(name), limits.get(name, (0, 0))
         if bounds is None and name in counts:
             bounds = (1, counts[name])
@@ -210,7 +210,7 @@ def _list_recipes(
     """Recipes for the kinds of inputs that the model has and nobody gave a range for."""
     told, limits = inspect_inputs(model), find_index_ranges(model, sizes)
     kinds = {n: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(t.tensor_type.elem_type)).kind
-             for n, t in make_input_types(model, sizes).items() if n not in ranges and n not in limits}  # fmt: skip
+             for n, t in make_array_types(model, sizes).items() if n not in ranges and n not in limits}  # fmt: skip
     if any(told[n].mask or kind == "b" for n, kind in kinds.items() if n in told):
         yield MASK_RECIPES
     if "f" in kinds.values():
@@ -267,7 +267,7 @@ def parse_ranges(entries: tuple[str, ...], model: Model) -> dict[str, tuple[floa
     """`("x:0,255",)` as a dictionary. Raises UsageError for anything else, and where an input of whole numbers has none
     in its range.
     """
-    types = {vi.name: vi.type.tensor_type.elem_type for vi in model.header.graph.input}
+    types = {vi.name: get_tensor_type(vi.type).elem_type for vi in model.header.graph.input}
     out: dict[str, tuple[float, float]] = {}
     for name, bounds, entry in split_named_entries("--input-range", entries, model):
         try:

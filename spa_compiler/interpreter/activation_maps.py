@@ -79,6 +79,9 @@ def _is_wide(x: Chunks) -> bool:
 
 def measure_statistics(x: Chunks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and variance per channel (axis 1) over all chunks."""
+    x = [a for a in x if a.size]  # a Loop that runs no round gives none
+    if not x:
+        return np.zeros(0), np.zeros(0)
     total, count = np.zeros((2, x[0].shape[1])), sum(a.size // a.shape[1] for a in x)
     for sums in map_chunks(_sum_channels, x):
         total += sums

@@ -45,7 +45,7 @@ class NodeRunner:
             got = dict(zip(results, session.run(results, {n: row[n] for n in wanted}), strict=True))
             return [got.get(n) for n in node.output]  # type: ignore[misc]
 
-        is_large = sum(a.size for a in rows[0].values()) > PARALLEL_ELEMENTS
+        is_large = sum(map(_count_elements, rows[0].values())) > PARALLEL_ELEMENTS
         return list(map_parallel(run_row, rows) if is_large else map(run_row, rows))
 
     def _open_session(
@@ -60,9 +60,21 @@ class NodeRunner:
         return open_quiet_session(proto.SerializeToString(), level=1, threads=1)
 
 
+def _count_elements(value: Array | list[Array]) -> int:
+    """Elements of an array, or of all arrays of a sequence."""
+    return sum(a.size for a in value) if isinstance(value, list) else int(value.size)
+
+
 def _declare_input(name: str, arrays: list[Array]) -> onnx.ValueInfoProto:
-    """An input of any size; of whole numbers (the sizes of a Resize) shape inference asks how many there are."""
+    """An input of any size, also a sequence; of whole numbers (the sizes of a Resize) shape inference asks how many
+    there are. Raises LookupError for sequences all of which are empty.
+    """  # fmt: skip
     first = arrays[0]
+    if isinstance(first, list):
+        dtypes = [a.dtype for row in arrays for a in row]
+        if not dtypes:
+            raise LookupError("sequences without entries tell no type")
+        return helper.make_tensor_sequence_value_info(name, helper.np_dtype_to_tensor_dtype(dtypes[0]), None)
     counted = first.ndim == 1 and first.dtype.kind in "iu" and len({a.size for a in arrays}) == 1
     sizes = list(first.shape) if counted else [None] * first.ndim
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(first.dtype), sizes)

@@ -114,6 +114,8 @@ def make_input_types(model: Model, sizes: dict[str, int]) -> dict[str, onnx.Type
     for vi in model.header.graph.input:
         t = onnx.TypeProto()
         t.CopyFrom(vi.type)
+        if t.HasField("optional_type"):
+            _bind_names(get_tensor_type(t), sizes)
         for k, d in enumerate(t.tensor_type.shape.dim):
             if not _is_fixed(d):
                 number = compute_value(axes[vi.name][k], sizes)
@@ -125,10 +127,38 @@ def make_input_types(model: Model, sizes: dict[str, int]) -> dict[str, onnx.Type
     return out
 
 
+def get_tensor_type(t: onnx.TypeProto) -> onnx.TypeProto.Tensor:
+    """The type of a tensor, also of one that may be missing."""
+    return t.optional_type.elem_type.tensor_type if t.HasField("optional_type") else t.tensor_type
+
+
+def make_array_types(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
+    """Types of the arrays that a run is given: of a tensor that may be missing, that of the tensor."""
+    found = make_input_types(model, sizes)
+    return {n: onnx.TypeProto(tensor_type=get_tensor_type(t)) for n, t in found.items()}
+
+
+def check_inputs(model: Model) -> None:
+    """Raise ModelError for an input that no array can be given for."""
+    for vi in model.header.graph.input:
+        if not get_tensor_type(vi.type).elem_type:
+            kind = str(vi.type.WhichOneof("value") or "value").removesuffix("_type")
+            what = f"input '{vi.name}' is a {kind}, expected a tensor or an optional tensor"
+            raise ModelError(f"{model.path}: {what}; export the part of the model behind it")
+
+
+def _bind_names(t: onnx.TypeProto.Tensor, sizes: dict[str, int]) -> None:
+    """Give every open size a number: what its name says, where other inputs have that symbol, else a small one."""
+    for d in t.shape.dim:
+        if not _is_fixed(d):
+            number = compute_value(parse_size(d.dim_param), sizes) if is_telling(d.dim_param) else None
+            d.dim_value = max(number or PRIMES[0][0], 1)
+
+
 def find_only_batch(model: Model) -> int:
     """The first input's first size where both bindings have the same, or 0: exporters write 1 under a symbol."""
     bound = model.shapes.sizes.items() if model.shapes else ()
-    types = [list(make_input_types(model, {n: pair[k] for n, pair in bound}).values())[:1] for k in (0, 1)]
+    types = [list(make_array_types(model, {n: pair[k] for n, pair in bound}).values())[:1] for k in (0, 1)]
     first = {t.tensor_type.shape.dim[0].dim_value for side in types for t in side if t.tensor_type.shape.dim}
     return first.pop() if len(first) == 1 else 0
 

@@ -31,7 +31,7 @@ class ContractionReads:
 
     form: Form
     weight: str
-    x: Chunks | None  # None: not known
+    x: Chunks | None  # None: not known, or empty
 
     def accumulate_gram(
         self, y: Chunks, target: Chunks | None, seed: tuple[int, ...], graph: DependencyGraph | None = None
@@ -44,7 +44,8 @@ class ContractionReads:
             design = form.design(x[k], y[k], rows)
             return [design] if target is None else [design, form.target(target[k], rows)]
 
-        width = form.design(x[0], y[0], np.zeros(1, np.int64)).shape[-1]
+        first = next((k for k, c in enumerate(x) if c.size), 0)
+        width = form.design(x[first], y[first], np.zeros(1, np.int64)).shape[-1]
         worth = STATISTICS.grid_rows if x[0].ndim >= 4 else STATISTICS.independent_rows
         return gather_moments([form.size(b) for b in y], width, read, sum(len(a) for a in x), seed, graph, worth)
 
@@ -55,9 +56,13 @@ def find_contraction(walk: Walk, step: Step) -> ContractionReads | None:
     if len(names) < 2 or not all(names):
         return None
     constant = [n in walk.constants for n in names]
-    shapes = [None if c is None else c[0].shape for c in step.inputs]
+    shapes = [None if c is None or not isinstance(c[0], np.ndarray) else c[0].shape for c in step.inputs]
     form = find_form(step.node, shapes, constant)
-    return None if form is None else ContractionReads(form, step.node.input[form.weight], step.inputs[form.data])
+    if form is None:
+        return None
+    x = step.inputs[form.data]
+    has_entries = x is not None and any(c.size for c in x)  # a Loop that runs no round gives none
+    return ContractionReads(form, step.node.input[form.weight], x if has_entries else None)
 
 
 def find_read_dims(site: Site) -> set[Dim]:

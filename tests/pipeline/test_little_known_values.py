@@ -110,3 +110,62 @@ def test_the_class_is_read_behind_the_labels_that_stand_first() -> None:
     both: list[Any] = [numbers, p]
     assert count_hits(both, np.array([7, 7])) == 1  # what the model says is the class, whatever its column
     assert count_hits([names, p], np.array([1, 0])) == 2
+
+
+LAYERS = "a = Gemm(x, w1, b1)  r = Relu(a)  c = Gemm(r, w2, b2)  t = Tanh(c)  l = MatMul(t, w3)"
+LOOP = """cond = Constant <value = bool {1}> ()
+    last, all = Loop(n, cond, t) <body = step(int64 i, bool go, float[N,7] s) => (bool on,
+    float[N,7] next, float[N,7] each) { on = Identity(go)  next = Tanh(s)  each = Identity(next) }>
+    p = ReduceMean <axes = [0], keepdims = 0> (all)  y = MatMul(p, w3)"""
+ENDS = {
+    "labels of text": ("float[N,5] x", "string[N] s, float[N,3] y", """y = Softmax(l)
+        k = ArgMax <axis = 1, keepdims = 0> (l)
+        s = ai.onnx.ml.LabelEncoder <keys_int64s = [0,1,2], values_strings = ["a","b","c"]> (k)"""),
+    "text": ("float[N,5] x", "string[N,3] s", "s = Cast <to = 8> (l)"),
+    "a sequence": ("float[N,5] x", "seq(float[N,3]) s", "s = SequenceConstruct(l, t)"),
+    "an optional output": ("float[N,5] x", "optional(float[N,3]) s", "s = Optional(l)"),
+    "an optional input": ("float[N,5] x, optional(float[N,3]) o", "float[N,3] y", """h = OptionalHasElement(o)
+        y = If(h) <then_branch = yes() => (float[N,3] q) { e = OptionalGetElement(o)  q = Add(l, e) },
+        else_branch = no() => (float[N,3] q) { q = Identity(l) }>"""),
+    "a sequence in between": ("float[N,5] x", "float[N,3] y", """s = SplitToSequence <axis = 1> (t)
+        i = Constant <value = int64 {0}> ()  q = SequenceAt(s, i)  y = MatMul(q, w4)"""),
+    "a sequence as a state": ("float[N,5] x", "float[N,3] y", """n = Constant <value = int64 {1}> ()
+        cond = Constant <value = bool {1}> ()  e = SequenceEmpty()  f = Loop(n, cond, e) <body = step(int64 i, bool go,
+        seq(float[N,7]) s) => (bool on, seq(float[N,7]) z) { on = Identity(go)  z = SequenceInsert(s, t) }>
+        q = ConcatFromSequence <axis = 1> (f)  y = MatMul(q, w3)"""),
+    "scan outputs": ("float[N,5] x", "float[N,3] y", "n = Constant <value = int64 {4}> ()" + LOOP),
+    "as many rounds as an input says": ("float[N,5] x, int64 n", "float[N,3] y", LOOP),
+    "a classical model": ("float[N,5] x", "float[N,3] y", """u = ai.onnx.ml.LinearRegressor
+        <coefficients = [0.1,0.2,0.3,0.1,0.2,0.3,0.4], intercepts = [0.5], targets = 1> (t)  y = Add(l, u)"""),
+}  # fmt: skip
+LAYER_WEIGHTS = {"w1": (5, 8), "b1": (8,), "w2": (8, 7), "b2": (7,), "w3": (7, 3), "w4": (1, 3)}
+
+
+def write_layers(path: Path, inputs: str, outputs: str, end: str) -> Path:
+    """Two layers in front of these nodes, in a file of three domains."""
+    head = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1, "ai.onnx.ml" : 2]> net'
+    proto = onnx.parser.parse_model(f"{head} ({inputs}) => ({outputs}) {{ {LAYERS} {end} }}")
+    rng = np.random.default_rng(0)
+    for name, shape in LAYER_WEIGHTS.items():
+        array = (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize("criterion", ["obspa", "l2"])
+@pytest.mark.parametrize("name", ENDS)
+def test_models_that_begin_or_end_in_other_values_are_compiled(name: str, criterion: str, tmp_path: Path) -> None:
+    path = write_layers(tmp_path / "net.onnx", *ENDS[name])
+    options: dict[str, Any] = {"calib": "white", "samples": 8} if criterion == "obspa" else {}
+    result = spa_compiler.compile(path, 0.2, criterion=criterion, latency=False, **options)
+    assert result.report["status"] == "VERIFIED"
+    assert result.report["compiled"]["macs"] < result.report["dense"]["macs"]
+
+
+def test_a_sequence_as_input_is_refused_by_name(tmp_path: Path) -> None:
+    end = "i = Constant <value = int64 {0}> ()  e = SequenceAt(o, i)  y = Add(l, e)"
+    path = write_layers(tmp_path / "net.onnx", "float[N,5] x, seq(float[N,3]) o", "float[N,3] y", end)
+    found = run(path, "--ratio", "0.2", *QUICK)
+    assert found.exit_code == 3
+    assert "input 'o' is a sequence, expected a tensor" in found.stderr

@@ -1,0 +1,103 @@
+"""Cases one after the other in one process: made, run, judged, made smaller where they fail, and written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tools.fuzz.cases import MODEL, Case, make_case
+from tools.fuzz.child import Command, Ran
+from tools.fuzz.judge import Verdict, keep_known, run_case
+from tools.fuzz.minimise import minimise, name_operators
+
+WARM_UP = ("images", 3)
+ATTEMPTS = 60
+"""Runs that one fault may be made smaller by."""
+SMALL = 2
+"""Faults of a signature that are made smaller in one process."""
+
+
+class Worker:
+    """Runs cases one after the other, with a command of its own."""
+
+    def __init__(self, python: str, out: Path | None, attempts: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="fuzz"))
+        self.out, self.attempts = out, attempts
+        self.options = list_options(python)
+        self.command = Command(python)
+        self.seen: Counter[str] = Counter()
+        warm = make_case(*WARM_UP)
+        place = self.make_folder()
+        (place / MODEL).write_bytes(warm.files[MODEL])
+        self.command.warm_up([MODEL, *keep_known(warm.argv, self.options)], place)
+        shutil.rmtree(place)
+
+    def make_folder(self) -> Path:
+        """An empty folder."""
+        place = self.folder / "case"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        return place
+
+    def run(self, case: Case) -> tuple[Ran, Verdict]:
+        """Run one case in an empty folder."""
+        return run_case(case, self.command, self.make_folder(), self.options)
+
+    def work(self, name: tuple[str, int]) -> dict[str, Any]:
+        """Run the case of a kind and seed, and make a fault smaller."""
+        case = make_case(*name)
+        ran, verdict = self.run(case)
+        row = {
+            "case": case.name, "kind": case.kind, "cpu": ran.cpu, "memory": ran.memory, "exit": ran.exit,
+            "tags": case.tags, **dataclasses.asdict(verdict),
+        }  # fmt: skip
+        if verdict.level and self.out is not None and self.seen[verdict.signature] < SMALL:
+            self.seen[verdict.signature] += 1
+            small = case
+            if self.attempts and verdict.outcome != "hang":
+                small = minimise(case, lambda c: self.run(c)[1].signature == verdict.signature, self.attempts)
+            row["operators"] = name_operators(small)
+            self.save(self.out / case.name, small, verdict)
+        return row
+
+    def save(self, place: Path, case: Case, verdict: Verdict) -> None:
+        """The files, the command, and what went wrong."""
+        place.mkdir(parents=True, exist_ok=True)
+        for name, data in case.files.items():
+            (place / name).write_bytes(data)
+        argv = shlex.join(["spa-compile", MODEL, *keep_known(case.argv, self.options)])
+        text = f"{argv}\n\n{verdict.level}: {verdict.signature}\n{verdict.text}\ncase {case.name}, {case.tags}\n"
+        (place / "what.txt").write_text(text)
+
+    def close(self) -> None:
+        """End the command and remove the folder."""
+        self.command.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def list_options(python: str) -> set[str]:
+    """The options that the command of an environment knows."""
+    told = subprocess.run([str(Path(python).with_name("spa-compile")), "--help"], capture_output=True, text=True)
+    return {*re.findall(r"(?<![\w-])--?[a-z][\w-]*", told.stdout), "-o", "-v", "-q"}
+
+
+_worker: Worker | None = None
+
+
+def start_worker(python: str, out: Path | None, attempts: int) -> None:
+    """Make the worker of this process."""
+    global _worker
+    _worker = Worker(python, out, attempts)
+
+
+def work(name: tuple[str, int]) -> dict[str, Any]:
+    """Run a case in the worker of this process."""
+    assert _worker is not None
+    return _worker.work(name)

@@ -32,8 +32,8 @@ IR = {9: 4, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 FAR = (1 << 63) - 1
 FAR32 = (1 << 31) - 1
 POOLS = {
-    "N": (2, 1, 3, 5), "P": (3, 1, 5, 9), "n": (5, 3, 9, 11), "H": (17, 31, 23, 40, 13), "W": (19, 37, 22, 29, 11), "T": (7, 3, 13, 1, 19), 
-    "L": (101, 163, 77, 240, 51),
+    "N": (2, 1, 3, 5), "P": (3, 1, 5, 9), "n": (5, 3, 9, 11), "H": (17, 31, 23, 40, 13), "W": (19, 37, 22, 29, 11),
+    "T": (7, 3, 13, 1, 19), "L": (101, 163, 77, 240, 51),
 }  # fmt: skip
 """Sizes of a symbol, by the first letter of its name, at which a written file is run; few that an analysis chooses."""
 
@@ -276,7 +276,7 @@ class Draft:
 
     @contextmanager
     def body(self) -> Iterator[onnx.GraphProto]:
-        """Draw a body: what is drawn inside becomes the nodes of a body; its constants are in the body or outside, by chance."""
+        """Draw a body: what is drawn inside becomes its nodes; constants are in it or outside, by chance."""
         graph, nodes, constants = onnx.GraphProto(name=self.name_value("body")), self.nodes, self.constants
         inside = self.chance(0.5)
         self.nodes = []
@@ -289,7 +289,9 @@ class Draft:
             graph.initializer.extend(self.constants)
             self.constants = constants
 
-    def describe(self, name: str, kind: int | None = None, axes: Sequence[Size] | None = None) -> onnx.ValueInfoProto:
+    def describe(
+        self, name: str, kind: int | None = None, axes: Sequence[Size | None] | None = None
+    ) -> onnx.ValueInfoProto:
         """A value with its type, and its shape where that is given."""
         return helper.make_tensor_value_info(name, self.float_type if kind is None else kind, axes)
 
@@ -302,11 +304,10 @@ class Draft:
         self.inputs[name] = Input(tuple(axes), kind or ("float16" if self.half else "float32"), low, high)
         return Value(name, tuple(axes))
 
-    def add_output(self, x: Value | str, kind: int | None = None, info: onnx.ValueInfoProto | None = None) -> None:
-        """An output of the graph; its shape is said or not."""
-        name = x if isinstance(x, str) else x.name
-        shaped = isinstance(x, Value) and self.chance(0.7)
-        self.outputs.append(info or self.describe(name, kind, x.axes if shaped and isinstance(x, Value) else None))
+    def add_output(self, x: Value, kind: int | None = None) -> None:
+        """An output of the graph; its sizes are said or not, its rank is."""
+        axes: Sequence[Size | None] = x.axes if self.chance(0.7) else [None] * x.rank
+        self.outputs.append(self.describe(x.name, kind, axes))
 
     def apply(self, blocks: Sequence[Callable[[Draft, Value], Value]], x: Value, most: int) -> Value:
         """Up to `most` blocks, at least one."""

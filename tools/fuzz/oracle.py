@@ -92,7 +92,7 @@ def zero_removed(dense: onnx.ModelProto, small: onnx.ModelProto) -> tuple[onnx.M
 
 
 def without_chance(stays: Array) -> Array:
-    """What stays where whole slices went, without entries whose number is left elsewhere by chance."""
+    """The part that stays where whole slices went, without entries whose number is left elsewhere by chance."""
     if not stays.size:
         return stays
     whole = np.ones(stays.shape, bool)

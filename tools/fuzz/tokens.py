@@ -357,7 +357,7 @@ def add_branches(d: Draft, x: Value, condition: str, heavy: bool) -> str:
                 out = linear(d, activate_plain(d, linear(d, x, d.draw_width())), x.width(-1)).name
             else:
                 out = d.op("Mul", x, d.floats(factor))
-        body.output.append(d.describe(out, axes=[None] * x.rank))  # type: ignore[list-item]
+        body.output.append(d.describe(out, axes=[None] * x.rank))
         bodies.append(body)
     return d.op("If", condition, then_branch=bodies[0], else_branch=bodies[1])
 
@@ -385,7 +385,7 @@ def add_loop(d: Draft, x: Value) -> Value:
     )
     outs = d.ops("Loop", rounds, d.constant(np.array(True)), x, count=1 + scans, body=body)
     if scans:
-        d.add_output(outs[1])
+        d.add_output(Value(outs[1], (d.name_size(), x.axes[0], x.axes[2])))
     return x.become(outs[0])
 
 
@@ -449,7 +449,7 @@ def add_recurrent(d: Draft, x: Value) -> Value:
         **more,
     )
     if d.chance(0.2):
-        d.add_output(last)
+        d.add_output(Value(last, (many, x.axes[0], h)))
     out = Value(y, (x.axes[1], many, x.axes[0], h))
     if not both and d.chance(0.7):
         return d.transpose(Value(d.squeeze(out, 1), (x.axes[1], x.axes[0], h)), 1, 0, 2)

@@ -114,10 +114,10 @@ def end_best(d: Draft, x: Value) -> None:
     d.add_output(y)
     best = d.op("ArgMax", y, axis=-1, keepdims=0)
     if d.half or d.chance(0.5):
-        d.add_output(best, TensorProto.INT64)
+        d.add_output(Value(best, y.axes[:-1]), TensorProto.INT64)
         return
     words = d.op("LabelEncoder", best, domain="ai.onnx.ml", keys_int64s=list(range(5)), values_strings=list("abcde"))
-    d.add_output(words, TensorProto.STRING)
+    d.add_output(Value(words, y.axes[:-1]), TensorProto.STRING)
 
 
 def end_zipmap(d: Draft, x: Value) -> None:
@@ -164,7 +164,7 @@ def end_several(d: Draft, x: Value) -> None:
     y = linear(d, x, 6)
     values, _ = d.ops("TopK", y, d.ints(3), count=2)
     d.add_output(y)
-    d.add_output(values)
+    d.add_output(y.become(values, 3))
 
 
 ENDS = [

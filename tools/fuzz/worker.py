@@ -17,7 +17,8 @@ from tools.fuzz.child import Command, Ran
 from tools.fuzz.judge import Verdict, keep_known, run_case
 from tools.fuzz.minimise import minimise, name_operators
 
-WARM_UP = ("images", 3)
+WARM_UP = ("images", 1), ("tokens", 3), ("tokens", 7)
+"""Cases that are run before any other, so that later runs start with what they load."""
 ATTEMPTS = 60
 """Runs that one fault may be made smaller by."""
 SMALL = 2
@@ -33,11 +34,10 @@ class Worker:
         self.options = list_options(python)
         self.command = Command(python)
         self.seen: Counter[str] = Counter()
-        warm = make_case(*WARM_UP)
-        place = self.make_folder()
-        (place / MODEL).write_bytes(warm.files[MODEL])
-        self.command.warm_up([MODEL, *keep_known(warm.argv, self.options)], place)
-        shutil.rmtree(place)
+        for name in WARM_UP:
+            warm, place = make_case(*name), self.make_folder()
+            (place / MODEL).write_bytes(warm.files[MODEL])
+            self.command.warm_up([MODEL, *keep_known(warm.argv, self.options)], place)
 
     def make_folder(self) -> Path:
         """An empty folder."""

@@ -33,7 +33,7 @@ WILD: list[tuple[str, ...]] = [
 """Options of all kinds; most are wrong in some way, and each has to give a documented exit code."""
 
 
-def draw_plain(rng: random.Random, labels: bool) -> list[str]:
+def draw_plain(rng: random.Random) -> list[str]:
     """Options under which an ordinary model has to compile."""
     of = rng.choice(["channels", "channels", "macs", "params"])
     out = [
@@ -45,11 +45,9 @@ def draw_plain(rng: random.Random, labels: bool) -> list[str]:
         rng.choice(["1", "1", "1", "auto"]),
     ]
     if rng.random() < 0.15:
-        out += ["--scope", rng.choice(["global", "uniform"])]
+        out += ["--scope", "uniform" if of == "channels" else rng.choice(["global", "uniform"])]
     if rng.random() < 0.1:
         out += ["--min-keep", rng.choice(["1", "2"])]
-    if labels:
-        out += ["--exclude", "*stat*"]
     return out
 
 

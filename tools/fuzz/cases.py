@@ -150,14 +150,13 @@ def make_ordinary(kind: str, seed: int) -> Case:
         clothes(d, model)
     if d.chance(0.05):
         files = dress.store_outside(d, model)
-    stat = any("stat" in t.name for t in model.graph.initializer) or b"stat" in model.SerializeToString()
-    argv = arguments.draw_plain(d.rng, stat)
+    argv = arguments.draw_plain(d.rng)
     default = d.chance(DEFAULT)
     argv += ["--samples", "64"] if default else arguments.draw_quick(d.rng)
     runs = "insert_unknown" not in d.tags or bool(model.functions)
     return Case(
         kind, seed, {MODEL: model.SerializeToString(), **files}, finish(argv), d.inputs, ordinary=runs,
-        exact=d.exact and not default, half=d.half, tags=tuple(d.tags), limits=Limits(60.0 if default else 20.0),
+        exact=d.exact and not default, half=d.half, tags=tuple(d.tags), limits=Limits(60.0 if default else 15.0),
     )  # fmt: skip
 
 
@@ -182,7 +181,7 @@ def make_zoo(kind: str, seed: int) -> Case:
         inputs[i.name] = Input(
             tuple(d.dim_value or d.dim_param or 1 for d in t.shape.dim), "float32" if t.elem_type == 1 else "float16"
         )
-    argv = arguments.draw_plain(rng, False) + arguments.draw_quick(rng)
+    argv = arguments.draw_plain(rng) + arguments.draw_quick(rng)
     return Case(kind, seed, {MODEL: model.SerializeToString()}, finish(argv), inputs)
 
 
@@ -205,7 +204,7 @@ def make_hostile(kind: str, seed: int) -> Case:
     files = maker(d)
     argv = ["--ratio", "0.3", "--of", "channels", "--align", "1"]
     argv += ["--samples", "32"] if d.chance(0.1) else list(arguments.QUICK)
-    return Case(kind, seed, files, finish(argv), tags=tuple(d.tags))
+    return Case(kind, seed, files, finish(argv), tags=tuple(d.tags), limits=Limits(10.0))
 
 
 def make_names(kind: str, seed: int) -> Case:
@@ -245,7 +244,7 @@ def make_options(kind: str, seed: int) -> Case:
     argv += [
         *quick,
         *([] if calibrates else ["--criterion", "l2"]),
-        *(["--samples", "32"] if "--samples" not in wild else []),
+        *(["--samples", "32"] if calibrates and "--samples" not in wild else []),
     ]
     files = {MODEL: model.SerializeToString(), **draw_beside(d, rng, wild)}
     return Case(kind, seed, files, finish(argv), d.inputs, tags=tuple(wild), limits=Limits(40.0))

@@ -105,6 +105,7 @@ def rename(d: Draft, model: onnx.ModelProto) -> None:
             continue
         if any(n.name == f"mean over {old}" for n in model.graph.node) or any(i.name == old for i in model.graph.input):
             continue
+        names[names.index(old)] = new
         for n in model.graph.node:
             n.input[:] = [new if i == old else i for i in n.input]
             n.output[:] = [new if i == old else i for i in n.output]

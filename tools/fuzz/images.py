@@ -315,7 +315,7 @@ def add_upsample(d: Draft, x: Value) -> Value:
 
 
 def add_group_norm(d: Draft, x: Value) -> Value:
-    """GroupNorm as exporters write it; its groups are left alone by `--exclude stat*`."""
+    """GroupNorm as exporters write it; where its gain is cut, only shapes are compared."""
     c = x.width(1)
     g = d.pick([1, c, *divisors(c)])
     y = d.reshape(x, [0, g, -1], (x.axes[0], g, d.name_size()))

@@ -11,6 +11,7 @@ with hold_signals():
     from spa_compiler.analysis.dependency_graph import DependencyGraph, analyze
     from spa_compiler.canonicalize.pipeline import normalize
     from spa_compiler.compiler import Result, compile
+    from spa_compiler.errors import SpaError
     from spa_compiler.ir.model import Model
     from spa_compiler.ir.reader import load
     from spa_compiler.ir.writer import write
@@ -22,6 +23,6 @@ with hold_signals():
     from spa_compiler.version import VERSION as __version__
 
 __all__ = [
-    "DependencyGraph", "Model", "Options", "Pass", "Pipeline", "Plan", "Result", "State", "__version__",
+    "DependencyGraph", "Model", "Options", "Pass", "Pipeline", "Plan", "Result", "SpaError", "State", "__version__",
     "analyze", "compile", "load", "normalize", "rewrite", "write",
 ]  # fmt: skip

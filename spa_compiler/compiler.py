@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import onnx
 import onnxruntime as ort
@@ -30,17 +32,20 @@ from spa_compiler.errors import GateError, ModelError, UsageError, VerificationE
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.session import open_quiet_session
 from spa_compiler.exit_codes import ExitCode
+from spa_compiler.ir.external_data import PROTOBUF_LIMIT
 from spa_compiler.ir.reader import load, read_proto
 from spa_compiler.ir.snapshots import Snapshot
 from spa_compiler.ir.symbols import find_only_sizes
 from spa_compiler.ir.writer import restore_sparse, write
 from spa_compiler.output import open_scratch, publish
+from spa_compiler.pipeline.option_values import OptionsBesideRatio
 from spa_compiler.pipeline.options import Options, find_idle, pipeline_of, report_idle
 from spa_compiler.pipeline.output_paths import check_apart, check_output, list_named_files, pass_files
 from spa_compiler.pipeline.passes import Pipeline, find_providers, make_pass
 from spa_compiler.pipeline.provenance import Provenance
 from spa_compiler.pipeline.state import PYTHON_PREFIX, State
 from spa_compiler.planning.budget_check import check_budget
+from spa_compiler.planning.plan import Plan
 from spa_compiler.quality.gates import Gate, describe_missed, judge_gates, parse_gates
 from spa_compiler.quality.inputs import choose_inputs, draw_noise
 from spa_compiler.quality.judgement import Worth, measure_worth, measure_worth_on_data
@@ -62,25 +67,55 @@ class Result:
     report: dict[str, Any]
     state: State = field(repr=False)
 
+    @property
+    def plan(self) -> Plan:
+        """Which channels stay."""
+        return self.state.plan
+
 
 def compile(  # noqa: A001  # the public name, used as spa_compiler.compile
-    path: str | os.PathLike[str],
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     ratio: float | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[OptionsBesideRatio],
 ) -> Result:
-    """Compile a model file; `output` is written when it is given. Options as on the command line (see `Options`).
+    """Compile a model: a file, the bytes of one, or a ModelProto, which are not changed.
 
-    `calib` and `data` may also be arrays, dictionaries of arrays by input (labels: `y`), iterables of such, or readers
-    with `get_next`. Raises SpaError: VerificationError, UsageError, ModelError, BudgetError, NothingToPrune, GateError.
+    `output` is written when it is given. Options as on the command line (see `Options`); patterns may be one text, a
+    list of texts or a dictionary: `group_ratio={"layer1*": 0.2}`, `input_shape={"x": (1, 3, 224, 224)}`. `calib` and
+    `data` may also be arrays, dictionaries of arrays by input (labels: `y`), iterables of such, or readers with
+    `get_next`. Raises SpaError: VerificationError, UsageError, ModelError, BudgetError, NothingToPrune, GateError.
     """
-    given = {f"{PYTHON_PREFIX}{n}": v for n in ("calib", "data") if _is_object(v := options.get(n))}
+    values: dict[str, Any] = dict(options)
+    given = {f"{PYTHON_PREFIX}{n}": v for n in ("calib", "data") if _is_object(v := values.get(n))}
     for name in ("calib", "data"):
-        if (value := options.get(name)) is not None:
-            options[name] = f"{PYTHON_PREFIX}{name}" if _is_object(value) else os.fspath(value)
-    file = Path(output) if output else None
-    return compile_file(Path(path), file, Options(ratio=ratio, **options), progress, given=given)
+        if (value := values.get(name)) is not None:
+            values[name] = f"{PYTHON_PREFIX}{name}" if _is_object(value) else os.fspath(value)
+    target = Path(output) if output else None
+    chosen = Options(ratio=ratio, **values)
+    if isinstance(model, str | os.PathLike):
+        return compile_file(Path(model), target, chosen, progress, given=given)
+    folder = Path(tempfile.mkdtemp(prefix="spa-compile-"))
+    try:
+        result = compile_file(_save_model(model, folder), target, chosen, progress, given=given)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)  # its state may read weights from the file
+    return result
+
+
+def _save_model(model: bytes | onnx.ModelProto, folder: Path) -> Path:
+    """A file of a model that is in memory, in a folder of its own; weights beside it where it is too large for one."""
+    file = folder / "model.onnx"
+    if isinstance(model, bytes):
+        file.write_bytes(model)
+    elif model.ByteSize() <= PROTOBUF_LIMIT:
+        file.write_bytes(model.SerializeToString())
+    else:
+        write(model, folder, file)
+    return file
 
 
 def _is_object(value: Any) -> bool:
@@ -90,12 +125,12 @@ def _is_object(value: Any) -> bool:
 
 def compile_file(
     source: Path, output: Path | None, options: Options, progress: Progress | None = None,
-    known: dict[str, State] | None = None, beside: Mapping[str, Path] | None = None,
+    known: dict[str, State] | None = None, beside: Iterable[tuple[str, Path]] = (),
     given: Mapping[str, object] | None = None,
 ) -> Result:  # fmt: skip
     """The whole job. The output and its external data appear at once, or not at all.
 
-    `beside`: files that the caller is going to write afterwards, by what they are called in a message. `known` keeps
+    `beside`: files that the caller is going to write afterwards, with what they are called in a message. `known` keeps
     the states before a budget is met, by the passes run: given again for the same file, they are not run again. `given`
     are inputs that are objects, by what the options call them.
     """
@@ -114,7 +149,7 @@ def compile_file(
     read_files = named | dict.fromkeys(state.source.files.states, "the input or its external data")
     if output is not None:
         check_output(output, options.dry_run)
-    check_apart(read_files, {**({"-o": output} if output is not None else {}), **(beside or {})})
+    check_apart(read_files, [*([("-o", output)] if output is not None else []), *beside])
     data = _open_data(state, options, given or {})
     loaded = time.perf_counter() - start
     if not state.done:

@@ -5,6 +5,7 @@
     |   |-- UnprovenError (1)   nothing that the proof sees depends on some groups (--allow-unproven)
     |   `-- UnprovenWeightsError (1)   nothing proves where the weights of a file come from (--rerun, --allow-unproven)
     |-- UsageError (2)          an option, a plan or a file of scores does not fit
+    |   `-- PlaceError (2)      a file would be written where none can be, or onto another
     |-- ModelError (3)          the model cannot be read, is invalid or cannot be run
     |-- BudgetError (4)         the budget cannot be reached
     |-- NothingToPrune (5)      no group of the model may lose a channel
@@ -67,6 +68,10 @@ class UsageError(SpaError):
     """The caller's options or files do not make sense for this model."""
 
     exit_code = ExitCode.BAD_USAGE
+
+
+class PlaceError(UsageError):
+    """A file would be written where none can be, or onto one that is read or written as well."""
 
 
 class ModelError(SpaError):

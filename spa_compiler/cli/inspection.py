@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,24 +107,56 @@ def parse_axis(text: str) -> Axis:
     return name, int(index)
 
 
-def explain_axes(path: Path, a: Axis, b: Axis | None, input_shape: tuple[str, ...] = ()) -> list[str]:
-    """The path that couples two axes; for one axis why it is frozen, or the group that it belongs to."""
+class Explanation(dict[str, Any]):
+    """Why axes are coupled or frozen, as JSON and as text."""
+
+    def lines(self) -> Iterator[str]:
+        """The chain between two axes, or what is known of one."""
+        if self["other"] is not None:
+            yield from map(_describe_link, self["chain"])
+            if not self["chain"]:
+                yield "the same axis"
+            return
+        name = self["axis"]
+        yield from (f"{name} belongs to the group '{g['label']}' of {g['size']} channels" for g in self["groups"])
+        what = name if not self["groups"] else f"another part of {name}"  # a factor, or a piece of it
+        for reason in self["frozen"]:
+            yield f"{what} is frozen: {reason['reason']}" + (f" (at {reason['where']})" if reason["where"] else "")
+            yield from (f"    {_describe_link(link)}" for link in reason["chain"])
+        if not self["groups"] and not self["frozen"]:
+            yield f"{name} may be pruned, but no weight has this axis"
+
+
+def _describe_link(link: Mapping[str, str]) -> str:
+    return f"{link['axis']}  --[{link['node']}]--  {link['other']}"
+
+
+def explain_axes(path: Path, a: Axis, b: Axis | None, input_shape: tuple[str, ...] = ()) -> Explanation:
+    """The path that couples two axes; for one axis why it is frozen, and the groups that it belongs to."""
     graph = analyze_file(path, input_shape)
     if b is not None:
-        return [f"{x[0]}:{x[1]}  --[{node}]--  {y[0]}:{y[1]}" for x, node, y in graph.explain(a, b)] or [
-            "the same axis"
-        ]
-    reasons = graph.find_reasons(a)
+        return Explanation(axis=_name_axis(a), other=_name_axis(b), chain=_list_links(graph.explain(a, b)))
     live = [g for g in graph.groups if any(m.value == a[0] and m.axis == a[1] for m in g.members)]
-    lines = [f"{a[0]}:{a[1]} belongs to the group '{g.label}' of {g.size} channels" for g in live]
-    what = f"{a[0]}:{a[1]}" if not live else f"another part of {a[0]}:{a[1]}"  # a factor, or a piece of it
-    for reason in reasons:
-        lines.append(f"{what} is frozen: {reason.text}" + (f" (at {reason.where})" if reason.where else ""))
-        lines += _find_path(graph, a, reason.where)
-    return lines or [f"{a[0]}:{a[1]} may be pruned, but no weight has this axis"]
+    return Explanation(
+        axis=_name_axis(a),
+        other=None,
+        groups=[{"label": g.label, "size": g.size} for g in live],
+        frozen=[
+            {"reason": r.text, "where": r.where or "", "chain": _list_links(_find_path(graph, a, r.where))}
+            for r in graph.find_reasons(a)
+        ],
+    )
 
 
-def _find_path(graph: DependencyGraph, a: Axis, where: str) -> list[str]:
+def _name_axis(axis: Axis) -> str:
+    return f"{axis[0]}:{axis[1]}"
+
+
+def _list_links(chain: Iterable[tuple[Axis, str, Axis]]) -> list[dict[str, str]]:
+    return [{"axis": _name_axis(x), "node": node, "other": _name_axis(y)} for x, node, y in chain]
+
+
+def _find_path(graph: DependencyGraph, a: Axis, where: str) -> list[tuple[Axis, str, Axis]]:
     """The shortest chain of equations from an axis to the node or value that froze it."""
     ends = [n for n in graph.network if n[0] == where]
     for site in graph.sites:
@@ -136,8 +168,7 @@ def _find_path(graph: DependencyGraph, a: Axis, where: str) -> list[str]:
             paths.append(graph.explain(a, end))
         except SpaError:
             continue
-    shortest = min(paths, key=len, default=[])
-    return [f"    {x[0]}:{x[1]}  --[{node}]--  {y[0]}:{y[1]}" for x, node, y in shortest]
+    return min(paths, key=len, default=[])
 
 
 def open_sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snapshot]:
@@ -190,8 +221,8 @@ def measure_sessions(path: Path, sessions: list[Any], options: Options) -> Measu
     return Measured(data.name, found.fidelity, found.accuracy, first.labels is not None, first.notes)
 
 
-def compare_files(dense: Path, others: list[Path], options: Options) -> Table:
-    """One row a model."""
+def compare_files(dense: Path, others: list[Path], options: Options) -> dict[str, Any]:
+    """The inputs that were fed, and a row a model: costs by unit, milliseconds, cosine and accuracy."""
     paths = [dense, *others]
     sessions, files = open_sessions(paths, options)
     for s in sessions[1:]:
@@ -199,23 +230,35 @@ def compare_files(dense: Path, others: list[Path], options: Options) -> Table:
     found = measure_sessions(dense, sessions, options)
     model = analyze_file(dense, options.input_shape).model
     feed = draw_sample(model, sessions, parse_ranges(options.input_range, model), options.seed)
-    costs = list_table_costs()
-    first, rest = Column("model", overflow="fold"), ("median ms", f"cosine ({found.name})", "accuracy")
-    table = Table(first, *(c.title for c in costs), *rest, box=None, caption="\n".join(found.notes) or None)
+    rows = []
     for path, session, close, right in zip(paths, sessions, found.fidelity, found.accuracy, strict=True):
         totals = CostModel(analyze_file(path, options.input_shape)).totals({})
         ms = measure_latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms
-        cosine = "" if close.cosine is None else f"{close.cosine:.4f}"
-        shown = "" if right is None else f"{right:.2%}"
-        table.add_row(path.name, *(format_si(totals[c.unit]) for c in costs), f"{ms:.3g}", cosine, shown)
+        costs = {c.unit: totals[c.unit] for c in list_table_costs()}
+        rows.append({"model": str(path), **costs, "latency_ms": ms, "cosine": close.cosine, "accuracy": right})
     files.check()
+    return {"inputs": found.name, "notes": list(found.notes), "rows": rows}
+
+
+def make_comparison_table(found: Mapping[str, Any]) -> Table:
+    """One row a model."""
+    costs = list_table_costs()
+    first, rest = Column("model", overflow="fold"), ("median ms", f"cosine ({found['inputs']})", "accuracy")
+    caption = "\n".join(found["notes"]) or None
+    table = Table(first, *(c.title for c in costs), *rest, box=None, caption=caption)
+    for row in found["rows"]:
+        cosine = "" if row["cosine"] is None else f"{row['cosine']:.4f}"
+        shown = "" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
+        of_costs = (format_si(row[c.unit]) for c in costs)
+        table.add_row(Path(row["model"]).name, *of_costs, f"{row['latency_ms']:.3g}", cosine, shown)
     return table
 
 
-def make_sweep_table(source: Path, ratios: str, options: Options) -> Table:
-    """One row a ratio; a ratio that is out of reach says why. What does not depend on the ratio is done once."""
-    costs = list_table_costs()
-    table = Table("ratio", *(c.title for c in costs), "speed-up", "accuracy", "drop", box=None)
+def sweep_ratios(source: Path, ratios: str, options: Options) -> Iterator[dict[str, Any]]:
+    """A row a ratio: costs by unit, speed-up, accuracy, verdict; one that is out of reach says why in `error`.
+
+    What does not depend on the ratio is done once.
+    """
     try:
         wanted = [float(r) for r in ratios.split(",")]
     except ValueError as e:
@@ -227,32 +270,63 @@ def make_sweep_table(source: Path, ratios: str, options: Options) -> Table:
         try:
             report = compile_file(source, None, replace_options(options, ratio=ratio, dry_run=True), known=known).report
         except (BudgetError, NothingToPrune) as e:
-            table.add_row(f"{ratio:g}", str(e).split(";")[0])
+            yield {"ratio": ratio, "error": str(e)}
             continue
         speed, right = report["latency"], report["accuracy"]
+        yield {
+            "ratio": ratio,
+            **{c.unit: report["compiled"][c.unit] for c in list_table_costs()},
+            "speedup": speed["dense_ms"] / speed["compiled_ms"] if speed else None,
+            "accuracy": right["compiled"] if right else None,
+            "verdict": report["quality"]["verdict"],
+            "drop": report["quality"]["drop"],
+        }
+
+
+def make_sweep_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """One row a ratio."""
+    costs = list_table_costs()
+    table = Table("ratio", *(c.title for c in costs), "speed-up", "accuracy", "drop", box=None)
+    for row in rows:
+        if "error" in row:
+            table.add_row(f"{row['ratio']:g}", row["error"].split(";")[0])
+            continue
+        speed, right = row["speedup"], row["accuracy"]
         table.add_row(
-            f"{ratio:g}", *(format_si(report["compiled"][c.unit]) for c in costs),
-            f"{speed['dense_ms'] / speed['compiled_ms']:.2f}" if speed else "",
-            f"{right['compiled']:.2%}" if right else "", shorten_quality(report["quality"]),
+            f"{row['ratio']:g}", *(format_si(row[c.unit]) for c in costs), f"{speed:.2f}" if speed else "",
+            "" if right is None else f"{right:.2%}", shorten_quality(row),
         )  # fmt: skip
     return table
 
 
-def list_passes() -> Iterator[str]:
-    """Passes with their options and defaults, then the criteria and the costs."""
+def describe_passes() -> dict[str, dict[str, Any]]:
+    """Passes with their options and defaults, then the criteria and the costs, each with a sentence."""
+    kinds = {name: passes.find_pass_type(name) for name in sorted(passes.find_passes())}
+    return {
+        "passes": {
+            name: {
+                "text": _find_first_sentence(kind),
+                "options": [
+                    {"name": f.name} if f.default is MISSING else {"name": f.name, "default": f.default}
+                    for f in passes.find_option_fields(kind)
+                ],
+            }
+            for name, kind in kinds.items()
+        },
+        "criteria": {n: _find_first_sentence(registry.find_criterion(n)) for n in sorted(registry.find_criteria())},
+        "costs": {name: _find_first_sentence(cost) for name, cost in find_costs().items()},
+    }
+
+
+def list_passes(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The same as text."""
     yield "passes:"
-    for name in sorted(passes.find_passes()):
-        kind = passes.find_pass_type(name)
-        options = ", ".join(
-            f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in passes.find_option_fields(kind)
-        )
-        yield f"  {name}: {_find_first_sentence(kind)}" + (f"\n      {options}" if options else "")
-    yield "criteria:"
-    for name in sorted(registry.find_criteria()):
-        yield f"  {name}: {_find_first_sentence(registry.find_criterion(name))}"
-    yield "costs:"
-    for name, cost in find_costs().items():
-        yield f"  {name}: {_find_first_sentence(cost)}"
+    for name, entry in found["passes"].items():
+        options = ", ".join(o["name"] + (f"={o['default']!r}" if "default" in o else "") for o in entry["options"])
+        yield f"  {name}: {entry['text']}" + (f"\n      {options}" if options else "")
+    for kind in ("criteria", "costs"):
+        yield f"{kind}:"
+        yield from (f"  {name}: {text}" for name, text in found[kind].items())
 
 
 def _find_first_sentence(thing: Any) -> str:

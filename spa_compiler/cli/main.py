@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,35 @@ from rich.console import Console
 from spa_compiler.cli.arguments import FILE, add_options, make_named_option, make_topic_options, read_options
 from spa_compiler.cli.inspection import (
     compare_files,
+    describe_passes,
     explain_axes,
     inspect_file,
     list_passes,
+    make_comparison_table,
     make_sweep_table,
     parse_axis,
+    sweep_ratios,
 )
 from spa_compiler.cli.verification import verify_file
 from spa_compiler.compiler import Result, compile_file
-from spa_compiler.errors import GateError, ModelError, NothingToPrune, ReportError, SpaError, UnprovenError, UsageError
+from spa_compiler.errors import (
+    GateError,
+    ModelError,
+    NothingToPrune,
+    PlaceError,
+    ReportError,
+    SpaError,
+    UnprovenError,
+    UsageError,
+)
 from spa_compiler.execution.interrupts import raise_on_signals
 from spa_compiler.exit_codes import ExitCode
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.output_paths import check_place
 from spa_compiler.planning.plan import Plan
 from spa_compiler.report import document
+from spa_compiler.report.failed import describe_error, find_exit_code, make_failed_report
+from spa_compiler.report.saving import is_replaceable, save_report
 from spa_compiler.version import VERSION
 
 
@@ -48,29 +62,34 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             with raise_on_signals():
                 command(*args, **options)
-        except SpaError as e:
-            click.echo(f"spa-compile: error: {e}", err=True)
-            for note in getattr(e, "__notes__", []) if options.get("verbose") else []:
-                click.echo(f"  {note}", err=True)
-            sys.exit(e.exit_code)
         except KeyboardInterrupt:
             click.echo("spa-compile: interrupted; no unfinished file is left", err=True)
             sys.exit(ExitCode.INTERRUPTED)
-        except MemoryError:
-            click.echo("spa-compile: error: out of memory; nothing was written", err=True)
-            sys.exit(ExitCode.INTERNAL)
-        except OSError as e:
-            if e.errno == errno.EPIPE:  # whoever read the output has gone
-                raise
-            click.echo(f"spa-compile: error: {e}", err=True)
-            sys.exit(ExitCode.BAD_USAGE)
         except Exception as e:
-            click.echo(f"spa-compile: internal error: {type(e).__name__}: {e} (-v shows where)", err=True)
-            if options.get("verbose"):
-                traceback.print_exc()
-            sys.exit(ExitCode.INTERNAL)
+            if isinstance(e, OSError) and e.errno == errno.EPIPE:  # whoever read the output has gone
+                raise
+            _show_error(e, bool(options.get("verbose")))
+            if options.get("as_json") and not click.get_current_context().meta.get(PRINTED):
+                _print_json({"status": "ERROR", "exit_code": int(find_exit_code(e)), "error": describe_error(e)})
+            sys.exit(find_exit_code(e))
 
     return run
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    """Print a document on standard output, where it is the only one."""
+    click.echo(json.dumps(document, indent=2))
+    click.get_current_context().meta[PRINTED] = True
+
+
+def _show_error(error: Exception, verbose: bool) -> None:
+    """One line on stderr; where it comes from, if that was asked for."""
+    known = isinstance(error, SpaError | OSError | MemoryError)
+    click.echo(f"spa-compile: {'error: ' if known else ''}{describe_error(error)}", err=True)
+    for note in getattr(error, "__notes__", []) if verbose else []:
+        click.echo(f"  {note}", err=True)
+    if verbose and not known:
+        traceback.print_exc()
 
 
 @contextmanager
@@ -96,7 +115,14 @@ TEXTS = [
     make_named_option("with_passes"),
 ]
 RUN_OPTIONS: list[Callable[..., Any]] = [
-    click.option("--report", "report_file", type=FILE, help="Write the report: a page for .html, else JSON."),
+    click.option(
+        "--report",
+        "reports",
+        type=FILE,
+        multiple=True,
+        help="Write the report: a page for .html, Markdown for .md and $GITHUB_STEP_SUMMARY, else JSON. Repeatable.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else."),
     make_named_option("fail_under"),
     click.option("--allow-noop", is_flag=True, help="Exit 0 instead of 5 when nothing can be pruned."),
     make_named_option("latency"),
@@ -105,7 +131,12 @@ RUN_OPTIONS: list[Callable[..., Any]] = [
     click.option("-v", "--verbose", is_flag=True, help="Groups, frozen parameters by reason, tracebacks."),
 ]
 TRACE_OPTIONS = [click.option("-v", "--verbose", is_flag=True, help="Say where an error comes from.")]
-SETTINGS: dict[str, Any] = {"show_default": True, "max_content_width": 120}
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+PRINTED = "spa_compiler.json"
+"""Key in the context of a command that has printed its JSON."""
+SETTINGS: dict[str, Any] = {
+    "show_default": True, "max_content_width": 120, "help_option_names": ["-h", "--help"],
+}  # fmt: skip
 
 
 def _make_options(given: dict[str, Any]) -> Options:
@@ -118,24 +149,32 @@ def _make_options(given: dict[str, Any]) -> Options:
 
 
 def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
-    """Compile, print and save what was asked for."""
+    """Compile, print and save what was asked for; a run that fails says so in its reports, too."""
+    try:
+        _compile_and_save(source, output, given)
+    except (GateError, ReportError):  # they have a report of the whole run
+        raise
+    except Exception as e:
+        _report_failure(e, source, given)
+        if isinstance(e, NothingToPrune) and given["allow_noop"]:
+            return
+        raise
+
+
+def _compile_and_save(source: Path, output: Path | None, given: dict[str, Any]) -> None:
     options = _make_options(given)
     beside = _list_other_outputs(given)
-    for file in beside.values():
+    for _, file in beside:
         check_place(file)
     if not source.is_file():
         raise ModelError(f"{source}: no such file" if not source.exists() else f"{source}: not a file")
     target = output or source.with_name(f"{source.stem}.pruned.onnx")
     try:
-        with _describe_unproven(" | nothing was written"), _show_progress(given["quiet"]) as tell:
+        with _describe_unproven(" | nothing was written", given), _show_progress(given["quiet"]) as tell:
             result = compile_file(source, target, options, tell, None, beside)
-    except NothingToPrune as e:
-        if not given["allow_noop"]:
-            raise
-        click.echo(f"UNCHANGED | {e}; nothing was written")
-        return
     except GateError as e:
-        _show_missed(e, given)
+        if e.report is not None:
+            _show_missed(e.report, given)
         raise
     failures = list(_save(result, beside))
     _print_result(result, given)
@@ -145,31 +184,46 @@ def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
         raise ReportError(f"{done}, {'; '.join(failures)}")
 
 
-def _show_missed(error: GateError, given: dict[str, Any]) -> None:
+def _report_failure(error: Exception, source: Path, given: dict[str, Any]) -> None:
+    """Save and print the report of a run that ended without a result."""
+    report = make_failed_report(error, source, given["allow_noop"])
+    for file in given["reports"] if not isinstance(error, PlaceError) else []:  # where could it be written?
+        if not is_replaceable(file):
+            click.echo(f"spa-compile: {file} is no report and stays as it is; none of this run is written", err=True)
+        elif why := _write(file, lambda f: save_report(report, f)):
+            click.echo(f"spa-compile: the report {file} was not written: {why}", err=True)
+    if given["as_json"]:
+        _print_json(report)
+    elif report["status"] == "UNCHANGED" and given["allow_noop"]:
+        click.echo(f"UNCHANGED | {error}; nothing was written")
+
+
+def _show_missed(report: dict[str, Any], given: dict[str, Any]) -> None:
     """Print and save the report of a run that missed a gate."""
-    if error.report is None:
+    for file in given["reports"]:
+        if why := _write(file, lambda f: save_report(report, f)):
+            click.echo(f"spa-compile: error: the report {file} was not written: {why}", err=True)
+    if given["as_json"]:
+        _print_json(report)
         return
     if not given["quiet"]:
-        document.show_report(error.report, Console(), given["verbose"])
-    report = error.report
-    if given["report_file"] and (why := _write(Path(given["report_file"]), lambda f: document.save_report(report, f))):
-        click.echo(f"spa-compile: error: the report {given['report_file']} was not written: {why}", err=True)
+        document.show_report(report, Console(), given["verbose"])
     click.echo(document.format_last_line(report))
 
 
-def _list_other_outputs(given: dict[str, Any]) -> dict[str, Path]:
-    """Files that are written beside the model, by the option that names them."""
-    files = {"--save-plan": given.get("save_plan"), "--report": given["report_file"]}
-    return {option: Path(file) for option, file in files.items() if file is not None}
+def _list_other_outputs(given: dict[str, Any]) -> list[tuple[str, Path]]:
+    """Files that are written beside the model, each with the option that names it."""
+    plan = given.get("save_plan")
+    return [*([("--save-plan", plan)] if plan is not None else []), *(("--report", file) for file in given["reports"])]
 
 
-def _save(result: Result, beside: dict[str, Path]) -> Iterator[str]:
-    """Write the plan and the report; a sentence for each that could not be written, of which nothing is left."""
+def _save(result: Result, beside: Sequence[tuple[str, Path]]) -> Iterator[str]:
+    """Write the plan and the reports; a sentence for each that could not be written, of which nothing is left."""
     writers: dict[str, tuple[str, Callable[[Path], None]]] = {
-        "--report": ("report", lambda f: document.save_report(result.report, f)),
-        "--save-plan": ("plan", result.state.plan.save),
+        "--report": ("report", lambda f: save_report(result.report, f)),
+        "--save-plan": ("plan", result.plan.save),
     }
-    for option, file in beside.items():
+    for option, file in beside:
         what, write = writers[option]
         if why := _write(file, write):
             yield f"the {what} {file} was not: {why}"
@@ -188,16 +242,20 @@ def _write(file: Path, write: Callable[[Path], None]) -> str:
 
 
 @contextmanager
-def _describe_unproven(rest: str) -> Iterator[None]:
+def _describe_unproven(rest: str, given: Mapping[str, Any]) -> Iterator[None]:
     """The last line where the proof cannot see some groups."""
     try:
         yield
     except UnprovenError as e:
-        click.echo(f"{document.format_unproven_status(len(e.silent), e.groups)}{rest}")
+        if not given.get("as_json"):
+            click.echo(f"{document.format_unproven_status(len(e.silent), e.groups)}{rest}")
         raise
 
 
 def _print_result(result: Result, given: dict[str, Any]) -> None:
+    if given["as_json"]:
+        _print_json(result.report)
+        return
     if not given["quiet"]:
         document.show_report(result.report, Console(), given["verbose"])
     written, data = result.report["output"]["path"], result.report["output"]["data"]
@@ -207,7 +265,7 @@ def _print_result(result: Result, given: dict[str, Any]) -> None:
     click.echo(document.format_last_line(result.report))
 
 
-def _compile(source: Path, output: Path | None, **given: Any) -> None:
+def _compile(source: Path, destination: Path | None, output: Path | None, **given: Any) -> None:
     """Make an ONNX model smaller and faster: remove channels, heads and hidden units, without data or training.
 
     The result is checked against onnxruntime before it is written. Exit codes: 0 done; 1 verification failed, or the
@@ -215,7 +273,9 @@ def _compile(source: Path, output: Path | None, **given: Any) -> None:
     reached; 5 nothing could be pruned; 6 a --fail-under gate was missed; 7 the model was written, its report or plan
     could not be; 70 out of memory, or a defect of spa-compile.
     """
-    _run(source, output, given)
+    if destination is not None and output is not None:
+        raise UsageError(f"{destination} and -o {output} both say where to write: give one of them")
+    _run(source, destination or output, given)
 
 
 def _make_command(name: str) -> click.Command:
@@ -233,6 +293,7 @@ def _make_command(name: str) -> click.Command:
     body = click.option("--save-plan", type=FILE, help="Write which channels stay, as JSON.")(body)
     body = click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")(body)
     body = click.version_option(VERSION, prog_name="spa-compile")(body)
+    body = click.argument("destination", metavar="[OUT.onnx]", type=FILE, required=False)(body)
     body = click.argument("source", metavar="IN.onnx", type=FILE)(body)
     return click.command(name, context_settings=SETTINGS)(body)
 
@@ -252,26 +313,27 @@ spa.add_command(_make_command("compile"), "compile")
 
 @spa.command("inspect")
 @click.argument("source", metavar="IN.onnx", type=FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON_OPTION
 @click.option("-v", "--verbose", is_flag=True, help="The members of every group, and where an error comes from.")
 @add_options([make_named_option("input_shape")])
 @_guard
 def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], verbose: bool) -> None:
     """List the groups of coupled channels, and why the rest is frozen."""
     found = inspect_file(source, input_shape)
-    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(found.lines(verbose)))
+    _print_json(found) if as_json else click.echo("\n".join(found.lines(verbose)))
 
 
 @spa.command("explain")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.argument("axis_a", metavar="A")
 @click.argument("axis_b", metavar="[B]", required=False)
+@JSON_OPTION
 @add_options([make_named_option("input_shape")])
 @_guard
-def explain_command(source: Path, axis_a: str, axis_b: str | None, input_shape: tuple[str, ...]) -> None:
+def explain_command(source: Path, axis_a: str, axis_b: str | None, as_json: bool, input_shape: tuple[str, ...]) -> None:
     """Print the path that couples axes A and B (VALUE:AXIS), or why A is frozen."""
-    for line in explain_axes(source, parse_axis(axis_a), parse_axis(axis_b) if axis_b else None, input_shape):
-        click.echo(line)
+    found = explain_axes(source, parse_axis(axis_a), parse_axis(axis_b) if axis_b else None, input_shape)
+    _print_json(found) if as_json else click.echo("\n".join(found.lines()))
 
 
 @spa.command("verify")
@@ -279,7 +341,7 @@ def explain_command(source: Path, axis_a: str, axis_b: str | None, input_shape: 
 @click.argument("compiled", metavar="COMPILED.onnx", type=FILE)
 @click.option("--plan", type=FILE, help="The plan that was applied: proves the structure, and prune equals mask.")
 @click.option("--rerun", is_flag=True, help="Run the pipeline that the file names again, and compare every weight.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON_OPTION
 @add_options(UNPROVEN_OPTIONS, INPUT_OPTIONS, [make_named_option("fail_under")], TRACE_OPTIONS)
 @_guard
 def verify_command(dense: Path, compiled: Path, plan: Path | None, rerun: bool, as_json: bool, **given: Any) -> None:
@@ -289,9 +351,9 @@ def verify_command(dense: Path, compiled: Path, plan: Path | None, rerun: bool, 
     by --rerun. Without it, and without a plan, the exit code is 1 unless a --fail-under gate holds or --allow-unproven
     is given.
     """
-    with _describe_unproven(""):
+    with _describe_unproven("", {"as_json": as_json}):
         found = verify_file(dense, compiled, Plan.load(plan) if plan else None, _make_options(given), rerun)
-    click.echo(json.dumps(found.document(), indent=2) if as_json else "\n".join(found.list_text()))
+    _print_json(found.document()) if as_json else click.echo("\n".join(found.list_text()))
     if found.failure is not None:
         raise found.failure
 
@@ -299,16 +361,19 @@ def verify_command(dense: Path, compiled: Path, plan: Path | None, rerun: bool, 
 @spa.command("compare")
 @click.argument("dense", metavar="DENSE.onnx", type=FILE)
 @click.argument("others", metavar="OTHER.onnx...", nargs=-1, required=True, type=FILE)
+@JSON_OPTION
 @add_options(INPUT_OPTIONS, TRACE_OPTIONS)
 @_guard
-def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None:
+def compare_command(dense: Path, others: tuple[Path, ...], as_json: bool, **given: Any) -> None:
     """A table of models with the dense one's signature: size, MACs, latency, fidelity, accuracy."""
-    Console().print(compare_files(dense, list(others), _make_options(given)))
+    found = compare_files(dense, list(others), _make_options(given))
+    _print_json(found) if as_json else Console().print(make_comparison_table(found))
 
 
 @spa.command("sweep")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @click.option("--ratios", default="0.1,0.3,0.5,0.7", help="Ratios to try.")
+@JSON_OPTION
 @add_options(
     make_topic_options("budget", leave_out=("ratio", "target")),
     make_topic_options("scoring", leave_out=("plan", "pipeline", "with_passes")),
@@ -318,9 +383,10 @@ def compare_command(dense: Path, others: tuple[Path, ...], **given: Any) -> None
     TRACE_OPTIONS,
 )
 @_guard
-def sweep_command(source: Path, ratios: str, **given: Any) -> None:
+def sweep_command(source: Path, ratios: str, as_json: bool, **given: Any) -> None:
     """Print the cost of each ratio; write nothing."""
-    Console().print(make_sweep_table(source, ratios, _make_options({**given, "plan": None})))
+    rows = list(sweep_ratios(source, ratios, _make_options({**given, "plan": None})))
+    _print_json({"input": str(source), "rows": rows}) if as_json else Console().print(make_sweep_table(rows))
 
 
 @spa.command("apply")
@@ -335,8 +401,9 @@ def apply_command(source: Path, plan: Path, output: Path | None, **given: Any) -
 
 
 @spa.command("passes")
+@JSON_OPTION
 @_guard
-def passes_command() -> None:
+def passes_command(as_json: bool) -> None:
     """List the passes with their options, the criteria and the costs."""
-    for line in list_passes():
-        click.echo(line)
+    found = describe_passes()
+    _print_json(found) if as_json else click.echo("\n".join(list_passes(found)))

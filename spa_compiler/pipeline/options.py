@@ -15,7 +15,7 @@ import functools
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Unpack
 
 from spa_compiler.errors import UsageError
 from spa_compiler.pipeline.default_order import find_default_passes, sort_by_place
@@ -28,7 +28,9 @@ from spa_compiler.pipeline.fields import (
     make_seed_option,
     make_threads_option,
 )
+from spa_compiler.pipeline.option_values import OptionAttributes, OptionValues
 from spa_compiler.pipeline.passes import Pipeline, find_passes, replace_inner
+from spa_compiler.pipeline.python_values import read_value
 from spa_compiler.pipeline.state import Pass
 from spa_compiler.scoring.registry import find_criterion
 
@@ -110,16 +112,18 @@ def _find_options(owner: str, kind: type[Any]) -> Iterator[DeclaredOption]:
         yield DeclaredOption(shown.name or owner, bool | None, None, shown, {owner: ""})
 
 
-class Options:
+class Options(OptionAttributes):
     """Everything the command line can say, as attributes; what is not given has its default. Immutable.
 
-    Raises TypeError for a name that no pass and no command declares.
+    Raises TypeError for a name that no pass and no command declares, UsageError for a value that it cannot have.
     """
 
-    def __init__(self, **values: Any) -> None:
-        if unknown := sorted(set(values) - set(find_declared())):
-            raise TypeError(f"no option is called {', '.join(unknown)}; there are {', '.join(find_declared())}")
-        self.__dict__["given"] = {n: v for n, v in values.items() if v != find_declared()[n].default}
+    def __init__(self, **values: Unpack[OptionValues]) -> None:
+        declared = find_declared()
+        if unknown := sorted(set(values) - set(declared)):
+            raise TypeError(f"no option is called {', '.join(unknown)}; there are {', '.join(declared)}")
+        read = {n: read_value(declared[n], v) for n, v in values.items()}
+        self.__dict__["given"] = {n: v for n, v in read.items() if v != declared[n].default}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name not in find_declared():

@@ -1,7 +1,7 @@
 """Checks of output paths: not a file that is read, not one file twice, and only where there is space and permission.
 
     check_place(report)                                       # before anything else: can a file be written there?
-    check_apart({source: "the model"}, {"--report": report})  # before any work: is every one a file of its own?
+    check_apart({source: "the model"}, [("--report", report)])  # before any work: is every one a file of its own?
 
 Files are compared, not their names: a link to a file is the file. Devices and pipes hold nothing that could be lost.
 """
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import chain, combinations
 from pathlib import Path
 
 from spa_compiler.datasets.folders import list_files
-from spa_compiler.errors import UsageError
+from spa_compiler.errors import PlaceError
 from spa_compiler.output import DATA_NAME
 from spa_compiler.pipeline.passes import Pipeline, iterate_deep
 
@@ -28,11 +28,11 @@ TRIAL_BYTES = 1 << 18
 
 
 def check_place(file: Path) -> None:
-    """Raise UsageError for a place where no file can be, or where this user cannot write one."""
+    """Raise PlaceError for a place where no file can be, or where this user cannot write one."""
     if file.is_dir() or not file.parent.is_dir():
-        raise UsageError(f"{file}: not a file in a folder that exists")
+        raise PlaceError(f"{file}: not a file in a folder that exists")
     if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise UsageError(f"{file}: cannot write: no permission {'for it' if file.exists() else 'in this folder'}")
+        raise PlaceError(f"{file}: cannot write: no permission {'for it' if file.exists() else 'in this folder'}")
     if file.exists() and not file.is_file():
         return  # what a device or a pipe is given cannot be taken back
     try:
@@ -41,26 +41,26 @@ def check_place(file: Path) -> None:
         if not file.exists() or os.access(file.resolve().parent, os.W_OK):
             _write_and_remove(file.resolve().parent)
     except OSError as e:
-        raise UsageError(f"{file}: cannot write: {e.strerror or e}") from e
+        raise PlaceError(f"{file}: cannot write: {e.strerror or e}") from e
 
 
 def check_output(output: Path, dry_run: bool) -> None:
-    """Raise UsageError for a place where the compiled model cannot be.
+    """Raise PlaceError for a place where the compiled model cannot be.
 
     What is there is not written to but replaced: that takes a folder that may be written, and a file.
     """
     if output.is_dir() or not output.parent.is_dir():
-        raise UsageError(f"{output}: not a file in a folder that exists")
+        raise PlaceError(f"{output}: not a file in a folder that exists")
     if dry_run:
         return
     if output.exists() and not output.is_file():
-        raise UsageError(f"{output}: not a plain file: the model would take its place (--dry-run writes none)")
+        raise PlaceError(f"{output}: not a plain file: the model would take its place (--dry-run writes none)")
     if not os.access(output.parent, os.W_OK):
-        raise UsageError(f"{output}: cannot write: no permission in this folder")
+        raise PlaceError(f"{output}: cannot write: no permission in this folder")
     try:
         _write_and_remove(output.parent)
     except OSError as e:
-        raise UsageError(f"{output}: cannot write: {e.strerror or e}") from e
+        raise PlaceError(f"{output}: cannot write: {e.strerror or e}") from e
 
 
 def _write_and_remove(folder: Path) -> None:
@@ -71,18 +71,18 @@ def _write_and_remove(folder: Path) -> None:
         os.fsync(file.fileno())
 
 
-def check_apart(read: Mapping[Path, str], written: Mapping[str, Path]) -> None:
-    """Raise UsageError where a file that is written is one that is read, or another one that is written.
+def check_apart(read: Mapping[Path, str], written: Sequence[tuple[str, Path]]) -> None:
+    """Raise PlaceError where a file that is written is one that is read, or another one that is written.
 
-    `read` says what each file is, `written` has files by the option that names them.
+    `read` says what each file is, `written` has files with the option that names each.
     """
-    for option, file in written.items():
+    for option, file in written:
         for other, what in read.items():
             if _is_same(file, other):
-                raise UsageError(f"{option} {file}: this file is {what}, which is never changed; give another one")
-    for (option, file), (second, other) in combinations(written.items(), 2):
+                raise PlaceError(f"{option} {file}: this file is {what}, which is never changed; give another one")
+    for (option, file), (second, other) in combinations(written, 2):
         if _is_same(file, other) or _is_data_of(other, file) or _is_data_of(file, other):
-            raise UsageError(f"{second} {other}: {option} is written to the same file; give each a file of its own")
+            raise PlaceError(f"{second} {other}: {option} is written to the same file; give each a file of its own")
 
 
 def _is_data_of(file: Path, model: Path) -> bool:

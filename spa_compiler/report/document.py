@@ -168,7 +168,7 @@ def format_change(removed: float) -> str:
     return f"{-100 * removed:+.1f}%" if abs(removed) >= 5e-4 else "0.0%"
 
 
-def _measure_gain(found: dict[str, Any], unit: str) -> float:
+def _measure_gain(found: Mapping[str, Any], unit: str) -> float:
     """The share that went of a cost that has a part of its own in the report."""
     return float(1 - found[f"compiled_{unit}"] / found[f"dense_{unit}"])
 
@@ -181,7 +181,7 @@ def _find_reached(report: dict[str, Any], cost: Cost) -> float | None:
     return reached
 
 
-def format_last_line(report: dict[str, Any]) -> str:
+def format_last_line(report: Mapping[str, Any]) -> str:
     """The run in one line."""
     dense, small, reached = report["dense"], report["compiled"], report["reached"]
     parts = [
@@ -202,23 +202,28 @@ def format_last_line(report: dict[str, Any]) -> str:
     return " | ".join([*parts, f"{report['seconds']['total']:.1f} s"])
 
 
+def list_cost_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of the table of costs: name, dense, compiled, change."""
+    dense, small, reached = report["dense"], report["compiled"], report["reached"]
+    rows = [
+        (c.row, format_si(dense[c.unit]), format_si(small[c.unit]), format_change(reached[c.unit]))
+        for c in find_costs().values()
+        if c.unit in dense
+    ]
+    if latency := report["latency"]:
+        title = f"latency, {latency['statistic']} ms ({latency['threads']} threads)"
+        gain = format_change(_measure_gain(latency, "ms"))
+        rows.append((title, f"{latency['dense_ms']:.3g}", f"{latency['compiled_ms']:.3g}", gain))
+    return rows
+
+
 def show_report(report: dict[str, Any], console: Console, verbose: bool = False) -> None:
     """The terminal summary, without the last line."""
     table = Table(box=None, pad_edge=False)
     for name, side in (("", "left"), ("dense", "right"), ("compiled", "right"), ("change", "right")):
         table.add_column(name, justify="right" if side == "right" else "left")
-    for cost in (c for c in find_costs().values() if c.unit in report["dense"]):
-        table.add_row(
-            cost.row,
-            format_si(report["dense"][cost.unit]),
-            format_si(report["compiled"][cost.unit]),
-            format_change(report["reached"][cost.unit]),
-        )
-    latency = report["latency"]
-    if latency:
-        title = f"latency, {latency['statistic']} ms ({latency['threads']} threads)"
-        gain = format_change(_measure_gain(latency, "ms"))
-        table.add_row(title, f"{latency['dense_ms']:.3g}", f"{latency['compiled_ms']:.3g}", gain)
+    for row in list_cost_rows(report):
+        table.add_row(*row)
     console.print(table)
     console.print("\n".join(_list_lines(report, verbose)), soft_wrap=True, highlight=False, markup=False)
 
@@ -291,7 +296,7 @@ def _list_proof_lines(check: dict[str, Any]) -> list[str]:
     return lines
 
 
-def describe_fidelity(fidelity: dict[str, Any]) -> str:
+def describe_fidelity(fidelity: Mapping[str, Any]) -> str:
     """Cosine and noise, or that there was nothing to compare."""
     if fidelity["cosine"] is None:
         return "the dense outputs hold no finite number"
@@ -308,15 +313,9 @@ def _list_reasons(what: str, found: dict[str, str], verbose: bool) -> list[str]:
     return [f"{what}: {len(found)} contractions, such as '{name}' ({reason})"]
 
 
-def save_report(report: dict[str, Any], path: Path) -> None:
-    """Write the report: HTML for .html, else JSON."""
-    text = json.dumps(report, indent=2) + "\n"
-    if path.suffix.lower() in (".html", ".htm"):
-        text = _write_html(report, json.dumps(strip_thumbnails(report), indent=2))
-    path.write_text(text, encoding="utf-8")
-
-
-def _write_html(report: dict[str, Any], text: str) -> str:
+def format_html(report: dict[str, Any]) -> str:
+    """The report as a page."""
+    text = json.dumps(strip_thumbnails(report), indent=2)
     rows = "".join(
         f"<tr><td>{html.escape(g['label'])}</td><td>{g['size']}</td><td>{g['kept']}</td><td>{g['blocks']}</td></tr>"
         for g in report["groups"]

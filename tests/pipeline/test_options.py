@@ -80,7 +80,18 @@ def test_at_ratio_0_and_for_the_seed_a_note_is_enough(source: Path, models: Path
 
 
 def test_every_option_of_compile_is_read_by_the_pipeline_or_by_the_command() -> None:
-    own = {"source", "output", "report_file", "allow_noop", "quiet", "verbose", "save_plan", "mask"}
+    own = {
+        "source",
+        "destination",
+        "output",
+        "reports",
+        "as_json",
+        "allow_noop",
+        "quiet",
+        "verbose",
+        "save_plan",
+        "mask",
+    }
     for command in (compile_command, spa.commands["compile"], spa.commands["apply"]):
         names = {p.name for p in command.params if isinstance(p, click.Argument | click.Option)} - {"version"}
         assert names - own <= set(find_declared())

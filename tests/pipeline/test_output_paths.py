@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from commands import QUICK, folder, last, run, run_spa
 from spa_compiler import compiler
-from spa_compiler.cli import inspection
+from spa_compiler.cli import inspection, main
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.exit_codes import ExitCode
@@ -30,7 +30,6 @@ from spa_compiler.pipeline.output_paths import check_apart
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
-from spa_compiler.report import document
 
 Files = dict[str, list[object]]
 WRITES = ("-o", "--report", "--save-plan")
@@ -171,7 +170,7 @@ def test_files_are_apart_exactly_when_no_two_are_one(
     read = data.draw(st.lists(names, max_size=3))
     written = data.draw(st.lists(names, min_size=1, max_size=3))
     try:
-        check_apart({at / n: "read" for n in read}, {str(k): at / n for k, n in enumerate(written)})
+        check_apart({at / n: "read" for n in read}, [(str(k), at / n) for k, n in enumerate(written)])
         refused = False
     except UsageError:
         refused = True
@@ -244,7 +243,7 @@ def fails(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize(("broken", "option", "word"), [
-    ((document, "save_report"), "--report", "the report"), ((Plan, "save"), "--save-plan", "the plan"),
+    ((main, "save_report"), "--report", "the report"), ((Plan, "save"), "--save-plan", "the plan"),
 ], ids=["report", "plan"])  # fmt: skip
 @pytest.mark.parametrize("dry", [False, True])
 def test_exit_7_when_the_model_was_written_and_the_rest_could_not_be(

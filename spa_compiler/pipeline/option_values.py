@@ -1,0 +1,126 @@
+"""Types of all options, made by `python -m tools.option_values` from the passes that declare them.
+
+A pass of a plug-in may declare more: they are given as `**{"name": value}`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+Path = str | os.PathLike[str]
+Patterns = str | Sequence[str] | Mapping[str, Any]
+"""One text as on the command line, a list of such, or a dictionary of what stands before and behind the sign."""
+
+
+class OptionsBesideRatio(TypedDict, total=False):
+    """Values that `compile` takes by name; not given: the default."""
+
+    input_shape: Patterns
+    """Sizes for symbolic axes."""
+    calib: Any
+    """Inputs to calibrate on: synthetic, one kind of it (photographs, tokens, ...), a folder of pictures, sounds,
+    texts or arrays, one such file (.npz), or script.py:name (a function, a generator, a reader).
+    """
+    samples: int
+    """Calibration inputs; 0: what memory allows."""
+    memory: str
+    """Memory for calibration."""
+    criterion: str
+    """How channels are scored; `spa passes` lists them."""
+    scores: Path
+    """Scores from an .npz, one array per group label."""
+    of: str
+    """The cost that the ratio is a share of."""
+    target: str
+    """The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms."""
+    scope: Literal["auto", "global", "uniform"]
+    """Groups compete by error per cost, or all lose the same share; auto follows the criterion."""
+    align: int
+    """Widths in multiples of N; auto: what the kernels here need."""
+    min_keep: int
+    """Channels that every group keeps at least."""
+    max_group_ratio: float
+    """Most that one group may lose."""
+    exclude: Patterns
+    """Leave groups alone, by label, weight or node."""
+    include: Patterns
+    """Prune these groups only."""
+    group_ratio: Patterns
+    """A ratio of their own for some groups, also a larger one."""
+    plan: Path
+    """Apply a saved plan (JSON) instead of scoring."""
+    allow_unproven: bool
+    """Exit 0 although nothing that the proof sees depends on some groups."""
+    compensate: bool | None
+    """Update the remaining weights by least squares to absorb what was removed; default: where the criterion
+    calibrates (obspa, flap).
+    """
+    pipeline: str
+    """The passes as text; replaces what the other options build."""
+    with_passes: Patterns
+    """One more pass, inserted behind those that it goes after."""
+    input_range: Patterns
+    """Range of an input's values."""
+    data: Any
+    """Inputs with labels: accuracy before and after. A folder or a file as for --calib; labels are an array y, or
+    the sub-folder of a file.
+    """
+    preprocess: Patterns
+    """How --calib and --data become inputs: resize, crop, scale, mean, std, order (RGB, BGR), layout (NCHW, NHWC) of
+    pictures, rate of sounds; values are (v * scale - mean) / std. Default: found from the model.
+    """
+    seed: int
+    """Seed of every random choice."""
+    threads: int
+    """Threads of onnxruntime; 0: one per core."""
+    fail_under: Patterns
+    """Exit 6 when it is lower: cosine=0.95."""
+    latency: bool
+    """Do not measure latency."""
+    quality: bool
+    """Do not estimate what the model is worth; fidelity is of noise then."""
+    dry_run: bool
+    """Do everything but write the model."""
+
+
+class OptionValues(OptionsBesideRatio, total=False):
+    """Values that `Options` takes."""
+
+    ratio: float | None
+
+
+class OptionAttributes:
+    """Attributes of `Options`."""
+
+    input_shape: tuple[str, ...]
+    calib: str
+    samples: int
+    memory: str
+    criterion: str
+    scores: str
+    ratio: float | None
+    of: str
+    target: str
+    scope: str
+    align: int
+    min_keep: int
+    max_group_ratio: float
+    exclude: tuple[str, ...]
+    include: tuple[str, ...]
+    group_ratio: tuple[str, ...]
+    plan: str
+    allow_unproven: bool
+    compensate: bool | None
+    pipeline: str
+    with_passes: tuple[str, ...]
+    input_range: tuple[str, ...]
+    data: str
+    preprocess: str
+    seed: int
+    threads: int
+    fail_under: tuple[str, ...]
+    latency: bool
+    quality: bool
+    dry_run: bool

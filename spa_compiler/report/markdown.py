@@ -1,0 +1,70 @@
+"""A report as Markdown, for the summary of a CI job: the verdict, what changed, every gate, widths, notes.
+
+print(format_markdown(report))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spa_compiler.report.document import describe_fidelity, format_last_line, list_cost_rows
+from spa_compiler.report.failed import FAILED_STATUSES
+
+MARKS = {"VERIFIED": "✅", "UNPROVEN": "⚠️", "UNCHANGED": "⚠️"}
+"""In front of the status; others are failures."""
+
+
+def format_markdown(report: Mapping[str, Any]) -> str:
+    """The whole text."""
+    return "\n".join(_list_lines(report)) + "\n"
+
+
+def _list_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    status = report["status"]
+    yield f"## spa-compile: {_escape(Path(report['input']['path']).name)}"
+    yield ""
+    if status in FAILED_STATUSES:
+        yield f"{MARKS.get(status, '❌')} **{status}** (exit code {report['exit_code']}): {_escape(report['error'])}"
+        return
+    yield f"{MARKS.get(status, '❌')} {_escape(format_last_line(report))}"
+    yield ""
+    yield from _make_table(("", "dense", "compiled", "change"), list_cost_rows(report))
+    if report["gates"]:
+        yield ""
+        yield from _make_table(
+            ("gate", "measured", ""),
+            [(g["gate"], f"{g['value']:.4g}", "holds" if g["holds"] else "**MISSED**") for g in report["gates"]],
+        )
+    yield ""
+    fidelity = report["fidelity"]
+    yield f"- fidelity on {_escape(fidelity['inputs'])}: {describe_fidelity(fidelity)}"
+    if advice := report["quality"]["advice"]:
+        yield f"- the quality is {report['quality']['verdict']}. What helps: {_escape('; '.join(advice))}"
+    yield from (f"- {_escape(note)}" for note in report["notes"])
+    if cut := [g for g in report["groups"] if g["kept"] < g["size"]]:
+        yield ""
+        yield f"<details><summary>{len(cut)} groups lost channels</summary>"
+        yield ""
+        yield from _make_table(("group", "channels", "kept"), [(f"`{g['label']}`", g["size"], g["kept"]) for g in cut])
+        yield ""
+        yield "</details>"
+
+
+def _make_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + " --- |" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown and HTML leave as it is, in one line."""
+    out = " ".join(text.split())
+    for letter in "\\`*_<>[]|":
+        out = out.replace(letter, f"\\{letter}")
+    return out
+
+
+__all__ = ["format_markdown"]

@@ -1,0 +1,71 @@
+"""Reports as files: JSON, a page for .html, Markdown for .md and for the summary of a GitHub job.
+
+save_report(report, Path("run.md"))
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from spa_compiler.report.document import format_html
+from spa_compiler.report.failed import FAILED_STATUSES
+from spa_compiler.report.markdown import format_markdown
+
+SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
+"""The environment variable that names the file of a job's summary, to which every step adds."""
+OWN_BEGINNINGS = (
+    '{\n  "format": "spa-compile report"',
+    "<!doctype html><meta charset=utf-8><title>spa-compile",
+    "## spa-",
+)
+"""How files begin that were written here."""
+
+
+def save_report(report: dict[str, Any], path: Path) -> None:
+    """Write a report in the form that the name asks for; the summary of a job is added to."""
+    if is_summary(path):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(format_markdown(report))
+        return
+    path.write_text(_format_report(report, path.suffix.lower()), encoding="utf-8")
+
+
+def _format_report(report: dict[str, Any], suffix: str) -> str:
+    if suffix in (".md", ".markdown"):
+        return format_markdown(report)
+    if suffix in (".html", ".htm"):
+        return _format_failed_page(report) if report["status"] in FAILED_STATUSES else format_html(report)
+    return json.dumps(report, indent=2) + "\n"
+
+
+def is_summary(path: Path) -> bool:
+    """Is it the file of the job's summary?"""
+    summary = os.environ.get(SUMMARY_VARIABLE)
+    return bool(summary) and path.resolve() == Path(summary or "").resolve()
+
+
+def is_replaceable(path: Path) -> bool:
+    """May the report of a run that failed early take its place? Nothing is there, or a report, or it is added to.
+
+    What a run reads is only known when it has begun, and none of that may be written onto.
+    """
+    if is_summary(path) or not path.exists() or not path.is_file():
+        return True
+    with path.open("rb") as file:
+        begins = file.read(128).decode("utf-8", "replace")
+    return not begins or begins.startswith(OWN_BEGINNINGS)
+
+
+def _format_failed_page(report: dict[str, Any]) -> str:
+    name = html.escape(Path(report["input"]["path"]).name)
+    return (
+        f"<!doctype html><meta charset=utf-8><title>spa-compile</title><h1>{name}</h1>"
+        f"<p>{report['status']} (exit code {report['exit_code']}): {html.escape(report['error'])}</p>\n"
+    )
+
+
+__all__ = ["is_replaceable", "is_summary", "save_report"]

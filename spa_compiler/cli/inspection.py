@@ -27,7 +27,7 @@ from spa_compiler.errors import (
 )
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.outputs import run_arrays
-from spa_compiler.execution.session import open_quiet_session
+from spa_compiler.execution.session import list_outputs, open_quiet_session
 from spa_compiler.ir.reader import load
 from spa_compiler.ir.snapshots import Snapshot
 from spa_compiler.ir.symbols import find_only_sizes
@@ -210,7 +210,8 @@ def measure_sessions(path: Path, sessions: list[Any], options: Options) -> Measu
         feeds = draw_feeds(model, options.seed, parse_ranges(options.input_range, model))
         outputs = [[run_arrays(s, f) for f in feeds] for s in sessions]
         name = "random inputs"
-        return Measured(name, [measure_fidelity(outputs[0], o, name) for o in outputs], [None] * len(sessions))
+        names = list_outputs(sessions[0])
+        return Measured(name, [measure_fidelity(outputs[0], o, name, names) for o in outputs], [None] * len(sessions))
     model = load(path)
     data = open_dataset(options.data, model, parse_preprocess(options.preprocess))
     data.check()

@@ -158,3 +158,8 @@ def add_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     have = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in have)
     return proto
+
+
+def list_outputs(session: ort.InferenceSession) -> list[str]:
+    """Names of the outputs of a model."""
+    return [v.name for v in session.get_outputs()]

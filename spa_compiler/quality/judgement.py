@@ -17,6 +17,7 @@ import onnxruntime as ort
 from spa_compiler.datasets.dataset import Dataset
 from spa_compiler.datasets.rows import Block
 from spa_compiler.execution.outputs import run_arrays
+from spa_compiler.execution.session import list_outputs
 from spa_compiler.quality.estimate import estimate_drop
 from spa_compiler.quality.evidence import Evidence, collect_evidence
 from spa_compiler.quality.inputs import MOST_INPUTS, InputKind, JudgedInputs
@@ -52,7 +53,8 @@ def measure_worth(sessions: Sequence[ort.InferenceSession], inputs: JudgedInputs
     """Run the dense and the compiled model on inputs without labels, and estimate what was lost."""
     dense, compiled = ([run_arrays(s, f) for f in inputs.feeds] for s in sessions)
     numbers = count_numbers(inputs.feeds[0]) if inputs.feeds else 0
-    evidence, fidelity = collect_evidence(dense, compiled, numbers), measure_fidelity(dense, compiled, inputs.source)
+    evidence = collect_evidence(dense, compiled, numbers)
+    fidelity = measure_fidelity(dense, compiled, inputs.source, list_outputs(sessions[0]))
     quality = judge_quality(dense, compiled, evidence, inputs.kind, inputs.reason)
     return Worth(fidelity, quality, evidence, inputs.source, inputs.kind, evidence.samples)
 

@@ -18,6 +18,7 @@ from spa_compiler.datasets.dataset import Dataset
 from spa_compiler.datasets.rows import Block
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.outputs import find_class_output, is_label, run_arrays
+from spa_compiler.execution.session import list_outputs
 from spa_compiler.verification.fidelity import Fidelity, FidelitySums
 
 Array = NDArray[Any]
@@ -80,7 +81,7 @@ def measure_on_data(sessions: Sequence[ort.InferenceSession], data: Dataset, kee
     Raises UsageError where there is not one batch.
     """
     outputs_kept: list[list[list[Any]]] = [[] for _ in sessions]
-    sums = [FidelitySums() for _ in sessions]
+    sums = [FidelitySums(list_outputs(sessions[0])) for _ in sessions]
     hits = [HitCount() for _ in sessions]
     rows, first = 0, None
     for block in data.read_batches():

@@ -23,7 +23,7 @@ from spa_compiler.report.document import show_report
 from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.verification import proof
 from spa_compiler.verification.comparison import FLOAT_TOLERANCE, HALF_TOLERANCE, choose_tolerance
-from spa_compiler.verification.fidelity import measure_fidelity
+from spa_compiler.verification.fidelity import explain_variance, measure_fidelity
 from spa_compiler.verification.latency import measure_latency
 from spa_compiler.verification.proof import prove_rewrite
 from spa_compiler.verification.replay import list_compared, list_decisions, list_taps
@@ -344,3 +344,42 @@ def test_a_normalisation_adds_its_own_epsilon(name: str) -> None:
     graph = analyze_proto(build(replace(case, inits=small)))
     error, effect = compare(graph, random_masks(graph, np.random.default_rng(0)))
     assert error < 1e-3 < effect
+
+
+def test_no_output_hides_another_one() -> None:
+    """Neither a large one nor ids that are passed through."""
+    rng = np.random.default_rng(0)
+    ids, large, small = np.arange(4000, 4040).reshape(4, 10), 1e4 * rng.normal(size=(4, 9)), rng.normal(size=(4, 7))
+    other = -small
+    found = measure_fidelity([[ids, large, small]], [[ids, large, other]], "", ["ids", "large", "small"])
+    assert found.cosine == pytest.approx(-1) and found.snr_db == pytest.approx(-10 * np.log10(4))
+    assert set(found.outputs) == {"large", "small"}
+    assert found.outputs["large"].cosine == pytest.approx(1) and found.outputs["large"].snr_db == 200
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_the_scale_of_an_output_does_not_matter(scale: float) -> None:
+    rng = np.random.default_rng(1)
+    a, b, off = rng.normal(size=(16, 5)), rng.normal(size=(16, 5)), 0.3 * rng.normal(size=(16, 5))
+    dense, compiled = [[a, scale * b]], [[a + off, scale * (b - off)]]
+    plain = measure_fidelity([[a, b]], [[a + off, b - off]], "")
+    found = measure_fidelity(dense, compiled, "")
+    assert (found.cosine, found.snr_db) == (pytest.approx(plain.cosine), pytest.approx(plain.snr_db))
+    assert explain_variance(dense, compiled) == pytest.approx(explain_variance([[a, b]], [[a + off, b - off]]))
+
+
+def test_integers_are_compared_only_where_they_are_numbers() -> None:
+    ids = np.arange(6, dtype=np.int64).reshape(2, 3)
+    assert measure_fidelity([[ids]], [[ids + 1]], "").cosine is None
+    codes = np.array([[0, 200]], np.uint8)
+    assert measure_fidelity([[codes]], [[codes]], "").cosine == pytest.approx(1)
+    half = measure_fidelity([[np.ones((1, 2), np.float32), codes]], [[np.ones((1, 2), np.float32), codes // 2]], "")
+    assert half.snr_db == 200
+
+
+def test_what_explains_one_of_two_outputs_explains_half() -> None:
+    a = np.random.default_rng(2).normal(size=(64, 3))
+    mean = np.broadcast_to(a.mean(0), a.shape)
+    assert explain_variance([[a, 1e3 * a]], [[mean, 1e3 * a]]) == pytest.approx(0.5)
+    assert explain_variance([[a, np.ones((64, 2))]], [[a, np.ones((64, 2))]]) == pytest.approx(1)
+    assert explain_variance([[a, np.ones((64, 2))]], [[a, np.zeros((64, 2))]]) == pytest.approx(0.5)

@@ -319,7 +319,10 @@ def main() -> None:
         return
     points = make_points(read_rows(given.rows))
     estimates = leave_out(points)
-    lines = summarize(points, estimates)
+    lines = [f"- {line}" for line in summarize(points, estimates)]
+    updated = [k for k, p in enumerate(points) if "criterion" not in SOURCES.get(p.source, {})]
+    lines += ["", "Of these without data and with 128 real inputs, where weights were updated:", ""]
+    lines += [f"- {line}" for line in summarize([points[k] for k in updated], [estimates[k] for k in updated])]
     print("\n".join(lines))
     if given.table:
         given.table.write_text("\n".join([*lines, "", make_table(points, estimates), ""]))

@@ -347,7 +347,7 @@ def add_weight_norm(d: Draft, x: Value) -> Value:
     """A convolution whose weight is computed: direction by norm, times gain."""
     out, c = d.draw_width(), x.width(1)
     v = d.weight(out, c, 3, 3)
-    norm = d.op("Sqrt", d.reduce("ReduceSum", d.op("Mul", v, v), 1, 2, 3))
+    norm = d.op("Sqrt", d.op("Add", d.reduce("ReduceSum", d.op("Mul", v, v), 1, 2, 3), d.floats(1e-4)))
     w = d.op("Mul", d.op("Div", v, norm), d.positive(out, 1, 1, 1))
     return x.become(d.op("Conv", x, w, pads=[1] * 4), out, 1)
 

@@ -186,6 +186,8 @@ def tell_error(ran: Ran) -> str:
 def shorten(text: str) -> str:
     """A message without names, numbers and places."""
     text = re.sub(r"^spa-compile: (internal )?error: ", "", text)
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"Non-zero status code returned while running (\w+) node. Name:\S+ Status Message: ", r"\1: ", text)
     text = re.sub(r"\{[^{}]*\}|\([^()]*\)|\[[^\[\]]*\]", "()", text)
     text = re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`", "'..'", text)
     text = re.sub(r"\S*[/\\]\S*|\b\w*\.onnx\b", "..", text)

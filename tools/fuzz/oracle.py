@@ -79,6 +79,7 @@ def zero_removed(dense: onnx.ModelProto, small: onnx.ModelProto) -> tuple[onnx.M
             pools.setdefault(COPY.sub("", name), []).append(numpy_helper.to_array(tensor).ravel())
     every = np.concatenate([np.zeros(1), *(a for p in pools.values() for a in p)])
     kept: dict[str, Array] = {}
+    divisors = set(list_divisors(dense.graph))
     for name, tensor in tensors(out.graph):
         if tensor.data_type not in FLOATS:
             continue
@@ -87,8 +88,18 @@ def zero_removed(dense: onnx.ModelProto, small: onnx.ModelProto) -> tuple[onnx.M
         stays = without_chance(np.isin(array, pool))
         if array.size and stays.any() and not stays.all():
             kept[name] = stays
-            tensor.CopyFrom(numpy_helper.from_array(np.where(stays, array, np.zeros((), array.dtype)), tensor.name))
+            if name not in divisors:
+                tensor.CopyFrom(numpy_helper.from_array(np.where(stays, array, np.zeros((), array.dtype)), tensor.name))
     return out, kept
+
+
+def list_divisors(graph: onnx.GraphProto) -> Iterator[str]:
+    """Values that may not be zero: what is divided by."""
+    for node in graph.node:
+        if node.op_type in ("Div", "Reciprocal", "Log", "Pow"):
+            yield node.input[1 if node.op_type == "Div" else 0]
+        for a in node.attribute:
+            yield from list_divisors(a.g)
 
 
 def without_chance(stays: Array) -> Array:

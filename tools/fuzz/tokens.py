@@ -400,8 +400,8 @@ def add_scan(d: Draft, x: Value) -> Value:
     with d.body() as body:
         new = d.op("Tanh", d.op("Add", d.op("MatMul", part, w_in), d.op("MatMul", state, w_state)))
         again = d.op("Identity", new)
-    body.input.extend([d.describe(state), d.describe(part)])
-    body.output.extend([d.describe(new), d.describe(again)])
+    body.input.extend([d.describe(state, axes=[None, wide]), d.describe(part, axes=[None, c])])
+    body.output.extend([d.describe(new, axes=[None, wide]), d.describe(again, axes=[None, wide])])
     _, steps = d.ops("Scan", zero, turned, count=2, body=body, num_scan_inputs=1)
     return d.transpose(Value(steps, (x.axes[1], x.axes[0], wide)), 1, 0, 2)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -17,13 +16,17 @@ from spa_compiler.errors import UsageError
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.parallel import limit_threads
 from spa_compiler.interpreter.activation_maps import Adjust
-from spa_compiler.pipeline.fields import make_option, make_preprocess_option, make_range_option, make_seed_option
+from spa_compiler.ir.memory import parse_bytes
+from spa_compiler.pipeline.fields import (
+    make_memory_option,
+    make_option,
+    make_preprocess_option,
+    make_range_option,
+    make_seed_option,
+)
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import PYTHON_PREFIX, Json, State
 from spa_compiler.statistics.moments import Moments, collect_moments
-
-SIZE_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
-BYTE_SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Calibrate:
         "calibration", name="calib", metavar="SOURCE",
     )  # fmt: skip
     samples: int = make_option(0, "Calibration inputs; 0: what memory allows.", "calibration", least=0)
-    memory: str = make_option("2GB", "Memory for calibration.", "calibration")
+    memory: str = make_memory_option()
     seed: int = make_seed_option()
     input_range: tuple[str, ...] = make_range_option()
     preprocess: str = make_preprocess_option()
@@ -90,7 +93,11 @@ class Calibrate:
 
     def inputs(self, state: State) -> Calibration:
         """Inputs as asked for. Raises UsageError for a source or a memory that makes no sense."""
-        graph, memory, said = state.require_graph(), parse_size(self.memory), parse_preprocess(self.preprocess)
+        graph, memory, said = (
+            state.require_graph(),
+            parse_bytes("--memory", self.memory),
+            parse_preprocess(self.preprocess),
+        )
         ranges = parse_ranges(self.input_range, state.source)
         if self.is_given():
             return load_calibration(graph, self.find_given(state), self.samples, memory, said, ranges, self.source)
@@ -128,11 +135,3 @@ def exclude_unmeasured(graph: DependencyGraph, moments: Moments) -> tuple[list[s
             names.append(site.name)
             blind |= read
     return names, replace(moments, of={k: m for k, m in moments.of.items() if not m.contracted & blind})
-
-
-def parse_size(text: str) -> int:
-    """`2GB` in bytes. Raises UsageError for anything else."""
-    found = SIZE_PATTERN.match(text)
-    if found is None or float(found[1]) <= 0:
-        raise UsageError(f"--memory {text}: expected a size like 2GB or 500MB")
-    return int(float(found[1]) * BYTE_SCALES[found[2].upper()])

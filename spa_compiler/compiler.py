@@ -33,6 +33,7 @@ from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.session import open_quiet_session
 from spa_compiler.exit_codes import ExitCode
 from spa_compiler.ir.external_data import PROTOBUF_LIMIT
+from spa_compiler.ir.memory import parse_bytes
 from spa_compiler.ir.reader import load, read_proto
 from spa_compiler.ir.snapshots import Snapshot
 from spa_compiler.ir.symbols import find_only_sizes
@@ -185,7 +186,7 @@ def compile_file(
 
 def _first_state(source: Path, options: Options, tell: Progress) -> State:
     """The state before the first pass, and how inputs are drawn."""
-    state = State.of(load(source), tell)
+    state = State.of(load(source, parse_bytes("--memory", options.memory)), tell)
     return replace(state, seed=options.seed, ranges=parse_ranges(options.input_range, state.source))
 
 

@@ -7,6 +7,8 @@
     |-- UsageError (2)          an option, a plan or a file of scores does not fit
     |   `-- PlaceError (2)      a file would be written where none can be, or onto another
     |-- ModelError (3)          the model cannot be read, is invalid or cannot be run
+    |   |-- OversizeError (3)   a value of the model takes more than --memory
+    |   `-- TimeLimitError (3)  running the model takes longer than --time-limit
     |-- BudgetError (4)         the budget cannot be reached
     |-- NothingToPrune (5)      no group of the model may lose a channel
     |-- GateError (6)           a --fail-under gate was missed
@@ -78,6 +80,14 @@ class ModelError(SpaError):
     """The model cannot be read, is invalid, or onnxruntime cannot run it."""
 
     exit_code = ExitCode.BAD_MODEL
+
+
+class OversizeError(ModelError):
+    """A value of the model would take more memory than it may."""
+
+
+class TimeLimitError(ModelError):
+    """The model runs longer than it may."""
 
 
 class BudgetError(SpaError):

@@ -146,7 +146,6 @@ LIMITS = {
     "quality.inputs.MOST_WORK": "time",
     "quality.verdict.GOOD_DROP": "what the word means",
     "quality.verdict.POOR_DROP": "what the word means",
-    "passes.calibrate.BYTE_SCALES": "units",
 }
 """Constants outside of the settings, and why they are none: nobody chose them by the accuracy of a model."""
 FRACTIONS = {

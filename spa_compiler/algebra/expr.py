@@ -117,6 +117,16 @@ def _flatten(e: Prod | Sum) -> Expr:
     return parts[0] if len(parts) == 1 else kind(tuple(parts))
 
 
+def count_pieces(e: Expr) -> int:
+    """How many expressions an axis joins: 1 for what is no concatenation.
+
+    >>> count_pieces(Sum((Dim(2), Dim(3), Sum((Dim(1), Dim(4))))))
+    4
+    """
+    e = resolve(e)
+    return len(e.parts) if isinstance(e, Sum) else 1
+
+
 def iterate_dims(e: Expr) -> Iterator[Dim]:
     """The dims of e in order of position; a dim that occurs twice comes twice."""
     e = resolve(e)

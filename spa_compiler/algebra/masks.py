@@ -128,7 +128,9 @@ def _spread_over_sum(e: Sum, strides: bool) -> dict[Dim, Ints]:
     at, size = 0, e.size
     for p in e.parts:
         for d, c in _spread_strides(p, strides).items():
-            out.setdefault(d, np.full(size, NO_CHANNEL))[at : at + p.size] = c
+            if d not in out:  # an array only once: there may be thousands of parts
+                out[d] = np.full(size, NO_CHANNEL)
+            out[d][at : at + p.size] = c
         at += p.size
     return out
 
@@ -171,7 +173,7 @@ def find_companion_dims(e: Expr) -> dict[Dim, set[Dim]]:
     e = resolve(e)
     if isinstance(e, Dim):
         return {e: set()}
-    covers = [find_covering_dims(p) for p in e.parts] if isinstance(e, Prod) else [set()] * len(e.parts)
+    covers = [find_covering_dims(p) for p in e.parts] if isinstance(e, Prod) else []
     out: dict[Dim, set[Dim]] = {}
     for i, p in enumerate(e.parts):
         beside = set().union(*(c for j, c in enumerate(covers) if j != i))

@@ -59,8 +59,7 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
         found.notes += _describe_sizes(binding, settling)
         changes["untied"] += copies
         return found, changes
-    names = [s.name for s in settling.found]
-    raise ModelError(f"{model.path}: no sizes of {names} fit: {settling.refused[0]}; give --input-shape")
+    raise ModelError(settling.describe_refusal())
 
 
 def _describe_sizes(binding: Binding, settling: BindingSearch) -> list[str]:

@@ -28,6 +28,7 @@ from spa_compiler.errors import (
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.outputs import run_arrays
 from spa_compiler.execution.session import list_outputs, open_quiet_session
+from spa_compiler.ir.memory import USUAL_MEMORY, parse_bytes
 from spa_compiler.ir.reader import load
 from spa_compiler.ir.snapshots import Snapshot
 from spa_compiler.ir.symbols import find_only_sizes
@@ -38,6 +39,7 @@ from spa_compiler.pipeline.state import State
 from spa_compiler.quality.verdict import shorten_quality
 from spa_compiler.report.document import format_si
 from spa_compiler.scoring import registry
+from spa_compiler.shape_inference.bindings import check_memory
 from spa_compiler.verification.fidelity import Fidelity, draw_feeds, measure_fidelity
 from spa_compiler.verification.latency import draw_sample, measure_latency
 from spa_compiler.verification.on_data import measure_on_data
@@ -49,9 +51,10 @@ DRAWING_OPTIONS = {"input_shape", "input_range", "seed"}
 """Options that say how inputs are drawn."""
 
 
-def analyze_file(path: Path, input_shape: tuple[str, ...] = ()) -> DependencyGraph:
-    """Load, normalise and analyse a file."""
-    return make_front_end(Options(input_shape=input_shape)).run(State.of(load(path))).require_graph()
+def analyze_file(path: Path, input_shape: tuple[str, ...] = (), memory: str = USUAL_MEMORY) -> DependencyGraph:
+    """Load, normalise and analyse a file whose values may take so much memory."""
+    source = load(path, parse_bytes("--memory", memory))
+    return make_front_end(Options(input_shape=input_shape)).run(State.of(source)).require_graph()
 
 
 def _format_others(totals: dict[str, Any]) -> str:
@@ -79,9 +82,9 @@ class Inspection(dict[str, Any]):
             yield from (f"  {n:>12,}  {reason}" for reason, n in self["frozen"].items())
 
 
-def inspect_file(path: Path, input_shape: tuple[str, ...] = ()) -> Inspection:
+def inspect_file(path: Path, input_shape: tuple[str, ...] = (), memory: str = USUAL_MEMORY) -> Inspection:
     """Groups with members, size, and what would go with all channels of a group: parameters, MACs and added costs."""
-    graph = analyze_file(path, input_shape)
+    graph = analyze_file(path, input_shape, memory)
     cost, units = CostModel(graph), [c.unit for c in list_table_costs() if c.unit != PARAMETERS]
     groups = []
     for g in graph.groups:
@@ -131,9 +134,11 @@ def _describe_link(link: Mapping[str, str]) -> str:
     return f"{link['axis']}  --[{link['node']}]--  {link['other']}"
 
 
-def explain_axes(path: Path, a: Axis, b: Axis | None, input_shape: tuple[str, ...] = ()) -> Explanation:
+def explain_axes(
+    path: Path, a: Axis, b: Axis | None, input_shape: tuple[str, ...] = (), memory: str = USUAL_MEMORY
+) -> Explanation:
     """The path that couples two axes; for one axis why it is frozen, and the groups that it belongs to."""
-    graph = analyze_file(path, input_shape)
+    graph = analyze_file(path, input_shape, memory)
     if b is not None:
         return Explanation(axis=_name_axis(a), other=_name_axis(b), chain=_list_links(graph.explain(a, b)))
     live = [g for g in graph.groups if any(m.value == a[0] and m.axis == a[1] for m in g.members)]
@@ -175,7 +180,9 @@ def open_sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snaps
     """A session for every file, and what the files were, those of --data too, before they were read."""
     out, files = [], Snapshot.of(list_named_files(options.data) if options.data else [])
     for path in paths:
-        files = files.join(load(path).files)
+        model = load(path, parse_bytes("--memory", options.memory))
+        check_memory(model)  # onnxruntime computes what follows from constants when it opens a file
+        files = files.join(model.files)
         try:
             out.append(open_quiet_session(str(path), 3, options.threads))
         except Exception as e:
@@ -188,7 +195,7 @@ def check_alike(path: Path, dense: Any, compiled: Any, options: Options) -> None
     try:
         check_signature(dense, compiled)
     except VerificationError:
-        check_signature(dense, compiled, find_only_sizes(analyze_file(path, options.input_shape).model))
+        check_signature(dense, compiled, find_only_sizes(analyze_file(path, options.input_shape, options.memory).model))
 
 
 @dataclass(frozen=True)
@@ -206,7 +213,7 @@ def measure_sessions(path: Path, sessions: list[Any], options: Options) -> Measu
     """Every session on the data given, or on random inputs."""
     if not options.data:
         report_idle([n for n in list_given(options) if n == "preprocess"], "no --data is given")
-        model = analyze_file(path, options.input_shape).model
+        model = analyze_file(path, options.input_shape, options.memory).model
         feeds = draw_feeds(model, options.seed, parse_ranges(options.input_range, model))
         outputs = [[run_arrays(s, f) for f in feeds] for s in sessions]
         name = "random inputs"
@@ -216,7 +223,9 @@ def measure_sessions(path: Path, sessions: list[Any], options: Options) -> Measu
     data = open_dataset(options.data, model, parse_preprocess(options.preprocess))
     data.check()
     if data.is_unscaled:
-        data = decide_scale(analyze_file(path, options.input_shape), data, parse_ranges(options.input_range, model))
+        data = decide_scale(
+            analyze_file(path, options.input_shape, options.memory), data, parse_ranges(options.input_range, model)
+        )
     found = measure_on_data(sessions, data)
     first = found.first
     return Measured(data.name, found.fidelity, found.accuracy, first.labels is not None, first.notes)
@@ -229,11 +238,11 @@ def compare_files(dense: Path, others: list[Path], options: Options) -> dict[str
     for s in sessions[1:]:
         check_alike(dense, sessions[0], s, options)
     found = measure_sessions(dense, sessions, options)
-    model = analyze_file(dense, options.input_shape).model
+    model = analyze_file(dense, options.input_shape, options.memory).model
     feed = draw_sample(model, sessions, parse_ranges(options.input_range, model), options.seed)
     rows = []
     for path, session, close, right in zip(paths, sessions, found.fidelity, found.accuracy, strict=True):
-        totals = CostModel(analyze_file(path, options.input_shape)).totals({})
+        totals = CostModel(analyze_file(path, options.input_shape, options.memory)).totals({})
         ms = measure_latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms
         costs = {c.unit: totals[c.unit] for c in list_table_costs()}
         rows.append({"model": str(path), **costs, "latency_ms": ms, "cosine": close.cosine, "accuracy": right})

@@ -315,11 +315,11 @@ spa.add_command(_make_command("compile"), "compile")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @JSON_OPTION
 @click.option("-v", "--verbose", is_flag=True, help="The members of every group, and where an error comes from.")
-@add_options([make_named_option("input_shape")])
+@add_options([make_named_option("input_shape"), make_named_option("memory")])
 @_guard
-def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], verbose: bool) -> None:
+def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], memory: str, verbose: bool) -> None:
     """List the groups of coupled channels, and why the rest is frozen."""
-    found = inspect_file(source, input_shape)
+    found = inspect_file(source, input_shape, memory)
     _print_json(found) if as_json else click.echo("\n".join(found.lines(verbose)))
 
 
@@ -328,11 +328,14 @@ def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], v
 @click.argument("axis_a", metavar="A")
 @click.argument("axis_b", metavar="[B]", required=False)
 @JSON_OPTION
-@add_options([make_named_option("input_shape")])
+@add_options([make_named_option("input_shape"), make_named_option("memory")])
 @_guard
-def explain_command(source: Path, axis_a: str, axis_b: str | None, as_json: bool, input_shape: tuple[str, ...]) -> None:
+def explain_command(
+    source: Path, axis_a: str, axis_b: str | None, as_json: bool, input_shape: tuple[str, ...], memory: str
+) -> None:
     """Print the path that couples axes A and B (VALUE:AXIS), or why A is frozen."""
-    found = explain_axes(source, parse_axis(axis_a), parse_axis(axis_b) if axis_b else None, input_shape)
+    other = parse_axis(axis_b) if axis_b else None
+    found = explain_axes(source, parse_axis(axis_a), other, input_shape, memory)
     _print_json(found) if as_json else click.echo("\n".join(found.lines()))
 
 

@@ -196,7 +196,7 @@ def _analyze(source: Model, said: Provenance, options: Options) -> DependencyGra
     steps = said.parse_pipeline()
     at = steps.find_index("graph") if steps is not None else None
     if steps is None or at is None or options.input_shape:
-        return analyze_file(source.path, options.input_shape)
+        return analyze_file(source.path, options.input_shape, options.memory)
     front = Pipeline(tuple(iterate_deep(steps.iterate_flat()))[: at + 1])
     state = replace(State.of(source), seed=options.seed, ranges=parse_ranges(options.input_range, source))
     return front.run(state).require_graph()

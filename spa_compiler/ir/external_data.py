@@ -31,6 +31,8 @@ PLAIN_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.
 MEMORY_LOCATION = "_ORT_MEM_ADDR_"
 """In a location it makes onnxruntime read the memory of its own process in place of a file."""
 LARGEST_SIZE = (1 << 62) - 1
+DENSE_COPIES = 3
+"""How often a sparse tensor is there while it becomes dense: as numbers, as bytes, and in the graph."""
 Array = NDArray[Any]
 
 
@@ -39,8 +41,10 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     return external_data_helper.uses_external_data(tensor)
 
 
-def check_tensors(proto: onnx.ModelProto, path: Path) -> None:
+def check_tensors(proto: onnx.ModelProto, path: Path, memory: int = DENSE_COPIES * PROTOBUF_LIMIT) -> None:
     """Refuse a model with a tensor, dense or sparse, wherever it lies, that cannot be read safely.
+
+    Sparse tensors may take `memory` bytes together when they are dense.
 
     Raises ModelError that names the model, the tensor's place and what it needs.
     """
@@ -53,8 +57,11 @@ def check_tensors(proto: onnx.ModelProto, path: Path) -> None:
     for sparse, holders in iterate_sparse_tensors(proto):
         try:
             total += _count_bytes(sparse.values.data_type, _count_elements(list(sparse.dims)))
-            if total > PROTOBUF_LIMIT:
-                raise ModelError(f"of shape {list(sparse.dims)} is too large to be written dense")
+            if total > PROTOBUF_LIMIT or total * DENSE_COPIES > memory:
+                needs = f"{total:,} bytes with those before it"
+                if total <= PROTOBUF_LIMIT:
+                    needs += f", {DENSE_COPIES} times at once, and --memory allows {memory:,}"
+                raise ModelError(f"of shape {list(sparse.dims)} is too large to be written dense: {needs}")
         except ModelError as e:
             raise ModelError(f"{path}: {describe_tensor(sparse, holders)} {e}") from e
 

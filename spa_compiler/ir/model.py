@@ -33,6 +33,7 @@ from spa_compiler.ir.initializers import (
     Default,
     list_inputs,
 )
+from spa_compiler.ir.memory import USUAL_BYTES
 from spa_compiler.ir.names import Names
 from spa_compiler.ir.snapshots import Snapshot
 from spa_compiler.ir.subgraphs import WEIGHT_TYPES, find_body_weights
@@ -73,6 +74,7 @@ class Model:
     files: Snapshot = field(default_factory=Snapshot)  # the file and its external data, as they were when it was read
     names: Names = field(default_factory=Names)  # every name that the model uses: new ones come from here
     defaults: dict[str, Default] = field(default_factory=dict)  # inputs that a run may leave out: no constants here
+    memory: int = USUAL_BYTES  # that a value may take
     copies: dict[str, str] = field(
         default_factory=dict
     )  # constant that `constant_sharing.untie_constants` made -> what it copies

@@ -21,6 +21,7 @@ from spa_compiler.ir.initializers import (
     replace_constant_nodes,
     take_defaults,
 )
+from spa_compiler.ir.memory import USUAL_BYTES
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.names import Names
 from spa_compiler.ir.snapshots import Snapshot
@@ -40,17 +41,20 @@ def _detach_node(node: onnx.NodeProto) -> onnx.NodeProto:
     return out
 
 
-def load(path: str | os.PathLike[str]) -> Model:
-    """Read and check a model. Raises ModelError with the file, the place and what to do."""
+def load(path: str | os.PathLike[str], memory: int = USUAL_BYTES) -> Model:
+    """Read and check a model. Raises ModelError with the file, the place and what to do.
+
+    `memory`: bytes that a value of it may take.
+    """
     path = Path(path)
     files = Snapshot.of([path], whole=True)  # before it is read: what changes from now on is seen at the end
     proto = read_proto(path)
-    notes, external = check_proto(proto, path), find_locations(proto)
+    notes, external = check_proto(proto, path, memory), find_locations(proto)
     files = files.join(Snapshot.of(path.parent / name for name in sorted(external)))
     if proto.functions:
         proto, inlined = _inline_functions(proto, path)
         notes += inlined
-    return replace(from_proto(proto, path, notes), external=external, files=files)
+    return replace(from_proto(proto, path, notes), external=external, files=files, memory=memory)
 
 
 def read_proto(path: Path) -> onnx.ModelProto:

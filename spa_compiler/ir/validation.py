@@ -14,10 +14,11 @@ from onnxruntime.capi import _pybind_state
 from spa_compiler.errors import ModelError
 from spa_compiler.ir.control_flow import DOMAIN
 from spa_compiler.ir.external_data import check_tensors, find_locations
+from spa_compiler.ir.memory import USUAL_BYTES
 from spa_compiler.ir.subgraphs import find_free_names, list_subgraphs
 
 
-def check_proto(proto: onnx.ModelProto, path: Path) -> list[str]:
+def check_proto(proto: onnx.ModelProto, path: Path, memory: int = USUAL_BYTES) -> list[str]:
     """Text, structure, sizes and external files. What onnx.checker refuses is a note if it is only unknown to it.
 
     onnx.checker and onnxruntime read external data by themselves: they get a file only after every
@@ -27,7 +28,7 @@ def check_proto(proto: onnx.ModelProto, path: Path) -> list[str]:
     broken = _find_broken_text(proto)
     if broken:
         raise ModelError(f"{path}: not an ONNX file, or damaged: the text of a '{broken}' is not UTF-8")
-    check_tensors(proto, path)
+    check_tensors(proto, path, memory)
     _check_operators(proto.graph, path)
     moved = put_in_order(proto.graph)
     notes = [f"nodes that stood before what they read were put in order: {moved}"] if moved else []

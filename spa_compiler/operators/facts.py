@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
@@ -54,6 +53,10 @@ EXACT_IN_REFERENCE = frozenset(
 """Operators for which onnx's reference gives bit for bit what onnxruntime does, and sooner. All others are run by
 onnxruntime: what is folded has to be what the model computes (Softmax before opset 13, bounds of negative steps, the
 rounding of integer divisions, of Exp and of casts differ)."""
+BOUNDED = (EXACT_IN_REFERENCE | {"Cast", "Div", "Mod", "Ceil", "Floor", "Slice"}) - SHAPED_BY_VALUE.keys() | {
+    "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"
+}  # fmt: skip
+"""Operators that make no more entries than those of their operands times each other, or added up."""
 REFERENCE_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 """Types that integers and booleans are cast to without a choice."""
 HOLDS_STATISTICS = frozenset({"BatchNormalization"})
@@ -66,16 +69,13 @@ KEEPS_ENTRIES = frozenset({"Reshape"})
 """Operators that shape inference accepts although they may make more or fewer entries than they read: to be checked."""
 
 
-def count_made(op: str, operands: Sequence[NDArray[Any]]) -> float:
-    """Entries that a node makes out of few, given the numbers that it reads; 0 for all other operators."""
-    if op == "Range":
-        start, limit, delta = (float(v.ravel()[0]) for v in operands)
-        return math.inf if delta == 0 else abs(limit - start) / abs(delta)
-    if op not in ("ConstantOfShape", "Expand", "Tile"):
-        return 0.0
-    sizes = operands[0 if op == "ConstantOfShape" else 1]
-    grown = float(np.prod(np.maximum(sizes.astype(float), 0)))
-    return grown * (operands[0].size if op == "Tile" else 1)
+def can_grow(op: str, operands: Sequence[NDArray[Any]], limit: int) -> bool:
+    """Might a node make more than `limit` entries of these numbers?
+
+    What moves its operands, or broadcasts them with each other, makes no more than the product of their sizes.
+    """
+    sizes = [v.size for v in operands]
+    return op not in BOUNDED or max(math.prod(sizes), sum(sizes)) > limit
 
 
 def is_exact_in_reference(node: onnx.NodeProto, operands: Sequence[NDArray[Any]]) -> bool:

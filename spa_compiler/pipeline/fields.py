@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import Field, dataclass, field
 from typing import Any, Literal, TypeVar
 
+from spa_compiler.ir.memory import USUAL_MEMORY
+
 T = TypeVar("T")
 Topic = Literal["budget", "scoring", "calibration", "inputs", "proof", "run"]
 METADATA_KEY = "option"
@@ -63,6 +65,13 @@ def make_seed_option() -> int:
 def make_threads_option() -> int:
     """Threads of onnxruntime."""
     return make_option(0, "Threads of onnxruntime; 0: one per core.", "inputs", least=0)
+
+
+def make_memory_option() -> str:
+    """The memory of calibration, and that of one value of the model."""
+    return make_option(
+        USUAL_MEMORY, "Memory for calibration; a model with a value that takes more is refused.", "inputs"
+    )
 
 
 def make_range_option() -> tuple[str, ...]:

@@ -25,8 +25,6 @@ class OptionsBesideRatio(TypedDict, total=False):
     """
     samples: int
     """Calibration inputs; 0: what memory allows."""
-    memory: str
-    """Memory for calibration."""
     criterion: str
     """How channels are scored; `spa passes` lists them."""
     scores: Path
@@ -71,6 +69,8 @@ class OptionsBesideRatio(TypedDict, total=False):
     """How --calib and --data become inputs: resize, crop, scale, mean, std, order (RGB, BGR), layout (NCHW, NHWC) of
     pictures, rate of sounds; values are (v * scale - mean) / std. Default: found from the model.
     """
+    memory: str
+    """Memory for calibration; a model with a value that takes more is refused."""
     seed: int
     """Seed of every random choice."""
     threads: int
@@ -97,7 +97,6 @@ class OptionAttributes:
     input_shape: tuple[str, ...]
     calib: str
     samples: int
-    memory: str
     criterion: str
     scores: str
     ratio: float | None
@@ -118,6 +117,7 @@ class OptionAttributes:
     input_range: tuple[str, ...]
     data: str
     preprocess: str
+    memory: str
     seed: int
     threads: int
     fail_under: tuple[str, ...]

@@ -22,6 +22,7 @@ from spa_compiler.pipeline.default_order import find_default_passes, sort_by_pla
 from spa_compiler.pipeline.fields import (
     OptionText,
     find_text,
+    make_memory_option,
     make_option,
     make_preprocess_option,
     make_range_option,
@@ -53,6 +54,7 @@ class Command:
         "or the sub-folder of a file.", "inputs", file=True,
     )  # fmt: skip
     preprocess: str = make_preprocess_option()
+    memory: str = make_memory_option()
     seed: int = make_seed_option()
     threads: int = make_threads_option()
     fail_under: tuple[str, ...] = make_option(

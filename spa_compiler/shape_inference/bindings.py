@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from spa_compiler.errors import ModelError
+from spa_compiler.errors import ModelError, OversizeError
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import BindingPair, Symbol, Ties, list_bindings, list_symbols, solve_ties
 from spa_compiler.shape_inference.environment import Facts
@@ -66,14 +66,20 @@ class BindingSearch:
         sure = self.find_sure()
         first = next(sure, None)
         if first is None and not self.doubtful:
-            names = [s.name for s in self.found]
-            raise ModelError(f"{self.model.path}: no sizes of {names} fit: {self.refused[0]}; give --input-shape")
+            raise ModelError(self.describe_refusal())
         second = next(sure, None) if first is not None and _count_largest(self.model, first) > HUGE_ELEMENTS else None
         if first is not None and second is not None and _is_smaller(self.model, second, first):
             first, second = second, first
         yield from (pair for pair in (first, second) if pair is not None)
         yield from sure
         yield from self.doubtful
+
+    def describe_refusal(self) -> str:
+        """Why no binding will do: the first reason."""
+        names = [s.name for s in self.found]
+        if not names:
+            return f"{self.model.path}: {self.refused[0]}"
+        return f"{self.model.path}: no sizes of {names} fit: {self.refused[0]}; give --input-shape"
 
     def find_sure(self) -> Iterator[Binding]:
         """Pairs without errors and doubts; what is wrong with the others is kept."""
@@ -92,7 +98,7 @@ class BindingSearch:
         try:
             first = self.find_facts(a)
             second = first if a == b else evaluate(self.model, b, first)
-        except ModelError as e:  # a name that comes to less than 1
+        except ModelError as e:  # a name that comes to less than 1, a value that takes too much memory
             self.refused.append(str(e))
             return None
         if first.errors or second.errors:
@@ -123,6 +129,15 @@ class BindingSearch:
             if ties == self.ties:
                 return
             self.ties = ties
+
+
+def check_memory(model: Model) -> None:
+    """Raise OversizeError where a value takes more memory than it may at the first sizes that are tried."""
+    found = list_symbols(model)
+    try:
+        evaluate(model, list_bindings(found, {})[0][0])
+    except OversizeError as e:
+        raise OversizeError(f"{model.path}: {e}") from e
 
 
 def _count_largest(model: Model, pair: Binding) -> int:

@@ -22,13 +22,14 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from spa_compiler.algebra.sizes import Size, compute_value, make_unknown_size, parse_size
 from spa_compiler.execution.session import open_quiet_session
 from spa_compiler.execution.single_node import compute_node, infer_types, versions_of
-from spa_compiler.ir.control_flow import find_chains, is_marker
+from spa_compiler.ir.control_flow import find_chains, is_control, is_marker
+from spa_compiler.ir.memory import check_bytes
 from spa_compiler.ir.model import Model, Shapes, find_element_type
 from spa_compiler.ir.subgraphs import list_subgraphs
 from spa_compiler.ir.symbols import Ties, find_input_axes, is_telling, make_input_types, substitute
-from spa_compiler.operators.facts import KEEPS_ENTRIES, SHAPED_BY_VALUE, SIZED_BY_DATA, UNFOLDED, count_made
+from spa_compiler.operators.facts import KEEPS_ENTRIES, SHAPED_BY_VALUE, SIZED_BY_DATA, UNFOLDED, can_grow
 from spa_compiler.shape_inference.control_flow import Flow
-from spa_compiler.shape_inference.environment import Facts
+from spa_compiler.shape_inference.environment import Facts, Shape, find_static_shape
 from spa_compiler.shape_inference.every_binding import ByNode, General, GeneralPass, evaluate_general
 
 SMALL_VALUE = 1 << 16
@@ -48,6 +49,7 @@ def evaluate(model: Model, sizes: dict[str, int], base: Facts | None = None) -> 
     """
     facts = Facts(declared=_read_declared(model, sizes), base=base)
     for name, t in [*make_input_types(model, sizes).items(), *((n, d.info.type) for n, d in model.defaults.items())]:
+        _check_size(model, f"there is an input '{name}'", t)
         facts.record_type(name, t)
     for name, tensor in model.constants().items():
         if facts.take_constant(name, tensor._values):
@@ -62,6 +64,9 @@ def evaluate(model: Model, sizes: dict[str, int], base: Facts | None = None) -> 
         errors = len(facts.errors)
         if not flow.step(node):
             _visit_node(model, node, facts, imports)
+        elif is_control(node):  # rounds that are stacked
+            for t in (t for t in node.outputs if t.name in facts.types):
+                _check_size(model, f"{node.op} '{node.name}' makes '{t.name}'", facts.types[t.name])
         if flow.is_tentative:
             facts.warnings += facts.errors[errors:] if flow.is_possible else []
             del facts.errors[errors:]
@@ -125,14 +130,14 @@ def _visit_node(model: Model, node: gs.Node, facts: Facts, imports: list[onnx.Op
     if facts.take_node(proto, names):
         return
     wrong = len(facts.errors) + len(facts.warnings)
-    if not _evaluate_node(node, proto, names, facts, imports) and not _infer(model, proto, names, facts, imports):
+    if not _evaluate_node(model, node, names, facts, imports) and not _infer(model, proto, names, facts, imports):
         return
     if proto.output and len(facts.errors) + len(facts.warnings) == wrong:
         facts.stable_nodes[proto.output[0]] = proto
 
 
 def _evaluate_node(
-    node: gs.Node, proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
+    model: Model, node: gs.Node, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
 ) -> bool:
     """The outputs of a node that depend on shapes and constants only; False for any other."""
     if node.op == "Shape" and (shape := facts.shape(names[0])) is not None:
@@ -141,7 +146,7 @@ def _evaluate_node(
         return True
     known = bool(names) and all(not n or n in facts.values for n in names) and node.op not in UNFOLDED
     if known and not any(isinstance(a, gs.Graph) for a in node.attrs.values()):
-        got = _compute(proto, names, facts, imports)
+        got = _compute(model, proto_of(model, node), names, facts, imports)
         if got is not None:
             _record_values(facts, [t.name for t in node.outputs], got)
             return True
@@ -155,13 +160,17 @@ def _record_values(facts: Facts, names: list[str], values: list[Array]) -> None:
 
 
 def _compute(
-    proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
+    model: Model, proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
 ) -> list[Array] | None:
     """The outputs of a node whose inputs are known; None where they would be large or it cannot be run."""
     if proto.domain not in ("", "ai.onnx"):
         return None
-    if count_made(proto.op_type, [facts.values[n] for n in proto.input if n]) > SMALL_VALUE:  # before memory is taken
-        return None
+    if can_grow(proto.op_type, [facts.values[n] for n in proto.input if n], SMALL_VALUE):  # before memory is taken
+        shapes = _find_made(model, proto, names, facts, imports)
+        if any(math.prod(s) > SMALL_VALUE for s in shapes if s is not None):
+            return None
+        if proto.op_type in SHAPED_BY_VALUE and (not shapes or None in shapes):
+            return None
     return compute_node(proto, [facts.values[n] if n else None for n in names], versions_of(imports))
 
 
@@ -170,15 +179,8 @@ def _infer(
 ) -> bool:
     """Types by onnx's inference; whether they follow from the node and its inputs alone."""
     by_schema = True
-    domain = "" if proto.domain == "ai.onnx" else proto.domain
-    types = {n: facts.types[n] for n in names if n in facts.types}
-    small = [n for n in names if n in facts.values and facts.values[n].size <= 4096]
-    data = {n: numpy_helper.from_array(facts.values[n]) for n in small}
     try:
-        schema = onnx.defs.get_schema(proto.op_type, model.opset.get(domain, 1), domain)
-        got = onnx.shape_inference.infer_node_outputs(
-            schema, proto, types, data, opset_imports=imports, ir_version=model.header.ir_version
-        )
+        got = _infer_by_schema(model, proto, names, facts, imports)
     except onnx.shape_inference.InferenceError as e:
         if all(n in facts.types for n in names if n):
             facts.errors.append(f"{proto.op_type} '{proto.name or proto.output[0]}': {e}")
@@ -189,6 +191,7 @@ def _infer(
         got = {o: facts.declared[o] for o in proto.output if o in facts.declared}
     for name, t in (got or {}).items():
         if name and t.tensor_type.elem_type:
+            _check_size(model, f"{proto.op_type} '{proto.name or proto.output[0]}' makes '{name}'", t)
             facts.record_type(name, t)
             dims = t.tensor_type.shape.dim
             if any(d.HasField("dim_value") and d.dim_value <= 0 for d in dims):
@@ -200,6 +203,40 @@ def _infer(
     return by_schema
 
 
+def _infer_by_schema(
+    model: Model, proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
+) -> dict[str, onnx.TypeProto]:
+    """Types of what a node makes. Raises InferenceError where it refuses its inputs, others where it has no schema."""
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    types = {n: facts.types[n] for n in names if n in facts.types}
+    small = [n for n in names if n in facts.values and facts.values[n].size <= 4096]
+    data = {n: numpy_helper.from_array(facts.values[n]) for n in small}
+    schema = onnx.defs.get_schema(proto.op_type, model.opset.get(domain, 1), domain)
+    return dict(
+        onnx.shape_inference.infer_node_outputs(
+            schema, proto, types, data, opset_imports=imports, ir_version=model.header.ir_version
+        )
+    )
+
+
+def _find_made(
+    model: Model, proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
+) -> list[Shape | None]:
+    """Shapes of what a node makes, as far as they are known before it is run."""
+    try:
+        got = _infer_by_schema(model, proto, names, facts, imports)
+    except Exception:  # `_infer` says what is wrong
+        return []
+    return [find_static_shape(t) for t in got.values()]
+
+
+def _check_size(model: Model, what: str, t: onnx.TypeProto) -> None:
+    """Raise OversizeError for a value that takes more memory than it may."""
+    shape = find_static_shape(t)
+    if shape is not None:
+        check_bytes(what, t.tensor_type.elem_type, shape, model.memory)
+
+
 def _observe(
     model: Model, proto: onnx.NodeProto, names: list[str], facts: Facts, imports: list[onnx.OperatorSetIdProto]
 ) -> None:
@@ -209,6 +246,11 @@ def _observe(
         return
     if proto.op_type in SIZED_BY_DATA:
         return
+    telling = [names[k] for k in SHAPED_BY_VALUE.get(proto.op_type, ()) if k < len(names) and names[k]]
+    for n in (n for n in telling if n in facts.values and facts.values[n].dtype.kind == "i"):
+        shape = np.maximum(facts.values[n].ravel(), 1).tolist()
+        check_bytes(f"{proto.op_type} '{proto.name or proto.output[0]}' is told by '{n}' to make a value",
+                    onnx.TensorProto.INT8, shape, model.memory)  # fmt: skip
     inputs = [onnx.ValueInfoProto(name=n, type=facts.types[n]) for n in used]
     outputs = [o for o in proto.output if o]
     graph = helper.make_graph([proto], "one", inputs, [onnx.ValueInfoProto(name=o) for o in outputs])
@@ -220,7 +262,6 @@ def _observe(
         runs = [session.run(None, {**feed, **known}) for feed in (made_up if len(known) < len(used) else made_up[:1])]
     except Exception:  # the whole model is asked later, and says what is wrong
         return
-    telling = [names[k] for k in SHAPED_BY_VALUE.get(proto.op_type, ()) if k < len(names) and names[k]]
     if any(n not in facts.values for n in telling):
         facts.observed |= set(outputs)
     tensors = {o.name for o in session.get_outputs() if o.type.startswith("tensor")}

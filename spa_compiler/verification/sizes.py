@@ -12,7 +12,9 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from spa_compiler.algebra.sizes import Size, compute_value
 from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.ir.memory import count_bytes
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import Symbol, apply_ties, list_symbols
 from spa_compiler.operators.macs import list_products
@@ -45,9 +47,22 @@ def list_proof_sizes(model: Model, macs: float) -> list[Sizes]:
         return []
     known, ties = list_analysis_sizes(model), model.shapes.ties if model.shapes is not None else {}
     tries = [t for t in _drop_repeats(apply_ties(t, ties) for t in _list_tries(found, known[0])) if t not in known]
+    tries = [t for t in tries if has_room(model, t)]
     limit = max(CHEAP_MACS, 0.6 * macs)
     cheap = [t for t in tries if _estimate_work(found, t, known[0], macs) <= limit]
     return cheap or sorted(tries, key=lambda t: _estimate_work(found, t, known[0], macs))[:1]
+
+
+def has_room(model: Model, sizes: Sizes) -> bool:
+    """May every value take the memory that it needs at these sizes, as far as its shape follows from them?"""
+    assert model.shapes is not None
+    numbers: dict[Size, int | None] = {}
+    for name, axes in model.shapes.axes.items():
+        shape = [s if isinstance(s, int) else compute_value(s, sizes, numbers) for s in axes]
+        known = [s for s in shape if s is not None]
+        if len(known) == len(shape) and count_bytes(model.shapes.kind.get(name, 0), known) > model.memory:
+            return False
+    return True
 
 
 def _list_tries(found: list[Symbol], first: Sizes) -> Iterator[Sizes]:

@@ -23,7 +23,7 @@ from spa_compiler.verification.fidelity import draw_feeds
 TEXT = "normalize,score{criterion=l1},allocate{ratio=0.5},remove,verify"
 IDLE: list[tuple[dict[str, Any], set[str]]] = [
     ({"ratio": 0.5, "criterion": "l2", "samples": 8}, {"samples"}),
-    ({"ratio": 0.5, "criterion": "l2", "calib": "white", "memory": "1GB"}, {"calib", "memory"}),
+    ({"ratio": 0.5, "criterion": "l2", "calib": "white", "memory": "1GB"}, {"calib"}),
     ({"ratio": 0.5, "scores": "s.npz", "criterion": "l1", "compensate": False}, {"criterion"}),
     ({"ratio": 0.5, "scores": "s.npz", "compensate": False, "samples": 8}, {"samples"}),
     ({"target": "1MB", "of": "params"}, {"of"}),
@@ -37,7 +37,7 @@ IDLE: list[tuple[dict[str, Any], set[str]]] = [
     ({"pipeline": TEXT, "compensate": False, "input_shape": ("1,2",)}, {"compensate", "input_shape"}),
     ({"pipeline": TEXT, "compensate": True, "min_keep": 2}, {"compensate", "min_keep"}),
     ({"pipeline": TEXT, "data": "d.npz", "latency": False, "input_range": ("0,1",)}, {"input_range"}),
-    ({"pipeline": TEXT, "data": "d.npz", "latency": False, "memory": "1GB", "seed": 1}, {"memory", "seed"}),
+    ({"pipeline": TEXT, "data": "d.npz", "latency": False, "samples": 8, "seed": 1}, {"samples", "seed"}),
     ({"ratio": 0.0, "criterion": "l2", "align": 8, "samples": 8}, {"criterion", "align", "samples"}),
 ]  # fmt: skip
 HEEDED: list[dict[str, Any]] = [

@@ -5,7 +5,7 @@ Reshape [2, 12] -> [2, 3, 4]    unify(Prod(x.axes), Prod(y.axes)): the 12 is a p
 
 from __future__ import annotations
 
-from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, is_frozen
+from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, count_pieces, is_frozen
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import freeze_rule, rule
 from spa_compiler.operators.site import Count, Operand, Row, Rule, Site, Take, Value
@@ -31,6 +31,10 @@ def transpose(site: Site) -> None:
     rule(f"{' '.join(a)} -> {' '.join(a[int(p)] for p in perm)}", move=True)(site)
 
 
+MOST_PIECES = 1 << 14
+"""Pieces of an axis that are followed: a value that is joined with itself has twice as many each time."""
+
+
 def _write_concat(site: Site, axis: int, many: int) -> tuple[str, str]:
     """The parts and the whole of a concatenation of `many` tensors, as rule text."""
     a = name_axes(site.y)
@@ -41,7 +45,11 @@ def _write_concat(site: Site, axis: int, many: int) -> tuple[str, str]:
 
 def concat(site: Site) -> None:
     """The axis of the output is the concatenation of the inputs' axes."""
-    parts, whole = _write_concat(site, int(site.attrs.get("axis", 1)) % len(site.y.axes), len(site.inputs))
+    axis = int(site.attrs.get("axis", 1)) % len(site.y.axes)
+    pieces = sum(count_pieces(v.axes[axis]) for v in site.inputs if v is not None)
+    if pieces > MOST_PIECES:
+        raise Conflict(f"it joins {pieces:,} pieces in one axis, of which {MOST_PIECES:,} are followed")
+    parts, whole = _write_concat(site, axis, len(site.inputs))
     rule(f"{parts} -> {whole}", move=True)(site)
 
 

@@ -87,6 +87,8 @@ class Command:
         """End the process."""
         if self.server.stdin is not None:
             self.server.stdin.close()
+        if self.server.stdout is not None:
+            self.server.stdout.close()
         self.server.wait()
 
     def __enter__(self) -> Command:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from networks import CLASSIFIER, CONV, DENSE, feeds, graph_of
-from spa_compiler.calibration.inputs import choose_confident, draw_calibration, guess_kind
+from spa_compiler.calibration.inputs import choose_confident, choose_source, draw_calibration, guess_kind
 from spa_compiler.calibration.pixel_scale import split_chunks
 from spa_compiler.calibration.sample_budget import measure_alive_bytes, plan_samples
 from spa_compiler.calibration.user_inputs import load_calibration
@@ -105,6 +106,21 @@ def test_whole_numbers_stay_in_the_range_that_is_given(use: str, low: int, high:
     x = np.concatenate([f["x"] for f in draw_calibration(graph, samples=64, ranges={"x": (2, 6)}).feeds])
     assert (x.min(), x.max()) == (low, high)
     assert all((f["x"] >= 0).all() for f in draw_calibration(graph, samples=64).feeds)
+
+
+@pytest.mark.parametrize("shape", ["N", "N,6", "N,12,9", "N,3,16,16"])
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "bool"])
+@pytest.mark.parametrize("bounds", [(0, 1), (1, 2), (0.2, 3.7)])
+def test_both_ends_of_a_range_of_whole_numbers_are_drawn(shape: str, dtype: str, bounds: tuple[float, float]) -> None:
+    """And nothing beyond them, where the ends are no whole numbers neither; flags take part."""
+    if dtype == "bool":
+        bounds = (0, 1)
+    text = f"({dtype}[{shape}] x) => (float[{shape}] y) {{ y = Cast<to = 1>(x) }}"
+    graph = graph_of(Case(text, {}, None))
+    t = graph.model.header.graph.input[0].type
+    source = choose_source(graph, "x", t, bounds, "")
+    x = source.draw(400, np.random.default_rng(0))
+    assert set(np.unique(x).tolist()) == set(range(math.ceil(bounds[0]), math.floor(bounds[1]) + 1))
 
 
 def test_predicted_classes_are_balanced() -> None:

@@ -93,7 +93,8 @@ class Synthetic:
     """A `Source`: one kind of input in one shape. `shape` is that of one sample, without the batch.
 
     `grid` is the shape to draw where the model takes the input flattened; for pictures a square one is guessed.
-    Integers (`dtype` "uint8") are rounded and cut to their range and the scale's. `least`: sizes, from that on.
+    Whole numbers and flags (`dtype` "uint8") are rounded and cut to their range and the scale's. `least`: sizes,
+    from that on.
     """
 
     kind: str
@@ -110,10 +111,11 @@ class Synthetic:
         shape = (n, *(self.grid or square_grid(self.kind, self.shape)))
         x = draw(self.kind, shape, rng, axes=self.axes, scale=self.scale, **self.options).reshape(n, *self.shape)
         dtype = np.dtype(self.dtype)
-        if dtype.kind in "iu" and x.dtype.kind == "f":
-            info, scale = np.iinfo(dtype), self.scale
-            low, high = (scale.low, scale.high) if scale and not (scale.mean or scale.std) else (info.min, info.max)
-            x = np.clip(np.rint(x.astype(np.float64)), max(low, info.min), min(high, info.max))
+        if x.dtype.kind == "f" and (dtype.kind in "iu" or (dtype.kind == "b" and self.scale)):
+            least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+            scale = self.scale if self.scale and not (self.scale.mean or self.scale.std) else Scale(least, most)
+            low, high = math.ceil(scale.low), math.floor(scale.high)  # whole numbers of the range, both ends among them
+            x = np.clip(np.rint(x.astype(np.float64)), max(low, least), min(high, most))
         return (np.maximum(np.abs(x), self.least) if self.least else x).astype(dtype)
 
 

@@ -72,11 +72,9 @@ def test_the_reference_sees_two_channels_exchanged(compiled: Path, tmp_path: Pat
 def test_a_run_that_takes_too_long_or_too_much_is_a_fault(worker: Worker) -> None:
     case = make_case("images", 1)
     ran, _ = worker.run(case)
-    found = {
-        name: judge(case, dataclasses.replace(ran, **{name: value}), worker.folder / "case", {}).outcome
-        for name, value in (("late", True), ("memory", 1 << 40), ("exit", -11), ("exit", 70))
-    }
-    assert found == {"late": "hang", "memory": "memory", "exit": "exit 70"}
+    ends = {"hang": {"late": True}, "memory": {"memory": 1 << 40}, "signal": {"exit": -11}, "exit 70": {"exit": 70}}
+    for outcome, end in ends.items():
+        assert judge(case, dataclasses.replace(ran, **end), worker.folder / "case", {}).outcome == outcome
 
 
 def test_another_file_that_is_written_is_a_fault(worker: Worker) -> None:

@@ -345,6 +345,8 @@ def add_layer_scale(d: Draft, x: Value) -> Value:
 
 def add_weight_norm(d: Draft, x: Value) -> Value:
     """A convolution whose weight is computed: direction by norm, times gain."""
+    if d.half:
+        return add_conv(d, x)
     out, c = d.draw_width(), x.width(1)
     v = d.weight(out, c, 3, 3)
     norm = d.op("Sqrt", d.op("Add", d.reduce("ReduceSum", d.op("Mul", v, v), 1, 2, 3), d.floats(1e-4)))

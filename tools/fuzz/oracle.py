@@ -79,7 +79,7 @@ def zero_removed(dense: onnx.ModelProto, small: onnx.ModelProto) -> tuple[onnx.M
             pools.setdefault(COPY.sub("", name), []).append(numpy_helper.to_array(tensor).ravel())
     every = np.concatenate([np.zeros(1), *(a for p in pools.values() for a in p)])
     kept: dict[str, Array] = {}
-    divisors = set(list_divisors(dense.graph))
+    divisors, reduced = set(list_divisors(dense.graph)), list_reduced(dense.graph)
     for name, tensor in tensors(out.graph):
         if tensor.data_type not in FLOATS:
             continue
@@ -88,8 +88,10 @@ def zero_removed(dense: onnx.ModelProto, small: onnx.ModelProto) -> tuple[onnx.M
         stays = without_chance(np.isin(array, pool))
         if array.size and stays.any() and not stays.all():
             kept[name] = stays
-            if name not in divisors:
+            if name not in divisors | reduced:
                 tensor.CopyFrom(numpy_helper.from_array(np.where(stays, array, np.zeros((), array.dtype)), tensor.name))
+    for name in reduced & kept.keys():
+        mask_computed(out.graph, name, kept[name])
     return out, kept
 
 
@@ -100,6 +102,30 @@ def list_divisors(graph: onnx.GraphProto) -> Iterator[str]:
             yield node.input[1 if node.op_type == "Div" else 0]
         for a in node.attribute:
             yield from list_divisors(a.g)
+
+
+def list_reduced(graph: onnx.GraphProto) -> set[str]:
+    """Constants over which a sum is taken (the norm of a weight), which is that of the whole constant."""
+    constants = {t.name for t in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
+    squares = {n.output[0]: n.input[0] for n in graph.node if n.op_type in ("Mul", "Pow") and n.input[0] in constants}
+    read = {n.input[0] for n in graph.node if n.op_type.startswith("Reduce")}
+    return {squares.get(r, r) for r in read} & constants
+
+
+def mask_computed(graph: onnx.GraphProto, name: str, stays: Array) -> None:
+    """Zero what is gone of a weight where a contraction reads what was computed from it."""
+    computed, nodes = {name}, list(graph.node)
+    mask = numpy_helper.from_array(stays.astype(np.float32), f"{name}.stays")
+    del graph.node[:]
+    for node in nodes:
+        if node.op_type in ("Div", "Mul") and node.input[0] in computed:
+            computed.add(node.output[0])
+        if node.op_type in ("Conv", "MatMul", "Gemm") and node.input[1] in computed:
+            shown = f"{node.output[0]}.weight"
+            graph.node.append(helper.make_node("Mul", [node.input[1], mask.name], [shown]))
+            node.input[1] = shown
+        graph.node.append(node)
+    graph.initializer.append(mask)
 
 
 def without_chance(stays: Array) -> Array:

@@ -19,9 +19,9 @@ from tools.fuzz.minimise import minimise, name_operators
 
 WARM_UP = ("images", 1), ("tokens", 3), ("tokens", 7)
 """Cases that are run before any other, so that later runs start with what they load."""
-ATTEMPTS = 60
+ATTEMPTS = 30
 """Runs that one fault may be made smaller by."""
-SMALL = 2
+SMALL = 1
 """Faults of a signature that are made smaller in one process."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -21,6 +23,8 @@ from spa_compiler.verification.runs import run_outputs
 @dataclass(frozen=True)
 class Protect:
     """Revise while less than `floor` of the outputs' variance is explained, `rounds` times at most; the best stays.
+
+    It ends where the floor is out of reach by what the last revision gained.
 
     `inner`: the passes in its parentheses, which make the plan and the model; without any, those since the scores were
     first read, as older texts have it.
@@ -46,14 +50,16 @@ class Protect:
         again = Pipeline(self.inner) if self.inner else _find_repeated(state)
         if again is None or state.plan.is_empty or state.calibration is None:
             return state
+        proofs = Pipeline(tuple(p for p in again.passes if getattr(p, "provides", ()) == ("proof",)))
+        trials = Pipeline(tuple(p for p in again.passes if p not in proofs.passes))
         feeds = take_first(state.calibration.feeds, PLANNING.protect_inputs)
         dense = run_outputs(
             state.require_graph().model, list_taps(state.require_graph().model), feeds, "the dense model", level=3
         )
         best, trial = state, state
         found = [self.measure_variance(state, dense, feeds)]
-        for _ in range(self.rounds):
-            if max(found) >= self.floor:
+        for left in range(self.rounds, 0, -1):
+            if max(found) >= self.floor or not self.is_promising(found, left):
                 break
             state.progress("protect: the outputs are too far from the dense model's, making the plan again")
             fresh = replace(
@@ -64,10 +70,20 @@ class Protect:
                 proof=None,
                 model=state.require_graph().model,
             )
-            trial = again.run(fresh)
+            trial = trials.run(fresh)
             found.append(self.measure_variance(trial, dense, feeds))
-            best = trial if found[-1] == max(found) else best
+            best = trial if found[-1] > max(found[:-1]) else best
+        if best is not state:  # only what is kept has to be proven
+            best = proofs.run(best)
         return best.add_results(protection={"explained_variance": found, "floor": self.floor})
+
+    def is_promising(self, found: Sequence[float], left: int) -> bool:
+        """Would the floor be reached if every plan that is left gained as much as the last one did?
+
+        What a plan gained is known once it was made again: where it explains less, the next ones would, too.
+        """
+        gain = found[-1] - found[-2] if len(found) > 1 else math.inf
+        return gain > 0 and found[-1] + left * gain >= self.floor
 
     def measure_variance(self, state: State, dense: list[list[Any]], feeds: list[dict[str, Any]]) -> float:
         """Share of the variance of the dense outputs that the compiled model explains on the calibration inputs."""

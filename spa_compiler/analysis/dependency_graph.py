@@ -26,6 +26,7 @@ from spa_compiler.algebra.expr import Dim, Expr, Reason, freeze, is_trivial, ite
 from spa_compiler.algebra.masks import find_covering_dims, resize_axis
 from spa_compiler.algebra.unify import UndecidedError, allow_choices, naming
 from spa_compiler.analysis.blocks import find_blocks
+from spa_compiler.analysis.written_sizes import SizeWriter, find_fixed_dims, freeze_unwritable
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.execution.gc_pause import pause_collector
 from spa_compiler.ir.control_flow import Chain, find_chains, is_control, is_marker
@@ -33,7 +34,7 @@ from spa_compiler.ir.initializers import REPLACEABLE
 from spa_compiler.ir.model import Model, describe_node, find_element_type
 from spa_compiler.ir.subgraphs import WEIGHT_TYPES, find_outer_values
 from spa_compiler.operators import tables
-from spa_compiler.operators.shape_uses import find_shape_reads
+from spa_compiler.operators.shape_uses import find_shape_reads, trace_sizes
 from spa_compiler.operators.site import Site, Value
 
 Axis = tuple[str, int]
@@ -89,6 +90,7 @@ class DependencyGraph:
     values: dict[str, Value]
     sites: list[Site]
     weights: list[str]  # constants of rank 1 or more that count as parameters
+    size_writer: SizeWriter
     blocks: dict[Dim, Dim] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
     _dims: dict[int, frozenset[Dim]] = field(default_factory=dict, repr=False)
@@ -109,12 +111,6 @@ class DependencyGraph:
                 out.setdefault(v.name, []).append(site)
         return out
 
-    @functools.cached_property
-    def fixed_dims(self) -> frozenset[Dim]:
-        """Dims whose size is the same for every binding of the symbols: those that lie on an axis of such a size."""
-        axes = [a for v in self.values.values() for a, moves in zip(v.axes, v.dynamic, strict=True) if not moves]
-        return frozenset().union(*map(self.find_dims, axes))
-
     def resize_axes(self, value: Value, shape: Sequence[int], which: Collection[int]) -> list[Expr]:
         """The axes of a value where it has this shape, those in `which` at that length.
 
@@ -122,7 +118,7 @@ class DependencyGraph:
         """
         out = list(value.axes)
         for i in which:
-            found = resize_axis(value.axes[i], shape[i], self.fixed_dims)
+            found = resize_axis(value.axes[i], shape[i], self.size_writer.fixed)
             if found is None:
                 raise Conflict(
                     f"which channels the {shape[i]} positions on axis {i} of '{value.name}' carry is not known"
@@ -260,9 +256,11 @@ def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph
     sites = [_make_site(model, n, values, chain) for n, chain in zip(nodes, find_chains(nodes), strict=True)]
     _apply_all(model, sites, values, list(order) if order is not None else list(range(len(sites))))
     _freeze_bodies(model, values)
+    writer = SizeWriter(values, trace_sizes(model, values), find_fixed_dims(values.values()))
+    freeze_unwritable(sites, writer)
     _freeze_common_units(values)
     weights = [n for n, t in model.constants().items() if find_element_type(t) in WEIGHT_TYPES and len(t.shape) > 0]
-    graph = DependencyGraph(model, values, sites, weights, find_blocks(values, sites))
+    graph = DependencyGraph(model, values, sites, weights, writer, find_blocks(values, sites))
     graph.groups = list(_find_groups(graph))
     return graph
 

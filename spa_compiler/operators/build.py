@@ -92,6 +92,21 @@ def divide(a: V, b: V) -> Call[V]:
     return Call("Div", [a, b])
 
 
+def is_product(node: gs.Node) -> bool:
+    """Is this a node that `multiply` makes?"""
+    return bool(node.op == "Mul")
+
+
+def is_concat(node: gs.Node) -> bool:
+    """Is this a node that `concat` makes?"""
+    return bool(node.op == "Concat")
+
+
+def is_size_movement(node: gs.Node) -> bool:
+    """Does a node give the one size that it takes, in another shape or type?"""
+    return node.op in ("Unsqueeze", "Squeeze", "Cast", "Identity")
+
+
 def square_root(x: V) -> Call[V]:
     """The root of x."""
     return Call("Sqrt", [x])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from spa_compiler.algebra.expr import is_frozen
 from spa_compiler.ir.model import Model
+from spa_compiler.operators.site import Value
 
 OVERRIDABLE = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3)}
 SHAPE_ARITHMETIC = {"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity", "Mul", "Add", "Sub", "Div"}
@@ -63,3 +69,68 @@ def _is_harmless(user: gs.Node, value: gs.Tensor, outputs: set[str]) -> bool:
         seen.add(id(node))
         todo += [(u, t) for t in node.outputs for u in t.outputs]
     return True
+
+
+@dataclass(frozen=True)
+class SizeSource:
+    """Where one entry of a shape comes from: the axes that can lose channels whose sizes it reads, as (value, axis).
+
+    `plain`: it is the size of that one axis, and follows it.
+    """
+
+    reads: frozenset[tuple[str, int]] = frozenset()
+    plain: bool = False
+
+
+NO_SOURCE = SizeSource()
+
+
+def trace_sizes(model: Model, values: Mapping[str, Value]) -> dict[str, list[SizeSource]]:
+    """Where every entry of the results of shape arithmetic comes from, by value; those that are absent read nothing.
+
+    Sizes that go into any other operator are frozen (`find_shape_reads`).
+    """
+    out: dict[str, list[SizeSource]] = {}
+    for node in model.graph.nodes:
+        y = values.get(node.outputs[0].name) if node.outputs else None
+        if y is None or len(y.shape) > 1:
+            continue
+        if node.op == "Shape":
+            found = _list_shape_sources(node, values)
+        elif node.op in SHAPE_ARITHMETIC:
+            found = _pass_sources(model, node, values, out)
+        else:
+            continue
+        if any(s.reads for s in found) and len(found) == math.prod(y.shape):
+            out[y.name] = found
+    return out
+
+
+def _list_shape_sources(node: gs.Node, values: Mapping[str, Value]) -> list[SizeSource]:
+    x = values.get(node.inputs[0].name)
+    end = node.attrs.get("end")
+    axes = range(len(x.axes))[int(node.attrs.get("start", 0)) : None if end is None else int(end)] if x else ()
+    return [
+        SizeSource(frozenset([(x.name, i)]), True) if x is not None and not is_frozen(x.axes[i]) else NO_SOURCE
+        for i in axes
+    ]
+
+
+def _pass_sources(
+    model: Model, node: gs.Node, values: Mapping[str, Value], known: Mapping[str, list[SizeSource]]
+) -> list[SizeSource]:
+    """The sources of what a node of shape arithmetic gives."""
+
+    def find(t: gs.Tensor) -> list[SizeSource]:
+        value = values.get(t.name)
+        return known.get(t.name) or [NO_SOURCE] * (math.prod(value.shape) if value is not None else 0)
+
+    if node.op == "Concat":
+        return [s for t in node.inputs for s in find(t)]
+    if node.op in ("Unsqueeze", "Squeeze", "Cast", "Identity", "Reshape"):
+        return find(node.inputs[0])
+    places = _find_taken(model, node, node.inputs[0], len(find(node.inputs[0])))
+    if places is not None:
+        return [find(node.inputs[0])[p] for p in places]
+    every = frozenset[tuple[str, int]]().union(*(s.reads for t in node.inputs if t.name for s in find(t)))
+    return [SizeSource(every)] * math.prod(values[node.outputs[0].name].shape)

@@ -41,11 +41,19 @@ class Value:
 
 @dataclass(frozen=True)
 class Operand:
-    """A list of integers that the rewrite must write again: input `slot`, or attribute `attr` in older opsets."""
+    """A list of integers that the rewrite must write again: input `slot`, or attribute `attr` in older opsets.
+
+    `axes`: of the output whose sizes the entries are, where they are that. `infers`: -1 is worked out and 0 copied, as
+    by Reshape; `broadcasts`: 1 stands for what the first input has, as in Expand; `parts`: the axis that outputs share.
+    """
 
     slot: int
     values: Callable[[Count], list[int]]
     attr: str = ""
+    axes: tuple[int, ...] | None = None
+    infers: bool = False
+    broadcasts: bool = False
+    parts: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
     small = rewrite(graph, masks)       # a Model; the analysed one is not changed
 
-Every use gets its own copy of a shape constant, entries of a shape that do not change keep what they were (0 and -1
-included), and a shape that is computed at run time is patched where digits were pruned.
+How sizes are written again is told in `rewriting.shape_operands`.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from spa_compiler.algebra.masks import (
     make_tensor_masks,
 )
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.errors import VerificationError
 from spa_compiler.ir.model import Model, find_element_type, make_constant
 from spa_compiler.operators import build
-from spa_compiler.operators.build import has_input, new_node, replace_node
-from spa_compiler.operators.site import Operand, Site, Value
+from spa_compiler.operators.build import replace_node
+from spa_compiler.operators.site import Site, Value
+from spa_compiler.rewriting.shape_operands import OperandWriter, find_own_name
 
 Array = NDArray[Any]
 
@@ -41,6 +40,7 @@ def rewrite(graph: DependencyGraph, masks: Masks) -> Model:
     """The model without the channels that `masks` drop. Raises VerificationError for a shape that cannot be written."""
     model = graph.model.copy()
     _slice_constants(graph, model, masks)
+    writer = OperandWriter(graph, model, masks)
     for site, node in zip(graph.sites, list(model.graph.nodes), strict=True):
         _write_attributes(node, site, masks)
         if site.take is not None and _is_cut(site.x().axes[site.take.axis], masks):
@@ -49,7 +49,8 @@ def rewrite(graph: DependencyGraph, masks: Masks) -> Model:
         if site.op == "Squeeze" and site.ints(1, "axes") is None:
             _name_axes(model, node, site, masks)
         for operand in site.operands:
-            _write_operand(model, node, site, operand, masks)
+            writer.write(node, site, operand)
+    writer.finish()
     _update_value_info(graph, model, masks)
     return model
 
@@ -190,89 +191,9 @@ def _rewrite_selection(model: Model, node: gs.Node, site: Site, masks: Masks) ->
     wide = site.op != "Gather" or find_element_type(node.inputs[1]) == onnx.TensorProto.INT64
     dtype = np.int64 if wide else np.int32
     values = np.array(left[0], dtype) if scalar else np.array(left, dtype)
-    own = _find_own_name(model, node.inputs[1]) if site.op == "Gather" else ""
+    own = find_own_name(model, node.inputs[1]) if site.op == "Gather" else ""
     index = make_constant(own, values) if own else model.new_constant(f"{node.outputs[0].name}.positions", values)
     replace_node(node, build.gather(node.inputs[0], index, axis))
-
-
-def _write_operand(model: Model, node: gs.Node, site: Site, operand: Operand, masks: Masks) -> None:
-    """Write the entries of an integer operand that the plan changes."""
-    new = operand.values(lambda e: count_kept(e, masks))
-    base = operand.values(lambda e: count_kept(e, {}))
-    changed = [a != b for a, b in zip(new, base, strict=True)]
-    if not any(changed):
-        return
-    new = _put_minus_one(site, operand, new, changed)
-    old = site.ints(operand.slot, operand.attr)
-    if site.op == "Split":
-        node.attrs.pop("num_outputs", None)
-    elif old is not None:
-        pairs = enumerate(zip(old, changed, strict=True))
-        kept = [not c or _is_still_right(site, i, o, new[i], masks) for i, (o, c) in pairs]
-        new = [o if k else n for o, n, k in zip(old, new, kept, strict=True)]
-    if operand.attr and not has_input(site.op, site.opset):
-        node.attrs[operand.attr] = new
-    elif old is None and operand.slot < len(site.inputs) and site.inputs[operand.slot] is not None:
-        _patch_shape(model, node, operand.slot, new, changed)
-    else:
-        while len(node.inputs) <= operand.slot:
-            node.inputs.append(gs.Variable.empty())
-        own, values = _find_own_name(model, node.inputs[operand.slot]), np.array(new, np.int64)
-        wanted = f"{node.outputs[0].name}.{operand.attr or 'shape'}"
-        node.inputs[operand.slot] = make_constant(own, values) if own else model.new_constant(wanted, values)
-
-
-def _find_own_name(model: Model, operand: gs.Tensor) -> str:
-    """The name of a constant that nothing but one node reads: what takes its place there keeps it. Else ''."""
-    alone = isinstance(operand, gs.Constant) and len(operand.outputs) == 1 and operand.name not in model.captured
-    return str(operand.name) if alone else ""
-
-
-def _is_still_right(site: Site, i: int, old: int, new: int, masks: Masks) -> bool:
-    """Reshape only: -1 works itself out, and 0 copies an input axis that may have changed in the same way."""
-    if site.op != "Reshape" or old > 0:
-        return False
-    return old == -1 or (i < len(site.x().axes) and count_kept(site.x().axes[i], masks) == new)
-
-
-def _put_minus_one(site: Site, operand: Operand, new: list[int], changed: list[bool]) -> list[int]:
-    """An axis that multiplies a symbol and a pruned digit (N*h) has no constant size: Reshape works it out."""
-    if site.op not in ("Reshape", "Expand", "ConstantOfShape", "Resize"):
-        return new
-    dynamic = site.y.dynamic[len(site.y.dynamic) - len(new) :]
-    mixed = [c and d for c, d in zip(changed, dynamic, strict=True)]
-    old = site.ints(operand.slot, operand.attr) or []
-    taken = [o == -1 and not m for o, m in zip(old, mixed, strict=False)]
-    if sum(mixed) + any(taken) > 1 or (any(mixed) and site.op != "Reshape"):
-        raise VerificationError(f"{site.op} '{site.name}': several axes mix symbols with pruned channels")
-    return [-1 if m else n for n, m in zip(new, mixed, strict=True)]
-
-
-def _patch_shape(model: Model, node: gs.Node, slot: int, new: list[int], changed: list[bool]) -> None:
-    """A shape that is computed at run time: take the new numbers where they changed, the computed ones elsewhere."""
-    where = node.inputs[slot].inputs[0] if node.inputs[slot].inputs else None
-    if where is not None and _is_patch(model, where, len(new)):
-        before = [model.array(t) for t in where.inputs[:2]]
-        both = before[0] | np.array(changed), np.where(changed, np.array(new, np.int64), before[1])
-        for k, values in enumerate(both):
-            where.inputs[k] = make_constant(where.inputs[k].name, values)
-        return
-    stem = f"{node.outputs[0].name}.{slot}"
-    out = model.new_value(f"{stem}.sizes", np.int64)
-    mask = model.new_constant(f"{stem}.changed", np.array(changed))
-    patched = build.choose(mask, model.new_constant(f"{stem}.new", np.array(new, np.int64)), node.inputs[slot])
-    at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
-    model.graph.nodes.insert(at, new_node(model, patched, f"{stem}.patch", [out]))
-    node.inputs[slot] = out
-
-
-def _is_patch(model: Model, node: gs.Node, entries: int) -> bool:
-    """Is this a Where by constants of its own, for one reader? So a file that was compiled before is patched again."""
-    if not build.is_choice(node) or len(node.outputs[0].outputs) > 1:
-        return False
-    used = {*model.captured, *(t.name for t in model.graph.outputs)}
-    own = [_find_own_name(model, t) != "" and tuple(t.shape) == (entries,) for t in node.inputs[:2]]
-    return all(own) and node.outputs[0].name not in used
 
 
 def _update_value_info(graph: DependencyGraph, model: Model, masks: Masks) -> None:

@@ -300,7 +300,7 @@ class _Collector:
         squares = [np.square(c, dtype=np.float32) for c in chunks]
         means = [np.asarray(np.mean(s, axis=idle, keepdims=True, dtype=np.float64)) for s in squares]
         for i in (i for i, a in enumerate(axes) if live[i]):
-            digits = find_moving_digits(axes[i], self.graph.fixed_dims) if value.dynamic[i] else None
+            digits = find_moving_digits(axes[i], self.graph.size_writer.fixed) if value.dynamic[i] else None
             if digits is not None:
                 major, _, minor = digits
                 axes[i] = Prod((major, minor))

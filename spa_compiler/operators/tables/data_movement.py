@@ -21,7 +21,8 @@ def reorder(site: Site) -> None:
         raise Conflict("an axis is empty")
     site.unify(Prod(tuple(x.axes)), Prod(tuple(y.axes)))
     if site.op == "Reshape":
-        site.operands.append(Operand(1, lambda n: [n(a) for a in y.axes], "shape"))
+        every = tuple(range(len(y.axes)))
+        site.operands.append(Operand(1, lambda n: [n(a) for a in y.axes], "shape", every, infers=True))
 
 
 def transpose(site: Site) -> None:
@@ -61,7 +62,7 @@ def split(site: Site) -> None:
         raise Conflict("a part has no name or no known shape")
     parts, whole = _write_concat(site, axis, len(outputs))
     rule(f"{whole}, _ -> {parts}", move=True)(site)
-    site.operands.append(Operand(1, lambda n: [n(v.axes[axis]) for v in outputs], "split"))
+    site.operands.append(Operand(1, lambda n: [n(v.axes[axis]) for v in outputs], "split", parts=axis))
 
 
 def _pass_others(site: Site, skip_x: set[int], skip_y: set[int]) -> None:
@@ -104,12 +105,21 @@ def slice_(site: Site) -> None:
             site.take = Take(a, positions)
 
     def write_bound(n: Count, k: int, old: int | None, ending: bool) -> int:
-        if k not in befores or n(x.axes[axes[k]]) == x.shape[axes[k]]:
+        a = axes[k]
+        if k not in befores or n(x.axes[a]) == x.shape[a]:
             return old or 0
-        return n(befores[k]) + (n(y.axes[axes[k]]) if ending else 0)
+        bound = n(befores[k]) + (n(y.axes[a]) if ending else 0)
+        return _write_moving_bound(bound, old, x.shape[a], n(x.axes[a])) if x.dynamic[a] else bound
 
     site.operands.append(Operand(1, lambda n: [write_bound(n, k, r[1], False) for k, r in enumerate(rows)], "starts"))
     site.operands.append(Operand(2, lambda n: [write_bound(n, k, r[2], True) for k, r in enumerate(rows)], "ends"))
+
+
+def _write_moving_bound(bound: int, old: int | None, before: int, after: int) -> int:
+    """A bound on an axis that follows a symbol: the end stays the end, and what counts from there still does."""
+    if old is not None and old >= before:
+        return old
+    return bound - after if old is not None and old < 0 else bound
 
 
 def gather(site: Site) -> None:
@@ -211,7 +221,7 @@ def resize(site: Site) -> None:
     rule(f"{' '.join(a)}{', _' * (len(site.inputs) - 1)} -> {' '.join(a)}")(site)
     axes = [int(i) % len(a) for i in site.attrs.get("axes", range(len(a)))]
     if len(site.inputs) > 3 and site.inputs[3] is not None:
-        site.operands.append(Operand(3, lambda n: [n(y.axes[i]) for i in axes]))
+        site.operands.append(Operand(3, lambda n: [n(y.axes[i]) for i in axes], axes=tuple(axes)))
 
 
 def _is_nhwc_resize(site: Site) -> bool:
@@ -225,14 +235,14 @@ def expand(site: Site) -> None:
     y = site.y
     rule("x..., _ -> x...")(site)
     if len(site.inputs) > 1 and site.inputs[1] is not None:
-        given = site.x(1).shape[0]
+        rank = len(y.axes)
+        tail = tuple(range(rank - site.x(1).shape[0], rank))
         old = site.ints(1)
-        tail = y.axes[len(y.axes) - given :] if given else []
 
         def values(n: Count) -> list[int]:
-            return [1 if old is not None and old[i] == 1 else n(a) for i, a in enumerate(tail)]
+            return [1 if old is not None and old[k] == 1 else n(y.axes[i]) for k, i in enumerate(tail)]
 
-        site.operands.append(Operand(1, values))
+        site.operands.append(Operand(1, values, axes=tail, broadcasts=True))
 
 
 def tile(site: Site) -> None:
@@ -264,7 +274,7 @@ def shape(site: Site) -> None:
 def constant_of_shape(site: Site) -> None:
     """The same value everywhere: its axes are free and follow whatever they meet."""
     y = site.y
-    site.operands.append(Operand(0, lambda n: [n(a) for a in y.axes]))
+    site.operands.append(Operand(0, lambda n: [n(a) for a in y.axes], axes=tuple(range(len(y.axes)))))
 
 
 def depth_to_space(site: Site) -> None:

@@ -31,6 +31,7 @@ from spa_compiler.datasets.summary import summarize_dataset
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.session import open_quiet_session
+from spa_compiler.execution.time_limit import limit_time
 from spa_compiler.exit_codes import ExitCode
 from spa_compiler.ir.external_data import PROTOBUF_LIMIT
 from spa_compiler.ir.memory import parse_bytes
@@ -94,12 +95,15 @@ def compile(  # noqa: A001  # the public name, used as spa_compiler.compile
         if (value := values.get(name)) is not None:
             values[name] = f"{PYTHON_PREFIX}{name}" if _is_object(value) else os.fspath(value)
     target = Path(output) if output else None
+    limit = float(values.pop("time_limit", 0.0))
     chosen = Options(ratio=ratio, **values)
     if isinstance(model, str | os.PathLike):
-        return compile_file(Path(model), target, chosen, progress, given=given)
+        with limit_time(limit):
+            return compile_file(Path(model), target, chosen, progress, given=given)
     folder = Path(tempfile.mkdtemp(prefix="spa-compile-"))
     try:
-        result = compile_file(_save_model(model, folder), target, chosen, progress, given=given)
+        with limit_time(limit):
+            result = compile_file(_save_model(model, folder), target, chosen, progress, given=given)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

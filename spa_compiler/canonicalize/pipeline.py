@@ -20,7 +20,7 @@ from spa_compiler.canonicalize.counted_positions import (
 from spa_compiler.canonicalize.impossible_branches import find_untaken
 from spa_compiler.canonicalize.inline_control_flow import inline
 from spa_compiler.canonicalize.sequences import unpack_sequences
-from spa_compiler.errors import ModelError
+from spa_compiler.errors import ModelError, TimeLimitError
 from spa_compiler.execution.gc_pause import pause_collector
 from spa_compiler.execution.inputs import draw_random_inputs
 from spa_compiler.execution.session import add_outputs, open_session, run_session
@@ -53,6 +53,8 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
             found, changes = _normalize(model.copy(), binding)
             if trial is not None:
                 trial.run(binding, found)
+        except TimeLimitError:
+            raise
         except ModelError as e:  # the next pair of bindings may run
             settling.refused.append(str(e))
             continue

@@ -44,6 +44,7 @@ from spa_compiler.errors import (
     UsageError,
 )
 from spa_compiler.execution.interrupts import raise_on_signals
+from spa_compiler.execution.time_limit import limit_time
 from spa_compiler.exit_codes import ExitCode
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.output_paths import check_place
@@ -60,7 +61,7 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
         try:
-            with raise_on_signals():
+            with raise_on_signals(), limit_time(options.pop("time_limit", None) or 0.0):
                 command(*args, **options)
         except KeyboardInterrupt:
             click.echo("spa-compile: interrupted; no unfinished file is left", err=True)
@@ -315,7 +316,7 @@ spa.add_command(_make_command("compile"), "compile")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @JSON_OPTION
 @click.option("-v", "--verbose", is_flag=True, help="The members of every group, and where an error comes from.")
-@add_options([make_named_option("input_shape"), make_named_option("memory")])
+@add_options([make_named_option("input_shape"), make_named_option("memory"), make_named_option("time_limit")])
 @_guard
 def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], memory: str, verbose: bool) -> None:
     """List the groups of coupled channels, and why the rest is frozen."""
@@ -328,7 +329,7 @@ def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], m
 @click.argument("axis_a", metavar="A")
 @click.argument("axis_b", metavar="[B]", required=False)
 @JSON_OPTION
-@add_options([make_named_option("input_shape"), make_named_option("memory")])
+@add_options([make_named_option("input_shape"), make_named_option("memory"), make_named_option("time_limit")])
 @_guard
 def explain_command(
     source: Path, axis_a: str, axis_b: str | None, as_json: bool, input_shape: tuple[str, ...], memory: str

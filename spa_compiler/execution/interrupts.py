@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from spa_compiler.execution.time_limit import check_time
+
 Action = Callable[[int, FrameType | None], Any]
 _stop_requested = threading.Event()
 
@@ -63,9 +65,10 @@ def _replace_actions(action: Action, where: Callable[[Any], bool]) -> dict[signa
 
 
 def check_stop() -> None:
-    """Raise KeyboardInterrupt where the command was told to stop and has not."""
+    """Raise KeyboardInterrupt where the command was told to stop and has not, TimeLimitError where its time is over."""
     if _stop_requested.is_set():
         raise KeyboardInterrupt
+    check_time()
 
 
 def _tell(signum: int, frame: FrameType | None) -> None:

@@ -14,7 +14,8 @@ import onnxruntime as ort
 from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 
-from spa_compiler.errors import ModelError
+from spa_compiler.errors import ModelError, TimeLimitError
+from spa_compiler.execution.time_limit import watch_run
 from spa_compiler.ir.external_data import PROTOBUF_LIMIT
 from spa_compiler.ir.writer import write
 from spa_compiler.operators.facts import CONTRACTS_INTEGERS
@@ -26,6 +27,16 @@ LEVELS = (
     ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 )
+
+
+class _Session(ort.InferenceSession):  # type: ignore[misc]
+    """A session whose runs end when the time is over (`time_limit`)."""
+
+    def run(self, names: Any, feed: Any, run_options: ort.RunOptions | None = None) -> Any:
+        """As onnxruntime's. Raises TimeLimitError."""
+        run_options = run_options or ort.RunOptions()
+        with watch_run(run_options):
+            return super().run(names, feed, run_options)
 
 
 def open_quiet_session(
@@ -49,7 +60,7 @@ def open_quiet_session(
     if weights:
         values = [ort.OrtValue.ortvalue_from_numpy(a) for a in weights.values()]
         options.add_external_initializers(list(weights), values)
-    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session = _Session(source, options, providers=["CPUExecutionProvider"])
     session.weights = weights  # onnxruntime reads the memory of these arrays as long as it lives
     return session
 
@@ -135,6 +146,8 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, Array], what: 
     """All outputs of one run. Raises ModelError with onnxruntime's message."""
     try:
         return list(session.run(None, dict(feed)))
+    except TimeLimitError:
+        raise
     except Exception as e:
         raise ModelError(describe_failed_run(session, e, what)) from e
 

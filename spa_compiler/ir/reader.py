@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import networkx as nx
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
@@ -25,7 +27,7 @@ from spa_compiler.ir.memory import USUAL_BYTES
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.names import Names
 from spa_compiler.ir.snapshots import Snapshot
-from spa_compiler.ir.subgraphs import find_captured
+from spa_compiler.ir.subgraphs import find_captured, list_subgraphs
 from spa_compiler.ir.tensors import describe_tensor, iterate_tensors
 from spa_compiler.ir.validation import check_proto
 
@@ -49,6 +51,7 @@ def load(path: str | os.PathLike[str], memory: int = USUAL_BYTES) -> Model:
     path = Path(path)
     files = Snapshot.of([path], whole=True)  # before it is read: what changes from now on is seen at the end
     proto = read_proto(path)
+    _check_inlined(proto, path)  # onnx.checker follows every call
     notes, external = check_proto(proto, path, memory), find_locations(proto)
     files = files.join(Snapshot.of(path.parent / name for name in sorted(external)))
     if proto.functions:
@@ -70,6 +73,43 @@ def read_proto(path: Path) -> onnx.ModelProto:
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(f"{path}: not an ONNX model: it has no graph or no opset")
     return proto
+
+
+MOST_INLINED = 500_000
+"""Nodes that a model may have when its functions are inlined: two that call each other twice are doubled each time."""
+
+
+def _check_inlined(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse functions that become too many nodes, before they do."""
+    bodies = {(f.domain, f.name): [*_list_nodes(f.node)] for f in proto.functions}
+    counts: dict[tuple[str, str], int] = {}
+
+    def count(nodes: Iterable[onnx.NodeProto]) -> int:
+        return sum(counts.get((n.domain, n.op_type), 1) for n in nodes)
+
+    calls = nx.DiGraph((name, (n.domain, n.op_type)) for name, nodes in bodies.items() for n in nodes)
+    try:
+        order = [name for name in reversed([*nx.topological_sort(calls)]) if name in bodies]
+    except nx.NetworkXUnfeasible as e:
+        cycle = " -> ".join(f"'{a[1]}'" for a, _ in nx.find_cycle(calls))
+        raise ModelError(f"{path}: the model's own functions call themselves: {cycle}") from e
+    for name in order:
+        counts[name] = count(bodies[name])
+    total = count(_list_nodes(proto.graph.node))
+    if total > MOST_INLINED:
+        most = max(counts, key=lambda name: counts[name])
+        raise ModelError(
+            f"{path}: the model's own functions would become {total:,} nodes when they are inlined (one call of "
+            f"'{most[1]}' is {counts[most]:,}); at most {MOST_INLINED:,} are read"
+        )
+
+
+def _list_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes, and those of the bodies in them."""
+    for node in nodes:
+        yield node
+        for body in list_subgraphs(node):
+            yield from _list_nodes(body.node)
 
 
 def _inline_functions(proto: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, list[str]]:

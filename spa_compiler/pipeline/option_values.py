@@ -75,6 +75,8 @@ class OptionsBesideRatio(TypedDict, total=False):
     """Seed of every random choice."""
     threads: int
     """Threads of onnxruntime; 0: one per core."""
+    time_limit: float
+    """Seconds after which the work ends with exit 3; 0: none, but ten minutes for one run of the model."""
     fail_under: Patterns
     """Exit 6 when it is lower: cosine=0.95."""
     latency: bool
@@ -120,6 +122,7 @@ class OptionAttributes:
     memory: str
     seed: int
     threads: int
+    time_limit: float
     fail_under: tuple[str, ...]
     latency: bool
     quality: bool

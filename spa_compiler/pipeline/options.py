@@ -57,6 +57,10 @@ class Command:
     memory: str = make_memory_option()
     seed: int = make_seed_option()
     threads: int = make_threads_option()
+    time_limit: float = make_option(
+        0.0, "Seconds after which the work ends with exit 3; 0: none, but ten minutes for one run of the model.",
+        "inputs", least=0,
+    )  # fmt: skip
     fail_under: tuple[str, ...] = make_option(
         (), "Exit 6 when it is lower: cosine=0.95.", "run", metavar="METRIC=VALUE"
     )

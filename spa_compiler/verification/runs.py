@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from spa_compiler.errors import ModelError
+from spa_compiler.errors import ModelError, TimeLimitError
 from spa_compiler.execution.parallel import map_parallel
 from spa_compiler.execution.session import add_outputs, describe_failed_run, open_exact_session, open_quiet_session
 from spa_compiler.ir.control_flow import find_chains, is_marker
@@ -62,6 +62,8 @@ class Side:
         given = {n: a for n, a in feed.items() if n in self.inputs}
         try:
             return dict(zip(asked, self.session.run(asked, given), strict=True)) if asked else {}
+        except TimeLimitError:
+            raise
         except Exception as e:
             raise ModelError(describe_failed_run(self.session, e, self.what)) from e
 

@@ -2,7 +2,8 @@
 
 `python -m tools.fuzz --help` says how to run them. In the order of a case:
 
-    draft, images, tokens, waves, vectors, control     graphs, block by block, with symbolic sizes
+    draft, images, tokens, waves, vectors, classic     graphs, block by block, with symbolic sizes
+    dress                                              the same quantised, with other names, with weights elsewhere
     hostile, damage                                    files that ask for too much, or are broken
     arguments                                          random options of the command line
     cases                                              a case is made from its kind and seed, and from nothing else

@@ -21,6 +21,7 @@ import onnx
 
 from tools.fuzz import arguments, dress
 from tools.fuzz.child import Limits
+from tools.fuzz.classic import draw_picture_classifier, draw_pipeline
 from tools.fuzz.damage import damage_bytes, damage_fields
 from tools.fuzz.draft import Draft, Input, Value
 from tools.fuzz.hostile import HOSTILE, collide_names
@@ -124,7 +125,12 @@ def draw_vectors(d: Draft) -> None:
     d.pick(ENDS)(d, d.apply(VECTORS, linear(d, x, d.draw_width()), 3))
 
 
+def draw_classic(d: Draft) -> None:
+    d.pick([draw_picture_classifier, draw_pipeline])(d)
+
+
 DRAWN: dict[str, Callable[[Draft], None]] = {
+    "classic": draw_classic,
     "images": draw_images, "tokens": draw_tokens, "waves": draw_waves, "vectors": draw_vectors,
 }  # fmt: skip
 
@@ -138,7 +144,7 @@ def draw_model(kind: str, seed: int, half: bool = False) -> tuple[Draft, onnx.Mo
 
 def make_ordinary(kind: str, seed: int) -> Case:
     """A drawn model, in plain clothes or others."""
-    d, model = draw_model(kind, seed, half=random.Random(seed).random() < 0.05)
+    d, model = draw_model(kind, seed, half=kind != "classic" and random.Random(seed).random() < 0.05)
     files: dict[str, bytes] = {}
     if kind == "images" and not d.half and d.chance(0.08):
         dress.quantize(d, model)
@@ -325,6 +331,7 @@ SHARES = {
     "tokens": 5,
     "waves": 2,
     "vectors": 3,
+    "classic": 1,
     "zoo": 1,
     "names": 1,
     "hostile": 3,

@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 Size = int | str
 WIDTHS = (4, 6, 8, 12, 16)
 OPSETS = (13, 14, 15, 16, 17, 17, 18, 18, 20, 21)
-IR = {9: 4, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
+IR = {8: 4, 9: 4, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 FAR = (1 << 63) - 1
 FAR32 = (1 << 31) - 1
 POOLS = {
@@ -157,8 +157,9 @@ class Draft:
         """An initializer, or a Constant."""
         tensor = numpy_helper.from_array(np.asarray(array, order="C"), self.name_value(name))
         if self.constant_nodes:
-            return self.op("Constant", value=tensor)
-        self.constants.append(tensor)
+            self.nodes.append(helper.make_node("Constant", [], [tensor.name], value=tensor))
+        else:
+            self.constants.append(tensor)
         return tensor.name
 
     def weight(self, *shape: int, fan: int = 0, name: str = "w") -> str:

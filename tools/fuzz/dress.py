@@ -61,18 +61,6 @@ def _pair(d: Draft, value: str, k: int, extra: list[TensorProto]) -> list[onnx.N
     return [q, helper.make_node("DequantizeLinear", [q.output[0], *given], [f"{value}.dq{k}"], name=f"{value}.d{k}")]
 
 
-def scale_image(d: Draft, model: onnx.ModelProto) -> None:
-    """ImageScaler, an experimental operator that onnxruntime still runs, in front of everything."""
-    x = model.graph.input[0]
-    dims = x.type.tensor_type.shape.dim
-    if len(dims) != 4 or x.type.tensor_type.elem_type != TensorProto.FLOAT:
-        return
-    for n in model.graph.node:
-        n.input[:] = ["scaled" if i == x.name else i for i in n.input]
-    node = helper.make_node("ImageScaler", [x.name], ["scaled"], scale=0.5, bias=[0.0] * (dims[1].dim_value or 3))
-    model.graph.node.insert(0, node)
-
-
 def insert_unknown(d: Draft, model: onnx.ModelProto) -> None:
     """An operator of a domain of its own, which a local function or nobody implements."""
     values = [n.output[0] for n in model.graph.node if n.op_type in ("Relu", "Add", "Conv", "MatMul")]
@@ -160,4 +148,4 @@ def store_sparse(d: Draft, model: onnx.ModelProto) -> None:
     model.graph.sparse_initializer.append(sparse)
 
 
-DRESSES = [scale_image, insert_unknown, rename, state_shapes, state_shapes, list_inputs, store_sparse]
+DRESSES = [insert_unknown, rename, state_shapes, state_shapes, list_inputs, store_sparse]

@@ -55,7 +55,7 @@ def activate(d: Draft, x: Value) -> Value:
     if kind == "Clip":
         return x.become(d.op("Clip", x, d.floats(-1.0)))
     if kind == "hardswish":
-        if d.chance(0.5):
+        if d.opset >= 14 and d.chance(0.5):
             return x.become(d.op("HardSwish", x))
         inner = d.op("Clip", d.op("Add", x, d.floats(3.0)), d.floats(0.0), d.floats(6.0))
         return x.become(d.op("Mul", x, d.op("Div", inner, d.floats(6.0))))

@@ -124,14 +124,17 @@ def end_zipmap(d: Draft, x: Value) -> None:
     """ZipMap: a list of maps from labels to probabilities, as skl2onnx writes it."""
     if x.rank != 2 or d.half:
         return end_classes(d, x)
-    p = d.op("Softmax", linear(d, x, 3), axis=1)
+    return add_zipmap(d, Value(d.op("Softmax", linear(d, x, 3), axis=1), (x.axes[0], 3)))
+
+
+def add_zipmap(d: Draft, p: Value) -> None:
+    """An output that is a list of maps, from three labels to probabilities."""
     words = d.chance(0.5)
     labels = {"classlabels_strings": list("abc")} if words else {"classlabels_int64s": [0, 1, 2]}
     z = d.op("ZipMap", p, domain="ai.onnx.ml", **labels)
     value = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
     each = helper.make_map_type_proto(TensorProto.STRING if words else TensorProto.INT64, value)
     d.outputs.append(helper.make_value_info(z, helper.make_sequence_type_proto(each)))
-    return None
 
 
 def end_sequence(d: Draft, x: Value) -> None:

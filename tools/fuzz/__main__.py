@@ -49,9 +49,9 @@ def show_case(name: str, a: argparse.Namespace) -> None:
     """Run one case and print what the command says."""
     kind, _, seed = name.rpartition("-")
     case = make_case(kind, int(seed))
-    worker = Worker(a.python, None, 0)
+    worker = Worker(a.python, None, 0 if a.plain else ATTEMPTS)
     ran, verdict = worker.run(case)
-    worker.save(a.out / case.name, case, verdict)
+    worker.save(a.out / case.name, worker.make_smaller(case, verdict) if verdict.level else case, verdict)
     print(ran.stdout, ran.stderr, sep="\n")
     print(f"exit {ran.exit}, {ran.cpu:.1f} s of CPU, {ran.memory >> 20} MB; tags {case.tags}")
     print(f"{verdict}\nsaved in {a.out / case.name}")

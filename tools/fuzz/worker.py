@@ -60,12 +60,16 @@ class Worker:
         }  # fmt: skip
         if verdict.level and self.out is not None and self.seen[verdict.signature] < SMALL:
             self.seen[verdict.signature] += 1
-            small = case
-            if self.attempts and verdict.outcome != "hang":
-                small = minimise(case, lambda c: self.run(c)[1].signature == verdict.signature, self.attempts)
+            small = self.make_smaller(case, verdict)
             row["operators"] = name_operators(small)
             self.save(self.out / case.name, small, verdict)
         return row
+
+    def make_smaller(self, case: Case, verdict: Verdict) -> Case:
+        """A smaller case with the same verdict; as it is where every run takes its whole time."""
+        if verdict.outcome == "hang":
+            return case
+        return minimise(case, lambda c: self.run(c)[1].signature == verdict.signature, self.attempts)
 
     def save(self, place: Path, case: Case, verdict: Verdict) -> None:
         """The files, the command, and what went wrong."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,11 +72,63 @@ def _broadcast_along(line: NDArray[np.int64], axis: int, rank: int) -> NDArray[n
 
 
 def find_learned_slices(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
-    """The slices of a group without means and variances, which say how a channel is scaled and not what it does."""
+    """The slices of a group without means and variances, which say how a channel is scaled and not what it does.
+
+    Where a normalisation with stored statistics follows a product, its gain is a factor of the weights before it, and
+    neither gain nor bias counts beside them.
+    """
     norms = [(s, s.traits.norm) for s in graph.sites if s.traits.norm is not None]
     stored = [s.inputs[k] for s, norm in norms for k in norm.statistics if k < len(s.inputs)]
-    statistics = {v.name for v in stored if v is not None}
-    return (s for s in find_slices(graph, group) if s.member.value not in statistics)
+    idle = {v.name for v in stored if v is not None}
+    factors: dict[str, NDArray[np.float64]] = {}
+    slices = list(find_slices(graph, group))
+    for scaled in _find_scaled(graph):
+        parts = [s for s in slices if s.member.value == scaled.gain]
+        if not parts or not scaled.weights.intersection(s.member.value for s in slices):
+            continue
+        size = int(np.prod(group.shape))
+        hits = parts[0].sum_channels(np.ones(parts[0].values.shape), size) > 0
+        factor = np.where(hits, parts[0].sum_channels(np.broadcast_to(scaled.factor, parts[0].values.shape), size), 1.0)
+        factors |= dict.fromkeys(scaled.weights, factor)
+        idle |= {scaled.gain, scaled.bias}
+    for s in slices:
+        if s.member.value in idle:
+            continue
+        if s.member.value in factors and s.member.role != "in":
+            there = np.where(s.channel == NO_CHANNEL, 1.0, factors[s.member.value][np.maximum(s.channel, 0)])
+            yield replace(s, values=s.values.astype(np.float64) * there)
+        else:
+            yield s
+
+
+@dataclass(frozen=True)
+class ScaledWeights:
+    """Weights and bias of a product that only a normalisation reads, and what that multiplies each channel by."""
+
+    weights: frozenset[str]
+    gain: str
+    bias: str
+    factor: NDArray[np.float64]
+
+
+def _find_scaled(graph: DependencyGraph) -> Iterator[ScaledWeights]:
+    """Products behind which a normalisation with stored statistics stands, and nothing else reads them."""
+    constants = graph.model.constants()
+    makers = {v.name: s for s in graph.sites for v in s.outputs if v is not None}
+    given = {t.name for t in graph.model.graph.outputs}
+    for site in graph.sites:
+        norm, x = site.traits.norm, site.inputs[0] if site.inputs else None
+        maker = makers.get(x.name) if x is not None else None
+        if norm is None or not norm.is_stored or x is None or maker is None or not maker.traits.is_contraction:
+            continue
+        names = [v.name if v is not None else "" for v in site.inputs]
+        gain, bias = names[norm.gain], names[norm.gain + 1]
+        if x.name in given or len(graph.readers.get(x.name, ())) > 1 or not {gain, bias} <= constants.keys():
+            continue
+        weights = frozenset(v.name for v in maker.inputs[1:] if v is not None and v.name in constants)
+        factor = graph.model.array(constants[gain]).astype(np.float64)
+        factor = factor if is_finite(factor) else np.nan_to_num(factor, nan=0.0, posinf=0.0, neginf=0.0)
+        yield ScaledWeights(weights, gain, bias, factor)
 
 
 def find_gains(graph: DependencyGraph) -> set[str]:

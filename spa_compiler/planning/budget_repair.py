@@ -6,6 +6,7 @@ import bisect
 
 from spa_compiler.planning.cost_tracker import BUDGET_TOLERANCE, CostTracker
 from spa_compiler.planning.settings import PLANNING
+from spa_compiler.planning.uniform_share import remove_evenly
 from spa_compiler.planning.width_ladder import WidthLadder, refine_all
 
 EXCHANGES, ROUNDS = 12, 32
@@ -13,17 +14,18 @@ EXCHANGES, ROUNDS = 12, 32
 
 
 class BudgetRepair:
-    """Brings the cost back up to the budget; `even`: all groups lost the same share, and are to stay alike."""
+    """Brings the cost back up to the budget; `even`: groups lost the same share and stay so within a stair."""
 
     def __init__(self, tracker: CostTracker, even: bool) -> None:
         self.tracker, self.even = tracker, even
+        self.start = tracker.list_places()
 
     def give_back(self, short: float = 0.0) -> None:
         """Undo steps that the budget does not need, or that leave it `short` by no more than this cost."""
         tracker, free = self.tracker, self.tracker.free
         for _ in range(1 + sum(s.at for s in free)):  # every move goes up a stair
             moved = False
-            for s in sorted(free, key=self._measure_regret, reverse=True):
+            for s in self._list_movable():
                 if s.at > 0 and -tracker.compute_freed(s, s.at - 1) <= short - tracker.compute_needed():
                     tracker.move(s, s.at - 1)
                     moved = True
@@ -38,6 +40,9 @@ class BudgetRepair:
         tracker = self.tracker
         if fine:
             refine_all(tracker.free, 4)
+        if self.even:
+            self._place_evenly()
+            return
         self.give_back()
         before = tracker.dense
         for _ in range(ROUNDS):
@@ -48,6 +53,23 @@ class BudgetRepair:
         if tracker.has_slack():
             self.give_back(short=BUDGET_TOLERANCE * tracker.dense)
 
+    def _place_evenly(self) -> None:
+        """The same share of every group once more, on the widths that there are now, and one stair back where it fits.
+
+        No group pays for another one: equal groups would end with different widths.
+        """
+        tracker = self.tracker
+        remove_evenly(tracker)
+        self.start = tracker.list_places()
+        self.give_back()
+        if tracker.has_slack():
+            self.give_back(short=BUDGET_TOLERANCE * tracker.dense)
+
+    def _list_movable(self) -> list[WidthLadder]:
+        """Groups in the order in which steps are undone; where shares are even, those that have not moved yet."""
+        still = [s for s, at in zip(self.tracker.free, self.start, strict=True) if not self.even or s.at == at]
+        return sorted(still, key=self._measure_regret, reverse=True)
+
     def _exchange(self) -> None:
         """Where the next step back is too much: take one, and let another group pay for it, as exactly as it can.
 
@@ -55,7 +77,7 @@ class BudgetRepair:
         """
         tracker = self.tracker
         start, best = tracker.list_places(), self._measure_merit()
-        limit = best[1] * (PLANNING.even_worth_factor if self.even else PLANNING.worth_factor)
+        limit = best[1] * PLANNING.worth_factor
         widest = sorted((s for s in tracker.free if s.at > 0), key=lambda s: -tracker.compute_freed(s, s.at - 1))
         for s in widest[:EXCHANGES]:
             tracker.place_all(start)

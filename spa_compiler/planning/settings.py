@@ -21,7 +21,6 @@ class PlanningSettings:
     )
     lookahead: int = setting(6, "stairs of a group that are compared for its next step", unit="stairs", rows=("E89",))
     worth_factor: float = setting(1.2, "error that an exact budget is worth", unit="times", rows=("E89",))
-    even_worth_factor: float = setting(1.25, "the same where shares are even", unit="times", rows=("E89",))
     least_explained: float = setting(
         0.5, "a plan that explains less of the dense outputs is made again", unit="of the variance", rows=("E90",)
     )

@@ -160,3 +160,45 @@ def test_criteria_do_not_change_the_model() -> None:
     for name in NAMES:
         scores_of(name, graph)
     assert graph.model.proto().SerializeToString(deterministic=True) == before
+
+
+NORMED = """(float[1,3,8,8] x) => (float[1,10] y) {
+    c = Conv(x, w1, b1)  n = BatchNormalization(c, g, b, m, v)  r = Relu(n)  d = Conv(r, w2)  e = Relu(d)
+    p = GlobalAveragePool(e)  f = Flatten(p)  y = MatMul(f, w3) }"""
+PLAIN = NORMED.replace("c = Conv(x, w1, b1)  n = BatchNormalization(c, g, b, m, v)", "n = Conv(x, w1, b1)")
+
+
+def build_normed(gain: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    shapes = {"w1": (16, 3, 3, 3), "w2": (24, 16, 1, 1), "w3": (24, 10), "b": (16,), "m": (16,)}
+    out = {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+    return out | {"b1": np.zeros(16, np.float32), "v": rng.uniform(0.5, 2, 16).astype(np.float32), "g": gain}
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "fpgm", "bn_scale"])
+@pytest.mark.parametrize("seed", range(4))
+def test_channels_whose_gain_is_0_go_first(name: str, seed: int) -> None:
+    gain = np.ones(16, np.float32)
+    gain[[3, 5, 7, 9]] = 0
+    graph = analyze_proto(build(Case(NORMED, dict(build_normed(gain, seed)), None)))
+    assert set(np.argsort(scores_of(name, graph)["w1:0"])[:4].tolist()) == {3, 5, 7, 9}
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "fpgm"])
+def test_a_gain_counts_as_if_it_had_been_multiplied_into_the_weights(name: str) -> None:
+    """Biases of a normalisation say where a channel lies and not what it does."""
+    gain = np.random.default_rng(1).uniform(0.1, 3, 16).astype(np.float32)
+    weights = build_normed(gain)
+    folded = {n: weights[n] for n in ("w2", "w3", "b1")} | {"w1": weights["w1"] * gain.reshape(-1, 1, 1, 1)}
+    normed = scores_of(name, analyze_proto(build(Case(NORMED, dict(weights), None))))
+    plain = scores_of(name, analyze_proto(build(Case(PLAIN, dict(folded), None))))
+    for label in normed:
+        np.testing.assert_allclose(normed[label], plain[label], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "fpgm"])
+def test_a_gain_that_is_not_finite_leaves_scores_finite(name: str) -> None:
+    weights = build_normed(np.full(16, np.nan, np.float32)) | {"v": np.full(16, -1, np.float32)}
+    assert all(
+        np.isfinite(s).all() for s in scores_of(name, analyze_proto(build(Case(NORMED, dict(weights), None)))).values()
+    )

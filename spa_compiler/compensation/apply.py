@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from spa_compiler.compensation.quantized_weights import Grid, add_quantized_bias, put_quantized
 from spa_compiler.ir.editing import drop_dead
 from spa_compiler.ir.model import Model, make_constant
 from spa_compiler.operators import build
@@ -27,6 +28,7 @@ class Update:
     form: Form
     weights: Array
     bias: Floats  # (rows,) to be added to the output
+    grids: tuple[Grid, Grid] | None = None  # before and after, of weights that are quantised
 
 
 @dataclass
@@ -67,8 +69,11 @@ def apply_updates(small: Model, updates: Mapping[str, Update | Replacement]) -> 
             continue
         tensor = node.inputs[update.form.weight]
         weight = update.weights
-        own = make_constant(tensor.name, weight) if isinstance(tensor, gs.Constant) else None
-        node.inputs[update.form.weight] = own or model.new_constant(f"{node.outputs[0].name}.weight", weight)
+        if update.grids is not None:
+            put_quantized(model, tensor, *update.grids, weight)
+        else:
+            own = make_constant(tensor.name, weight) if isinstance(tensor, gs.Constant) else None
+            node.inputs[update.form.weight] = own or model.new_constant(f"{node.outputs[0].name}.weight", weight)
         if update.form.bias is None:
             _add_behind(model, node, update, outputs)
         else:
@@ -81,6 +86,10 @@ def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
     """Into the bias input of Conv, ConvTranspose or Gemm; an Add in front of it where it is made at run time."""
     beta = getattr(update.form, "beta", 1.0)
     old = node.inputs[slot] if slot < len(node.inputs) and node.inputs[slot].name else None
+    if update.grids is not None and add_quantized_bias(
+        model, node, (update.form.data, slot), *update.grids, update.bias / (beta or 1.0)
+    ):
+        return
     if beta != 0 and old is not None and not isinstance(old, gs.Constant):
         change = (update.bias / beta).astype(update.weights.dtype)
         addend = model.new_constant(f"{node.outputs[0].name}.bias", change)

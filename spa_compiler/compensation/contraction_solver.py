@@ -11,6 +11,7 @@ import numpy as np
 from spa_compiler.compensation.apply import Replacement, Update
 from spa_compiler.compensation.model_pair import ModelPair
 from spa_compiler.compensation.options import Options
+from spa_compiler.compensation.quantized_weights import Grid
 from spa_compiler.compensation.solutions import Refusal, Solution, Unfit, solve_weights
 from spa_compiler.execution.finite import is_finite
 from spa_compiler.interpreter.chunks import Chunks
@@ -35,15 +36,18 @@ class ContractionSolver:
         output = self.pair.graph.sites[mine.index].first_output
         if output is None or reads.x is None:
             return Refusal(NOT_COMPENSATED)
-        if reason := self.pair.explain_fixed(reads.weight):
-            return Refusal(reason)
+        grid = self.pair.find_grid(reads.weight)
+        if isinstance(grid, str):
+            return Refusal(grid)
         dense, compiled = (w.constants[reads.weight] for w in (self.pair.dense, self.pair.compiled))
         if dense.shape == compiled.shape and not self.options.everything:
             return None
+        if mine.traits.activation and grid is not None:
+            return Refusal(self.pair.explain_fixed(reads.weight))
         if mine.traits.activation:
             return self._solve_fused(mine, theirs, reads, output)
         target = self._find_target(reads.form, mine, output, raw)
-        return self._regress(reads, mine, theirs, target) or Unfit(reads.x, target)
+        return self._regress(reads, mine, theirs, target, grid) or Unfit(reads.x, target)
 
     def _solve_fused(self, mine: Step, theirs: Step, reads: ContractionReads, output: Value) -> Solution:
         """A contraction with a function behind it: solved before the function, with the bias in its own input."""
@@ -71,15 +75,24 @@ class ContractionSolver:
         lacks = measure_lost_shortcut(pair.graph, pair.masks, branch, output, raw, form.out, *shortcuts)
         return out if lacks is None else [t + lack for t, lack in zip(out, lacks, strict=True)]
 
-    def _regress(self, reads: ContractionReads, mine: Step, theirs: Step, target: Chunks) -> Update | None:
-        """New weights and what they change in the bias; None where they would not be finite in the weights' type."""
+    def _regress(
+        self, reads: ContractionReads, mine: Step, theirs: Step, target: Chunks, grid: Grid | None = None
+    ) -> Update | None:
+        """New weights, on the grid of quantised ones, and what they change in the bias.
+
+        None where they would not be finite in the weights' type.
+        """
         form, old = reads.form, self.pair.compiled.constants[reads.weight]
         gram = reads.accumulate_gram(target, target, (self.options.seed, mine.index), self.pair.graph)
         weights = form.restore(solve_weights(form.weights(old), gram, self.options), old)
+        if not is_finite(weights):
+            return None
+        grids = None if grid is None else (grid, grid.widen(weights))
+        weights = weights if grids is None else grids[1].round(weights)
         bias = gram.mean(1) - np.einsum("bmd,bd->bm", form.weights(weights), gram.mean())
         change = bias.ravel() - _measure_old_bias(form, theirs, bias.size)
         new = np.stack([bias.ravel(), change]) / (getattr(form, "beta", 1.0) or 1.0)
-        return Update(form, weights, change) if is_finite(weights, new.astype(weights.dtype)) else None
+        return Update(form, weights, change, grids) if is_finite(weights, new.astype(weights.dtype)) else None
 
 
 def _measure_old_bias(form: Form, step: Step, rows: int) -> Floats:

@@ -10,6 +10,7 @@ replace what a node gives (`activation_maps`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -194,6 +195,14 @@ class Walk:
         for name in self.liveness.list_dead(index):
             self.values.pop(name, None)
         self.bodies.forget(index)
+
+    def find_producer(self, name: str) -> onnx.NodeProto | None:
+        """The node that gives a value; None for inputs and stored constants."""
+        return self._producers.get(name)
+
+    @functools.cached_property
+    def _producers(self) -> dict[str, onnx.NodeProto]:
+        return {n: node for node in self.nodes for n in node.output if n}
 
     def name_slot(self, index: int, slot: int) -> str:
         """The name of an input, which is made up where there is none."""

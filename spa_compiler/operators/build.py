@@ -77,6 +77,11 @@ def is_sum(node: gs.Node) -> bool:
     return bool(node.op == "Add")
 
 
+def dequantize(parts: Sequence[V], axis: int) -> Call[V]:
+    """Of integers, steps and zeros (integers - zero) * step; these are one, or one for each index of the axis."""
+    return Call("DequantizeLinear", list(parts), {"axis": axis})
+
+
 def subtract(a: V, b: V) -> Call[V]:
     """A - b."""
     return Call("Sub", [a, b])

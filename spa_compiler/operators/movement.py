@@ -55,7 +55,12 @@ def is_overwriting(node: gs.Node) -> bool:
 
 def is_transposition(node: gs.Node) -> bool:
     """Does this node put axes into another order?"""
-    return bool(node.op == "Transpose")
+    return is_permuting_axes(node.op)
+
+
+def is_permuting_axes(op: str) -> bool:
+    """Does this operator put axes into another order?"""
+    return op == "Transpose"
 
 
 def find_order(node: gs.Node, rank: int) -> list[int] | None:

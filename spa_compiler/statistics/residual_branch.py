@@ -65,7 +65,12 @@ def _find_factor(walk: Walk, node: onnx.NodeProto, others: list[str], x: Chunks 
     """The factor by which a node multiplies its input, per channel; None where it is not such a node."""
     constants = [walk.constants[n].astype(np.float64) for n in others if n in walk.constants]
     traits = find_traits(node)
-    if traits.identity or (traits.arithmetic == "add" and len(constants) == 1):
+    if (
+        traits.identity
+        or traits.dequantizes
+        or traits.decides == "step"
+        or (traits.arithmetic == "add" and len(constants) == 1)
+    ):
         return np.ones(1)
     if traits.norm is not None and traits.norm.is_stored and len(constants) == 4:
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)

@@ -65,8 +65,8 @@ def activate(d: Draft, x: Value) -> Value:
         inner = d.op("Add", d.op("Erf", d.op("Div", x, d.floats(math.sqrt(2)))), d.floats(1.0))
         return x.become(d.op("Mul", d.op("Mul", x, inner), d.floats(0.5)))
     if kind == "prelu":
-        shape = (x.width(1), 1, 1) if x.rank == 4 else (x.axes[-1] if isinstance(x.axes[-1], int) else 1,)
-        return x.become(d.op("PRelu", x, d.positive(*shape)))
+        first, last = (a if isinstance(a, int) else 1 for a in (x.axes[1], x.axes[-1]))
+        return x.become(d.op("PRelu", x, d.positive(*((first, 1, 1) if x.rank == 4 else (last,)))))
     return x.become(d.op(kind, x))
 
 

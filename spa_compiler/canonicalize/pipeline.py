@@ -48,9 +48,12 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
         copies = constant_sharing.untie_zeros(model)
     settling = BindingSearch(model, sizes or {})
     trial = Trial(source) if any(not s.batch for s in settling.found) else None
+    is_batch_only = trial is None and bool(settling.found)
     for binding in settling.find_bindings():
         try:
             found, changes = _normalize(model.copy(), binding)
+            if is_batch_only and binding.is_doubtful:
+                trial = trial or Trial(source)
             if trial is not None:
                 trial.run(binding, found)
         except TimeLimitError:
@@ -61,7 +64,7 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
         found.notes += _describe_sizes(binding, settling)
         changes["untied"] += copies
         return found, changes
-    raise ModelError(settling.describe_refusal())
+    raise settling.make_error()
 
 
 def _describe_sizes(binding: Binding, settling: BindingSearch) -> list[str]:

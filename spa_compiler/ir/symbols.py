@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -191,34 +191,70 @@ def list_bindings(found: list[Symbol], given: dict[str, int], ties: Ties | None 
     and strides of speech and music need hundreds of samples); then sizes that some exporters insist on (batch 1 written
     into a Reshape of a graph whose input says N; windows of 512 or 256 samples).
     """
-
-    def is_square(s: Symbol) -> bool:
-        return not s.batch and s.rank >= 4 and s.axis > 0 and s.name not in given
-
-    def pair(
-        batch: tuple[int, int], images: tuple[tuple[int, ...], ...], fixed: int | None, times: int = 1
-    ) -> BindingPair:
-        out: BindingPair = ({}, {})
-        for k, s in enumerate(found):
-            for side in (0, 1):
-                size = batch[side] if s.batch else images[side][k % 4] if is_square(s) else PRIMES[side][k % 4] * times
-                out[side][s.name] = given.get(s.name, fixed if fixed and not s.batch else size)
-        return apply_ties(out[0], ties or {}), apply_ties(out[1], ties or {})
+    if not found:
+        return [({}, {})]
+    pair = _PairMaker(found, given, ties or {}).make
+    has_images = any(_is_side(s, given) for s in found)
+    same = ((224,) * 4, (224,) * 4)
+    tries = [pair((2, 3), IMAGES, None), pair((2, 3), same, None), pair((1, 1), IMAGES, None), pair((1, 1), same, None)]
+    if not all(s.batch or _is_side(s, given) for s in found):
+        sides = (IMAGES, PRIMES) if has_images else (IMAGES,)
+        tries += [pair(b, side, None, times) for times in LONGER for b in ((2, 3), (1, 1)) for side in sides]
+    tries += [pair((2, 3), IMAGES, n) for n in WINDOWS] + [pair((1, 1), IMAGES, n) for n in WINDOWS]
+    if has_images:
+        tries[1:1] = [pair((2, 3), SMALL_IMAGES, None), pair((2, 3), PRIMES, None)]
 
     def spread(p: BindingPair) -> BindingPair:
         return p[0], apply_ties({n: (2 * p[0][n] if n in given else v) for n, v in p[1].items()}, ties or {})
 
-    if not found:
-        return [({}, {})]
-    same = ((224,) * 4, (224,) * 4)
-    tries = [pair((2, 3), IMAGES, None), pair((2, 3), same, None), pair((1, 1), IMAGES, None), pair((1, 1), same, None)]
-    if not all(s.batch or is_square(s) for s in found):
-        sides = (IMAGES, PRIMES) if any(map(is_square, found)) else (IMAGES,)
-        tries += [pair(b, side, None, times) for times in LONGER for b in ((2, 3), (1, 1)) for side in sides]
-    tries += [pair((2, 3), IMAGES, n) for n in WINDOWS] + [pair((1, 1), IMAGES, n) for n in WINDOWS]
-    if any(map(is_square, found)):
-        tries[1:1] = [pair((2, 3), SMALL_IMAGES, None), pair((2, 3), PRIMES, None)]
     return [*(map(spread, tries) if given else ()), *tries]
+
+
+def list_rare_bindings(
+    found: list[Symbol], given: dict[str, int], ties: Ties, multiples: Sequence[int]
+) -> list[BindingPair]:
+    """Pairs for models that take none of `list_bindings`: multiples of what the graph cuts axes into pieces of
+    (`bindings.find_multiples`), and long first axes, for a waveform may have no other.
+    """  # fmt: skip
+    pair = _PairMaker(found, given, ties).make
+    rows = {n: (tuple(p * n for p in PRIMES[0]), tuple(p * n for p in PRIMES[1])) for n in multiples}
+    tries = [pair(b, rows[n], None, n) for b in ((2, 3), (1, 1)) for n in multiples]
+    if any(s.batch for s in found):
+        tries += [pair(None, IMAGES, None, times) for times in (*multiples, *LONGER)]
+        tries += [pair(None, IMAGES, n) for n in WINDOWS]
+    return tries
+
+
+def _is_side(s: Symbol, given: Container[str]) -> bool:
+    """Does it look like a side of an image?"""
+    return not s.batch and s.rank >= 4 and s.axis > 0 and s.name not in given
+
+
+@dataclass(frozen=True)
+class _PairMaker:
+    """Makes pairs of bindings of these symbols; those in `given` have the size that the caller wants."""
+
+    symbols: list[Symbol]
+    given: dict[str, int]
+    ties: Ties
+
+    def make(
+        self, batch: tuple[int, int] | None, images: tuple[tuple[int, ...], ...], fixed: int | None, times: int = 1
+    ) -> BindingPair:
+        """Sizes of the first axes (None: as of any other), of sides of images, and of all others `fixed` or primes
+        `times` something.
+        """  # fmt: skip
+        out: BindingPair = ({}, {})
+        for k, s in enumerate(self.symbols):
+            is_batch = s.batch and batch is not None
+            for side in (0, 1):
+                size = PRIMES[side][k % 4] * times
+                if batch is not None and is_batch:
+                    size = batch[side]
+                elif _is_side(s, self.given):
+                    size = images[side][k % 4]
+                out[side][s.name] = self.given.get(s.name, fixed if fixed and not is_batch else size)
+        return apply_ties(out[0], self.ties), apply_ties(out[1], self.ties)
 
 
 def solve_ties(demands: Iterable[tuple[Size, Size]], ties: Ties, free: Container[str]) -> Ties:

@@ -6,9 +6,20 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import onnx_graphsurgeon as gs
+
 from spa_compiler.errors import ModelError, OversizeError
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.symbols import BindingPair, Symbol, Ties, list_bindings, list_symbols, solve_ties
+from spa_compiler.ir.symbols import (
+    BindingPair,
+    Symbol,
+    Ties,
+    list_bindings,
+    list_rare_bindings,
+    list_symbols,
+    solve_ties,
+)
+from spa_compiler.operators.facts import KEEPS_ENTRIES
 from spa_compiler.shape_inference.environment import Facts
 from spa_compiler.shape_inference.evaluator import evaluate, generalize
 
@@ -16,6 +27,10 @@ HUGE_ELEMENTS = 1 << 27
 """Elements above which a value is a reason to try smaller images."""
 MOST_SOLUTIONS = 8
 """How often sizes that have to be equal are looked for: each time, one node more accepts its inputs."""
+
+
+LARGEST_MULTIPLE, MOST_MULTIPLES = 1 << 14, 6
+"""Numbers that sizes are tried to be multiples of: up to this one, and as many."""
 
 
 @dataclass
@@ -26,6 +41,11 @@ class Binding:
     second: Facts
     sizes: dict[str, tuple[int, int]]
     ties: Ties
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Is some value empty, or does a body that may never run not fit?"""
+        return bool(self.first.warnings or self.second.warnings)
 
     def side(self, k: int) -> dict[str, int]:
         """The sizes of the first binding (0) or the second (1)."""
@@ -38,7 +58,9 @@ class BindingSearch:
     def __init__(self, model: Model, given: dict[str, int]) -> None:
         self.model, self.given = model, given
         self.found: list[Symbol] = list_symbols(model)
+        self.multiples = find_multiples(model)
         self.refused: list[str] = []
+        self.tried: list[dict[str, int]] = []
         self.doubtful: list[Binding] = []
         self.ties: Ties = {}
         self.seen: dict[tuple[tuple[str, int], ...], Facts] = {}
@@ -48,25 +70,34 @@ class BindingSearch:
             raise ModelError(f"no symbolic axis is called {sorted(unknown)}; the model has {names}")
 
     def find_bindings(self) -> Iterator[Binding]:
-        """Pairs of bindings that inference accepts; then those in which sizes are equal that seem to have to be."""
+        """Pairs of bindings that inference accepts; then those in which sizes are equal that seem to have to be.
+
+        Last come those that few models ask for.
+        """
         yield from self.find_pairs()
         before = dict(self.ties)
         self.solve(always=True)
         if self.ties != before:
             yield from self.find_pairs()
+        yield from self.find_rare()
+
+    def find_rare(self) -> Iterator[Binding]:
+        """Multiples of what the graph cuts axes into, and long first axes."""
+        if self.found:
+            for pair in list_rare_bindings(self.found, self.given, self.ties, self.multiples):
+                binding = self.evaluate_pair(pair)
+                if binding is not None:
+                    yield binding
 
     def find_pairs(self) -> Iterator[Binding]:
         """Facts under every pair of bindings that shape inference accepts, most general first.
 
         Pairs that do not fit a body that may never run, or leave a value empty (some exporters cut off nothing), come
         last. Where values are huge, small images come before large ones.
-        Raises ModelError when there is none: the message says which node refuses, and names --input-shape.
         """
         self.doubtful = []
         sure = self.find_sure()
         first = next(sure, None)
-        if first is None and not self.doubtful:
-            raise ModelError(self.describe_refusal())
         second = next(sure, None) if first is not None and _count_largest(self.model, first) > HUGE_ELEMENTS else None
         if first is not None and second is not None and _is_smaller(self.model, second, first):
             first, second = second, first
@@ -74,12 +105,16 @@ class BindingSearch:
         yield from sure
         yield from self.doubtful
 
-    def describe_refusal(self) -> str:
-        """Why no binding will do: the first reason."""
-        names = [s.name for s in self.found]
-        if not names:
-            return f"{self.model.path}: {self.refused[0]}"
-        return f"{self.model.path}: no sizes of {names} fit: {self.refused[0]}; give --input-shape"
+    def make_error(self) -> ModelError:
+        """No sizes fit: what was tried, and why the first ones were refused."""
+        if not self.found:
+            return ModelError(f"{self.model.path}: {self.refused[0]}")
+        texts = dict.fromkeys(", ".join(f"{n}={size}" for n, size in binding.items()) for binding in self.tried)
+        names = ", ".join(s.name for s in self.found)
+        return ModelError(
+            f"{self.model.path}: no sizes of {names} fit, of these that were tried: {'; '.join(texts)}. The first were "
+            f"refused because: {self.refused[0]}. Give sizes that the model takes: --input-shape"
+        )
 
     def find_sure(self) -> Iterator[Binding]:
         """Pairs without errors and doubts; what is wrong with the others is kept."""
@@ -88,13 +123,14 @@ class BindingSearch:
             pair = self.evaluate_pair((a, b))
             if pair is None:
                 continue
-            if pair.first.warnings or pair.second.warnings:
+            if pair.is_doubtful:
                 self.doubtful.append(pair)
             else:
                 yield pair
 
     def evaluate_pair(self, pair: BindingPair) -> Binding | None:
         a, b = pair
+        self.tried.append(a)
         try:
             first = self.find_facts(a)
             second = first if a == b else evaluate(self.model, b, first)
@@ -150,3 +186,17 @@ def _is_smaller(model: Model, pair: Binding, other: Binding) -> bool:
     """Does this pair tell as many symbols from constants as the other, and need less room?"""
     free = [sum(a != b for a, b in p.sizes.values()) for p in (pair, other)]
     return free[0] == free[1] and _count_largest(model, pair) < _count_largest(model, other)
+
+
+def find_multiples(model: Model) -> tuple[int, ...]:
+    """Numbers that the graph cuts axes into pieces of, small ones first: entries of constant shapes of Reshape.
+
+    Also all of them together, where that is no large number: some axis may have to be a multiple of each.
+    """
+    numbers: set[int] = set()
+    for node in model.graph.nodes:
+        if node.op in KEEPS_ENTRIES and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
+            numbers |= {int(n) for n in model.array(node.inputs[1]).ravel() if 1 < n <= LARGEST_MULTIPLE}
+    every = math.lcm(*numbers)
+    more = {every} if 1 < every <= LARGEST_MULTIPLE else set()
+    return tuple(sorted(numbers)[:MOST_MULTIPLES]) + tuple(more - numbers)

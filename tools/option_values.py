@@ -10,7 +10,8 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from spa_compiler.pipeline.options import DeclaredOption, find_declared
+from spa_compiler.pipeline.fields import DeclaredOption
+from spa_compiler.pipeline.options import find_declared
 from spa_compiler.pipeline.python_values import list_kinds
 
 HEAD = '''"""Types of all options, made by `python -m tools.option_values` from the passes that declare them.

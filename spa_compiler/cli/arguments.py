@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from spa_compiler.errors import UsageError
-from spa_compiler.pipeline.fields import Topic
-from spa_compiler.pipeline.options import DeclaredOption, Options, find_declared
+from spa_compiler.pipeline.fields import DeclaredOption, Topic
+from spa_compiler.pipeline.options import Options, find_declared
 
 FILE = click.Path(path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

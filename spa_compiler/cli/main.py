@@ -50,7 +50,7 @@ from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.output_paths import check_place
 from spa_compiler.planning.plan import Plan
 from spa_compiler.report import document
-from spa_compiler.report.failed import describe_error, find_exit_code, make_failed_report
+from spa_compiler.report.failure import describe_error, find_exit_code, make_failed_report
 from spa_compiler.report.saving import is_replaceable, save_report
 from spa_compiler.version import VERSION
 

@@ -6,7 +6,7 @@ seed: int = make_seed_option()                                                  
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -38,6 +38,22 @@ class OptionText:
     word: str = ""
     unit: str = ""
     start: int | float | str | None = None
+
+
+@dataclass(frozen=True)
+class DeclaredOption:
+    """An option: the field that it is of every pass in `owners`, its type, its default and how it is shown."""
+
+    name: str
+    kind: Any
+    default: Any
+    shown: OptionText
+    owners: Mapping[str, str]
+
+    @property
+    def flag(self) -> str:
+        """How it is written on the command line."""
+        return self.shown.flag or "--" + self.name.replace("_", "-")
 
 
 def make_option(default: T, help: str, topic: Topic, **shown: Any) -> T:  # noqa: A002  # the word of click

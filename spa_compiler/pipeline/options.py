@@ -20,7 +20,7 @@ from typing import Any, Unpack
 from spa_compiler.errors import UsageError
 from spa_compiler.pipeline.default_order import find_default_passes, sort_by_place
 from spa_compiler.pipeline.fields import (
-    OptionText,
+    DeclaredOption,
     find_text,
     make_memory_option,
     make_option,
@@ -69,22 +69,6 @@ class Command:
         True, "Do not estimate what the model is worth; fidelity is of noise then.", "run", flag="--no-quality"
     )
     dry_run: bool = make_option(False, "Do everything but write the model.", "run")
-
-
-@dataclass(frozen=True)
-class DeclaredOption:
-    """An option: the field that it is of every pass in `owners`, its type, its default and how it is shown."""
-
-    name: str
-    kind: Any
-    default: Any
-    shown: OptionText
-    owners: Mapping[str, str]
-
-    @property
-    def flag(self) -> str:
-        """How it is written on the command line."""
-        return self.shown.flag or "--" + self.name.replace("_", "-")
 
 
 def find_declared() -> Mapping[str, DeclaredOption]:

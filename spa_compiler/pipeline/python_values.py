@@ -13,12 +13,10 @@ import os
 import typing
 from collections.abc import Iterable, Mapping
 from types import UnionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spa_compiler.errors import UsageError
-
-if TYPE_CHECKING:
-    from spa_compiler.pipeline.options import DeclaredOption
+from spa_compiler.pipeline.fields import DeclaredOption
 
 
 def read_value(own: DeclaredOption, value: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spa_compiler.report.document import describe_fidelity, format_last_line, list_cost_rows
-from spa_compiler.report.failed import FAILED_STATUSES
+from spa_compiler.report.failure import FAILED_STATUSES
 
 MARKS = {"VERIFIED": "✅", "UNPROVEN": "⚠️", "UNCHANGED": "⚠️"}
 """In front of the status; others are failures."""
@@ -23,12 +23,12 @@ def format_markdown(report: Mapping[str, Any]) -> str:
 
 def _list_lines(report: Mapping[str, Any]) -> Iterator[str]:
     status = report["status"]
-    yield f"## spa-compile: {_escape(Path(report['input']['path']).name)}"
+    yield f"## spa-compile: {_escape_text(Path(report['input']['path']).name)}"
     yield ""
     if status in FAILED_STATUSES:
-        yield f"{MARKS.get(status, '❌')} **{status}** (exit code {report['exit_code']}): {_escape(report['error'])}"
+        yield f"{MARKS.get(status, '❌')} **{status}** (exit code {report['exit_code']}): {_escape_text(report['error'])}"
         return
-    yield f"{MARKS.get(status, '❌')} {_escape(format_last_line(report))}"
+    yield f"{MARKS.get(status, '❌')} {_escape_text(format_last_line(report))}"
     yield ""
     yield from _make_table(("", "dense", "compiled", "change"), list_cost_rows(report))
     if report["gates"]:
@@ -39,10 +39,10 @@ def _list_lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     yield ""
     fidelity = report["fidelity"]
-    yield f"- fidelity on {_escape(fidelity['inputs'])}: {describe_fidelity(fidelity)}"
+    yield f"- fidelity on {_escape_text(fidelity['inputs'])}: {describe_fidelity(fidelity)}"
     if advice := report["quality"]["advice"]:
-        yield f"- the quality is {report['quality']['verdict']}. What helps: {_escape('; '.join(advice))}"
-    yield from (f"- {_escape(note)}" for note in report["notes"])
+        yield f"- the quality is {report['quality']['verdict']}. What helps: {_escape_text('; '.join(advice))}"
+    yield from (f"- {_escape_text(note)}" for note in report["notes"])
     if cut := [g for g in report["groups"] if g["kept"] < g["size"]]:
         yield ""
         yield f"<details><summary>{len(cut)} groups lost channels</summary>"
@@ -59,7 +59,7 @@ def _make_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterat
         yield "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
 
 
-def _escape(text: str) -> str:
+def _escape_text(text: str) -> str:
     """Text that Markdown and HTML leave as it is, in one line."""
     out = " ".join(text.split())
     for letter in "\\`*_<>[]|":

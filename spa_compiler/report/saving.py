@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spa_compiler.report.document import format_html
-from spa_compiler.report.failed import FAILED_STATUSES
+from spa_compiler.report.failure import FAILED_STATUSES
 from spa_compiler.report.markdown import format_markdown
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"

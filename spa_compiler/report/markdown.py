@@ -26,7 +26,8 @@ def _list_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"## spa-compile: {_escape_text(Path(report['input']['path']).name)}"
     yield ""
     if status in FAILED_STATUSES:
-        yield f"{MARKS.get(status, '❌')} **{status}** (exit code {report['exit_code']}): {_escape_text(report['error'])}"
+        why = f"(exit code {report['exit_code']}): {_escape_text(report['error'])}"
+        yield f"{MARKS.get(status, '❌')} **{status}** {why}"
         return
     yield f"{MARKS.get(status, '❌')} {_escape_text(format_last_line(report))}"
     yield ""

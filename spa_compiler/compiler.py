@@ -53,6 +53,7 @@ from spa_compiler.quality.inputs import choose_inputs, draw_noise
 from spa_compiler.quality.judgement import Worth, measure_worth, measure_worth_on_data
 from spa_compiler.quality.verdict import advise
 from spa_compiler.report.document import list_metric_names, list_metrics, summarize
+from spa_compiler.report.numbers import replace_unfinite
 from spa_compiler.verification.latency import draw_sample, measure_latency
 from spa_compiler.verification.signature import check_signature
 from spa_compiler.version import VERSION
@@ -180,12 +181,12 @@ def compile_file(
         _check_budget(state, report, options)
         if missed := describe_missed(report["gates"]):
             report |= {"status": "GATE_MISSED", "exit_code": int(ExitCode.GATE_MISSED)}
-            raise GateError(f"{missed}; no model was written", report)
+            raise GateError(f"{missed}; no model was written", replace_unfinite(report))
         state.source.files.join(before).check()
         if output is not None and not options.dry_run:
             report["output"] |= {"path": str(output), "data": _find_data_name(file)}
             publish(scratch, output, read_files)
-    return Result(proto, report, state)
+    return Result(proto, replace_unfinite(report), state)
 
 
 def _first_state(source: Path, options: Options, tell: Progress) -> State:

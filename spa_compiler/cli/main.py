@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import logging
 import sys
 import traceback
@@ -51,6 +50,7 @@ from spa_compiler.pipeline.output_paths import check_place
 from spa_compiler.planning.plan import Plan
 from spa_compiler.report import document
 from spa_compiler.report.failure import describe_error, find_exit_code, make_failed_report
+from spa_compiler.report.numbers import write_json
 from spa_compiler.report.saving import is_replaceable, save_report
 from spa_compiler.version import VERSION
 
@@ -77,9 +77,9 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _print_json(document: Mapping[str, Any]) -> None:
+def _print_json(found: Mapping[str, Any]) -> None:
     """Print a document on standard output, where it is the only one."""
-    click.echo(json.dumps(document, indent=2))
+    click.echo(write_json(found))
     click.get_current_context().meta[PRINTED] = True
 
 

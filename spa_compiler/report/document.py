@@ -10,7 +10,6 @@ Its first word is about the proof (is this the pruned model?), the second field 
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan, find_widths
 from spa_compiler.quality.verdict import describe_quality
 from spa_compiler.report.inputs import describe_inputs, show_inputs, strip_thumbnails
+from spa_compiler.report.numbers import write_json
 from spa_compiler.version import VERSION
 
 REPORT_FORMAT = 2
@@ -281,7 +281,8 @@ def _list_quality_lines(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"the quality is {found['verdict']}. What helps: {'; '.join(found['advice'])}")
     for gate in report["gates"]:
         word = "holds" if gate["holds"] else "MISSED"
-        lines.append(f"gate {gate['gate']}: {word} ({gate['value']:.4g})")
+        value = "not a number" if gate["value"] is None else f"{gate['value']:.4g}"
+        lines.append(f"gate {gate['gate']}: {word} ({value})")
     return lines
 
 
@@ -315,7 +316,7 @@ def _list_reasons(what: str, found: dict[str, str], verbose: bool) -> list[str]:
 
 def format_html(report: dict[str, Any]) -> str:
     """The report as a page."""
-    text = json.dumps(strip_thumbnails(report), indent=2)
+    text = write_json(strip_thumbnails(report))
     rows = "".join(
         f"<tr><td>{html.escape(g['label'])}</td><td>{g['size']}</td><td>{g['kept']}</td><td>{g['blocks']}</td></tr>"
         for g in report["groups"]

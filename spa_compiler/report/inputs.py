@@ -54,8 +54,8 @@ def _show_section(title: str, given: Given) -> str:
     return f"<h2>{title}</h2>{lines}<p>{pictures}</p><table>{head}{ranges}</table>"
 
 
-def _format_values(values: list[float]) -> str:
-    return ", ".join(f"{v:.4g}" for v in values)
+def _format_values(values: list[float | None]) -> str:
+    return ", ".join("not finite" if v is None else f"{v:.4g}" for v in values)
 
 
 def strip_thumbnails(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,14 @@ def _list_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield from _make_table(
             ("gate", "measured", ""),
-            [(g["gate"], f"{g['value']:.4g}", "holds" if g["holds"] else "**MISSED**") for g in report["gates"]],
+            [
+                (
+                    g["gate"],
+                    "not a number" if g["value"] is None else f"{g['value']:.4g}",
+                    "holds" if g["holds"] else "**MISSED**",
+                )
+                for g in report["gates"]
+            ],
         )
     yield ""
     fidelity = report["fidelity"]

@@ -6,7 +6,6 @@ save_report(report, Path("run.md"))
 from __future__ import annotations
 
 import html
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from spa_compiler.report.document import format_html
 from spa_compiler.report.failure import FAILED_STATUSES
 from spa_compiler.report.markdown import format_markdown
+from spa_compiler.report.numbers import write_json
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 """The environment variable that names the file of a job's summary, to which every step adds."""
@@ -39,7 +39,7 @@ def _format_report(report: dict[str, Any], suffix: str) -> str:
         return format_markdown(report)
     if suffix in (".html", ".htm"):
         return _format_failed_page(report) if report["status"] in FAILED_STATUSES else format_html(report)
-    return json.dumps(report, indent=2) + "\n"
+    return write_json(report) + "\n"
 
 
 def is_summary(path: Path) -> bool:

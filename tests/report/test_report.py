@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from commands import QUICK, check_report, run, run_spa
+from spa_compiler.report.document import save_report
+from spa_compiler.report.numbers import replace_unfinite, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,3 +87,44 @@ def test_peak_memory_is_that_of_the_process_and_not_of_its_parent(tmp_path: Path
     )
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True)
     assert 1 << 24 < int(done.stdout) < 1 << 29
+
+
+NUMBERS = st.floats() | st.integers() | st.none() | st.text() | st.booleans()
+DOCUMENTS = st.dictionaries(st.text(), st.recursive(NUMBERS, lambda s: st.lists(s) | st.dictionaries(st.text(), s)))
+
+
+@given(document=DOCUMENTS)
+def test_every_document_is_written_as_json(document: dict[str, Any]) -> None:
+    """As RFC 8259 has it: no NaN, no Infinity; what is finite stays as it is, and a note counts the rest."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    document.pop("notes", None)
+    found = json.loads(write_json(document), parse_constant=refuse)
+    notes = found.pop("notes", [])
+    assert bool(notes) == (json.dumps(found) != json.dumps(document))
+    assert replace_unfinite(found) == found
+
+
+def test_a_report_with_numbers_that_are_not_finite_follows_its_schema(source: Path, tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    assert run(source, "--ratio", 0.3, *QUICK, "--fail-under", "cosine=-1e999", "--report", file).exit_code == 0
+    text = file.read_text()
+    assert "Infinity" not in text and "NaN" not in text
+    found = json.loads(text)
+    check_report(found)
+    assert found["gates"][0]["limit"] is None
+    assert any("gates.0.limit" in n for n in found["notes"])
+
+
+def test_a_report_is_written_with_null_wherever_a_number_is_missing(source: Path, tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    assert run(source, "--ratio", 0.3, *QUICK, "--report", file).exit_code == 0
+    report = json.loads(file.read_text())
+    report["quality"]["evidence"]["explained_variance"] = float("nan")
+    report["protection"] = {"explained_variance": [0.5, float("-inf")], "floor": 0.5}
+    for name in ("s.json", "s.html"):
+        save_report(report, tmp_path / name)
+    check_report(json.loads((tmp_path / "s.json").read_text()))
+    assert "NaN" not in (tmp_path / "s.html").read_text()

@@ -5,9 +5,10 @@ result = spa_compiler.compile("model.onnx", ratio=0.5, output="small.onnx")
 print(result.report["reached"])
 """
 
+from spa_compiler.execution.address_space import import_in_little_memory
 from spa_compiler.execution.interrupts import hold_signals
 
-with hold_signals():
+with hold_signals(), import_in_little_memory():
     from spa_compiler.analysis.dependency_graph import DependencyGraph, analyze
     from spa_compiler.canonicalize.pipeline import normalize
     from spa_compiler.compiler import Result, compile

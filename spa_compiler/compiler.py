@@ -30,6 +30,7 @@ from spa_compiler.datasets.preprocess import parse_preprocess
 from spa_compiler.datasets.summary import summarize_dataset
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
 from spa_compiler.execution.inputs import parse_ranges
+from spa_compiler.execution.parallel import PROCESSORS, bound_threads
 from spa_compiler.execution.session import open_quiet_session
 from spa_compiler.execution.time_limit import limit_time
 from spa_compiler.exit_codes import ExitCode
@@ -292,10 +293,12 @@ def _make_report(state: State, text: str, file: Path, options: Options, data: Da
     if options.latency and (not state.plan.is_empty or state.edits):
         ranges = parse_ranges(options.input_range, state.source)
         feed = draw_sample(state.require_graph().model, sessions, ranges, options.seed)
-        threads = options.threads or os.cpu_count() or 1
+        threads = bound_threads(options.threads) or PROCESSORS
         found["latency"] = measure_latency(sessions[0], sessions[1], feed, threads).document()
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
-    summary = summarize(state, text, file, options.threads)
+    summary = summarize(state, text, file, bound_threads(options.threads))
+    if options.threads > PROCESSORS:
+        summary["notes"].append(f"--threads {options.threads}: there are {PROCESSORS} cores, and so many were taken")
     summary["notes"] += found.pop("notes")
     if only:
         sizes = ", ".join(f"{n}={size}" for n, size in only.items())

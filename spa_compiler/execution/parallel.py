@@ -23,9 +23,16 @@ from spa_compiler.execution.interrupts import check_stop
 
 HUGE_COLUMNS = 6144
 """Columns of the widest contraction from which BLAS takes all threads, and nothing runs beside it."""
-CORES = max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+PROCESSORS = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+"""Cores that this process may use: threads of onnxruntime beyond them only wait for each other."""
+CORES = min(4, PROCESSORS)
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def bound_threads(threads: int) -> int:
+    """Threads of a session: 0 for one per core, and no more than there are cores."""
+    return min(max(threads, 0), PROCESSORS)
 
 
 class Weighted(Protocol):

@@ -15,6 +15,7 @@ from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 
 from spa_compiler.errors import ModelError, TimeLimitError
+from spa_compiler.execution.parallel import bound_threads
 from spa_compiler.execution.time_limit import watch_run
 from spa_compiler.ir.external_data import PROTOBUF_LIMIT
 from spa_compiler.ir.writer import write
@@ -51,7 +52,7 @@ def open_quiet_session(
     options = ort.SessionOptions()
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = bound_threads(threads)
     options.log_severity_level = 4
     options.graph_optimization_level = LEVELS[level]
     if folder:

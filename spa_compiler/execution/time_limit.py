@@ -21,10 +21,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import FrameType
-
-import onnxruntime as ort
+from typing import TYPE_CHECKING
 
 from spa_compiler.errors import TimeLimitError
+
+if TYPE_CHECKING:  # interrupts are caught before anything large is imported
+    import onnxruntime as ort
 
 MOST_RUN_SECONDS = 600.0
 """Seconds that one run of a model may take where no limit was given."""

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from spa_compiler.execution import parallel
-from spa_compiler.execution.parallel import map_parallel
+from spa_compiler.execution.parallel import PROCESSORS, bound_threads, map_parallel
 
 
 @pytest.mark.parametrize("cores", [1, 3])
@@ -42,3 +42,8 @@ def test_an_error_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "CORES", 2)
     with pytest.raises(ZeroDivisionError):
         list(map_parallel(lambda k: 1 // k, [2, 1, 0]))
+
+
+def test_a_session_has_no_more_threads_than_there_are_cores() -> None:
+    assert [bound_threads(n) for n in (0, 1, -3)] == [0, 1, 0]
+    assert bound_threads(999) == PROCESSORS

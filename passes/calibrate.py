@@ -49,6 +49,10 @@ class Calibrate:
     seed: int = make_seed_option()
     input_range: tuple[str, ...] = make_range_option()
     preprocess: str = make_preprocess_option()
+    matching: float = make_option(
+        1.0, "Work of matching drawn pictures to what BatchNormalization holds, in times of the default.",
+        "calibration", least=0,
+    )  # fmt: skip
     stored: bool = False
     moments: bool = True
     name: ClassVar[str] = "calibrate"
@@ -104,7 +108,7 @@ class Calibrate:
         if self.preprocess:
             raise UsageError(f"--preprocess {self.preprocess}: nothing is given that it could be done to: see --calib")
         kind = "" if self.source == "synthetic" else self.source
-        found = draw_calibration(graph, self.seed, self.samples, memory, ranges, kind)
+        found = draw_calibration(graph, self.seed, self.samples, memory, ranges, kind, self.matching)
         return replace(found, adjust=Adjust()) if self.stored else found
 
     def find_given(self, state: State) -> object:

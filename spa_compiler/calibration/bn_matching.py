@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, version_converter
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.autodiff.reverse_mode import OPSET, Tape, Unknown
@@ -27,10 +27,13 @@ from spa_compiler.calibration.priors.front_ends import Spoken
 from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.calibration.sample_budget import Feed, count_affordable
 from spa_compiler.calibration.settings import CALIBRATION
-from spa_compiler.errors import ModelError
+from spa_compiler.canonicalize.pipeline import normalize
+from spa_compiler.errors import ModelError, SpaError
 from spa_compiler.execution.parallel import map_parallel
 from spa_compiler.execution.session import open_session, run_session
+from spa_compiler.ir.external_data import embed_tensor
 from spa_compiler.ir.model import Model
+from spa_compiler.ir.reader import from_proto
 from spa_compiler.operators import build
 from spa_compiler.operators.derivatives import DERIVATIVES
 from spa_compiler.operators.facts import HOLDS_STATISTICS
@@ -50,24 +53,25 @@ and for photographs, whose networks are larger."""
 
 def draw_matched(
     graph: DependencyGraph, found: Mapping[str, Synthetic | Spoken], count: int, memory: int,
-    draw: Callable[[int], tuple[Feed, str]], rng: np.random.Generator, exactly: bool = False,
+    draw: Callable[[int], tuple[Feed, str]], rng: np.random.Generator, exactly: bool = False, effort: float = 1.0,
 ) -> tuple[Feed, str] | str:  # fmt: skip
     """Pictures, most of them matched to the statistics that BatchNormalization holds, and what was done.
 
     They are `count`, or fewer where matching takes long, unless it says `exactly`. Else why they are not matched, or
-    '' where there is nothing to match.
+    '' where there is nothing to match. `effort`: the work that it may take, in times of the usual.
     """
     (name, source), *others = found.items()
     work, near = MATCHING_MACS, CALIBRATION.matched_loss
     if source.kind == "photographs":
         work, near = PHOTOGRAPH_MACS, CALIBRATION.photograph_loss
-    affordable = count_affordable(graph, work=work) // (STEP_WORK * CALIBRATION.descent_steps)
+    steps = STEP_WORK * CALIBRATION.descent_steps
+    affordable = count_affordable(graph, work=work * effort) // steps if effort else 0
     most = min(int(CALIBRATION.matched_share * count), affordable)
     least = max(CALIBRATION.least_matched, count // CALIBRATION.matched_one_of if exactly else 0)
     if others or len(source.shape) != 3 or not any(s.op in HOLDS_STATISTICS for s in graph.sites):
         return ""
     if most < least:
-        return f"only {most} inputs could be (by their number and by time), {least} are needed"
+        return explain_few(most, least, affordable, count_affordable(graph, work=work) / steps)
     try:
         match = Match(graph, memory)
         most -= most % match.rows
@@ -82,6 +86,16 @@ def draw_matched(
     return {name: mixed}, f"{how}, {most} of them matched to the statistics that BatchNormalization holds"
 
 
+def explain_few(most: int, least: int, affordable: int, usual: float) -> str:
+    """Why so few inputs are not matched, and the option that helps; `usual` are affordable by the usual work."""
+    if affordable >= least or not usual:
+        return f"only {most} inputs could be by their number, {least} are needed: --samples says how many are drawn"
+    needed = math.ceil(10 * least / usual) / 10
+    return (
+        f"the work that matching may take is enough for {affordable} inputs, {least} are needed: --matching {needed:g}"
+    )
+
+
 class Match:
     """The loss of pictures for the input of a graph and its derivative, as a model for `rows` of them at once."""
 
@@ -90,7 +104,7 @@ class Match:
 
         Raises Unknown where there is no such loss, no derivative of it, or no room.
         """
-        model = graph.model
+        model = renew_model(graph.model)
         if any(s.path for s in graph.sites) or len(model.header.graph.input) != 1:
             raise Unknown("branches, loops or several inputs")
         held = sum(math.prod(v.shape[1:]) for s in graph.sites for v in s.outputs if v is not None)
@@ -140,6 +154,23 @@ def differentiate_roughness(x: Array) -> Array:
     return out
 
 
+def renew_model(model: Model) -> Model:
+    """The model in an opset that has derivatives, by ONNX's converter where its own is older.
+
+    Raises Unknown where it cannot be converted.
+    """
+    if model.opset.get("", 0) >= OLDEST_OPSET:
+        return model
+    try:
+        proto = model.proto()
+        for tensor in proto.graph.initializer:
+            embed_tensor(tensor, model.folder)
+        return normalize(from_proto(version_converter.convert_version(proto, OLDEST_OPSET), model.path))[0]
+    except (SpaError, version_converter.ConvertError, RuntimeError, ValueError) as e:
+        told = " ".join(str(e).split())[:200]
+        raise Unknown(f"an opset older than {OLDEST_OPSET} that ONNX does not convert ({told})") from e
+
+
 def differentiate_model(model: Model, rows: int) -> onnx.ModelProto:
     """A model that gives for `rows` inputs the loss and, times the number of values, its derivative by the input.
 
@@ -151,8 +182,8 @@ def differentiate_model(model: Model, rows: int) -> onnx.ModelProto:
     given.type.tensor_type.shape.dim[0].Clear()
     given.type.tensor_type.shape.dim[0].dim_value = rows
     version = model.opset.get("", 0)
-    if given.type.tensor_type.elem_type != onnx.TensorProto.FLOAT or version < OLDEST_OPSET:
-        raise Unknown(f"inputs that are not float32, or an opset older than {OLDEST_OPSET}")
+    if given.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        raise Unknown("inputs that are not float32")
     sizes = {n: pair[0] for n, pair in model.shapes.sizes.items()} if model.shapes else {}
     facts = evaluator.evaluate(replace(model, header=header), sizes)
     proto = model.proto()

@@ -11,7 +11,7 @@ those inputs are kept that the dense model itself calls confidently, equally man
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -100,10 +100,12 @@ def draw_calibration(
     memory: int = 1 << 30,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     kind: str = "",
+    effort: float = 1.0,
 ) -> Calibration:
     """Inputs without data. `samples` 0: as many as memory (bytes) and time allow.
 
-    `ranges` gives an input's lowest and highest value, `kind` overrides what the graph says.
+    `ranges` gives an input's lowest and highest value, `kind` overrides what the graph says, `effort` is the work of
+    matching pictures to stored statistics, in times of the usual.
     """
     model = graph.model
     sizes = {n: pair[0] for n, pair in (model.shapes.sizes if model.shapes else {}).items()}
@@ -142,12 +144,12 @@ def draw_calibration(
     if spoken is not None:
         return spoken
     pictures = any(s.kind in PICTURE_KINDS for s in found.values())
-    close = drawing.draw_matched() if pictures else ""
+    close = drawing.draw_matched(effort) if pictures else ""
     if isinstance(close, Calibration):
         return close
     made = drawing.draw_chosen()
-    guessed = not kind and UNKNOWN_KIND in names.split(", ")
-    source = made.source + _list_shortcomings(graph, close, guessed)
+    guessed = not kind and is_guessed(found, named)
+    source = made.source + _list_shortcomings(graph, close, [] if kind else list_unknown(found, named))
     return replace(made, source=source, adjust=adjust, is_guessed=guessed, has_low_rank=pictures)
 
 
@@ -214,10 +216,10 @@ class _Drawing:
         x, how = choose_crops(self.graph.model, bank, source, count, max(self.samples, crops), self.batch, self.rng)
         return {bank: x}, f", {how}"
 
-    def draw_matched(self) -> Calibration | str:
+    def draw_matched(self, effort: float) -> Calibration | str:
         """Pictures matched to stored statistics, or why there are none."""
         close = draw_matched(
-            self.graph, self.found, self.count, self.memory, self.draw_pictures, self.rng, self.samples > 0
+            self.graph, self.found, self.count, self.memory, self.draw_pictures, self.rng, self.samples > 0, effort
         )
         if isinstance(close, str):
             return close
@@ -258,7 +260,7 @@ def draw_unselected(
     types, read = make_array_types(model, choose_lengths(model, sizes)), inspect_inputs(model)
     sources = {n: choose_source(graph, n, t, bounds.get(n), "", read[n].positive) for n, t in types.items()}
     found = {n: choose_front_end(graph, n, s) for n, s in sources.items()}
-    guessed = any(s.kind == UNKNOWN_KIND for s in found.values())
+    guessed = is_guessed(found, find_companions(model, found))
 
     def draw(count: int) -> list[Feed]:
         rng, batch = make_apart_generator(seed), find_only_batch(model)
@@ -270,15 +272,29 @@ def draw_unselected(
     return Calibration([], "", choose_adjustment(graph), True, guessed, apart=draw)
 
 
-def _list_shortcomings(graph: DependencyGraph, unmatched: str, guessed: bool) -> str:
+def list_unknown(found: Mapping[str, Synthetic | Spoken], named: Mapping[str, str]) -> list[str]:
+    """Inputs that the graph says nothing about; `named` are those that stand beside others and are not drawn."""
+    return [n for n, s in found.items() if n not in named and s.kind == UNKNOWN_KIND]
+
+
+def is_guessed(found: Mapping[str, Synthetic | Spoken], named: Mapping[str, str]) -> bool:
+    """Are the inputs as a whole a guess? They are where most numbers of a sample, ids counted as such, are."""
+    sizes = {n: math.prod(s.shape) for n, s in found.items() if n not in named}
+    return 2 * sum(sizes[n] for n in list_unknown(found, named)) > sum(sizes.values())
+
+
+def _list_shortcomings(graph: DependencyGraph, unmatched: str, unknown: Sequence[str]) -> str:
     """Ways to better inputs, to stand behind the sentence that says what they are."""
     told = [f"not matched to the statistics that BatchNormalization holds: {unmatched}"] if unmatched else []
     if has_folded_norms(graph):
         told.append("no BatchNormalization: if the exporter folded it, keep it for a better result (docs: data-free)")
     if unused := explain_unused_tokenizer(graph.model):
         told.append(unused)
-    if guessed:
-        told.append("the graph does not say what its inputs are, --calib would do better")
+    if unknown:
+        inputs = (
+            "its inputs are" if len(unknown) == len(graph.model.graph.inputs) else "'" + "', '".join(unknown) + "' is"
+        )
+        told.append(f"the graph does not say what {inputs}, --calib would do better")
     return "".join(f"; {t}" for t in told)
 
 

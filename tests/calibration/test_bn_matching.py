@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from networks import graph_of
-from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.analysis.dependency_graph import DependencyGraph, analyze
 from spa_compiler.autodiff.reverse_mode import Unknown
 from spa_compiler.calibration import bn_matching
 from spa_compiler.calibration.bn_matching import Match, differentiate_roughness
 from spa_compiler.calibration.inputs import draw_calibration
 from spa_compiler.calibration.settings import CALIBRATION
+from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.execution.session import add_outputs, open_session
-from zoo_base import Case
+from spa_compiler.ir.reader import from_proto
+from zoo_base import Case, build
 
 NORMED = Case(
     "(float[N,3,16,16] x) => (float[N,3] y) {"
@@ -107,8 +111,34 @@ def test_without_room_or_time_nothing_is_matched(monkeypatch: pytest.MonkeyPatch
     graph = graph_of(NORMED)
     with pytest.raises(Unknown, match="memory"):
         Match(graph, 1 << 16)
-    monkeypatch.setattr(bn_matching, "count_affordable", lambda *given, **options: 24 * 10)
-    assert "only 10 inputs" in draw_calibration(graph, samples=192).source
+    unmatched = draw_calibration(graph, samples=192, effort=1e-4).source
+    assert "the work that matching may take is enough for" in unmatched
+    (named,) = re.findall(r"--matching ([0-9.]+)", unmatched)
+    assert 0 < float(named) <= 1 and "of them matched" not in unmatched
+    assert "by their number" in draw_calibration(graph, samples=8).source
+
+
+def test_the_message_names_the_effort_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what it names the reason is another one, or there is none; a tenth less is not enough."""
+    monkeypatch.setattr(bn_matching, "MATCHING_MACS", 2e8)
+    graph = graph_of(NORMED)
+    (named,) = re.findall(r"--matching ([0-9.]+)", draw_calibration(graph, samples=192).source)
+    assert float(named) > 1
+    assert "--matching" not in draw_calibration(graph, samples=192, effort=float(named)).source
+    assert "--matching" in draw_calibration(graph, samples=192, effort=0.9 * float(named)).source
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 12])
+def test_an_older_opset_has_the_same_loss_and_derivative(opset: int) -> None:
+    """All that matching reads means the same in both: the model is converted for it, and for nothing else."""
+    proto = build(NORMED)
+    proto.opset_import[0].version = opset
+    old = analyze(normalize(from_proto(proto, Path("m.onnx")))[0])
+    x = pictures(CALIBRATION.pictures_per_set)
+    found, right = (Match(g, 1 << 30).session.run(None, {"x": x}) for g in (old, graph_of(NORMED)))
+    for a, b in zip(found, right, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+    assert old.model.opset[""] == opset
 
 
 def test_a_model_of_one_input_at_a_time_is_matched_in_sets() -> None:

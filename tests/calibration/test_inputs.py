@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from networks import CLASSIFIER, CONV, DENSE, feeds, graph_of
-from spa_compiler.calibration.inputs import choose_confident, choose_source, draw_calibration, guess_kind
+from spa_compiler.calibration.inputs import (
+    choose_confident,
+    choose_source,
+    draw_calibration,
+    draw_unselected,
+    guess_kind,
+)
 from spa_compiler.calibration.pixel_scale import split_chunks
 from spa_compiler.calibration.sample_budget import measure_alive_bytes, plan_samples
 from spa_compiler.calibration.user_inputs import load_calibration
@@ -71,6 +77,23 @@ def test_inputs_of_unknown_kind_are_called_a_guess_unless_the_kind_is_given() ->
 def test_tiny_shapes_are_called_a_guess() -> None:
     case = Case("(float[N,1,1,5] x) => (float[N,1,1,3] y) { y = MatMul(x, w) }", {"w": (5, 3)}, None)
     assert draw_calibration(graph_of(case), samples=8).is_guessed
+
+
+SIDE = (
+    "(float[N,{c},16,16] x, float[N,{k}] z) => (float[N,3] y) {{ a = Conv (x, w1)  g = GlobalAveragePool (a)"
+    "  f = Flatten (g)  h = MatMul (z, w2)  s = Add (f, h)  r = Relu (s)  y = MatMul (r, w3) }}"
+)
+
+
+@pytest.mark.parametrize(("numbers", "is_guess"), [(5, False), (5000, True)])
+def test_inputs_are_a_guess_where_most_of_their_numbers_are(numbers: int, is_guess: bool) -> None:
+    """An unknown input beside a picture is named; it does not make a guess of the picture."""
+    inits = {"w1": (8, 3, 3, 3), "w2": (numbers, 8), "w3": (8, 3)}
+    found = draw_calibration(graph_of(Case(SIDE.format(c=3, k=numbers), inits, None)), samples=8)
+    assert found.is_guessed == is_guess
+    assert "the graph does not say what 'z' is" in found.source
+    apart = draw_unselected(graph_of(Case(SIDE.format(c=3, k=numbers), inits, None)))
+    assert apart.is_guessed == is_guess
 
 
 @pytest.mark.parametrize("case", [CLASSIFIER, DENSE, CASES["message_passing"]], ids=["picture", "table", "graph"])

@@ -9,7 +9,7 @@ import numpy as np
 
 from spa_compiler.analysis.cost import CostModel
 from spa_compiler.analysis.cost_kinds import GroupShare, MeasuredCost
-from spa_compiler.analysis.cost_registry import find_cost, list_cost_names
+from spa_compiler.analysis.cost_registry import find_cost, find_costs, list_cost_names
 from spa_compiler.errors import NothingToPrune, UsageError
 from spa_compiler.execution.cpu import convolution_block
 from spa_compiler.pipeline.fields import (
@@ -34,7 +34,8 @@ from spa_compiler.planning.width_ladder import Limits
 class Allocate:
     """A budget (`of` and `ratio`, or `target`) and what limits it.
 
-    `align` 0 is what onnxruntime's kernels on this machine need. A latency is met by measuring: the share of MACs is
+    `align` 0 is what onnxruntime's kernels need, whose convolutions work on `block` channels at once (0: those of this
+    machine; a compiled file's text says which). A latency is met by measuring: the share of MACs is
     found by bisection on the rewritten model. A budget may be of any cost that is registered.
     """
 
@@ -58,6 +59,7 @@ class Allocate:
         (), "A ratio of their own for some groups, also a larger one.", "budget", metavar="PATTERN=R"
     )
     threads: int = make_threads_option()
+    block: int = 0
     name: ClassVar[str] = "allocate"
     after: ClassVar[tuple[str, ...]] = ("score", "calibrate")
     requires: ClassVar[tuple[str, ...]] = ("graph", "scores")
@@ -70,6 +72,13 @@ class Allocate:
         if options.target:
             given.pop("of", None)
         return cls(**given) if options.is_pruning() else None
+
+    def resolve(self) -> Allocate:
+        """The same pass with what it would read from this machine written down, and without what it does not read."""
+        of = parse_target(self.target)[0] if self.target else self.of
+        measured = of in find_costs() and isinstance(find_cost(of), MeasuredCost)
+        block = 0 if self.align else self.block or convolution_block()
+        return replace(self, block=block, threads=self.threads if measured else 0)
 
     def run(self, state: State) -> State:
         """A plan that meets the budget. Raises NothingToPrune when no group may change, BudgetError when few may."""
@@ -128,9 +137,8 @@ class Allocate:
     def limits(self) -> Limits:
         """The options as limits."""
         ratios = dict(_parse_ratio(entry) for entry in self.group_ratio)
-        return Limits(
-            self.align, convolution_block(), self.min_keep, self.max_group_ratio, self.exclude, self.include, ratios
-        )
+        block = self.block or convolution_block()
+        return Limits(self.align, block, self.min_keep, self.max_group_ratio, self.exclude, self.include, ratios)
 
 
 def lower_removed(scores: Scores, plan: Plan) -> Scores:

@@ -142,10 +142,11 @@ def compile_file(
     are inputs that are objects, by what the options call them.
     """
     start = time.perf_counter()
-    steps, gates = pipeline_of(options), parse_gates(options.fail_under, list_metric_names())
-    unread = report_idle(find_idle(options), f"the passes are {steps}", lenient=options.ratio == 0)
-    _check_proof(steps)
-    steps.complete()
+    asked, gates = pipeline_of(options), parse_gates(options.fail_under, list_metric_names())
+    unread = report_idle(find_idle(options), f"the passes are {asked}", lenient=options.ratio == 0)
+    _check_proof(asked)
+    asked.complete()
+    steps = asked.resolve()
     _check_gate_names(gates, options)
     tell = progress or (lambda text: None)
     tell("load")

@@ -222,6 +222,19 @@ class Pipeline:
                 there.update(READING_FIELDS)
         return Pipeline(tuple(out))
 
+    def resolve(self) -> Pipeline:
+        """The pipeline with what passes read from the machine among their options, where they say so (`resolve`).
+
+        Its text makes the same file on another machine.
+        """
+        out = list[Pass]()
+        for step in self.iterate_flat():
+            if inner := find_inner(step):
+                step = replace_inner(step, Pipeline(inner).resolve().passes)
+            own = getattr(step, "resolve", None)
+            out.append(own() if own is not None else step)
+        return Pipeline(tuple(out))
+
     def iterate_flat(self) -> Iterator[Pass]:
         """The passes, also those of pipelines that are among them."""
         for step in self.passes:

@@ -241,3 +241,35 @@ def test_the_file_says_how_it_was_made_and_the_text_makes_it_again(tmp_path: Pat
         source, pipeline=said["spa_compile.pipeline"], output=tmp_path / "b.onnx", latency=False, quality=False
     )
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("block", [8, 16])
+def test_the_recorded_pipeline_makes_the_same_file_on_another_processor(
+    block: int, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, options = models / "digits_resnet.onnx", {"latency": False, "quality": False}
+    monkeypatch.setattr("spa_compiler.passes.allocate.convolution_block", lambda: block)
+    first = compile_file(source, tmp_path / "a.onnx", Options(ratio=0.4, criterion="l2", **options))
+    text = first.report["pipeline"]
+    assert f"block={block}" in text
+    monkeypatch.setattr("spa_compiler.passes.allocate.convolution_block", lambda: 24 - block)
+    compile_file(source, tmp_path / "b.onnx", Options(pipeline=text, **options))
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("criterion", ["l2", "obspa"])
+def test_threads_change_no_byte(criterion: str, source: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"{k}.onnx" for k in (0, 1, 3)]
+    for file in files:
+        options = Options(ratio=0.4, criterion=criterion, threads=int(file.stem), quality=False)
+        compile_file(source, file, options)
+    assert len({f.read_bytes() for f in files}) == 1
+
+
+def test_a_pipeline_that_is_resolved_says_what_it_says_once_more() -> None:
+    text = "normalize,score{criterion=l2},protect(allocate{ratio=0.5,threads=3},remove,verify)"
+    once = Pipeline.parse(text).resolve()
+    assert once.resolve() == once == Pipeline.parse(str(once))
+    assert "threads" not in str(once) and "block=" in str(once)
+    assert "block" not in str(Pipeline.parse("allocate{ratio=0.5,align=8}").resolve())
+    assert "threads=3" in str(Pipeline.parse("allocate{target=5ms,threads=3}").resolve())

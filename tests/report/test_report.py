@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import QUICK, check_report, run, run_spa
-from spa_compiler.report.document import save_report
 from spa_compiler.report.numbers import replace_unfinite, write_json
+from spa_compiler.report.saving import save_report
 
 ROOT = Path(__file__).resolve().parents[2]
 

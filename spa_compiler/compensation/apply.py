@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.compensation.quantized_weights import Grid, add_quantized_bias, put_quantized
+from spa_compiler.compensation.quantized_weights import Grid, make_quantized_bias, put_quantized
 from spa_compiler.ir.editing import drop_dead
 from spa_compiler.ir.model import Model, make_constant
 from spa_compiler.operators import build
@@ -86,10 +86,10 @@ def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
     """Into the bias input of Conv, ConvTranspose or Gemm; an Add in front of it where it is made at run time."""
     beta = getattr(update.form, "beta", 1.0)
     old = node.inputs[slot] if slot < len(node.inputs) and node.inputs[slot].name else None
-    if update.grids is not None and add_quantized_bias(
-        model, node, (update.form.data, slot), *update.grids, update.bias / (beta or 1.0)
-    ):
-        return
+    if update.grids is not None and beta != 0:
+        slots = update.form.data, slot
+        if make_quantized_bias(model, node, slots, *update.grids, update.bias / beta) is not None:
+            return
     if beta != 0 and old is not None and not isinstance(old, gs.Constant):
         change = (update.bias / beta).astype(update.weights.dtype)
         addend = model.new_constant(f"{node.outputs[0].name}.bias", change)

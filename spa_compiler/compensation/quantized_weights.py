@@ -12,10 +12,10 @@ are one here: integers behind DequantizeLinear, and floats behind QuantizeLinear
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -43,10 +43,9 @@ class Grid:
     @functools.cached_property
     def ends(self) -> tuple[int, int]:
         """The lowest and the highest integer."""
-        if self.zero.dtype in INT4_ENDS:
-            return INT4_ENDS[self.zero.dtype]
-        info = np.iinfo(self.zero.dtype)
-        return int(info.min), int(info.max)
+        kind, bits = self.zero.dtype.name.split("int")  # those of 4 bits are none of numpy's
+        half = 1 << (int(bits) - 1)
+        return (0, 2 * half - 1) if kind == "u" else (-half, half - 1)
 
     def is_same(self, other: Grid) -> bool:
         """Can both hold the same numbers?"""
@@ -98,7 +97,6 @@ class Grid:
 
 
 STORED, ROUNDED = "its weight is stored as integers", "its weight is rounded to integers at run time"
-INT4_ENDS = {np.dtype(ml_dtypes.int4): (-8, 7), np.dtype(ml_dtypes.uint4): (0, 15)}
 READ_TWICE = "its weight is read elsewhere, too"
 OTHER_KIND = "its weight is quantised in blocks, in floats of 8 bits, or by steps that are computed at run time"
 
@@ -151,13 +149,15 @@ def _read_grid(walk: Walk, node: onnx.NodeProto, dtype: np.dtype[Any]) -> Grid |
     step = walk.constants.get(node.input[1])
     named = len(node.input) > 2 and bool(node.input[2])
     zero = walk.constants.get(node.input[2]) if named else np.zeros_like(step, dtype) if step is not None else None
-    if step is None or zero is None or step.ndim > 1 or attributes.get("block_size", 0) or not _is_whole(zero.dtype):
+    if (
+        step is None
+        or zero is None
+        or step.ndim > 1
+        or attributes.get("block_size", 0)
+        or not re.fullmatch(r"u?int\d+", zero.dtype.name)
+    ):
         return None
     return Grid(step, np.broadcast_to(zero, step.shape) if zero.size == 1 else zero, attributes.get("axis", 1))
-
-
-def _is_whole(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind in "iu" or dtype in INT4_ENDS
 
 
 def put_quantized(model: Model, tensor: gs.Tensor, before: Grid, after: Grid, values: Array) -> None:
@@ -201,10 +201,10 @@ def replace_constant(model: Model, old: gs.Constant, values: Array) -> gs.Consta
     return make_constant(old.name, values) if is_own else model.new_constant(old.name, values)
 
 
-def add_quantized_bias(
+def make_quantized_bias(
     model: Model, node: gs.Node, slots: tuple[int, int], before: Grid, after: Grid, change: Array
-) -> bool:
-    """Add to the bias of a node with a quantised weight; can it be one of integers?
+) -> gs.Variable | None:
+    """Add to the bias of a node with a quantised weight, in integers; None where it cannot be of integers.
 
     `slots`: of what it reads, and of the bias. The step is that of the one times that of the weight: kernels for
     integers take no other.
@@ -215,9 +215,9 @@ def add_quantized_bias(
     if old is None:
         step, zero, values = _find_bias_step(model, node.inputs[data], after), np.zeros((), np.int32), change
         if step is None:
-            return False
+            return None
     elif maker is None or not _is_dequantizing(maker) or not all(isinstance(t, gs.Constant) for t in maker.inputs):
-        return False
+        return None
     else:
         stored, step, *rest = (model.array(t) for t in maker.inputs)
         zero = rest[0] if rest else np.zeros((), stored.dtype)
@@ -225,11 +225,10 @@ def add_quantized_bias(
         step = step * _measure_widening(before, after, step.size).reshape(step.shape)
     step = np.asarray(step, after.step.dtype)
     grid = Grid(step, np.broadcast_to(zero.reshape(-1)[:1].reshape(()) if zero.size == 1 else zero, step.shape), 0)
-    _put_bias(model, node, slot, grid.widen(values), values)
-    return True
+    return _put_bias(model, node, slot, grid.widen(values), values)
 
 
-def _put_bias(model: Model, node: gs.Node, slot: int, grid: Grid, values: Array) -> None:
+def _put_bias(model: Model, node: gs.Node, slot: int, grid: Grid, values: Array) -> gs.Variable:
     """A bias of integers and the node that makes numbers of it, in front of the node that adds it."""
     name = f"{node.outputs[0].name}.bias"
     stored = (("integers", grid.quantize(values)), ("step", grid.step), ("zero", grid.zero))
@@ -240,6 +239,7 @@ def _put_bias(model: Model, node: gs.Node, slot: int, grid: Grid, values: Array)
     while len(node.inputs) <= slot:
         node.inputs.append(gs.Variable.empty())
     node.inputs[slot] = bias
+    return bias
 
 
 def _measure_widening(before: Grid, after: Grid, size: int) -> Array:

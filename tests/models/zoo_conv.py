@@ -272,3 +272,23 @@ CASES |= {
     for name, op in POOLS.items()
     for s in [1 if "global" in name else 2]
 }
+DEFORM = """(float[1,3,5,5] x) => (float[1,3,5,5] y) {{
+    a = Conv(x, w1)  f = Conv(x, w3)  b = DeformConv<group={groups},offset_group={offsets}>(a, w2, f)
+    y = Conv(b, w4) }}"""
+CASES |= {
+    "deform_conv_groups": Case(  # one set of offsets for all channels
+        DEFORM.format(groups=2, offsets=1),
+        {"w1": (12, 3, 1, 1), "w3": (2, 3, 1, 1), "w2": (10, 6, 1, 1), "w4": (3, 10, 1, 1)},
+        {"w1:0 w2:0 w4:1": 2, "w1:0 w2:1": 6, "w2:0 w4:1": 5},
+        blocks={"w1:0 w2:1": 2, "w2:0 w4:1": 2},
+        opset=19,
+    ),
+    "deform_conv_groups_and_offsets": Case(  # channels are dealt out to the offsets by their numbers: nothing may move
+        DEFORM.format(groups=2, offsets=2),
+        {"w1": (12, 3, 1, 1), "w3": (4, 3, 1, 1), "w2": (10, 6, 1, 1), "w4": (3, 10, 1, 1)},
+        {"w2:0 w4:1": 5},
+        blocks={"w2:0 w4:1": 2},
+        opset=19,
+        frozen=dict.fromkeys(["w1:0", "w2:1"], "fixes the size"),
+    ),
+}

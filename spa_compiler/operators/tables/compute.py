@@ -157,9 +157,9 @@ def batch_norm(site: Site) -> None:
 
 
 def deform_conv(site: Site) -> None:
-    """With several offset groups the input channels are dealt out to them by number."""
-    i = "i" if int(site.attrs.get("offset_group", 1)) == 1 else "I"
-    rule(f"n (g {i}) _..., (g o) {i} _k..., n _ _..., (g o), n _ _... -> n (g o) _s...", g="group")(site)
+    """With several offset groups the input channels are dealt out to them by number: none may go, nor a group."""
+    g, i = ("g", "i") if int(site.attrs.get("offset_group", 1)) == 1 else ("G", "I")
+    rule(f"n ({g} {i}) _..., ({g} o) {i} _k..., n _ _..., ({g} o), n _ _... -> n ({g} o) _s...", **{g: "group"})(site)
 
 
 def reverse_sequence(site: Site) -> None:

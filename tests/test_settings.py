@@ -127,7 +127,6 @@ LIMITS = {
     "scoring.obs.WIDE_GROUP": "time",
     "scoring.obs.DENSE_SHARE": "time",
     "scoring.obs.BAND_COLUMNS": "time",
-    "compensation.quantized_weights.INT4_ENDS": "a fact of the type",
     "planning.budget_repair.EXCHANGES": "time",
     "planning.budget_repair.ROUNDS": "time",
     "planning.cost_tracker.BUDGET_TOLERANCE": "a tolerance",

@@ -39,7 +39,6 @@ ACTIONS = {
     "_reduce": "folds a graph; True: more may be known after it",
     "_rewrite_pick": "moves one selection; False: it stays",
     "_take_over": "takes a lock; False: its process may live",
-    "add_quantized_bias": "writes a bias of integers; False: it cannot be one",
     "_try_lock": "takes a lock; False: another process has it",
     "_evaluate_node": "evaluates a node; False: its inputs are not known",
     "measure": "records the sizes that Shape gives; False: another operator",

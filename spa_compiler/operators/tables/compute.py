@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from spa_compiler.algebra.expr import Prod
 from spa_compiler.errors import Conflict
@@ -159,7 +160,8 @@ def batch_norm(site: Site) -> None:
 def deform_conv(site: Site) -> None:
     """With several offset groups the input channels are dealt out to them by number: none may go, nor a group."""
     g, i = ("g", "i") if int(site.attrs.get("offset_group", 1)) == 1 else ("G", "I")
-    rule(f"n ({g} {i}) _..., ({g} o) {i} _k..., n _ _..., ({g} o), n _ _... -> n ({g} o) _s...", **{g: "group"})(site)
+    bound: dict[str, Any] = {g: "group"}
+    rule(f"n ({g} {i}) _..., ({g} o) {i} _k..., n _ _..., ({g} o), n _ _... -> n ({g} o) _s...", **bound)(site)
 
 
 def reverse_sequence(site: Site) -> None:

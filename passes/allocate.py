@@ -43,8 +43,9 @@ class Allocate:
     of: str = make_option("macs", "The cost that the ratio is a share of.", "budget", choices=list_cost_names)
     target: str = make_option("", "The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms.", "budget")
     scope: str = make_option(
-        "auto", "Groups compete by error per cost, or all lose the same share; auto follows the criterion.",
-        "budget", choices=("auto", "global", "uniform"),
+        "auto", "Groups compete by error per cost (global), the plan of least error is looked for (exact), or all "
+        "lose the same share (uniform); auto follows the criterion.",
+        "budget", choices=("auto", "global", "exact", "uniform"),
     )  # fmt: skip
     align: int = make_option(
         0, "Widths in multiples of N; auto: what the kernels here need.", "budget", word="auto", unit="channels"
@@ -107,8 +108,10 @@ class Allocate:
             raise UsageError(f"--of {self.of}: expected one of {', '.join(list_cost_names())}")
         if self.target and (self.ratio is not None or self.of != "macs"):
             raise UsageError("allocate: target already sets the cost and the budget: leave out ratio and of")
-        if isinstance(find_cost(self.of), GroupShare) and self.scope == "global":
-            raise UsageError(f"--of {self.of} takes the same share of every group: give it without --scope global")
+        if isinstance(find_cost(self.of), GroupShare) and self.scope in ("global", "exact"):
+            raise UsageError(
+                f"--of {self.of} takes the same share of every group: give it without --scope {self.scope}"
+            )
 
     def choose_scope(self, state: State) -> str:
         """`auto`: scores that are errors of the output compare between groups, magnitudes do not."""

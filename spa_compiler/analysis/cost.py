@@ -14,6 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim, Expr, Sum, iterate_dims, resolve
 from spa_compiler.analysis.cost_kinds import Term
@@ -23,6 +27,7 @@ from spa_compiler.ir.symbols import list_symbols
 from spa_compiler.operators.macs import list_products
 from spa_compiler.operators.site import describe_place
 
+Array = NDArray[Any]
 Widths = Mapping[Dim, float]
 """Channels kept of each dim (per block). A unit of a group that keeps 3 of 10 has width 0.3."""
 SHOWN_NAMES = 5
@@ -44,6 +49,15 @@ class Product:
             out *= widths.get(d, d.size)
         for parts in self.sums:
             out *= math.fsum(part(widths) for part in parts)
+        return out
+
+    def evaluate_over(self, widths: Mapping[Dim, Array]) -> Array:
+        """The same for arrays of widths, which broadcast."""
+        out = np.asarray(self.factor, np.float64)
+        for d in self.dims:
+            out = out * widths.get(d, d.size)
+        for parts in self.sums:
+            out = out * sum(part.evaluate_over(widths) for part in parts)
         return out
 
     def __mul__(self, other: Product) -> Product:
@@ -80,6 +94,10 @@ class CostModel:
     def total(self, unit: str, widths: Widths) -> float:
         """All of a unit, such as "macs", "params" or "bytes"."""
         return math.fsum(p(widths) for p in self._count(unit).products)
+
+    def total_over(self, unit: str, widths: Mapping[Dim, Array]) -> Array:
+        """The totals under arrays of widths, which broadcast."""
+        return np.asarray(sum(p.evaluate_over(widths) for p in self._count(unit).products))
 
     def totals(self, widths: Widths) -> dict[str, int]:
         """Every unit, rounded."""

@@ -19,6 +19,7 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import NothingToPrune
 from spa_compiler.planning.budget_repair import BudgetRepair
 from spa_compiler.planning.cost_tracker import CostTracker
+from spa_compiler.planning.dynamic_programming import remove_exactly
 from spa_compiler.planning.greedy_removal import remove_greedily
 from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.uniform_share import meet_share, remove_evenly
@@ -68,13 +69,17 @@ def allocate(
         kept = {**left, **{s.group.label: s.width for s in fixed.values()}}
         meet_share(tracker, share, budget.ratio, groups, kept, fine=not limits.align)
     elif tracker.compute_needed() > 0:
-        _meet_budget(tracker, even=scope == "uniform", fine=not limits.align)
+        _meet_budget(tracker, scope, fine=not limits.align)
     return {s.group.label: s.width for s in ladder}
 
 
-def _meet_budget(tracker: CostTracker, even: bool, fine: bool) -> None:
+def _meet_budget(tracker: CostTracker, scope: str, fine: bool) -> None:
     """Move groups until the budget is met, as nearly as their widths allow; `fine` widths are added where needed."""
     tracker.check_reach()
+    if scope == "exact":
+        remove_exactly(tracker)
+        return
+    even = scope == "uniform"
     if even:
         remove_evenly(tracker)
     else:

@@ -80,7 +80,11 @@ def make_case(kind: str, seed: int) -> Case:
 
 
 def draw_images(d: Draft) -> None:
-    x = d.add_input("x", (d.draw_size("N", 2), 3, d.draw_size("H", 16), d.draw_size("W", 16)))
+    n = d.draw_size("N", 2)
+    sides = (
+        (d.draw_size("H", 16), d.draw_size("W", 16)) if d.chance(0.6) else (16, 16)
+    )  # large ones cost most of the time
+    x = d.add_input("x", (n, 3, *sides))
     y = d.apply(IMAGES, conv(d, x, d.draw_width(), d.pick([1, 3])), 2)
     if d.chance(0.2):  # a picture again
         d.add_output(conv(d, y, 3, d.pick([1, 3])))

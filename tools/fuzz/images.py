@@ -367,7 +367,12 @@ def add_channels_last(d: Draft, x: Value) -> Value:
 
 
 def add_pixel_attention(d: Draft, x: Value) -> Value:
-    """Attention over pixels: sides are folded together, heads perhaps into the batch."""
+    """Attention over pixels: sides are folded together, heads perhaps into the batch.
+
+    At sides that are free its scores are large, and are drawn seldom.
+    """
+    if not all(isinstance(a, int) for a in x.axes[2:]) and d.chance(0.8):
+        return add_gate(d, x)
     c = x.width(1)
     heads, k = d.pick([(1, 4), (2, 3), (2, 4), (4, 2)])
     inner = heads * k

@@ -213,6 +213,10 @@ class Draft:
         self.made += 1
         return f"d{self.made}"
 
+    def can_say(self, size: Size) -> bool:
+        """May an input have this size: a number, or one that another input has."""
+        return isinstance(size, int) or any(size in i.axes for i in self.inputs.values())
+
     def leave_open(self, *entries: int | str) -> list[int | str]:
         """The entries of a shape, one of them perhaps -1."""
         given = list(entries)

@@ -192,7 +192,7 @@ def mask_scores(d: Draft, x: Value, scores: Value) -> Value:
         steps = d.op("Range", d.index(0), d.squeeze(length, 0), d.index(1))
         later = d.op("Less", d.unsqueeze(steps, 1), d.unsqueeze(steps, 0))
         return scores.become(d.op("Where", later, d.floats(-1e4), scores))
-    if form == "input" and "mask" not in d.inputs:
+    if form == "input" and "mask" not in d.inputs and d.can_say(x.axes[1]):
         mask = d.add_input("mask", x.axes[:2], "int64", 0, 1)
         lowest = float(np.finfo(np.float16 if d.half else np.float32).min) / d.pick([1, 1e4])
         hidden = d.op("Sub", d.floats(1.0), d.op("Cast", mask, to=d.float_type))

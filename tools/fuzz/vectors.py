@@ -299,7 +299,7 @@ def begin_optional(d: Draft) -> Value:
 
 def make_masked_pool(d: Draft, x: Value) -> Value:
     """The mean over tokens that a mask shows."""
-    if "mask" in d.inputs:
+    if "mask" in d.inputs or not d.can_say(x.axes[1]):
         return flatten_tokens(d, x)
     mask = d.add_input("mask", x.axes[:2], d.pick(["int64", "bool"]), 0, 1)
     shown = d.unsqueeze(d.op("Cast", mask, to=d.float_type), 2)

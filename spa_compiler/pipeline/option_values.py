@@ -25,6 +25,8 @@ class OptionsBesideRatio(TypedDict, total=False):
     """
     samples: int
     """Calibration inputs; 0: what memory allows."""
+    matching: float
+    """Work of matching drawn pictures to what BatchNormalization holds, in times of the default."""
     criterion: str
     """How channels are scored; `spa passes` lists them."""
     scores: Path
@@ -33,8 +35,10 @@ class OptionsBesideRatio(TypedDict, total=False):
     """The cost that the ratio is a share of."""
     target: str
     """The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms."""
-    scope: Literal["auto", "global", "uniform"]
-    """Groups compete by error per cost, or all lose the same share; auto follows the criterion."""
+    scope: Literal["auto", "global", "exact", "uniform"]
+    """Groups compete by error per cost (global), the plan of least error is looked for (exact), or all lose the same
+    share (uniform); auto follows the criterion.
+    """
     align: int
     """Widths in multiples of N; auto: what the kernels here need."""
     min_keep: int
@@ -99,6 +103,7 @@ class OptionAttributes:
     input_shape: tuple[str, ...]
     calib: str
     samples: int
+    matching: float
     criterion: str
     scores: str
     ratio: float | None

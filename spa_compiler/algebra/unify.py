@@ -41,6 +41,7 @@ from spa_compiler.errors import Conflict
 ATOMS_LIMIT = 1 << 16
 """Longest axis that is written as single units; beyond it straddling digits are frozen instead."""
 
+PICKED = "one channel is picked out on its own, by its number or in a loop over single channels: it has to stay"
 REPEATED = (
     "an axis times itself is taken apart: every position stands for several channels at once, so none can be removed"
 )
@@ -147,7 +148,7 @@ def _unify_products(xs: list[Expr], ys: list[Expr], move: bool) -> None:
         return
     if not xs or not ys or a.size == 1:
         for rest in xs + ys:  # a removed unit would leave an empty tensor behind the squeeze
-            freeze(rest, Reason.new("one channel is picked out of the axis"))
+            freeze(rest, Reason.new(PICKED))
         return
     if is_frozen(a) and is_frozen(b):
         return
@@ -169,7 +170,7 @@ def _unify_ends(xs: list[Expr], ys: list[Expr], end: int, move: bool) -> None:
         if loses and has_same_channels(Prod(tuple(xs)), Prod(tuple(ys))):
             return
         if 1 in (x.size, y.size) and x.size != y.size:
-            freeze(x if x.size == 1 else y, Reason.new("one channel is picked out of the axis"))
+            freeze(x if x.size == 1 else y, Reason.new(PICKED))
             (xs if x.size == 1 else ys).pop(end)
             continue
         if x.size != y.size:

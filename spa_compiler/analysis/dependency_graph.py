@@ -225,10 +225,17 @@ class DependencyGraph:
         return dict(sorted(out.items(), key=lambda item: -item[1]))
 
     def _find_reason(self, value: Value) -> str:
-        """The reason of the largest frozen dim; a constant without one belongs to nothing that could be cut."""
-        found = sorted((d for a in value.axes for d in iterate_dims(a) if not is_trivial(d)), key=lambda d: -d.size)
-        reasons = [d.frozen for d in found if d.frozen]
-        return reasons[0].text if reasons else "a single number, or read by nothing that has channels"
+        """The reason of the largest frozen dim; a constant without one belongs to nothing that could be cut.
+
+        Units that are frozen for the same reason count together: they are the channels of what was one dim.
+        """
+        sizes: dict[str, int] = {}
+        for d in (d for a in value.axes for d in iterate_dims(a) if d.frozen and not is_trivial(d)):
+            text = d.frozen.text if d.frozen else ""
+            before = sizes.get(text, 0)
+            sizes[text] = before + 1 if d.unit else max(before, d.size)
+        nothing = "a single number, or read by nothing that has channels"
+        return max(sizes, key=lambda text: sizes[text]) if sizes else nothing
 
 
 def _has_only_constants(site: Site) -> bool:
@@ -372,7 +379,7 @@ def _freeze_common_units(values: dict[str, Value]) -> None:
                     tied = (
                         "all its channels are regrouped together: no single channel can be removed"
                         if a.size > 1
-                        else "its axis has one channel, which has to stay"
+                        else "its axis has one channel, as in a loop over single channels: it has to stay"
                     )
                     freeze(d, Reason.new(tied, v.name))
 

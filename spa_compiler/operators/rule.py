@@ -116,7 +116,10 @@ def _match(site: Site, pattern: list[AxisPattern], v: Value) -> Iterator[tuple[i
     for i, (p, a) in enumerate(zip(full, v.axes, strict=True)):
         if isinstance(p, str) and "." in p and a.size == 1:
             if any(d.unit for d in iterate_dims(a)):
-                site.freeze(a, "one of its channels is broadcast over an axis")
+                site.freeze(
+                    a,
+                    "one channel is computed with alone, in a loop over single channels or broadcast: it has to stay",
+                )
         else:
             yield i, p
 

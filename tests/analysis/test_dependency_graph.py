@@ -11,7 +11,8 @@ import pytest
 from laws import analyze_proto, assert_every_rule_fits, list_groups
 from spa_compiler.errors import UsageError
 from spa_compiler.operators import tables
-from zoo import CASES, build
+from zoo import CASES, Case, build
+from zoo_base import Init
 
 
 def test_members_have_roles() -> None:
@@ -71,3 +72,24 @@ def test_a_rule_that_stumbles_is_told_and_freezes(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(AssertionError, match="the rule of Relu does not fit"):
         assert_every_rule_fits(graph)
     assert not graph.groups
+
+
+@pytest.mark.parametrize("pick", ["Gather", "Slice", "Split"])
+def test_a_loop_over_single_channels_is_named(pick: str) -> None:
+    channels = range(5)
+    picks = {
+        "Gather": "  ".join(f"g{k} = Gather<axis=1>(a, i{k})  p{k} = Unsqueeze(g{k}, one)" for k in channels),
+        "Slice": "  ".join(f"p{k} = Slice(a, v{k}, v{k + 1}, one)" for k in channels),
+        "Split": f"{', '.join(f'p{k}' for k in channels)} = Split<axis=1>(a, parts)",
+    }
+    inits: dict[str, Init] = {
+        "Gather": {"one": [1], **{f"i{k}": k for k in channels}},
+        "Slice": {"one": [1], **{f"v{k}": [k] for k in range(6)}},
+        "Split": {"parts": [1] * 5},
+    }[pick]
+    each = "  ".join(f"q{k} = Sin(p{k})" for k in channels)
+    text = f"""(float[N,3] x) => (float[N,2] y) {{ a = MatMul(x, w1)  {picks[pick]}  {each}
+        z = Concat<axis=1>({", ".join(f"q{k}" for k in channels)})  y = MatMul(z, w2) }}"""
+    graph = analyze_proto(build(Case(text, {"w1": (3, 5), "w2": (5, 2), **inits}, None)))
+    assert not graph.groups
+    assert all("loop over single channels" in reason for reason in graph.frozen_parameters())

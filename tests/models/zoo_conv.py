@@ -292,3 +292,30 @@ CASES |= {
         frozen=dict.fromkeys(["w1:0", "w2:1"], "fixes the size"),
     ),
 }
+CASES |= {
+    "conv_over_tokens": Case(  # a Mixer that mixes tokens by a kernel of 1: the features pass
+        """(float[1,6,4] x) => (float[1,6,3] y) {
+            a = MatMul(x, w1)  b = Relu(a)  c = Conv(b, m1, b1)  d = Relu(c)  e = Conv(d, m2)  y = MatMul(e, w2) }""",
+        {"w1": (4, 7), "m1": (5, 6, 1), "b1": (5,), "m2": (6, 5, 1), "w2": (7, 3)},
+        {"w1:1 w2:0": 7, "b1:0 m1:0 m2:1": 5},
+        frozen={"m1:1": "input", "m2:0": "output"},
+    ),
+    "conv_along_time": Case(  # a kernel along one axis only; the other one holds features
+        """(float[1,2,6,4] x) => (float[1,3,6,3] y) {
+            a = MatMul(x, w1)  c = Conv<pads=[1,0,1,0]>(a, m1)  d = Relu(c)  y = MatMul(d, w2) }""",
+        {"w1": (4, 7), "m1": (3, 2, 3, 1), "w2": (7, 3)},
+        {"w1:1 w2:0": 7},
+    ),
+    "conv_transpose_over_tokens": Case(
+        """(float[1,6,4] x) => (float[1,5,3] y) { a = MatMul(x, w1)  c = ConvTranspose(a, m1)  y = MatMul(c, w2) }""",
+        {"w1": (4, 7), "m1": (6, 5, 1), "w2": (7, 3)},
+        {"w1:1 w2:0": 7},
+    ),
+    "conv_strides_over_features": Case(  # a kernel of 1 with a stride picks positions
+        """(float[1,6,4] x) => (float[1,5,3] y) {
+            a = MatMul(x, w1)  c = Conv<strides=[2]>(a, m1)  y = MatMul(c, w2) }""",
+        {"w1": (4, 7), "m1": (5, 6, 1), "w2": (4, 3)},
+        {},
+        frozen={"w1:1": "works along", "w2:0": "works along"},
+    ),
+}

@@ -157,6 +157,34 @@ def batch_norm(site: Site) -> None:
     rule(f"{rest}, c, c, c, c -> {rest}, c, c, c, c")(site)
 
 
+def name_space(site: Site, weight: int = 1) -> tuple[str, str]:
+    """The axes behind the channels of what a kernel reads and of what it gives, as rule text; `weight`: its operand.
+
+    Where the kernel is 1 and neither pads nor strides, it works on no such axis: it passes and stays free.
+    """
+    kernel = [int(n) for n in site.attrs.get("kernel_shape", site.x(weight).shape[2:])]
+    many = len(kernel)
+    strides, pads = site.attrs.get("strides", [1] * many), site.attrs.get("pads", [0] * 2 * many)
+    passing = [kernel[k] == strides[k] == 1 and not (pads[k] or pads[k + many]) for k in range(many)]
+    if not any(passing):
+        return "_...", "_s..."
+    names = [f"s{many - 1 - k}" for k in range(many)]
+    read = [name if hit else "_" for name, hit in zip(names, passing, strict=True)]
+    return " ".join(read), " ".join(name if hit else f"_{name}" for name, hit in zip(names, passing, strict=True))
+
+
+def convolution(site: Site) -> None:
+    """`n (g i) _..., (g o) i _k..., (g o) -> n (g o) _s...`, g="group"; axes with a kernel of 1 pass."""
+    x, y = name_space(site)
+    rule(f"n (g i) {x}, (g o) i _k..., (g o) -> n (g o) {y}", g="group")(site)
+
+
+def transposed_convolution(site: Site) -> None:
+    """`n (g i) _s..., (g i) o _k..., (g o) -> n (g o) _...`, g="group"; axes with a kernel of 1 pass."""
+    y, x = ("_...", "_s...") if any(site.attrs.get("output_padding", ())) else name_space(site)
+    rule(f"n (g i) {x}, (g i) o _k..., (g o) -> n (g o) {y}", g="group")(site)
+
+
 def deform_conv(site: Site) -> None:
     """With several offset groups the input channels are dealt out to them by number: none may go, nor a group."""
     g, i = ("g", "i") if int(site.attrs.get("offset_group", 1)) == 1 else ("G", "I")
@@ -192,7 +220,7 @@ CHANNELS = rule("n c _... -> n c _...")
 POOL = Row(CHANNELS, zero="keeps")
 RULES: dict[str, Rule] = {
     "Conv": Row(
-        rule("n (g i) _..., (g o) i _k..., (g o) -> n (g o) _s...", g="group"),
+        convolution,
         macs=EVERY_NAME,
         kernel="convolution",
         bias=2,
@@ -200,7 +228,7 @@ RULES: dict[str, Rule] = {
         defaults=GROUP_DEFAULT,
     ),
     "ConvTranspose": Row(
-        rule("n (g i) _s..., (g i) o _k..., (g o) -> n (g o) _...", g="group"),
+        transposed_convolution,
         macs=EVERY_NAME,
         kernel="transposed",
         bias=2,

@@ -6,12 +6,11 @@ Reshape [2, 12] -> [2, 3, 4]    unify(Prod(x.axes), Prod(y.axes)): the 12 is a p
 from __future__ import annotations
 
 from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, count_pieces, is_frozen
+from spa_compiler.algebra.unify import PICKED
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import freeze_rule, rule
 from spa_compiler.operators.site import Count, Operand, Row, Rule, Site, Take, Value
 from spa_compiler.operators.tables.compute import name_axes
-
-PICKED_REASON = "one channel is picked out of the axis"
 
 
 def reorder(site: Site) -> None:
@@ -136,7 +135,7 @@ def gather(site: Site) -> None:
     if n == 0:
         one = Dim(1, unit=True)
         before = site.select(x.axes[a], positions, one)
-        site.freeze(one, PICKED_REASON)
+        site.freeze(one, PICKED)
     else:
         before = site.select(x.axes[a], positions, y.axes[a])
     site.take = Take(a, positions, before)

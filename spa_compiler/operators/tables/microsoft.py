@@ -23,7 +23,9 @@ def fused_matmul(site: Site) -> None:
 
 def fused_conv(site: Site) -> None:
     """Conv, an addition and an activation."""
-    rule("n (g i) _..., (g o) i _k..., (g o), n (g o) _... -> n (g o) _s...", g="group")(site)
+    x, y = compute.name_space(site)
+    added = y if x != "_..." else x
+    rule(f"n (g i) {x}, (g o) i _k..., (g o), n (g o) {added} -> n (g o) {y}", g="group")(site)
 
 
 FROZEN_OPERATORS: dict[str, str] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import rule
 from spa_compiler.operators.site import Row, Rule, Site
-from spa_compiler.operators.tables.compute import GROUP_DEFAULT, name_axes
+from spa_compiler.operators.tables.compute import GROUP_DEFAULT, name_axes, name_space
 from spa_compiler.operators.traits import EVERY_NAME
 
 
@@ -38,8 +38,9 @@ def pool(site: Site) -> None:
 
 def convolution(site: Site) -> None:
     """QLinearConv; scales and zero points of the weights may be one per output channel."""
+    read, made = name_space(site, 3)
     last = site.attrs.get("channels_last", 0)
-    x, y = ("n _... (g i)", "n _s... (g o)") if last else ("n (g i) _...", "n (g o) _s...")
+    x, y = (f"n {read} (g i)", f"n {made} (g o)") if last else (f"n (g i) {read}", f"n (g o) {made}")
     scale, zero = (_per_channel(site, slot, "(g o)") for slot in (4, 5))
     rule(f"{x}, _, _, (g o) i _k..., {scale}, {zero}, _, _, (g o) -> {y}", g="group")(site)
 

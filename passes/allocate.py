@@ -104,6 +104,8 @@ class Allocate:
             raise UsageError("allocate: no budget: give ratio=0.5 or target=1.2GMACs")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise UsageError(f"the ratio {self.ratio} is not in 0..1 (1 excluded): it is the share to remove")
+        if not 0 <= self.max_group_ratio <= 1:
+            raise UsageError(f"--max-group-ratio {self.max_group_ratio}: expected a share in 0..1")
         if self.of not in list_cost_names():
             raise UsageError(f"--of {self.of}: expected one of {', '.join(list_cost_names())}")
         if self.target and (self.ratio is not None or self.of != "macs"):

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from spa_compiler.datasets.arrays import load_npz
+from spa_compiler.errors import UsageError
 from spa_compiler.pipeline.fields import require_option
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
@@ -39,4 +40,11 @@ class UsePlan:
 
 
 def _load_masks(path: Path) -> Plan:
-    return Plan({n: np.asarray(a, bool) for n, a in load_npz(path).items()})
+    """Keep-masks as a plan. Raises UsageError for arrays that are none: numbers may be channels, or shares."""
+    masks = {n: np.asarray(a) for n, a in load_npz(path).items()}
+    for name, mask in masks.items():
+        if mask.dtype != bool:
+            raise UsageError(
+                f"{path}: '{name}' is an array of {mask.dtype}: expected booleans, True for each channel that stays"
+            )
+    return Plan(masks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,15 @@ def find_plain_type(kind: Any) -> type[Any]:
     return found
 
 
+class _FiniteRange(click.FloatRange):
+    """Numbers between two bounds: NaN is between all of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number of a text; a usage error for one that is none."""
+        found = float(super().convert(value, param, ctx))
+        return found if math.isfinite(found) else self.fail(f"{value} is not a finite number.", param, ctx)
+
+
 def find_value_type(own: DeclaredOption, plain: type[Any]) -> Any:
     """The type by which click checks a value."""
     shown = own.shown
@@ -73,7 +83,7 @@ def find_value_type(own: DeclaredOption, plain: type[Any]) -> Any:
         return str
     if shown.least is not None or shown.most is not None:
         if plain is not int:
-            return click.FloatRange(shown.least, shown.most)
+            return _FiniteRange(shown.least, shown.most)
         least, most = (None if bound is None else int(bound) for bound in (shown.least, shown.most))
         return click.IntRange(least, most)
     return plain

@@ -13,6 +13,7 @@ too: so each later run and check raises it again, at the latest before a result 
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -23,13 +24,15 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from spa_compiler.errors import TimeLimitError
+from spa_compiler.errors import TimeLimitError, UsageError
 
 if TYPE_CHECKING:  # interrupts are caught before anything large is imported
     import onnxruntime as ort
 
 MOST_RUN_SECONDS = 600.0
 """Seconds that one run of a model may take where no limit was given."""
+LONGEST_SECONDS = 1e8
+"""Three years: more than an alarm can be set to on some systems."""
 WATCH_SECONDS = 0.2
 """Seconds between two looks at the runs that are under way."""
 
@@ -67,7 +70,9 @@ _watchers: list[threading.Thread] = []
 @contextmanager
 def limit_time(seconds: float) -> Iterator[None]:
     """The work inside may take so many seconds; 0: no limit, but that of one run. Raises TimeLimitError."""
-    limit = _Limit(seconds)
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"--time-limit {seconds:g}: expected a number of seconds, or 0 for no limit")
+    limit = _Limit(min(seconds, LONGEST_SECONDS))
     token = _limit.set(limit)
     try:
         with _set_alarm(limit):

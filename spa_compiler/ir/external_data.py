@@ -72,6 +72,8 @@ def check_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
     The ModelError has no subject: whoever calls says which tensor it is. What a tensor holds is only decoded where its
     type is unusual.
     """
+    if tensor.HasField("segment"):
+        raise ModelError("is a segment of a larger tensor, which no runtime reads: save it as a whole")
     if is_external(tensor):
         _locate(tensor, folder)
         return

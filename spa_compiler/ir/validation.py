@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def check_proto(proto: onnx.ModelProto, path: Path, memory: int = USUAL_BYTES) -
     if broken:
         raise ModelError(f"{path}: not an ONNX file, or damaged: the text of a '{broken}' is not UTF-8")
     check_tensors(proto, path, memory)
-    _check_operators(proto.graph, path)
+    _check_operators(proto.graph.node, path)
+    for function in proto.functions:
+        _check_operators(function.node, path)
     moved = put_in_order(proto.graph)
     notes = [f"nodes that stood before what they read were put in order: {moved}"] if moved else []
     try:
@@ -112,9 +115,11 @@ def _list_contrib_operators() -> dict[str, tuple[frozenset[int], int, int]]:
     return {**out, **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu"), (frozenset(range(5)), 5, 5))}
 
 
-def _check_operators(graph: onnx.GraphProto, path: Path) -> None:
-    """Too few inputs of an operator of its own end onnxruntime's process, so they are not given to it."""
-    for node in graph.node:
+def _check_operators(nodes: Iterable[onnx.NodeProto], path: Path) -> None:
+    """Refuse nodes that are known to end the process: what is too little for an operator of onnxruntime's own, what
+    onnx's inference takes for a position without asking.
+    """
+    for node in nodes:
         if node.domain == DOMAIN:
             raise ModelError(f"{path}: node '{node.name}' is of the domain '{DOMAIN}', which files cannot have")
         needed, low, high = _list_contrib_operators().get(node.op_type, (frozenset(), 0, len(node.input)))
@@ -125,5 +130,7 @@ def _check_operators(graph: onnx.GraphProto, path: Path) -> None:
                 f"it takes {low} to {high}, of which numbers {sorted(needed)} must be given"
             )
         for a in node.attribute:
+            if node.op_type == "GatherND" and a.name == "batch_dims" and a.i < 0:
+                raise ModelError(f"{path}: GatherND '{node.name or ' '.join(node.output)}' has batch_dims {a.i}")
             for body in [a.g] if a.HasField("g") else a.graphs:
-                _check_operators(body, path)
+                _check_operators(body.node, path)

@@ -98,13 +98,19 @@ class Plan:
             return cls.parse(json.loads(Path(path).read_text()), str(path))
         except FileNotFoundError as e:
             raise UsageError(f"{path}: no such file") from e
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, RecursionError) as e:  # brackets can be nested as deep as a file is long
             raise UsageError(f"{path}: cannot read the plan: {e}") from e
+
+
+LARGEST_GROUP = 1 << 28
+"""Channels above which no group is read: masks take a byte for each."""
 
 
 def _parse_group(source: str, name: str, entry: Any) -> tuple[str, Bools]:
     try:
-        size, rows = int(entry["size"]), entry["keep"]
+        size, rows = entry["size"], entry["keep"]
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= LARGEST_GROUP:
+            raise ValueError(f"expected a number of channels as its size, not {size}")
         nested = bool(rows) and isinstance(rows[0], list)
         mask = np.zeros((len(rows) if nested else 1, size), bool)
         for k, row in enumerate(rows if nested else [rows]):
@@ -114,7 +120,7 @@ def _parse_group(source: str, name: str, entry: Any) -> tuple[str, Bools]:
             if indices.size and not 0 <= indices.min() <= indices.max() < size:
                 raise ValueError(f"channel out of 0..{size - 1}")
             mask[k, indices] = True
-    except (TypeError, KeyError, ValueError, IndexError) as e:
+    except (TypeError, KeyError, ValueError, IndexError, OverflowError) as e:
         raise UsageError(f"{source}: group '{name}': {e}") from e
     return name, mask if nested else mask[0]
 

@@ -114,7 +114,7 @@ class Flow:
         if node.op == "Scan":
             slot, axis = next(iter(find_scan_axes(len(found.marker.inputs), found.marker.attrs).items()), (0, 0))
             sizes = _read_sizes(self.types.get(found.marker.inputs[slot].name))
-            length = sizes[axis] if sizes else None
+            length = sizes[axis] if sizes and -len(sizes) <= axis < len(sizes) else None
             given = node.attrs.get("scan_output_axes") or [0] * (len(after) - states)
             axes = {states + k: int(a) for k, a in enumerate(given)}
         for k, (name, t) in enumerate(zip(after, node.outputs, strict=True)):

@@ -194,7 +194,10 @@ def _infer(
             _check_size(model, f"{proto.op_type} '{proto.name or proto.output[0]}' makes '{name}'", t)
             facts.record_type(name, t)
             dims = t.tensor_type.shape.dim
-            if any(d.HasField("dim_value") and d.dim_value <= 0 for d in dims):
+            if any(d.HasField("dim_value") and d.dim_value < 0 for d in dims):
+                what = f"{proto.op_type} '{proto.name or proto.output[0]}'"
+                facts.errors.append(f"{what} cannot make '{name}' of {[d.dim_value for d in dims]}")
+            elif any(d.HasField("dim_value") and d.dim_value == 0 for d in dims):
                 facts.warnings.append(f"'{name}' of {proto.op_type} '{proto.name}' would be empty")
     if any(o and facts.shape(o) is None for o in proto.output) and not list_subgraphs(proto):
         _observe(model, proto, names, facts, imports)

@@ -91,7 +91,7 @@ class _SiteMasker:
         """Mask what this node contracts without a weight, and what it takes statistics over."""
         stats = {d for n in scope.stats for d in _find_pruned_dims(scope.env[n], self.masks)}
         if stats:
-            self._statistic(stats)
+            self._statistic(scope, stats)
         for name in scope.find_contracted() - scope.stats:
             dims = _find_pruned_dims(scope.env[name], self.masks) if name in scope.env else set()
             holders = [v for v, _, row in scope.tensors if any(name in names for names in row)]
@@ -130,7 +130,7 @@ class _SiteMasker:
                 build.choose(self.editor.put_mask(x, value, mask.astype(bool)), x, zero)
             )
 
-    def _statistic(self, dims: set[Dim]) -> None:
+    def _statistic(self, scope: Scope, dims: set[Dim]) -> None:
         traits = self.site.traits
         value = self.site.y if traits.norm is not None and traits.norm.sum_output else self.site.x()
         mask = self._make_mask(value, dims)
@@ -146,11 +146,11 @@ class _SiteMasker:
             x = self.node.inputs[0]
             self.node.inputs[0] = self.editor.put(build.multiply(x, self.editor.put_mask(x, value, mask)))
             if traits.mean:
-                self._scale_output(value, mask)
+                self._scale_output(scope, value, mask)
 
-    def _scale_output(self, value: Value, mask: Array) -> None:
+    def _scale_output(self, scope: Scope, value: Value, mask: Array) -> None:
         """A mean over all channels with zeros in it becomes the mean over the kept ones."""
-        axes = self.site.ints(1, "axes")
-        reduced = tuple(i % len(value.axes) for i in (axes if axes else range(len(value.axes))))
+        row = next(row for v, output, row in scope.tensors if v is value and not output)
+        reduced = tuple(i for i, names in enumerate(row) if names & scope.stats)
         share = mask.astype(np.float64).mean(axis=reduced, keepdims=bool(self.site.attrs.get("keepdims", 1)))
         self.editor.divide_output(share.astype(mask.dtype))

@@ -243,3 +243,19 @@ CASES: dict[str, Case] = {
         None,
     ),
 }  # fmt: skip
+
+CASES |= {
+    "inverse": Case(
+        """(float[1,3,4] x) => (float[1,5,4] y) {
+            a = Conv(x, w1)  b = Reshape(a, r)  c = Add(b, eye)  d = com.microsoft.Inverse(c)  e = Reshape(d, r2)
+            y = Conv(e, w2) }""",
+        {"w1": (6, 3, 1), "w2": (5, 6, 1), "r": [1, 6, 2, 2], "r2": [1, 6, 4], "eye": np.eye(2, dtype=np.float32) * 9},
+        {"w1:0 w2:1": 6},
+    ),
+    "distances": Case(  # of every row to some places: the rows are free, the coordinates are not
+        """(float[3,4] x) => (float[5,2] y) {
+            a = MatMul(w1, x)  b = com.microsoft.CDist<metric="euclidean">(a, places)  y = MatMul(w2, b) }""",
+        {"w1": (6, 3), "w2": (5, 6), "places": (2, 4)},
+        {"w1:0 w2:1": 6},
+    ),
+}

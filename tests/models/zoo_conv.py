@@ -319,3 +319,102 @@ CASES |= {
         frozen={"w1:1": "works along", "w2:0": "works along"},
     ),
 }
+
+KEPT_WIDTHS = {
+    "max_pool": "MaxPool<kernel_shape=[2,1],strides=[2,1]>",
+    "average_pool": "AveragePool<kernel_shape=[2,1],strides=[2,1]>",
+    "average_pool_padded": "AveragePool<kernel_shape=[3,1],pads=[0,0,1,0],strides=[2,1],ceil_mode=1>",
+    "max_pool_same": 'MaxPool<kernel_shape=[2,1],strides=[2,1],auto_pad="SAME_UPPER">',
+    "lp_pool": "LpPool<kernel_shape=[2,1],strides=[2,1],p=2>",
+}
+"""Pooling along the height alone: the width is passed on."""
+CASES |= {
+    f"{name}_along_one_axis": Case(
+        f"(float[1,1,4,5] x) => (float[1,1,2,3] y) {{ a = MatMul(x, w1)  b = {op}(a)  y = MatMul(b, w2) }}",
+        {"w1": (5, 6), "w2": (6, 3)},
+        {"w1:1 w2:0": 6},
+    )
+    for name, op in KEPT_WIDTHS.items()
+}
+CASES["pool_that_pads_along_the_width"] = Case(
+    """(float[1,1,4,5] x) => (float[1,1,4,3] y) {
+        a = MatMul(x, w1)  b = AveragePool<kernel_shape=[1,1],pads=[0,0,0,1]>(a)  y = MatMul(b, w2) }""",
+    {"w1": (5, 6), "w2": (7, 3)},
+    {},
+    frozen={"w1:1": "AveragePool works along this axis"},
+)
+CASES["pool_that_skips_along_the_width"] = Case(
+    """(float[1,1,4,5] x) => (float[1,1,4,3] y) {
+        a = MatMul(x, w1)  b = MaxPool<kernel_shape=[1,1],strides=[1,2]>(a)  y = MatMul(b, w2) }""",
+    {"w1": (5, 6), "w2": (3, 3)},
+    {},
+    frozen={"w1:1": "MaxPool works along this axis"},
+)
+CASES |= {
+    f"{name}_over_features": Case(  # a normalisation over the last axis, as tf2onnx writes one
+        f"""(float[1,4,5] x) => (float[1,4,3] y) {{
+            a = MatMul(x, w1)  u = Unsqueeze(a, three)  m = {op}(u)  d = Sub(u, m)  s = Squeeze(d, three)
+            y = MatMul(s, w2) }}""",
+        {"w1": (5, 6), "w2": (6, 3), "three": [3]},
+        {"w1:1 w2:0": 6},
+        stats=("w1:1 w2:0",),
+    )
+    for name, op in POOLS.items()
+    if "global" in name
+}
+CASES["global_average_pool_over_blocks"] = Case(
+    """(float[1,4,5] x) => (float[1,4,3] y) {
+        a = MatMul(x, w1)  u = Reshape(a, r)  m = GlobalAveragePool(u)  d = Add(u, m)  s = Reshape(d, r2)
+        y = MatMul(s, w2) }""",
+    {"w1": (5, 6), "w2": (6, 3), "r": [4, 2, 3, 1], "r2": [1, 4, 6]},
+    {"w1:1 w2:0": 2, "w1:1 w2:0#2": 3},
+    blocks={"w1:1 w2:0#2": 2},
+    stats=("w1:1 w2:0#2",),
+)
+FOURIER = {
+    "opset_17": ("DFT<axis=2>(u)", 17, {}),
+    "opset_20": ("DFT(u, , two)", 20, {"two": 2}),
+    "of_some_length": ("DFT<axis=2>(u, length)", 17, {"length": 4}),
+}
+CASES |= {
+    f"fourier_transform_{name}": Case(
+        f"""(float[1,3,4] x) => (float[1,5,4,2] y) {{
+            a = Conv(x, w1)  u = Unsqueeze(a, last)  f = {op}  h = Reshape(f, r)  c = Conv(h, w2)
+            y = Reshape(c, r2) }}""",
+        {"w1": (6, 3, 1), "w2": (5, 6, 1), "last": [-1], "r": [1, 6, 8], "r2": [1, 5, 4, 2], **more},
+        {"w1:0 w2:1": 6},
+        opset=opset,
+    )
+    for name, (op, opset, more) in FOURIER.items()
+}
+CASES |= {
+    "fourier_transform_over_channels": Case(
+        """(float[1,3,4] x) => (float[1,5,4] y) {
+            a = Conv(x, w1)  u = Unsqueeze(a, last)  f = DFT<axis=1>(u)  e = ReduceSum<keepdims=0>(f, last)
+            y = Conv(e, w2) }""",
+        {"w1": (6, 3, 1), "w2": (5, 6, 1), "last": [-1]},
+        {},
+        opset=17,
+        frozen={"w1:0": "DFT works along this axis", "w2:1": "DFT works along this axis"},
+    ),
+    "short_time_fourier_transform": Case(
+        """(float[1,3,16] x) => (float[5,30] y) {
+            a = Conv(x, w1)  u = Reshape(a, r)  f = STFT<onesided=1>(u, step, window)  t = Reshape(f, r2)
+            y = MatMul(w2, t) }""",
+        {"w1": (6, 3, 1), "w2": (5, 6), "r": [6, 16, 1], "r2": [6, 30], "step": 4, "window": (8,)},
+        {"w1:0 w2:1": 6},
+        opset=17,
+    ),
+    "columns_to_image": Case(
+        """(float[1,3,4] x) => (float[1,5,3,3] y) {
+            a = Conv(x, w1)  b = Col2Im(a, image, block)  y = Conv(b, w2) }""",
+        {"w1": (24, 3, 1), "w2": (5, 6, 1, 1), "image": [3, 3], "block": [2, 2]},
+        {"w1:0 w2:1": 6},
+    ),
+    "determinant": Case(
+        """(float[1,3,4] x) => (float[1,5] y) {
+            a = Conv(x, w1)  b = Reshape(a, r)  d = Det(b)  y = MatMul(d, w2) }""",
+        {"w1": (6, 3, 1), "w2": (6, 5), "r": [1, 6, 2, 2]},
+        {"w1:0 w2:0": 6},
+    ),
+}

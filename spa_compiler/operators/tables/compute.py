@@ -216,8 +216,44 @@ def center_crop_pad(site: Site) -> None:
         site.unify(x.axes[i], y.axes[i])
 
 
+def fourier_transform(site: Site) -> None:
+    """DFT mixes the entries of one axis and the real and imaginary parts of the last; the other axes pass."""
+    x = site.x()
+    given = site.ints(2, "axis")
+    if given is None and len(site.inputs) > 2 and site.inputs[2] is not None:
+        raise Conflict("the axis is computed at run time")
+    axis = given[0] if given else -2 if site.opset >= 20 else 1  # from opset 20 on it is an input
+    hit = {axis % len(x.axes), len(x.axes) - 1}
+    a = ["_" if i in hit else n for i, n in enumerate(name_axes(x))]
+    rule(f"{' '.join(a)}, _, _ -> {' '.join(a)}")(site)
+
+
+def pool(site: Site) -> None:
+    """Batch and channels pass, and so does an axis along which every window is one position after the other."""
+    row = " ".join(["n", "c", *name_pooled_axes(site)])
+    rule(f"{row} -> {row}, _")(site)
+
+
+def pool_channels_last(site: Site) -> None:
+    """As `pool`; the channels are the last axis."""
+    row = " ".join(["n", *name_pooled_axes(site), "c"])
+    rule(f"{row} -> {row}")(site)
+
+
+def name_pooled_axes(site: Site) -> list[str]:
+    """A name for each spatial axis that a pooling leaves as it is: windows of one entry, one after the other."""
+    windows = site.attrs["kernel_shape"]
+    steps, pads = site.attrs.get("strides") or [1] * len(windows), site.attrs.get("pads") or [0] * (2 * len(windows))
+    if len(site.outputs) > 1:  # positions of maxima count along all axes
+        return ["_"] * len(windows)
+    plain = [w == s == 1 for w, s in zip(windows, steps, strict=True)]
+    padded = [low != 0 or high != 0 for low, high in zip(pads, pads[len(windows) :], strict=False)]
+    return [f"s{i}" if p and not q else "_" for i, (p, q) in enumerate(zip(plain, padded, strict=True))]
+
+
 CHANNELS = rule("n c _... -> n c _...")
-POOL = Row(CHANNELS, zero="keeps")
+OVER_SPACE = rule("n c s... -> n c _...", stat="s")
+POOL = Row(pool, zero="keeps")
 RULES: dict[str, Rule] = {
     "Conv": Row(
         convolution,
@@ -248,9 +284,16 @@ RULES: dict[str, Rule] = {
     "MeanVarianceNormalization": Row(mean_variance, norm=Norm("axes", epsilon=1e-9)),
     "LRN": rule("n C s... -> n C s..."),
     "LpNormalization": lp_normalization,
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "AveragePool", "LpPool"), POOL),
-    **dict.fromkeys(("GlobalLpPool", "Crop"), CHANNELS),
-    "MaxPool": Row(rule("n c _... -> n c _..., _ _ _..."), zero="keeps", one_output=True),
+    **dict.fromkeys(("AveragePool", "LpPool"), POOL),
+    "MaxPool": Row(pool, zero="keeps", one_output=True),
+    "GlobalAveragePool": Row(OVER_SPACE, zero="keeps", mean=True),
+    "GlobalMaxPool": Row(OVER_SPACE, zero="keeps", neutral=-math.inf),
+    "GlobalLpPool": OVER_SPACE,
+    "Crop": CHANNELS,
+    "DFT": Row(fourier_transform, zero="keeps"),
+    "STFT": Row(rule("b _..., _, _, _ -> b _ _ _"), zero="keeps"),
+    "Det": rule("b... _ _ -> b..."),
+    "Col2Im": Row(rule("n (c K) _, _, _ -> n c _..."), zero="keeps"),
     "MaxRoiPool": rule("_ c _..., _ -> _ c _..."),
     "RoiAlign": rule("_ c _..., _, _ -> _ c _..."),
     "GridSample": rule("_ c _..., _ -> _ c _..."),

@@ -32,7 +32,7 @@ FROZEN_OPERATORS: dict[str, str] = {
     "blocks of quantised weights": "GatherBlockQuantized",
     "quantised inside the operator": "QEmbedLayerNormalization QLinearReduceMean QLinearSoftmax",
     "its sequence layout is packed": "RemovePadding RestorePadding",
-    "every entry depends on every other": "Rfft Irfft Inverse CDist",
+    "every entry depends on every other": "Rfft Irfft",
     "compiled code of another runtime": "EPContext",
 }
 FROZEN_CONTRACTIONS: dict[str, str] = {
@@ -73,7 +73,9 @@ RULES: dict[str, Rule] = {
         rule(SKIP_UNCENTRED, stat="c"), norm=Norm(gain=2, centred=False, sum_output=3, epsilon=1e-12)
     ),
     "EmbedLayerNormalization": Row(rule(EMBED, stat="c"), norm=Norm(gain=5, sum_output=2, epsilon=1e-12)),
-    "NhwcMaxPool": rule("n _... c -> n _... c"),
+    "Inverse": rule("b... _ _ -> b... _ _"),
+    "CDist": rule("m K, n K -> m n"),
+    "NhwcMaxPool": compute.pool_channels_last,
     "Trilu": compute.RULES["Trilu"],
     "GridSample": compute.RULES["GridSample"],
     **{op: freeze_rule(why) for why, ops in FROZEN_OPERATORS.items() for op in ops.split()},

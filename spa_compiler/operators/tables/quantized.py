@@ -8,7 +8,7 @@ from __future__ import annotations
 from spa_compiler.errors import Conflict
 from spa_compiler.operators.rule import rule
 from spa_compiler.operators.site import Row, Rule, Site
-from spa_compiler.operators.tables.compute import GROUP_DEFAULT, name_axes, name_space
+from spa_compiler.operators.tables.compute import GROUP_DEFAULT, name_axes, name_pooled_axes, name_space
 from spa_compiler.operators.traits import EVERY_NAME
 
 
@@ -32,7 +32,8 @@ def concat(site: Site) -> None:
 
 def pool(site: Site) -> None:
     """QLinear pooling, channels first or last."""
-    order = "n _... c" if site.attrs.get("channels_last", 0) else "n c _..."
+    places = " ".join(name_pooled_axes(site)) if "kernel_shape" in site.attrs else "_..."
+    order = f"n {places} c" if site.attrs.get("channels_last", 0) else f"n c {places}"
     rule(f"{order}, _, _, _, _ -> {order}")(site)
 
 

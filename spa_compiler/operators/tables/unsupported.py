@@ -13,8 +13,6 @@ REASONS: dict[str, str] = {
     "its positions depend on data": """Compress Unique MaxUnpool Multinomial StringSplit
         TfIdfVectorizer RegexFullMatch""",
     "its size is an operand": "Range EyeLike HannWindow HammingWindow BlackmanWindow MelWeightMatrix AffineGrid",
-    "every entry depends on every other": "Det DFT STFT",
-    "overlapping windows are summed": "Col2Im",
     "random numbers are drawn position by position": """RandomNormal RandomNormalLike RandomUniform RandomUniformLike
         Bernoulli""",
     "a loss over named classes": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",

@@ -28,7 +28,7 @@ def check_proto(proto: onnx.ModelProto, path: Path, memory: int = USUAL_BYTES) -
     """
     broken = _find_broken_text(proto)
     if broken:
-        raise ModelError(f"{path}: not an ONNX file, or damaged: the text of a '{broken}' is not UTF-8")
+        raise ModelError(f"{path}: not an ONNX file, or damaged: the text of '{broken}' is not UTF-8")
     check_tensors(proto, path, memory)
     _check_operators(proto.graph.node, path)
     for function in proto.functions:
@@ -86,16 +86,23 @@ def _sort_numbers(before: list[set[int]]) -> list[int]:
 
 
 def _find_broken_text(message: Message) -> str:
-    """The first field of text that is not UTF-8, or '': protobuf reads such a field as bytes, without a word."""
+    """The place of the first text that is not UTF-8 (graph.node[3].input[0]), or ''.
+
+    Protobuf reads such a field as bytes, without a word.
+    """
     if isinstance(message, onnx.TensorProto):  # to ask for all of its fields is to copy its numbers
         return next((n for n in ("name", "doc_string") if isinstance(getattr(message, n), bytes)), "")
     for field, value in message.ListFields():
-        values = [value] if isinstance(value, str | bytes | Message) else value
-        if field.type == field.TYPE_STRING and any(isinstance(v, bytes) for v in values):
-            return str(field.name)
-        found = next(filter(None, map(_find_broken_text, values)), "") if field.type == field.TYPE_MESSAGE else ""
-        if found:
-            return found
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        single = isinstance(value, str | bytes | Message)
+        for k, v in enumerate([value] if single else value):
+            place = field.name if single else f"{field.name}[{k}]"
+            if field.type == field.TYPE_STRING and isinstance(v, bytes):
+                return str(place)
+            inner = _find_broken_text(v) if isinstance(v, Message) else ""
+            if inner:
+                return f"{place}.{inner}"
     return ""
 
 

@@ -145,12 +145,20 @@ def test_what_is_not_mutated_survives(folder: Path, name: str) -> None:
     assert survive(build(CASES[name]).SerializeToString(), folder)
 
 
-@pytest.mark.parametrize("text", [b"Conv", b"w1", b"group", b"pytorch"])
-def test_text_that_is_not_utf_8_is_refused(text: bytes, tmp_path: Path) -> None:
+BROKEN_PLACES = {
+    b"Conv": r"graph\.node\[0\]\.op_type",
+    b"w1": r"graph\.node\[0\]\.input\[1\]",
+    b"group": r"graph\.node\[\d+\]\.attribute\[0\]\.name",
+    b"pytorch": "producer_name",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN_PLACES)
+def test_text_that_is_not_utf_8_is_refused_with_its_place(text: bytes, tmp_path: Path) -> None:
     model = build(CASES["grouped_conv"])
     model.producer_name = "pytorch"
     data = model.SerializeToString()
     assert text in data
     (tmp_path / "model.onnx").write_bytes(data.replace(text, text[:-1] + b"\xb7"))
-    with pytest.raises(ModelError, match="is not UTF-8"):
+    with pytest.raises(ModelError, match=rf"model\.onnx: .*'{BROKEN_PLACES[text]}' is not UTF-8"):
         load(tmp_path / "model.onnx")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from spa_compiler.analysis.cost import CostModel
+from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.cost_kinds import GroupShare, MeasuredCost
 from spa_compiler.analysis.cost_registry import find_cost, find_costs, list_cost_names
 from spa_compiler.errors import NothingToPrune, UsageError
@@ -93,7 +93,7 @@ class Allocate:
         else:
             plan = self.make_plan(state, of, ratio)
         if ratio > 0 and plan.is_empty:
-            raise NothingToPrune(describe_frozen(state))
+            raise NothingToPrune(describe_small_share(state, of, ratio) or describe_frozen(state))
         return replace(state, plan=plan, budget=Budget(of, ratio)).add_results(
             asked={"of": of, "ratio": ratio, "scope": self.choose_scope(state)}
         )
@@ -177,6 +177,25 @@ def find_share(state: State, target: str, threads: int = 0) -> tuple[str, float]
     if wanted >= dense:
         raise NothingToPrune(f"--target {target}: the model already has only {dense:,.0f} {unit}")
     return of, 1 - wanted / dense
+
+
+def describe_small_share(state: State, of: str, ratio: float) -> str:
+    """Why a share removes nothing where it is less than one unit of any group; '' where it is not."""
+    cost, graph = find_cost(of), state.require_graph()
+    groups = [graph.group(n) for n in state.scores]
+    if isinstance(cost, MeasuredCost):
+        return ""
+    if isinstance(cost, GroupShare):
+        least = min(1 / g.size for g in groups)
+    else:
+        model, unit = CostModel(graph), cost.unit
+        dense = model.total(unit, {})
+        one_less = [model.total(unit, make_group_widths(g, g.size - 1)) for g in groups]
+        least = 1 - max(one_less) / dense if dense else 0.0
+    if ratio >= least:
+        return ""
+    smallest = f"the smallest unit of a group is {least:.2%}"
+    return f"nothing is removed: {ratio:.4g} of the {of} is less than one unit ({smallest}); ask for more"
 
 
 def describe_frozen(state: State) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 
 from commands import LAST_LINE, QUICK, folder, last, run, run_spa
 from spa_compiler.cli.main import spa
@@ -75,6 +76,15 @@ def test_scores_from_a_file_decide_what_goes(source: Path) -> None:
     kept = json.loads(plan.read_text())["groups"]
     assert list(kept) == [label]
     assert kept[label]["keep"] == list(range(size - len(kept[label]["keep"]), size))
+
+
+@pytest.mark.parametrize("of", ["channels", "params", "macs"])
+def test_a_share_below_one_unit_is_said_to_be_one(of: str, source: Path) -> None:
+    """Nothing that is frozen is the reason: a larger share removes something."""
+    result = run(source, "--ratio", 0.0001, "--of", of, *QUICK)
+    assert result.exit_code == 5
+    assert "is less than one unit" in result.output and "frozen" not in result.output, result.output
+    assert run(source, "--ratio", 0.5, "--of", of, *QUICK).exit_code == 0
 
 
 def test_inspect_lists_groups_and_what_is_frozen(source: Path) -> None:

@@ -11,6 +11,7 @@ from spa_compiler.pipeline.fields import make_option, make_range_option, make_se
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.verification.proof import prove_rewrite
+from spa_compiler.verification.unproven_groups import list_unfinite_constants
 
 
 @dataclass(frozen=True)
@@ -44,5 +45,5 @@ class Verify:
         ranges = parse_ranges(self.input_range, state.source)
         found = prove_rewrite(graph, masks, state.pruned, self.seed, ranges, state.source)
         if found.silent and not self.allow_unproven:
-            raise UnprovenError(found.silent, found.groups)
+            raise UnprovenError(found.silent, found.groups, list_unfinite_constants(state.source))
         return replace(state, proof=found)

@@ -40,14 +40,20 @@ class VerificationError(SpaError):
 
 
 class UnprovenError(VerificationError):
-    """The proof cannot see some groups that lose a unit: `silent` are their labels, of `groups` in all."""
+    """The proof cannot see some groups that lose a unit: `silent` are their labels, of `groups` in all.
 
-    def __init__(self, silent: Iterable[str], groups: int) -> None:
+    `unfinite`: constants that hold NaN or infinity, behind which nothing moves.
+    """
+
+    def __init__(self, silent: Iterable[str], groups: int, unfinite: Iterable[str] = ()) -> None:
         self.silent, self.groups = tuple(silent), groups
         names = ", ".join(f"'{n}'" for n in self.silent[:4]) + ", ..." * (len(self.silent) > 4)
+        flawed = ", ".join(f"'{n}'" for n in list(unfinite)[:4])
+        why = f" (NaN or infinity in {flawed}: nothing moves behind it)" if flawed else ""
         super().__init__(
             f"the proof cannot see {describe_unproven(len(self.silent), groups)}: on the inputs that were drawn, "
-            f"nothing moves with {names}; give --input-range, --exclude them, or --allow-unproven; nothing was written"
+            f"nothing moves with {names}{why}; give --input-range, --exclude them, or --allow-unproven; "
+            "nothing was written"
         )
 
 

@@ -40,6 +40,7 @@ from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.verification.comparison import choose_tolerance
 from spa_compiler.verification.proof import Structural, prove_rewrite
 from spa_compiler.verification.structure import Structure, compare_structure, list_worst, reopen
+from spa_compiler.verification.unproven_groups import list_unfinite_constants
 from spa_compiler.version import VERSION
 
 NO_PLAN = "no plan is given, so that neither structure nor weights are compared with anything"
@@ -116,7 +117,7 @@ def verify_file(dense: Path, compiled: Path, plan: Plan | None, options: Options
     out.lines.append("the signature is the same")
     _prove(source, small, plan, options, rerun, out)
     if out.proof is not None and out.proof.silent and not options.allow_unproven:
-        raise UnprovenError(out.proof.silent, out.proof.groups)
+        raise UnprovenError(out.proof.silent, out.proof.groups, list_unfinite_constants(source))
     measured = measure_sessions(dense, sessions, options)
     _add_measures(measured, out)
     out.gates = judge_gates(gates, _list_values(measured))

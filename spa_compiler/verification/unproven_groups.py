@@ -24,6 +24,8 @@ from spa_compiler.algebra.expr import Dim, Expr, iterate_dims
 from spa_compiler.algebra.masks import NO_CHANNEL, Bools, Masks, find_coordinates
 from spa_compiler.analysis.dead_channels import find_dead_channels
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.execution.finite import is_finite
+from spa_compiler.ir.model import Model
 from spa_compiler.operators.site import Scope, Value
 from spa_compiler.verification.comparison import find_peaks
 
@@ -206,3 +208,8 @@ def find_body_outputs(graph: DependencyGraph) -> list[str]:
     """Outputs of control nodes outside of bodies: the places where groups inside of bodies can be seen."""
     sites = [s for s in graph.sites if s.op in ("If", "Loop", "Scan") and not s.path]
     return [v.name for s in sites for v in s.outputs if v is not None]
+
+
+def list_unfinite_constants(model: Model) -> list[str]:
+    """Names of the constants of a model that hold NaN or infinity."""
+    return [n for n, t in model.constants().items() if not is_finite(model.array(t))]

@@ -509,3 +509,8 @@ def test_compiled_models_with_one_wrong_weight_are_refused() -> None:
     made, first, second, missed = tool.survey(subjects, 11, seed=7)
     assert sum(made.values()) >= 40 and all(made[k] for k in tool.KINDS)
     assert first == second == made, missed
+
+
+def test_constants_that_are_not_finite_are_named_where_groups_cannot_be_seen() -> None:
+    assert "(NaN or infinity in 'w2': nothing moves behind it)" in str(UnprovenError(["w1:1"], 2, ["w2"]))
+    assert "infinity" not in str(UnprovenError(["w1:1"], 2))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -135,6 +135,22 @@ def iterate_dims(e: Expr) -> Iterator[Dim]:
     else:
         for p in e.parts:
             yield from iterate_dims(p)
+
+
+def count_positions(e: Expr, dims: Collection[Dim]) -> int:
+    """How many positions of an axis lie on one of these dims: a unit may take several of them.
+
+    >>> group, channel, other = Dim(10), Dim(8), Dim(3)
+    >>> count_positions(Sum((Prod((group, channel)), other)), [group])
+    80
+    """
+    e = resolve(e)
+    if isinstance(e, Dim):
+        return e.size if e in dims else 0
+    carried = [count_positions(p, dims) for p in e.parts]
+    if isinstance(e, Sum):
+        return sum(carried)
+    return e.size - math.prod(p.size - n for p, n in zip(e.parts, carried, strict=True))
 
 
 def is_frozen(e: Expr) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from spa_compiler.algebra.expr import Dim, Expr, Reason, freeze, is_trivial, iterate_dims
+from spa_compiler.algebra.expr import Dim, Expr, Reason, count_positions, freeze, is_trivial, iterate_dims
 from spa_compiler.algebra.masks import find_covering_dims, resize_axis
 from spa_compiler.algebra.unify import UndecidedError, allow_choices, naming
 from spa_compiler.analysis.blocks import find_blocks
@@ -101,6 +101,11 @@ class DependencyGraph:
             if g.label == name:
                 return g
         raise UsageError(f"no group is called '{name}'; `spa inspect` lists them")
+
+    def count_channels(self, group: Group) -> int:
+        """Channels that all units of a group are, on the axis of a constant that has most of them."""
+        axes = [self.values[m.value].axes[m.axis] for m in group.members]
+        return max(count_positions(a, group.dims) for a in axes)
 
     @functools.cached_property
     def readers(self) -> dict[str, list[Site]]:

@@ -66,7 +66,7 @@ class Inspection(dict[str, Any]):
     """The groups and what is frozen, as JSON and as text."""
 
     def lines(self, verbose: bool = False) -> Iterator[str]:
-        """One line a group: channels, what hangs on it, and (verbose) its members."""
+        """One line a group: its units, the channels that they are, what hangs on it, and (verbose) its members."""
         total, frozen = self["parameters"], sum(self["frozen"].values())
         prunable = f"{total - frozen:,} of {total:,} parameters are prunable"
         yield f"{len(self['groups'])} groups; {prunable}{_format_others(self)}"
@@ -74,7 +74,7 @@ class Inspection(dict[str, Any]):
             blocks = f" in each of {g['blocks']} blocks" if g["blocks"] > 1 else ""
             stat = " (statistic)" if g["statistic"] else ""
             hangs = f"{g['parameters']:,} parameters{_format_others(g)}"
-            yield f"{g['label']}: {g['size']} channels{blocks}{stat}, {hangs}"
+            yield f"{g['label']}: {g['size']} units{blocks}, {g['channels']} channels{stat}, {hangs}"
             if verbose:
                 yield from (f"    {m['role']:5} {m['value']}:{m['axis']}" for m in g["members"])
         if frozen:
@@ -92,7 +92,8 @@ def inspect_file(path: Path, input_shape: tuple[str, ...] = (), memory: str = US
         hang = {u: round(cost.of_group(g, u, {}) - cost.of_group(g, u, none)) for u in (PARAMETERS, *units)}
         groups.append(
             {
-                "label": g.label, "size": g.size, "blocks": g.blocks, "statistic": g.stat,
+                "label": g.label, "size": g.size, "blocks": g.blocks, "units": g.size * g.blocks,
+                "channels": graph.count_channels(g), "statistic": g.stat,
                 "parameters": hang.pop(PARAMETERS), **hang,
                 "members": [{"value": m.value, "axis": m.axis, "role": m.role} for m in g.members],
             }

@@ -14,6 +14,14 @@ from commands import LAST_LINE, QUICK, folder, last, run, run_spa
 from spa_compiler.cli.main import spa
 from zoo import CASES, Case, build
 
+GROUPS_OF_FOUR = Case(
+    """(float[1,3,4,4] x) => (float[1,5,4,4] y) {
+        a = Conv(x, w1)  b = GroupNormalization<num_groups=3>(a, gain, bias)  y = Conv(b, w2) }""",
+    {"w1": (12, 3, 1, 1), "gain": (12,), "bias": (12,), "w2": (5, 12, 1, 1)},
+    None,
+    opset=21,
+)
+
 
 def test_a_run_writes_beside_the_input_and_ends_with_the_line_for_grep(source: Path) -> None:
     before = folder(source.parent)
@@ -93,7 +101,17 @@ def test_inspect_lists_groups_and_what_is_frozen(source: Path) -> None:
     assert "frozen parameters:" in text
     found = json.loads(run_spa("inspect", source, "--json").output)
     assert {"groups", "frozen", "parameters", "macs"} == set(found)
-    assert {"label", "size", "blocks", "statistic", "parameters", "macs", "members"} == set(found["groups"][0])
+    of_a_group = {"label", "size", "blocks", "units", "channels", "statistic", "parameters", "macs", "members"}
+    assert of_a_group == set(found["groups"][0])
+
+
+def test_inspect_shows_how_many_channels_the_units_of_a_group_are(tmp_path: Path) -> None:
+    """GroupNormalization ties the four channels of each of its three groups together."""
+    onnx.save(build(GROUPS_OF_FOUR), tmp_path / "m.onnx")
+    found = json.loads(run_spa("inspect", tmp_path / "m.onnx", "--json").output)["groups"]
+    assert sorted((g["units"], g["channels"]) for g in found) == [(3, 12), (12, 12)]
+    text = run_spa("inspect", tmp_path / "m.onnx").output
+    assert ": 3 units, 12 channels" in text and ": 4 units in each of 3 blocks, 12 channels" in text
 
 
 def test_inspect_counts_what_hangs_on_a_group_once(tmp_path: Path) -> None:

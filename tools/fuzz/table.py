@@ -15,8 +15,9 @@ class Table:
     """Counts so far."""
 
     counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    times: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds of CPU by kind."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
-    cpu: float = 0.0
     slowest: tuple[float, str] = (0.0, "")
     largest: tuple[int, str] = (0, "")
     cases: int = 0
@@ -25,7 +26,7 @@ class Table:
         """One case."""
         self.cases += 1
         self.counts[row["kind"]][row["outcome"]] += 1
-        self.cpu += row["cpu"]
+        self.times[row["kind"]] += row["cpu"]
         self.slowest = max(self.slowest, (row["cpu"], row["case"]))
         self.largest = max(self.largest, (row["memory"], row["case"]))
         if row["level"]:
@@ -40,7 +41,7 @@ class Table:
         kinds = Counter(level for level, _ in self.found)
         return (
             f"{self.cases} cases, {self.faults} faults of {kinds['fault']} kinds, {kinds['refusal']} kinds of refusal; "
-            f"{self.cpu:.0f} s of CPU in runs; slowest {self.slowest[1]} {self.slowest[0]:.1f} s, "
+            f"{sum(self.times.values()):.0f} s of CPU in runs; slowest {self.slowest[1]} {self.slowest[0]:.1f} s, "
             f"largest {self.largest[1]} {self.largest[0] >> 20} MB"
         )
 
@@ -49,10 +50,11 @@ class Table:
         yield f"{self.summarise()}; {seconds:.0f} s by the clock"
         yield ""
         outcomes = sorted({o for c in self.counts.values() for o in c})
-        yield "| kind | " + " | ".join(outcomes) + " |"
-        yield "|---" * (len(outcomes) + 1) + "|"
+        yield "| kind | " + " | ".join(outcomes) + " | CPU a case |"
+        yield "|---" * (len(outcomes) + 2) + "|"
         for kind, counts in sorted(self.counts.items()):
-            yield f"| {kind} | " + " | ".join(str(counts[o] or "") for o in outcomes) + " |"
+            mean = self.times[kind] / counts.total()
+            yield f"| {kind} | " + " | ".join(str(counts[o] or "") for o in outcomes) + f" | {mean:.2f} s |"
         for level in ("fault", "refusal"):
             rows = sorted(((s, r) for (v, s), r in self.found.items() if v == level), key=lambda x: -len(x[1]))
             yield ""

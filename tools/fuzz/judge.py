@@ -138,7 +138,7 @@ def check_files(case: Case, ran: Ran, folder: Path, before: dict[str, str]) -> V
     changed = [n for n in before if after.get(n) != before[n]]
     if changed:
         return Verdict("changed an input", "fault", f"changed {changed[0]}", str(changed))
-    more = [n for n in after if n not in before and n not in asked and not re.fullmatch(r".*\.onnx\.\w+\.data", n)]
+    more = [n for n in after if n not in before and n not in asked and not re.fullmatch(r".*\.onnx(\.\w+)?\.data", n)]
     if more:
         return Verdict("wrote more", "fault", "wrote a file that nobody asked for", str(more))
     if ran.exit not in (0, 7) and OUTPUT in after and OUTPUT not in before:

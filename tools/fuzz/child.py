@@ -51,7 +51,7 @@ class Command:
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [self.python, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            [self.python, "-P", str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             text=True, env=self.environment,
         )  # fmt: skip
 

@@ -33,6 +33,8 @@ def check_proto(proto: onnx.ModelProto, path: Path, memory: int = USUAL_BYTES) -
     _check_operators(proto.graph.node, path)
     for function in proto.functions:
         _check_operators(function.node, path)
+    if twice := _find_repeated_output(proto.graph):
+        raise ModelError(f"{path}: invalid model: two nodes make a value called '{twice}'; every value has one maker")
     moved = put_in_order(proto.graph)
     notes = [f"nodes that stood before what they read were put in order: {moved}"] if moved else []
     try:
@@ -40,11 +42,26 @@ def check_proto(proto: onnx.ModelProto, path: Path, memory: int = USUAL_BYTES) -
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as e:
         text = str(e).strip().split("\n\n")[0]
         foreign = "No opset import for domain" in text and "''" not in text  # onnxruntime imports its own by itself
-        ordered = bool(moved) and "topologically sorted" in text  # the file itself was checked, for its external data
+        unsorted = bool(moved and find_locations(proto))  # the file itself was checked, for its external data
+        ordered = unsorted and "topologically sorted" in text
         if not foreign and not ordered and "No Op registered" not in text and "deprecated" not in text:
             raise ModelError(f"{path}: invalid model: {text}") from e
         return notes if ordered else [*notes, f"onnx.checker: {text}"]
     return notes
+
+
+def _find_repeated_output(graph: onnx.GraphProto) -> str:
+    """A name that two nodes of a graph, or of one of its bodies, give to what they make, or ''."""
+    seen: set[str] = set()
+    for node in graph.node:
+        for name in map(str, node.output):
+            if name in seen:
+                return name
+            seen.update([name] if name else [])
+    for body in (body for node in graph.node for body in list_subgraphs(node)):
+        if inner := _find_repeated_output(body):
+            return inner
+    return ""
 
 
 def put_in_order(graph: onnx.GraphProto) -> int:

@@ -137,6 +137,27 @@ def test_duplicate_names(tmp_path: Path) -> None:
     refused(saved(model, tmp_path), model.graph.node[0].output[0])
 
 
+@pytest.mark.parametrize("place", ["", "here.bin"])
+def test_a_value_that_two_nodes_make_where_nodes_stand_in_any_order(tmp_path: Path, place: str) -> None:
+    model = build(CASES["residual"])
+    model.graph.node.add().CopyFrom(model.graph.node[0])
+    if place:
+        onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location=place, size_threshold=0)
+    refused(
+        tmp_path / "m.onnx" if place else saved(model, tmp_path),
+        f"two nodes make a value called '{model.graph.node[0].output[0]}'",
+    )
+
+
+def test_a_value_that_no_node_makes_where_nodes_stand_in_any_order(tmp_path: Path) -> None:
+    model = build(CASES["residual"])
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in model.graph.node]
+    nodes[-1].input[0] = "nowhere"
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[1:], nodes[0]])
+    refused(saved(model, tmp_path), "nowhere")
+
+
 def test_missing_initializer(tmp_path: Path) -> None:
     model = build(CASES["residual"])
     name = model.graph.initializer[0].name

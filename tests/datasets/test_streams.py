@@ -120,7 +120,9 @@ def test_python_gives_arrays_dictionaries_and_iterables(given: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [3, object(), lambda: X, iter(()), [], {"x": ["a"]}, {"x": np.zeros((0, 6))}], ids=repr
+    "given",
+    [3, object(), lambda: X, iter(()), [], {"x": ["a"]}, {"x": np.zeros((0, 6))}],
+    ids=["number", "object", "function", "iterator", "list", "texts", "empty"],
 )
 def test_python_objects_that_are_no_inputs_are_refused(given: Any) -> None:
     with pytest.raises(UsageError, match="the inputs"):

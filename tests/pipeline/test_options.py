@@ -51,7 +51,7 @@ HEEDED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "names"), IDLE, ids=str)
+@pytest.mark.parametrize(("options", "names"), IDLE, ids=lambda v: str(sorted(v) if isinstance(v, set) else v))
 def test_options_that_change_nothing_are_found(options: dict[str, Any], names: set[str]) -> None:
     assert set(find_idle(Options(**options))) == names
 

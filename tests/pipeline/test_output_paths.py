@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from commands import QUICK, folder, last, run, run_spa
 from spa_compiler import compiler
-from spa_compiler.cli import inspection, main
+from spa_compiler.cli import inspection, main, verification
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.exit_codes import ExitCode
@@ -350,7 +350,7 @@ def test_commands_that_only_look_find_it_as_well(
 ) -> None:
     small, data = source.with_name("s.onnx"), Path(shutil.copy(models / "digits_test.npz", source.parent))
     assert run(source, "--ratio", 0.3, "-o", small, *QUICK).exit_code == 0
-    outputs = inspection._measure_sessions
+    outputs = inspection.measure_sessions
     for file in (small, data):
 
         def meanwhile(*args: Any, file: Path = file) -> Any:
@@ -358,7 +358,8 @@ def test_commands_that_only_look_find_it_as_well(
             touch(file)
             return found
 
-        monkeypatch.setattr(inspection, "_measure_sessions", meanwhile)
+        for module in (inspection, verification):
+            monkeypatch.setattr(module, "measure_sessions", meanwhile)
         result = run_spa(command, source, small, "--data", data)
         assert result.exit_code == ModelError.exit_code and f"{file}: it was written to" in result.stderr
 

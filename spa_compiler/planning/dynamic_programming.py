@@ -28,7 +28,7 @@ COST_STEPS = 4096
 """Costs that a budget is divided into, at least."""
 STEPS_PER_GROUP = 64
 """The same for each group: costs are rounded up, by less than one of these a group."""
-ROUNDS = 16
+LINEARISATIONS = 16
 """Times that costs are taken around a solution."""
 SLACK = 1e-9
 """Share of the dense cost by which rounding may miss a budget."""
@@ -47,7 +47,7 @@ def remove_exactly(tracker: CostTracker) -> None:
     remove_greedily(tracker)
     solution = tracker.list_places()
     best = _rate(tracker, solution)
-    for _ in range(ROUNDS):
+    for _ in range(LINEARISATIONS):
         found = _solve_around(tracker, start, solution)
         if found is None or found == solution:
             break

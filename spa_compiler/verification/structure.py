@@ -136,6 +136,9 @@ class _Walk:
         if isinstance(a, gs.Constant) or isinstance(b, gs.Constant):
             self._pair_constants(a, b, place)
             return
+        if not a.name and place.solvable and place.optional and not self.strict and _is_dequantised(b):
+            self.found.added.append(b.name)  # a bias of integers
+            return
         if not a.inputs or not b.inputs:
             if a.name != b.name or a.inputs or b.inputs:
                 self._refuse(place, f"reads {_describe(b)}, expected {_describe(a)}")
@@ -165,6 +168,8 @@ class _Walk:
         return others[0]
 
     def _pair_constants(self, a: gs.Tensor, b: gs.Tensor, place: Place) -> None:
+        if not a.name and place.integers and isinstance(b, gs.Constant) and not self.models[1].array(b).any():
+            return  # a zero point of 0 is none
         if not isinstance(a, gs.Constant):
             free = place.solvable and not self.strict and (place.optional or a.name != "")
             if not isinstance(b, gs.Constant) or not free:
@@ -268,6 +273,12 @@ def find_moving(model: Model) -> frozenset[str]:
 def is_equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Are two arrays the same, bit for bit?"""
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def _is_dequantised(b: gs.Tensor) -> bool:
+    """Is it made of constants by one node that dequantises them?"""
+    node = b.inputs[0] if b.inputs else None
+    return node is not None and node.op == "DequantizeLinear" and all(isinstance(t, gs.Constant) for t in node.inputs)
 
 
 def _is_spread(a: gs.Constant, b: gs.Constant) -> bool:

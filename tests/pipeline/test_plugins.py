@@ -287,7 +287,7 @@ def test_an_unknown_cost_is_refused_with_those_that_there_are(site: Path, tmp_pa
     names = ["macs", "params", "size", "latency", "channels", "activations", "energy", "file", "heads"]
     done = run_shell(site, "compile", source, "--of", "joules", "--ratio", 0.5)
     assert done.returncode == 2 and all(f"'{n}'" in done.stderr for n in names)
-    with pytest.raises(UsageError, match=f"--of joules: expected one of {', '.join(names)}"):
+    with pytest.raises(UsageError, match=f"of='joules': expected one of {', '.join(map(repr, names))}"):
         spa_compiler.compile(source, 0.5, of="joules", criterion="l2")
     with pytest.raises(UsageError, match="a number with MACs, params, B, ms, activations, J or Bytes, like"):
         spa_compiler.compile(source, target="5 joules", criterion="l2")

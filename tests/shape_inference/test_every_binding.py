@@ -195,7 +195,7 @@ def test_channels_are_free_where_only_sides_are_padded_at_run_time() -> None:
     text = "s = Shape(a)  n = Slice(s, two, four)  m = Mod(n, k)  p = Concat<axis=0>(zeros, m)  b = Pad(a, p)"
     values = {"two": np.array([2]), "four": np.array([4]), "k": np.array([8]), "zeros": np.array([0] * 6)}
     text = f"(float[N,3,H,W] x) => (float[N,4,P,Q] y) {{ a = Conv(x, w1)  {text}  y = Conv(b, w2) }}"
-    graph = analyze_proto(parsed(text, w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), **values).proto())
+    graph = analyze_proto(parsed(text, w1=(6, 3, 1, 1), w2=(4, 6, 3, 3), **values).proto())
     assert [g.label for g in graph.groups] == ["w1:0"]
     sides = {r.text for axis in (2, 3) for r in graph.find_reasons(("b", axis))}
     assert "padded by as much as is computed at run time" in sides

@@ -107,7 +107,8 @@ def test_every_module_in_a_document_exists(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_every_path_in_a_document_exists(path: Path) -> None:
-    run = {n.replace(".", "/") + ".py" for n in COMMAND.findall(text_of(path))}
+    modules = {n.replace(".", "/") for n in COMMAND.findall(text_of(path))}
+    run = {f"{n}/__main__.py" if (ROOT / n).is_dir() else f"{n}.py" for n in modules}
     named = {n for n in PATH.findall(text_of(path)) if not PLACEHOLDER.search(n)} | run
     assert not {n for n in named if not any(ROOT.glob(n))}
 

@@ -152,8 +152,11 @@ def test_few_modules_name_operators() -> None:
     assert len(NAMES_OPERATORS) <= 10
 
 
-COSTS = {word for c in find_costs().values() for word in (c.name, c.unit, c.title, c.suffix) if word} - {"size"}
-"""How the costs of this distribution are called, in options, reports and targets; a group has a size, too."""
+COSTS = {word for c in find_costs().values() for word in (c.name, c.unit, c.title, c.suffix) if word} - {
+    "size",
+    "channels",
+}
+"""How the costs of this distribution are called, in options, reports and targets; a group has both, too."""
 
 
 def rows_of_texts(path: Path) -> Iterator[set[str]]:

@@ -47,8 +47,6 @@ from spa_compiler.verification.signature import check_signature
 
 PARAMETERS = "params"
 """The unit of the cost of which `spa inspect` also says what is frozen."""
-CHANNEL_COUNT = "channels"
-"""What a group has of units times the channels of one."""
 DRAWING_OPTIONS = {"input_shape", "input_range", "seed"}
 """Options that say how inputs are drawn."""
 
@@ -95,7 +93,7 @@ def inspect_file(path: Path, input_shape: tuple[str, ...] = (), memory: str = US
         groups.append(
             {
                 "label": g.label, "size": g.size, "blocks": g.blocks, "units": g.size * g.blocks,
-                CHANNEL_COUNT: graph.count_channels(g), "statistic": g.stat,
+                "channels": graph.count_channels(g), "statistic": g.stat,
                 "parameters": hang.pop(PARAMETERS), **hang,
                 "members": [{"value": m.value, "axis": m.axis, "role": m.role} for m in g.members],
             }

@@ -136,7 +136,7 @@ class _Walk:
         if isinstance(a, gs.Constant) or isinstance(b, gs.Constant):
             self._pair_constants(a, b, place)
             return
-        if not a.name and place.solvable and place.optional and not self.strict and _is_dequantised(b):
+        if not a.name and place.solvable and place.optional and not self.strict and self._is_dequantised(b):
             self.found.added.append(b.name)  # a bias of integers
             return
         if not a.inputs or not b.inputs:
@@ -254,6 +254,13 @@ class _Walk:
         biased = not self.strict and self._find_traits(0, one).bias > 0
         return biased and one.attrs.get(name) == 0.0 and other.attrs.get(name, 1.0) == 1.0
 
+    def _is_dequantised(self, b: gs.Tensor) -> bool:
+        """Is it made of constants by one node of the compiled graph that dequantises them?"""
+        node = b.inputs[0] if b.inputs else None
+        if node is None or not self._find_traits(1, node).dequantizes:
+            return False
+        return all(isinstance(t, gs.Constant) for t in node.inputs)
+
     def _find_traits(self, which: int, node: gs.Node) -> Traits:
         return find_traits(self.protos[which][id(node)])
 
@@ -273,12 +280,6 @@ def find_moving(model: Model) -> frozenset[str]:
 def is_equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Are two arrays the same, bit for bit?"""
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
-
-
-def _is_dequantised(b: gs.Tensor) -> bool:
-    """Is it made of constants by one node that dequantises them?"""
-    node = b.inputs[0] if b.inputs else None
-    return node is not None and node.op == "DequantizeLinear" and all(isinstance(t, gs.Constant) for t in node.inputs)
 
 
 def _is_spread(a: gs.Constant, b: gs.Constant) -> bool:

@@ -342,6 +342,7 @@ CASES["pool_that_pads_along_the_width"] = Case(
     {"w1": (5, 6), "w2": (7, 3)},
     {},
     frozen={"w1:1": "AveragePool works along this axis"},
+    runs=False,  # onnxruntime takes no pads of a whole window
 )
 CASES["pool_that_skips_along_the_width"] = Case(
     """(float[1,1,4,5] x) => (float[1,1,4,3] y) {

@@ -18,8 +18,8 @@ from tools.fuzz.oracle import Differs, compare
 from tools.fuzz.worker import Worker
 
 CASES, CHUNKS = 200, 10
-KNOWN = frozenset({"hostile-97", "hostile-130", "hostile-159", "hostile-186"})
-"""Cases that break a promise today: Loops of very many rounds, functions that call the next one twice."""
+KNOWN = frozenset({"hostile-97", "hostile-130", "hostile-186"})
+"""Loops of very many rounds: without --time-limit one run of the model may take ten minutes, the fuzzer waits ten s."""
 
 
 @pytest.fixture(scope="module")

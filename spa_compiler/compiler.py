@@ -97,14 +97,13 @@ def compile(  # noqa: A001  # the public name, used as spa_compiler.compile
         if (value := values.get(name)) is not None:
             values[name] = f"{PYTHON_PREFIX}{name}" if _is_object(value) else os.fspath(value)
     target = Path(output) if output else None
-    limit = float(values.pop("time_limit", 0.0))
     chosen = Options(ratio=ratio, **values)
     if isinstance(model, str | os.PathLike):
-        with limit_time(limit):
+        with limit_time(chosen.time_limit):
             return compile_file(Path(model), target, chosen, progress, given=given)
     folder = Path(tempfile.mkdtemp(prefix="spa-compile-"))
     try:
-        with limit_time(limit):
+        with limit_time(chosen.time_limit):
             result = compile_file(_save_model(model, folder), target, chosen, progress, given=given)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -139,7 +138,7 @@ def compile_file(
 
     `beside`: files that the caller is going to write afterwards, with what they are called in a message. `known` keeps
     the states before a budget is met, by the passes run: given again for the same file, they are not run again. `given`
-    are inputs that are objects, by what the options call them.
+    are inputs that are objects, by what the options call them. The caller limits the time (`limit_time`).
     """
     start = time.perf_counter()
     asked, gates = pipeline_of(options), parse_gates(options.fail_under, list_metric_names())

@@ -61,7 +61,7 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
         try:
-            with raise_on_signals(), limit_time(options.pop("time_limit", None) or 0.0):
+            with raise_on_signals(), limit_time(options.get("time_limit") or 0.0):
                 command(*args, **options)
         except KeyboardInterrupt:
             click.echo("spa-compile: interrupted; no unfinished file is left", err=True)
@@ -171,7 +171,7 @@ def _compile_and_save(source: Path, output: Path | None, given: dict[str, Any]) 
         raise ModelError(f"{source}: no such file" if not source.exists() else f"{source}: not a file")
     target = output or source.with_name(f"{source.stem}.pruned.onnx")
     try:
-        with _describe_unproven(" | nothing was written", given), _show_progress(given["quiet"]) as tell:
+        with _describe_unproven(" | nothing was written", given["as_json"]), _show_progress(given["quiet"]) as tell:
             result = compile_file(source, target, options, tell, None, beside)
     except GateError as e:
         if e.report is not None:
@@ -243,12 +243,12 @@ def _write(file: Path, write: Callable[[Path], None]) -> str:
 
 
 @contextmanager
-def _describe_unproven(rest: str, given: Mapping[str, Any]) -> Iterator[None]:
+def _describe_unproven(rest: str, as_json: bool) -> Iterator[None]:
     """The last line where the proof cannot see some groups."""
     try:
         yield
     except UnprovenError as e:
-        if not given.get("as_json"):
+        if not as_json:
             click.echo(f"{document.format_unproven_status(len(e.silent), e.groups)}{rest}")
         raise
 
@@ -318,7 +318,9 @@ spa.add_command(_make_command("compile"), "compile")
 @click.option("-v", "--verbose", is_flag=True, help="The members of every group, and where an error comes from.")
 @add_options([make_named_option("input_shape"), make_named_option("memory"), make_named_option("time_limit")])
 @_guard
-def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], memory: str, verbose: bool) -> None:
+def inspect_command(
+    source: Path, as_json: bool, input_shape: tuple[str, ...], memory: str, verbose: bool, time_limit: float
+) -> None:
     """List the groups of coupled channels, and why the rest is frozen."""
     found = inspect_file(source, input_shape, memory)
     _print_json(found) if as_json else click.echo("\n".join(found.lines(verbose)))
@@ -332,7 +334,13 @@ def inspect_command(source: Path, as_json: bool, input_shape: tuple[str, ...], m
 @add_options([make_named_option("input_shape"), make_named_option("memory"), make_named_option("time_limit")])
 @_guard
 def explain_command(
-    source: Path, axis_a: str, axis_b: str | None, as_json: bool, input_shape: tuple[str, ...], memory: str
+    source: Path,
+    axis_a: str,
+    axis_b: str | None,
+    as_json: bool,
+    input_shape: tuple[str, ...],
+    memory: str,
+    time_limit: float,
 ) -> None:
     """Print the path that couples axes A and B (VALUE:AXIS), or why A is frozen."""
     other = parse_axis(axis_b) if axis_b else None
@@ -355,7 +363,7 @@ def verify_command(dense: Path, compiled: Path, plan: Path | None, rerun: bool, 
     by --rerun. Without it, and without a plan, the exit code is 1 unless a --fail-under gate holds or --allow-unproven
     is given.
     """
-    with _describe_unproven("", {"as_json": as_json}):
+    with _describe_unproven("", as_json):
         found = verify_file(dense, compiled, Plan.load(plan) if plan else None, _make_options(given), rerun)
     _print_json(found.document()) if as_json else click.echo("\n".join(found.list_text()))
     if found.failure is not None:

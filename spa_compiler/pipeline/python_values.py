@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import typing
 from collections.abc import Iterable, Mapping
@@ -78,6 +79,8 @@ def _check_range(own: DeclaredOption, value: Any) -> None:
     if choices and value not in choices:
         raise UsageError(f"{own.name}={value!r}: expected one of {', '.join(map(repr, choices))}")
     least = 1 if shown.word else shown.least
+    if isinstance(value, float) and not math.isfinite(value):  # NaN is between all bounds
+        raise UsageError(f"{own.name}={value!r}: expected a finite number")
     if (least is not None and value < least) or (shown.most is not None and value > shown.most):
         bounds = f"at least {least:g}" + (f" and at most {shown.most:g}" if shown.most is not None else "")
         raise UsageError(f"{own.name}={value!r}: expected {bounds}")

@@ -61,13 +61,13 @@ class CostTracker:
         """The stair of every free group, as `place_all` takes them."""
         return [s.at for s in self.free]
 
-    def check_reach(self) -> None:
-        """Raise BudgetError where all groups at their floors do not meet the budget."""
+    def check_reach(self, tolerance: float = BUDGET_TOLERANCE) -> None:
+        """Raise BudgetError where all groups at their floors miss the budget by more than this share of the cost."""
         start = self.list_places()
         self.place_all([len(s.widths) - 1 for s in self.free])
         least = self.now
         self.place_all(start)
-        if least > self.target + BUDGET_TOLERANCE * self.dense:
+        if least > self.target + tolerance * self.dense:
             raise BudgetError(
                 f"{self.unit}: asked for {1 - self.target / self.dense:.1%} less, at most {1 - least / self.dense:.1%} "
                 "can go with every group at its floor (--max-group-ratio, --min-keep, --exclude, --include, or what is "

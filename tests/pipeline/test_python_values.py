@@ -44,7 +44,9 @@ def test_preprocessing_and_paths_are_read_too() -> None:
 
 @pytest.mark.parametrize("wrong", [
     {"ratio": "half"}, {"samples": 1.5}, {"samples": True}, {"scope": "none"}, {"of": "flowers"}, {"min_keep": 0},
-    {"max_group_ratio": 2}, {"align": -8}, {"exclude": 3}, {"exclude": [3]}, {"latency": "no"}, {"memory": 2},
+    {"max_group_ratio": 2},
+    {"matching": float("nan")}, {"ratio": float("inf")}, {"time_limit": "1"},
+    {"align": -8}, {"exclude": 3}, {"exclude": [3]}, {"latency": "no"}, {"memory": 2},
 ], ids=str)  # fmt: skip
 def test_a_value_that_an_option_cannot_have_is_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))!r}".replace("[", r"\[")):

@@ -13,10 +13,12 @@ from spa_compiler.analysis.cost_registry import find_cost, find_costs, list_cost
 from spa_compiler.errors import NothingToPrune, UsageError
 from spa_compiler.execution.cpu import convolution_block
 from spa_compiler.pipeline.fields import (
+    AUTO,
     make_exclude_option,
     make_include_option,
     make_min_keep_option,
     make_option,
+    make_ratio_option,
     make_threads_option,
 )
 from spa_compiler.pipeline.options import Options
@@ -39,7 +41,7 @@ class Allocate:
     found by bisection on the rewritten model. A budget may be of any cost that is registered.
     """
 
-    ratio: float | None = make_option(None, "Share to remove, 0 to 1: --ratio 0.5 halves the MACs.", "budget")
+    ratio: float | str | None = make_ratio_option()
     of: str = make_option("macs", "The cost that the ratio is a share of.", "budget", choices=list_cost_names)
     target: str = make_option("", "The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms.", "budget")
     scope: str = make_option(
@@ -72,6 +74,8 @@ class Allocate:
         given = options.fields_of(cls)
         if options.target:
             given.pop("of", None)
+        if options.ratio == AUTO:
+            given.pop("ratio")
         return cls(**given) if options.is_pruning() else None
 
     def resolve(self) -> Allocate:
@@ -86,7 +90,7 @@ class Allocate:
         self.check()
         if not state.scores:
             raise NothingToPrune(describe_frozen(state))
-        of, ratio = find_share(state, self.target, self.threads) if self.target else (self.of, self.ratio or 0.0)
+        of, ratio = find_share(state, self.target, self.threads) if self.target else (self.of, self.share)
         cost = find_cost(of)
         if isinstance(cost, MeasuredCost):
             plan = self.find_measured_plan(state, cost, ratio)
@@ -102,7 +106,9 @@ class Allocate:
         """Raise UsageError for a budget that makes no sense."""
         if self.ratio is None and not self.target:
             raise UsageError("allocate: no budget: give ratio=0.5 or target=1.2GMACs")
-        if self.ratio is not None and not 0 <= self.ratio < 1:
+        if isinstance(self.ratio, str):
+            raise UsageError(f"allocate: ratio={self.ratio}: expected a number; `search` finds one")
+        if not 0 <= self.share < 1:
             raise UsageError(f"the ratio {self.ratio} is not in 0..1 (1 excluded): it is the share to remove")
         if not 0 <= self.max_group_ratio <= 1:
             raise UsageError(f"--max-group-ratio {self.max_group_ratio}: expected a share in 0..1")
@@ -114,6 +120,11 @@ class Allocate:
             raise UsageError(
                 f"--of {self.of} takes the same share of every group: give it without --scope {self.scope}"
             )
+
+    @property
+    def share(self) -> float:
+        """The share to remove, as far as it is a number."""
+        return self.ratio if isinstance(self.ratio, int | float) else 0.0
 
     def choose_scope(self, state: State) -> str:
         """`auto`: scores that are errors of the output compare between groups, magnitudes do not."""

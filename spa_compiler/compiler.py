@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import onnx
 import onnxruntime as ort
@@ -79,7 +79,7 @@ class Result:
 
 def compile(  # noqa: A001  # the public name, used as spa_compiler.compile
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
-    ratio: float | None = None,
+    ratio: float | Literal["auto"] | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     **options: Unpack[OptionsBesideRatio],
@@ -171,11 +171,12 @@ def compile_file(
         raise UsageError(f"the pipeline makes a plan and does not apply it: put `{apply}` at its end")
     if not state.plan.is_empty and state.proof is None:
         raise UsageError(_describe_unproven())
+    text = str(steps.settle(state))
     with open_scratch(output if not options.dry_run else None) as scratch:
         file = scratch / (output.name if output else "compiled.onnx")
-        proto, dense = _write(state, str(steps), file, options)
+        proto, dense = _write(state, text, file, options)
         tell("compare")
-        report = _make_report(state, str(steps), file, options, data)
+        report = _make_report(state, text, file, options, data)
         report["notes"] += [*dense, *unread]
         report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
         report["gates"] = judge_gates(gates, list_metrics(report))

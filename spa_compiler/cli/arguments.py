@@ -74,9 +74,30 @@ class _FiniteRange(click.FloatRange):
         return found if math.isfinite(found) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
+class _NumberOrWord(click.ParamType[float | str]):
+    """A number, also in percent, or one of some words."""
+
+    name = "number"
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """The number of a text, or the word; a usage error for anything else."""
+        if value in self.words:
+            return str(value)
+        text = str(value)
+        try:
+            return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            return self.fail(f"{text!r} is neither a number nor {' or '.join(self.words)}.", param, ctx)
+
+
 def find_value_type(own: DeclaredOption, plain: type[Any]) -> Any:
     """The type by which click checks a value."""
     shown = own.shown
+    if plain is float and shown.choices and not callable(shown.choices):
+        return _NumberOrWord(shown.choices)
     if shown.choices:
         return click.Choice(list(shown.choices() if callable(shown.choices) else shown.choices))
     if shown.word:

@@ -15,6 +15,8 @@ from spa_compiler.ir.memory import USUAL_MEMORY
 T = TypeVar("T")
 Topic = Literal["budget", "scoring", "calibration", "inputs", "proof", "run"]
 METADATA_KEY = "option"
+AUTO = "auto"
+"""The share to remove where it is to be found."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,22 @@ def find_text(f: Field[Any]) -> OptionText | None:
     """How a field looks on the command line; None where it can be given in a pipeline's text only."""
     found = f.metadata.get(METADATA_KEY)
     return found if isinstance(found, OptionText) else None
+
+
+def make_ratio_option() -> float | str | None:
+    """The share to remove; `auto` is for the pass that looks for it."""
+    return make_option(
+        None, "Share to remove, 0 to 1: --ratio 0.5 halves the MACs; auto: as much as goes before the drop begins to "
+        "grow faster.", "budget", choices=(AUTO,),
+    )  # fmt: skip
+
+
+def make_data_option() -> str:
+    """Inputs of the caller that the result is judged by."""
+    return make_option(
+        "", "Inputs with labels: accuracy before and after. A folder or a file as for --calib; labels are an array y, "
+        "or the sub-folder of a file.", "inputs", file=True,
+    )  # fmt: skip
 
 
 def make_seed_option() -> int:

@@ -59,6 +59,8 @@ class OptionsBesideRatio(TypedDict, total=False):
     """Update the remaining weights by least squares to absorb what was removed; default: where the criterion
     calibrates (obspa, flap).
     """
+    max_drop: str
+    """Remove as much as the metric may lose, in points: measured with --data and labels, else estimated."""
     pipeline: str
     """The passes as text; replaces what the other options build."""
     with_passes: Patterns
@@ -94,7 +96,7 @@ class OptionsBesideRatio(TypedDict, total=False):
 class OptionValues(OptionsBesideRatio, total=False):
     """Values that `Options` takes."""
 
-    ratio: float | None
+    ratio: float | Literal["auto"] | None
 
 
 class OptionAttributes:
@@ -106,7 +108,7 @@ class OptionAttributes:
     matching: float
     criterion: str
     scores: str
-    ratio: float | None
+    ratio: float | str | None
     of: str
     target: str
     scope: str
@@ -119,6 +121,7 @@ class OptionAttributes:
     plan: str
     allow_unproven: bool
     compensate: bool | None
+    max_drop: str
     pipeline: str
     with_passes: tuple[str, ...]
     input_range: tuple[str, ...]

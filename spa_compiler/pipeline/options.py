@@ -20,8 +20,10 @@ from typing import Any, Unpack
 from spa_compiler.errors import UsageError
 from spa_compiler.pipeline.default_order import find_default_passes, sort_by_place
 from spa_compiler.pipeline.fields import (
+    AUTO,
     DeclaredOption,
     find_text,
+    make_data_option,
     make_memory_option,
     make_option,
     make_preprocess_option,
@@ -49,10 +51,7 @@ class Command:
         metavar="PASS{OPTIONS}",
     )  # fmt: skip
     input_range: tuple[str, ...] = make_range_option()
-    data: str = make_option(
-        "", "Inputs with labels: accuracy before and after. A folder or a file as for --calib; labels are an array y, "
-        "or the sub-folder of a file.", "inputs", file=True,
-    )  # fmt: skip
+    data: str = make_data_option()
     preprocess: str = make_preprocess_option()
     memory: str = make_memory_option()
     seed: int = make_seed_option()
@@ -144,11 +143,15 @@ class Options(OptionAttributes):
 
     def is_pruning(self) -> bool:
         """Do they choose channels by score, under a budget?"""
-        return not self.plan and bool(self.target or self.ratio or self.group_ratio)
+        return not self.plan and bool(self.target or self.ratio or self.group_ratio or self.is_searching())
+
+    def is_searching(self) -> bool:
+        """Do they leave it open how much goes?"""
+        return bool(self.max_drop) or self.ratio == AUTO
 
     def is_calibrating(self) -> bool:
         """Does the criterion read moments? Then what is left is compensated, too, whoever chose what goes."""
-        reads = bool(self.ratio or self.target or self.plan or self.group_ratio)
+        reads = bool(self.ratio or self.target or self.plan or self.group_ratio or self.max_drop)
         return reads and find_criterion(self.criterion).needs == "moments"
 
     def is_scored_by_moments(self) -> bool:
@@ -185,8 +188,10 @@ def _base_pipeline(o: Options) -> Pipeline:
         raise UsageError("--ratio and --target both set the budget: give one of them")
     if o.plan and (o.target or o.ratio is not None):
         raise UsageError("--plan already says what is removed: leave out --ratio and --target")
-    if not o.target and o.ratio is None and not o.plan:
-        raise UsageError("no budget: give --ratio 0.5, --target 1.2GMACs or --plan FILE.json")
+    if o.max_drop and (o.plan or o.ratio == AUTO):
+        raise UsageError(f"--max-drop and {'--plan' if o.plan else '--ratio auto'} both say what is removed: give one")
+    if not o.target and o.ratio is None and not o.plan and not o.max_drop:
+        raise UsageError("no budget: give --ratio 0.5, --max-drop 1%, --target 1.2GMACs or --plan FILE.json")
     return Pipeline(tuple(choose_passes(o)))
 
 

@@ -235,6 +235,16 @@ class Pipeline:
             out.append(own() if own is not None else step)
         return Pipeline(tuple(out))
 
+    def settle(self, state: State) -> Pipeline:
+        """The pipeline with what passes have found out in its place, where they say so (`settle`), after it has run.
+
+        Its text makes the same file without looking for it again.
+        """
+        own = ((step, getattr(step, "settle", None)) for step in self.iterate_flat())
+        return Pipeline(
+            tuple(Pipeline(tuple(step if made is None else made(state) for step, made in own)).iterate_flat())
+        )
+
     def iterate_flat(self) -> Iterator[Pass]:
         """The passes, also those of pipelines that are among them."""
         for step in self.passes:

@@ -76,8 +76,9 @@ def _check_range(own: DeclaredOption, value: Any) -> None:
     if value == own.default:
         return
     choices = list(shown.choices() if callable(shown.choices) else shown.choices)
-    if choices and value not in choices:
-        raise UsageError(f"{own.name}={value!r}: expected one of {', '.join(map(repr, choices))}")
+    if choices and value not in choices and (isinstance(value, str) or float not in list_kinds(own.kind)):
+        number = ["a number"] if float in list_kinds(own.kind) else []
+        raise UsageError(f"{own.name}={value!r}: expected one of {', '.join([*number, *map(repr, choices)])}")
     least = 1 if shown.word else shown.least
     if isinstance(value, float) and not math.isfinite(value):  # NaN is between all bounds
         raise UsageError(f"{own.name}={value!r}: expected a finite number")

@@ -62,7 +62,7 @@ def describe_quality(found: Mapping[str, Any]) -> str:
     """The second field of the last line, from the section of the report."""
     if found["drop"] is None:
         return f"quality {found['verdict']} ({found['reason']})"
-    return f"quality {found['verdict']} ({found['basis']} drop {_format_points(found['drop'])} points)"
+    return f"quality {found['verdict']} ({found['basis']} drop {format_points(found['drop'])} points)"
 
 
 def shorten_quality(found: Mapping[str, Any]) -> str:
@@ -71,7 +71,7 @@ def shorten_quality(found: Mapping[str, Any]) -> str:
     >>> shorten_quality({"verdict": "GOOD", "drop": 1.42})
     'GOOD 1.4'
     """
-    return str(found["verdict"]) + ("" if found["drop"] is None else f" {_format_points(found['drop'])}")
+    return str(found["verdict"]) + ("" if found["drop"] is None else f" {format_points(found['drop'])}")
 
 
 def judge_drop(points: float) -> Verdict:
@@ -97,10 +97,12 @@ def advise(given: bool, labelled: bool, folded: bool, compensated: bool) -> Sequ
     return advice
 
 
-def _format_points(drop: float) -> str:
+def format_points(drop: float) -> str:
+    """Points in a line of text."""
     return f"{drop:.1f}" if abs(drop) < 9.95 else f"{drop:.0f}"
 
 
 __all__ = [
-    "GOOD_DROP", "POOR_DROP", "Quality", "Verdict", "advise", "describe_quality", "judge_drop", "shorten_quality",
+    "GOOD_DROP", "POOR_DROP", "Quality", "Verdict", "advise", "describe_quality", "format_points",
+    "judge_drop", "shorten_quality",
 ]  # fmt: skip

@@ -73,6 +73,7 @@ def summarize(state: State, text: str, file: Path, threads: int = 0) -> dict[str
         "calibration": state.results.get("calibration"),
         "compensation": state.results.get("compensation"),
         "protection": state.results.get("protection"),
+        "search": state.results.get("search"),
         "latency": None,
         "gates": [],
         "notes": [*state.source.notes, *state.notes, *describe_uncounted(cost)],

@@ -71,7 +71,7 @@ def test_groups_that_are_left_alone_are_no_part_of_a_share() -> None:
 @pytest.mark.parametrize("of", [*find_group_shares(), "macs", "params", "size"])
 def test_the_command_ends_with_exit_4_and_writes_nothing(of: str, tmp_path: Path, models: Path) -> None:
     out = tmp_path / "o.onnx"
-    options = ("--ratio", 0.5, "--of", of, "--max-group-ratio", 0.2, "-o", out)
+    options = ("--ratio", 0.5, "--of", of, "--max-group-ratio", 0.2, "--align", 4, "-o", out)
     result = run(models / "digits_resnet.onnx", *options, *QUICK)
     assert result.exit_code == 4 and "asked for 50.0% less" in result.stderr
     assert not out.exists()

@@ -21,9 +21,10 @@ with hold_signals(), import_in_little_memory():
     from spa_compiler.pipeline.state import Pass, State
     from spa_compiler.planning.plan import Plan
     from spa_compiler.rewriting.prune import rewrite
+    from spa_compiler.sweeps import sweep
     from spa_compiler.version import VERSION as __version__
 
 __all__ = [
     "DependencyGraph", "Model", "Options", "Pass", "Pipeline", "Plan", "Result", "SpaError", "State", "__version__",
-    "analyze", "compile", "load", "normalize", "rewrite", "write",
+    "analyze", "compile", "load", "normalize", "rewrite", "sweep", "write",
 ]  # fmt: skip

@@ -28,11 +28,11 @@ MODULES = [*LIBRARY, *PASSES]
 ORDER = """
     exit_codes errors plugins version settings algebra ir operators execution shape_inference canonicalize analysis
     rewriting datasets verification planning interpreter autodiff calibration statistics scoring compensation quality
-    output pipeline report compiler __init__ cli
+    output pipeline report compiler sweeps __init__ cli
 """.split()
 """Packages, and modules beside them: each imports only from those before it (docs/architecture.md)."""
-SLOW = {"sympy"}
-"""Half a second to import, and many models have no expression of sizes: imported where the first one is made."""
+SLOW = {"sympy", "matplotlib"}
+"""Half a second to import each: where the first expression of sizes is made, and where a page has a picture."""
 FORBIDDEN = re.compile(r"(?i)(?:^|_)(layer|filter|handler|manager|util|helper)s?(?:_|$)")
 FOREIGN = {"filter", "helper", "numpy_helper", "external_data_helper"}
 """Names of Python and onnx that are used under their own name."""

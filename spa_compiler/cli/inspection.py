@@ -1,4 +1,4 @@
-"""The output of `spa inspect`, `explain`, `verify`, `compare`, `sweep` and `passes`."""
+"""The output of `spa inspect`, `explain`, `compare` and `passes`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.cost_registry import find_costs, list_table_costs
 from spa_compiler.analysis.dependency_graph import Axis, DependencyGraph
 from spa_compiler.calibration.user_inputs import decide_scale
-from spa_compiler.compiler import compile_file
 from spa_compiler.datasets.dataset import open_dataset
 from spa_compiler.datasets.preprocess import parse_preprocess
 from spa_compiler.errors import (
-    BudgetError,
     ModelError,
-    NothingToPrune,
     SpaError,
     UsageError,
     VerificationError,
@@ -33,10 +30,9 @@ from spa_compiler.ir.reader import load
 from spa_compiler.ir.snapshots import Snapshot
 from spa_compiler.ir.symbols import find_only_sizes
 from spa_compiler.pipeline import passes
-from spa_compiler.pipeline.options import Options, list_given, make_front_end, replace_options, report_idle
+from spa_compiler.pipeline.options import Options, list_given, make_front_end, report_idle
 from spa_compiler.pipeline.output_paths import list_named_files
 from spa_compiler.pipeline.state import State
-from spa_compiler.quality.verdict import shorten_quality
 from spa_compiler.report.document import format_si
 from spa_compiler.scoring import registry
 from spa_compiler.shape_inference.bindings import check_memory
@@ -262,51 +258,6 @@ def make_comparison_table(found: Mapping[str, Any]) -> Table:
         shown = "" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
         of_costs = (format_si(row[c.unit]) for c in costs)
         table.add_row(Path(row["model"]).name, *of_costs, f"{row['latency_ms']:.3g}", cosine, shown)
-    return table
-
-
-def sweep_ratios(source: Path, ratios: str, options: Options) -> Iterator[dict[str, Any]]:
-    """A row a ratio: costs by unit, speed-up, accuracy, verdict; one that is out of reach says why in `error`.
-
-    What does not depend on the ratio is done once.
-    """
-    try:
-        wanted = [float(r) for r in ratios.split(",")]
-    except ValueError as e:
-        raise UsageError(f"--ratios {ratios}: expected numbers like 0.3,0.5") from e
-    if not all(0 <= r < 1 for r in wanted):
-        raise UsageError(f"--ratios {ratios}: shares to remove are in 0..1 (1 excluded)")
-    known: dict[str, State] = {}
-    for ratio in wanted:
-        try:
-            report = compile_file(source, None, replace_options(options, ratio=ratio, dry_run=True), known=known).report
-        except (BudgetError, NothingToPrune) as e:
-            yield {"ratio": ratio, "error": str(e)}
-            continue
-        speed, right = report["latency"], report["accuracy"]
-        yield {
-            "ratio": ratio,
-            **{c.unit: report["compiled"][c.unit] for c in list_table_costs()},
-            "speedup": speed["dense_ms"] / speed["compiled_ms"] if speed else None,
-            "accuracy": right["compiled"] if right else None,
-            "verdict": report["quality"]["verdict"],
-            "drop": report["quality"]["drop"],
-        }
-
-
-def make_sweep_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """One row a ratio."""
-    costs = list_table_costs()
-    table = Table("ratio", *(c.title for c in costs), "speed-up", "accuracy", "drop", box=None)
-    for row in rows:
-        if "error" in row:
-            table.add_row(f"{row['ratio']:g}", row["error"].split(";")[0])
-            continue
-        speed, right = row["speedup"], row["accuracy"]
-        table.add_row(
-            f"{row['ratio']:g}", *(format_si(row[c.unit]) for c in costs), f"{speed:.2f}" if speed else "",
-            "" if right is None else f"{right:.2%}", shorten_quality(row),
-        )  # fmt: skip
     return table
 
 

@@ -26,9 +26,7 @@ from spa_compiler.cli.inspection import (
     inspect_file,
     list_passes,
     make_comparison_table,
-    make_sweep_table,
     parse_axis,
-    sweep_ratios,
 )
 from spa_compiler.cli.verification import verify_file
 from spa_compiler.compiler import Result, compile_file
@@ -46,12 +44,14 @@ from spa_compiler.execution.interrupts import raise_on_signals
 from spa_compiler.execution.time_limit import limit_time
 from spa_compiler.exit_codes import ExitCode
 from spa_compiler.pipeline.options import Options
-from spa_compiler.pipeline.output_paths import check_place
+from spa_compiler.pipeline.output_paths import check_apart, check_place
 from spa_compiler.planning.plan import Plan
 from spa_compiler.report import document
 from spa_compiler.report.failure import describe_error, find_exit_code, make_failed_report
 from spa_compiler.report.numbers import write_json
 from spa_compiler.report.saving import is_replaceable, save_report
+from spa_compiler.report.sweep_rows import format_rows, save_rows
+from spa_compiler.sweeps import make_budgets, sweep_file
 from spa_compiler.version import VERSION
 
 
@@ -384,21 +384,70 @@ def compare_command(dense: Path, others: tuple[Path, ...], as_json: bool, **give
 
 @spa.command("sweep")
 @click.argument("source", metavar="IN.onnx", type=FILE)
-@click.option("--ratios", default="0.1,0.3,0.5,0.7", help="Ratios to try.")
+@click.option("--ratios", default="", show_default="0.1,0.3,0.5,0.7", help="Shares to remove.")
+@click.option("--targets", default="", show_default=False, help="Absolute budgets, such as 15ms,20ms or 20MB.")
+@click.option("--write", "folder", type=FILE, help="Write each model to this folder, as IN.BUDGET.onnx.")
+@click.option("--csv", "table", type=FILE, help="Write the rows as CSV, each as it comes.")
+@click.option(
+    "--report",
+    "reports",
+    type=FILE,
+    multiple=True,
+    help="Write the rows: a page with the curve for .html, Markdown for .md, CSV for .csv, else JSON. Repeatable.",
+)
 @JSON_OPTION
 @add_options(
-    make_topic_options("budget", leave_out=("ratio", "target")),
+    make_topic_options("budget", leave_out=("ratio", "target", "max_drop")),
     make_topic_options("scoring", leave_out=("plan", "pipeline", "with_passes")),
     CALIBRATION_OPTIONS,
     INPUT_OPTIONS,
     UNPROVEN_OPTIONS,
+    [make_named_option("latency")],
     TRACE_OPTIONS,
 )
 @_guard
-def sweep_command(source: Path, ratios: str, as_json: bool, **given: Any) -> None:
-    """Print the cost of each ratio; write nothing."""
-    rows = list(sweep_ratios(source, ratios, _make_options({**given, "plan": None})))
-    _print_json({"input": str(source), "rows": rows}) if as_json else Console().print(make_sweep_table(rows))
+def sweep_command(
+    source: Path,
+    ratios: str,
+    targets: str,
+    folder: Path | None,
+    table: Path | None,
+    reports: tuple[Path, ...],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Print what each budget costs, a row as soon as it is known; write nothing that is not asked for."""
+    options = _make_options({**given, "plan": None})
+    budgets = make_budgets(_read_numbers("--ratios", ratios), [t for t in targets.split(",") if t])
+    beside = [*([("--csv", table)] if table else []), *(("--report", file) for file in reports)]
+    for _, file in beside:
+        check_place(file)
+    check_apart({source: "the model"}, beside)
+    found: dict[str, Any] = {"input": str(source), "rows": []}
+
+    def keep(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            found["rows"].append(row)
+            for option, file in beside:  # a row that is known is not lost when a later one fails
+                if why := _write(file, lambda f: save_rows(found, f)):
+                    raise ReportError(f"{option} {file} was not written: {why}")
+            yield row
+
+    rows = keep(sweep_file(source, budgets, options, folder))
+    if not as_json:
+        for line in format_rows(rows):
+            click.echo(line)
+        return
+    list(rows)
+    _print_json(found)
+
+
+def _read_numbers(option: str, text: str) -> list[float]:
+    """Numbers with commas between, also in percent. Raises UsageError for anything else."""
+    try:
+        return [float(t.removesuffix("%")) / (100 if t.endswith("%") else 1) for t in text.split(",") if t]
+    except ValueError as e:
+        raise UsageError(f"{option} {text}: expected numbers like 0.3,0.5") from e
 
 
 @spa.command("apply")

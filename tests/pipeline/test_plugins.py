@@ -277,7 +277,7 @@ def test_tables_show_an_outside_cost(tmp_path: Path) -> None:
     assert (found["activations"], found["groups"][0]["activations"]) == (11, 8)
     assert "64 parameters, 56 MACs, 8 activations, 5.38k energy (pJ)" in run_spa("inspect", source).stdout
     swept = run_spa("sweep", source, "--ratios", "0.5", "--criterion", "l2").stdout
-    assert swept.split()[:7] == ["ratio", "MACs", "parameters", "activations", "energy", "(pJ)", "speed-up"]
+    assert swept.split()[:7] == ["budget", "MACs", "parameters", "activations", "energy", "(pJ)", "ms"]
     assert swept.splitlines()[1].split()[:5] == ["0.5", "28", "32", "7", "2.69k"]
     assert "  energy: Energy of one sample: 4.6 pJ a multiply-accumulate" in run_spa("passes").stdout
 

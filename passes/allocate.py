@@ -11,7 +11,6 @@ from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.cost_kinds import GroupShare, MeasuredCost
 from spa_compiler.analysis.cost_registry import find_cost, find_costs, list_cost_names
 from spa_compiler.errors import NothingToPrune, UsageError
-from spa_compiler.execution.cpu import convolution_block
 from spa_compiler.pipeline.fields import (
     AUTO,
     make_exclude_option,
@@ -25,6 +24,7 @@ from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.allocation import Budget, allocate
 from spa_compiler.planning.budget import parse_target
+from spa_compiler.planning.device import HOST, Device, check_measurable, find_device, list_device_names
 from spa_compiler.planning.measured_budget import find_measured_plan, find_measured_share
 from spa_compiler.planning.plan import Plan, make_best_plan
 from spa_compiler.planning.scores import Scores
@@ -36,8 +36,8 @@ from spa_compiler.planning.width_ladder import Limits
 class Allocate:
     """A budget (`of` and `ratio`, or `target`) and what limits it.
 
-    `align` 0 is what onnxruntime's kernels need, whose convolutions work on `block` channels at once (0: those of this
-    machine; a compiled file's text says which). A latency is met by measuring: the share of MACs is
+    `align` 0 is what the kernels of the `device` need (`block`, where it is given: convolutions in blocks of so many
+    channels); a compiled file's text says which device that was. A latency is met by measuring: the share of MACs is
     found by bisection on the rewritten model. A budget may be of any cost that is registered.
     """
 
@@ -50,8 +50,12 @@ class Allocate:
         "budget", choices=("auto", "global", "exact", "uniform"),
     )  # fmt: skip
     align: int = make_option(
-        0, "Widths in multiples of N; auto: what the kernels here need.", "budget", word="auto", unit="channels"
+        0, "Widths in multiples of N; auto: what the kernels of --device need.", "budget", word="auto", unit="channels"
     )
+    device: str = make_option(
+        HOST, "Where the model is going to run: widths fill its kernels. host: a machine like this one.",
+        "budget", choices=list_device_names,
+    )  # fmt: skip
     min_keep: int = make_min_keep_option()
     max_group_ratio: float = make_option(
         PLANNING.most_group_share, "Most that one group may lose.", "budget", least=0, most=1
@@ -79,11 +83,18 @@ class Allocate:
         return cls(**given) if options.is_pruning() else None
 
     def resolve(self) -> Allocate:
-        """The same pass with what it would read from this machine written down, and without what it does not read."""
+        """The same pass with what it would read from this machine written down, and without what it does not read.
+
+        Raises UsageError for a device that there is not, or a budget of it that cannot be measured here.
+        """
+        self.check_device()
         of = parse_target(self.target)[0] if self.target else self.of
         measured = of in find_costs() and isinstance(find_cost(of), MeasuredCost)
-        block = 0 if self.align else self.block or convolution_block()
-        return replace(self, block=block, threads=self.threads if measured else 0)
+        has_effect = measured or (not self.align and not self.block)
+        return replace(
+            self, device=find_device(self.device).name if has_effect else HOST, block=0 if self.align else self.block,
+            threads=self.threads if measured else 0,
+        )  # fmt: skip
 
     def run(self, state: State) -> State:
         """A plan that meets the budget. Raises NothingToPrune when no group may change, BudgetError when few may."""
@@ -99,7 +110,8 @@ class Allocate:
         if ratio > 0 and plan.is_empty:
             raise NothingToPrune(describe_small_share(state, of, ratio) or describe_frozen(state))
         return replace(state, plan=plan, budget=Budget(of, ratio)).add_results(
-            asked={"of": of, "ratio": ratio, "scope": self.choose_scope(state)}
+            asked={"of": of, "ratio": ratio, "scope": self.choose_scope(state)},
+            **({} if self.align else {"device": self.find_device().document()}),
         )
 
     def check(self) -> None:
@@ -116,10 +128,19 @@ class Allocate:
             raise UsageError(f"--of {self.of}: expected one of {', '.join(list_cost_names())}")
         if self.target and (self.ratio is not None or self.of != "macs"):
             raise UsageError("allocate: target already sets the cost and the budget: leave out ratio and of")
+        self.check_device()
         if isinstance(find_cost(self.of), GroupShare) and self.scope in ("global", "exact"):
             raise UsageError(
                 f"--of {self.of} takes the same share of every group: give it without --scope {self.scope}"
             )
+
+    def check_device(self) -> None:
+        """Raise UsageError for a device that there is not, or a budget of it that cannot be measured here."""
+        device = find_device(self.device)
+        of = parse_target(self.target)[0] if self.target else self.of
+        cost = find_cost(of) if of in list_cost_names() else None
+        if isinstance(cost, MeasuredCost) and cost.is_of_machine:
+            check_measurable(device, f"--target {self.target}" if self.target else f"--of {of}")
 
     @property
     def share(self) -> float:
@@ -150,11 +171,18 @@ class Allocate:
             cost, graph, ratio, lambda share: self.make_plan(state, cost.stand_in, share), self.threads
         )
 
+    def find_device(self) -> Device:
+        """The device whose kernels the widths fill."""
+        if self.block:  # of texts that were written before devices had names
+            return Device(name=f"block={self.block}", convolution=self.block, source="the option block of allocate")
+        return find_device(self.device)
+
     def limits(self) -> Limits:
         """The options as limits."""
         ratios = dict(_parse_ratio(entry) for entry in self.group_ratio)
-        block = self.block or convolution_block()
-        return Limits(self.align, block, self.min_keep, self.max_group_ratio, self.exclude, self.include, ratios)
+        return Limits(
+            self.align, self.find_device(), self.min_keep, self.max_group_ratio, self.exclude, self.include, ratios
+        )
 
 
 def lower_removed(scores: Scores, plan: Plan) -> Scores:

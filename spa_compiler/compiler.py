@@ -44,10 +44,11 @@ from spa_compiler.output import open_scratch, publish
 from spa_compiler.pipeline.option_values import OptionsBesideRatio
 from spa_compiler.pipeline.options import Options, find_idle, pipeline_of, report_idle
 from spa_compiler.pipeline.output_paths import check_apart, check_output, list_named_files, pass_files
-from spa_compiler.pipeline.passes import Pipeline, find_providers, make_pass
+from spa_compiler.pipeline.passes import Pipeline, find_providers, iterate_deep, make_pass
 from spa_compiler.pipeline.provenance import Provenance
 from spa_compiler.pipeline.state import PYTHON_PREFIX, State
 from spa_compiler.planning.budget_check import check_budget
+from spa_compiler.planning.device import HOST, check_measurable, find_device
 from spa_compiler.planning.plan import Plan
 from spa_compiler.quality.gates import Gate, describe_missed, judge_gates, parse_gates
 from spa_compiler.quality.inputs import choose_inputs, draw_noise
@@ -146,7 +147,7 @@ def compile_file(
     _check_proof(asked)
     asked.complete()
     steps = asked.resolve()
-    _check_gate_names(gates, options)
+    _check_gate_names(gates, options, steps)
     tell = progress or (lambda text: None)
     tell("load")
     first, rest = steps.split("scores")  # what comes before does not depend on the budget
@@ -178,6 +179,8 @@ def compile_file(
         tell("compare")
         report = _make_report(state, text, file, options, data)
         report["notes"] += [*dense, *unread]
+        if report["device"] is not None:
+            report["device"] = {**report["device"], "is_assumed": HOST in _list_devices(asked)}
         report["seconds"] = {"load": loaded, **state.seconds, **report["seconds"], "total": time.perf_counter() - start}
         report["gates"] = judge_gates(gates, list_metrics(report))
         _check_budget(state, report, options)
@@ -231,9 +234,17 @@ def _describe_unproven() -> str:
     return f"the pipeline does not prove its rewrite: put `{proof}` after `{rewrite}`"
 
 
-def _check_gate_names(gates: Iterable[Gate], options: Options) -> None:
+def _list_devices(steps: Pipeline) -> list[str]:
+    """Devices that passes make widths for."""
+    return [str(name) for step in iterate_deep(steps.iterate_flat()) if (name := getattr(step, "device", ""))]
+
+
+def _check_gate_names(gates: Iterable[Gate], options: Options, steps: Pipeline) -> None:
     """Raise UsageError for a gate on what these options do not measure."""
     for gate in gates:
+        if gate.metric in ("speedup", "latency_ms"):
+            for name in _list_devices(steps):
+                check_measurable(find_device(name), f"--fail-under {gate.text}")
         if gate.metric in ("speedup", "latency_ms") and not options.latency:
             raise UsageError(f"--fail-under {gate.text}: not measured with --no-latency")
         if gate.metric == "drop" and not (options.quality or options.data):

@@ -82,13 +82,15 @@ class MeasuredCost(Cost):
     """A number that is found by running the dense and the pruned model, with so many threads; both at once, to compare.
 
     `stand_in` is the counted cost whose share is varied until the measured one is met; `gain` ends the sentence "no
-    plan tried is 30% ...". `apart`: the report has a part for it, NAME, with `dense_UNIT` and `compiled_UNIT`; others
-    stand among the counted costs, rounded, where they were asked for.
+    plan tried is 30% ...". `is_of_machine`: another machine gives another number. `apart`: the report has a part for
+    it, NAME, with `dense_UNIT` and `compiled_UNIT`; others stand among the counted costs, rounded, where they were
+    asked for.
     """
 
     measure: Callable[[Model, Model, int], tuple[float, float]]
     stand_in: str = "macs"
     gain: str = "lower"
+    is_of_machine: bool = False
     apart: bool = False
 
     def __post_init__(self) -> None:

@@ -1,8 +1,4 @@
-"""The number of channels that onnxruntime's convolutions on this machine work on at once.
-
-MLAS keeps activations in blocks of 16 channels with AVX-512 and of 8 with AVX2 (onnxruntime/core/mlas/lib/snchwc.cpp).
-A width that fills no whole block costs as much as one that does; `tools/measure/staircase.py` measures it.
-"""
+"""Sets of instructions that the processor of this machine has, as numpy tells it."""
 
 from __future__ import annotations
 
@@ -12,8 +8,8 @@ import numpy as np
 
 
 @functools.cache
-def convolution_block() -> int:
-    """16 with AVX-512, else 8; numpy tells what the processor has."""
+def has_feature(name: str) -> bool:
+    """Has the processor a set of instructions, such as AVX512F?"""
     core = getattr(np, "_core", None) or np.core  # numpy 2 moved it
     features: dict[str, bool] = getattr(core._multiarray_umath, "__cpu_features__", {})
-    return 16 if features.get("AVX512F") else 8
+    return bool(features.get(name))

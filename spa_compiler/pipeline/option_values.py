@@ -40,7 +40,9 @@ class OptionsBesideRatio(TypedDict, total=False):
     share (uniform); auto follows the criterion.
     """
     align: int
-    """Widths in multiples of N; auto: what the kernels here need."""
+    """Widths in multiples of N; auto: what the kernels of --device need."""
+    device: str
+    """Where the model is going to run: widths fill its kernels. host: a machine like this one."""
     min_keep: int
     """Channels that every group keeps at least."""
     max_group_ratio: float
@@ -113,6 +115,7 @@ class OptionAttributes:
     target: str
     scope: str
     align: int
+    device: str
     min_keep: int
     max_group_ratio: float
     exclude: tuple[str, ...]

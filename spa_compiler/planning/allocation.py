@@ -64,17 +64,21 @@ def allocate(
     tracker = CostTracker(cost, budget.unit, budget.ratio, free, widths)
     if not ladder and tracker.compute_needed() > 0:
         raise NothingToPrune("nothing can be pruned (every group is excluded or at its floor)")
+    finest = 0 if limits.align else limits.device.finest
     if isinstance(share := find_cost(budget.of), GroupShare):
         groups = [g for g in find_open_groups(graph, limits.exclude, limits.include) if g.label in scores]
         kept = {**left, **{s.group.label: s.width for s in fixed.values()}}
-        meet_share(tracker, share, budget.ratio, groups, kept, fine=not limits.align)
+        meet_share(tracker, share, budget.ratio, groups, kept, finest)
     elif tracker.compute_needed() > 0:
-        _meet_budget(tracker, scope, fine=not limits.align)
+        _meet_budget(tracker, scope, finest)
     return {s.group.label: s.width for s in ladder}
 
 
-def _meet_budget(tracker: CostTracker, scope: str, fine: bool) -> None:
-    """Move groups until the budget is met, as nearly as their widths allow; `fine` widths are added where needed."""
+def _meet_budget(tracker: CostTracker, scope: str, finest: int) -> None:
+    """Move groups until the budget is met, as nearly as their widths allow.
+
+    Where needed, multiples of `finest` are added to the widths (0: none).
+    """
     tracker.check_reach()
     if scope == "exact":
         remove_exactly(tracker)
@@ -87,7 +91,7 @@ def _meet_budget(tracker: CostTracker, scope: str, fine: bool) -> None:
     repair = BudgetRepair(tracker, even)
     repair.give_back()
     if tracker.has_slack():
-        repair.trim(fine)
+        repair.trim(finest)
 
 
 def _place_fixed_groups(graph: DependencyGraph, ladder: list[WidthLadder], limits: Limits) -> dict[str, WidthLadder]:

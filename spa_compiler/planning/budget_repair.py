@@ -32,14 +32,15 @@ class BudgetRepair:
             if self.even or not moved:
                 return
 
-    def trim(self, fine: bool) -> None:
+    def trim(self, finest: int) -> None:
         """Where the staircase is too coarse to meet the budget, finer widths bring it near.
 
-        A convolution's width stays a multiple of 4: any other is slower than the next wider one.
+        A convolution's width stays a multiple of `finest`, which its device says: any other is slower than the next
+        wider one. 0: no finer widths.
         """
         tracker = self.tracker
-        if fine:
-            refine_all(tracker.free, 4)
+        if finest:
+            refine_all(tracker.free, finest)
         if self.even:
             self._place_evenly()
             return

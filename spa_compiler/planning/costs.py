@@ -24,6 +24,6 @@ size = CountedCost(
 )  # fmt: skip
 latency = MeasuredCost(
     measure=measure_milliseconds, unit="ms", suffix="ms", scales={"": 1.0}, example="15ms", rank=3, gain="faster",
-    apart=True,
+    is_of_machine=True, apart=True,
 )  # fmt: skip
 channels = GroupShare(count=count_channels, rank=4)

@@ -33,16 +33,17 @@ def remove_evenly(tracker: CostTracker) -> None:
 
 
 def meet_share(
-    tracker: CostTracker, share: GroupShare, ratio: float, groups: Iterable[Group], kept: Mapping[str, int], fine: bool
+    tracker: CostTracker, share: GroupShare, ratio: float, groups: Iterable[Group], kept: Mapping[str, int], finest: int
 ) -> None:
-    """Take the same share from every group; `fine` widths are added where those that pay miss it.
+    """Take the same share from every group; finer widths are added where those that pay miss it.
 
-    `groups` are those that the budget is about, `kept` says what those of them keep that are not free. Raises
-    BudgetError where more than one unit a group is missing.
+    `groups` are those that the budget is about, `kept` says what those of them keep that are not free. Widths in
+    multiples of `finest` are tried first, then any (0: none are added). Raises BudgetError where more than one unit a
+    group is missing.
     """
-    groups, step = list(groups), 4
+    groups, step = list(groups), finest
     remove_share(tracker, ratio)
-    while fine and step and measure_short(share, ratio, groups, _list_widths(tracker, kept)) > 0:
+    while step and measure_short(share, ratio, groups, _list_widths(tracker, kept)) > 0:
         refine_all(tracker.free, step)
         remove_share(tracker, ratio)
         step = 1 if step > 1 else 0

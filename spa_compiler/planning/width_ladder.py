@@ -15,11 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.finite import find_exponent
+from spa_compiler.ir.model import find_element_type
+from spa_compiler.planning.device import Device
 from spa_compiler.planning.scores import Scores, check_scores
 from spa_compiler.planning.settings import PLANNING
 
@@ -30,8 +33,8 @@ Curve = NDArray[np.float64]
 class Limits:
     """Limits of what a group may lose. Patterns match a group's label, its members or the nodes that read them."""
 
-    align: int = 0  # widths in multiples of this; 0: what onnxruntime's kernels need
-    kernel_step: int = 16  # channels in a block of the convolution kernels (AVX-512: 16, else 8)
+    align: int = 0  # widths in multiples of this; 0: what the kernels of the device need
+    device: Device = field(default_factory=lambda: Device(convolution=16))  # whose kernels the widths are to fill
     min_keep: int = 1
     max_group_ratio: float = PLANNING.most_group_share  # where the group has no ratio of its own
     exclude: tuple[str, ...] = ()
@@ -49,18 +52,26 @@ def is_matching(graph: DependencyGraph, group: Group, pattern: str) -> bool:
 def find_width_step(graph: DependencyGraph, group: Group, limits: Limits) -> int:
     """Widths of a group are multiples of this.
 
-    Convolution kernels work on blocks of channels: a width that is no multiple of 4 leaves the fast path, one that is
-    no multiple of the block gains nothing (measured in tools/measure/staircase.py). Narrow groups take smaller steps,
-    so that at least four widths remain. Matrix products have no staircase.
+    Kernels work on blocks of channels, which the device knows: of onnxruntime's convolutions, a width that is no
+    multiple of 4 leaves the fast path, one that is no multiple of the block gains nothing (measured in
+    tools/measure/staircase.py), and matrix products have no staircase. Narrow groups take smaller steps, so that at
+    least four widths remain.
     """
     if limits.align:
         return limits.align
-    sites = [s for m in group.members for s in graph.readers.get(m.value, ())]
-    if not any(s.traits.is_convolution for s in sites):
-        return 1
+    kernels = {s.traits.kernel for m in group.members for s in graph.readers.get(m.value, ())}
+    integers = has_integer_weights(graph, group)
+    most = max((limits.device.find_step(k, integers) for k in kernels), default=1)
     size = group.size * (group.blocks if group.block is not None else 1)
-    wanted = next((s for s in (limits.kernel_step, 8, 4, 2) if s <= limits.kernel_step and size >= 4 * s), 1)
+    wanted = next((s for s in (most, 16, 8, 4, 2) if s <= most and size >= 4 * s), 1)
     return max(1, wanted // math.gcd(wanted, group.blocks)) if group.block is not None else wanted
+
+
+def has_integer_weights(graph: DependencyGraph, group: Group) -> bool:
+    """Is a weight with channels of this group made of integers?"""
+    weights = {m.value for m in group.members} & set(graph.weights)
+    kinds = {find_element_type(graph.model.constants()[w]) for w in weights}
+    return any(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(k)).kind in "iu" for k in kinds)
 
 
 @dataclass(eq=False)

@@ -54,6 +54,7 @@ def summarize(state: State, text: str, file: Path, threads: int = 0) -> dict[str
         "output": {"path": None, "data": None, "bytes": _count_bytes(file.parent), "sha256": hash_file(file)},
         "pipeline": text,
         "asked": state.results.get("asked", {}),
+        "device": state.results.get("device"),
         "reached": {
             **{k: 1 - small[k] / dense[k] if dense[k] else 0.0 for k in dense},
             **{unit: _measure_removed(share, graph, plan) for unit, share in find_group_shares().items()},
@@ -212,7 +213,9 @@ def list_cost_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]
         if c.unit in dense
     ]
     if latency := report["latency"]:
-        title = f"latency, {latency['statistic']} ms ({latency['threads']} threads)"
+        device = report.get("device")
+        where = "" if device is None or device["is_here"] else f", not of {device['name']}"
+        title = f"latency, {latency['statistic']} ms ({latency['threads']} threads{where})"
         gain = format_change(_measure_gain(latency, "ms"))
         rows.append((title, f"{latency['dense_ms']:.3g}", f"{latency['compiled_ms']:.3g}", gain))
     return rows
@@ -235,6 +238,7 @@ def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
     of = find_costs().get(asked.get("of", ""))
     if "ratio" in asked and of and (reached := _find_reached(report, of)) is not None:
         lines.append(f"removed {reached:.1%} of the {of.title} (requested {asked['ratio']:.1%})")
+    lines += _list_device_lines(report["device"])
     if analysis["erased_channels"]:
         lines.append(f"{analysis['erased_channels']} dead channels were removed, which changes no output")
     if report["calibration"]:
@@ -268,6 +272,14 @@ def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
             for g in cut
         ]
     return lines + [f"note: {n}" for n in report["notes"]]
+
+
+def _list_device_lines(device: Mapping[str, Any] | None) -> list[str]:
+    """Whose kernels the widths fill, and that this was assumed where nobody said it."""
+    if device is None:
+        return []
+    how = "of this machine, which is assumed: --device names another" if device["is_assumed"] else "--device"
+    return [f"widths for {device['name']} ({how}): {device['widths']}"]
 
 
 def _list_quality_lines(report: Mapping[str, Any]) -> list[str]:

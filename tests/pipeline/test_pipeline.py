@@ -18,6 +18,7 @@ from spa_compiler.ir.reader import load
 from spa_compiler.pipeline.options import Options, pipeline_of
 from spa_compiler.pipeline.passes import Pipeline, find_passes, format_pass, make_pass
 from spa_compiler.pipeline.state import State
+from spa_compiler.planning.device import find_device, find_host
 
 NAMES = sorted(find_passes())
 TEXT = "normalize,erase,score{criterion=l2},allocate{ratio=0.4},remove,verify"
@@ -248,11 +249,12 @@ def test_the_recorded_pipeline_makes_the_same_file_on_another_processor(
     block: int, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, options = models / "digits_resnet.onnx", {"latency": False, "quality": False}
-    monkeypatch.setattr("spa_compiler.passes.allocate.convolution_block", lambda: block)
+    devices = {8: find_device("avx2"), 16: find_device("avx512")}
+    monkeypatch.setattr("spa_compiler.planning.device.find_host", lambda: devices[block])
     first = compile_file(source, tmp_path / "a.onnx", Options(ratio=0.4, criterion="l2", **options))
     text = first.report["pipeline"]
-    assert f"block={block}" in text
-    monkeypatch.setattr("spa_compiler.passes.allocate.convolution_block", lambda: 24 - block)
+    assert f"device={devices[block].name}" in text
+    monkeypatch.setattr("spa_compiler.planning.device.find_host", lambda: devices[24 - block])
     compile_file(source, tmp_path / "b.onnx", Options(pipeline=text, **options))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
@@ -270,6 +272,8 @@ def test_a_pipeline_that_is_resolved_says_what_it_says_once_more() -> None:
     text = "normalize,score{criterion=l2},protect(allocate{ratio=0.5,threads=3},remove,verify)"
     once = Pipeline.parse(text).resolve()
     assert once.resolve() == once == Pipeline.parse(str(once))
-    assert "threads" not in str(once) and "block=" in str(once)
-    assert "block" not in str(Pipeline.parse("allocate{ratio=0.5,align=8}").resolve())
+    assert "threads" not in str(once) and f"device={find_host().name}" in str(once)
+    assert "device" not in str(Pipeline.parse("allocate{ratio=0.5,align=8,device=avx2}").resolve())
+    old = "allocate{ratio=0.5,block=16}"
+    assert str(Pipeline.parse(old).resolve()) == old
     assert "threads=3" in str(Pipeline.parse("allocate{target=5ms,threads=3}").resolve())

@@ -20,6 +20,7 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import BudgetError, UsageError
 from spa_compiler.planning.allocation import Budget, allocate
 from spa_compiler.planning.budget import parse_target
+from spa_compiler.planning.device import Device
 from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.width_ladder import Limits, find_width_step, is_matching, make_curve
 from spa_compiler.scoring.registry import find_criterion
@@ -118,7 +119,7 @@ def test_automatic_alignment_keeps_convolutions_on_the_fast_path(graphs: Graphs)
 def test_steps_of_convolutions_leave_at_least_four_widths(size: int, block: int, wanted: int) -> None:
     text = "(float[1,3,4,4] x) => (float[1,4,4,4] y) { a = Conv(x, w1)  y = Conv(a, w2) }"
     graph = analyze_proto(build(Case(text, {"w1": (size, 3, 1, 1), "w2": (4, size, 1, 1)}, None)))
-    assert find_width_step(graph, graph.groups[0], Limits(kernel_step=block)) == wanted
+    assert find_width_step(graph, graph.groups[0], Limits(device=Device(convolution=block))) == wanted
     assert find_width_step(graph, graph.groups[0], Limits(align=5)) == 5
 
 

@@ -47,7 +47,7 @@ def allocate_share(graph: DependencyGraph, ratio: float, limits: Limits) -> dict
 @pytest.mark.parametrize("ratio", [0.05, 0.1, 0.3, 0.5, 0.7])
 def test_a_share_of_the_channels_goes_within_one_channel_a_group(sizes: tuple[int, ...], ratio: float) -> None:
     graph = chain(*sizes)
-    kept = allocate_share(graph, ratio, Limits(kernel_step=16))
+    kept = allocate_share(graph, ratio, Limits())
     gone = sum(g.size - kept.get(g.label, g.size) for g in graph.groups)
     assert gone >= ratio * sum(sizes) - len(graph.groups)
 

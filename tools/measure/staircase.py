@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from spa_compiler.execution.cpu import convolution_block
 from spa_compiler.execution.session import open_quiet_session
+from spa_compiler.planning.device import find_host
 
 DEPTH = 6
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=60)
     given = parser.parse_args()
     widths = [int(w) for w in given.widths.split(",")]
-    print(f"convolution block of this machine: {convolution_block()}")
+    print(f"convolution block of this machine: {find_host().convolution}")
     print("| operator | " + " | ".join(map(str, widths)) + " |\n|" + "---|" * (len(widths) + 1))
     for kind in given.kinds.split(","):
         row = []

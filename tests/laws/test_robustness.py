@@ -18,6 +18,7 @@ from spa_compiler.errors import ModelError, SpaError
 from spa_compiler.ir.reader import load
 from spa_compiler.rewriting.masked_model import make_masked_model
 from spa_compiler.rewriting.prune import rewrite
+from tools.fuzz.damage import damage_bytes, damage_fields
 from zoo import CASES, build
 
 SMALL = ("residual", "grouped_conv", "multi_head_attention", "shuffle", "if_captured", "qlinear_conv")
@@ -40,73 +41,6 @@ def survive(data: bytes, folder: Path) -> bool:
     return True
 
 
-def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
-    """A few bytes changed, dropped, repeated, or the end cut off."""
-    out = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(out))
-        kind = rng.choice(["set", "flip", "drop", "repeat", "cut"])
-        if kind == "set":
-            out[at] = rng.randrange(256)
-        elif kind == "flip":
-            out[at] ^= 1 << rng.randrange(8)
-        elif kind == "drop":
-            del out[at : at + rng.randint(1, 8)]
-        elif kind == "repeat":
-            out[at:at] = out[at : at + rng.randint(1, 8)]
-        elif rng.random() < 0.2:
-            del out[at:]
-        if not out:
-            break
-    return bytes(out)
-
-
-def mutate_fields(model: onnx.ModelProto, rng: random.Random) -> None:  # noqa: C901 - a table of mutations
-    """One field of one node, initializer, input or output changed."""
-    graph = model.graph
-    names = [t.name for t in graph.initializer] + [o for n in graph.node for o in n.output] + ["", "nowhere"]
-    ops = [n.op_type for n in graph.node] + ["Reshape", "Transpose", "Slice", "Loop", "MatMul", "Unknown"]
-    node = rng.choice(graph.node)
-    kind = rng.randrange(10)
-    if kind == 0 and node.input:
-        node.input[rng.randrange(len(node.input))] = rng.choice(names)
-    elif kind == 1:
-        node.op_type = rng.choice(ops)
-    elif kind == 2 and node.attribute:
-        _mutate_attribute(rng.choice(node.attribute), rng)
-    elif kind == 3 and graph.initializer:
-        tensor = rng.choice(graph.initializer)
-        if tensor.dims:
-            tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice([0, 1, 2, 3, 7, -1, 1 << 40])
-    elif kind == 4 and graph.initializer:
-        rng.choice(graph.initializer).data_type = rng.randrange(25)
-    elif kind == 5:
-        graph.node.remove(node)
-    elif kind == 6 and node.output:
-        node.output[rng.randrange(len(node.output))] = rng.choice(names)
-    elif kind == 7:
-        shape = rng.choice([*graph.input, *graph.output]).type.tensor_type.shape
-        if shape.dim:
-            rng.choice(shape.dim).dim_value = rng.choice([0, 1, 2, 5, -3, 1 << 33])
-    elif kind == 8:
-        model.opset_import[0].version = rng.choice([1, 6, 7, 9, 11, 13, 18, 22, 99])
-    else:
-        del node.input[rng.randrange(len(node.input) + 1) :]
-
-
-def _mutate_attribute(a: onnx.AttributeProto, rng: random.Random) -> None:
-    if a.type == onnx.AttributeProto.INT:
-        a.i = rng.choice([-9, -1, 0, 1, 2, 5, 1 << 40])
-    elif a.ints:
-        a.ints[rng.randrange(len(a.ints))] = rng.choice([-9, -1, 0, 1, 3, 1 << 40])
-    elif a.type == onnx.AttributeProto.FLOAT:
-        a.f = rng.choice([0.0, -1.0, float("nan"), float("inf")])
-    elif a.s:
-        a.s = rng.choice([b"", b"SAME_UPPER", b"reverse", b"\xff"])
-    else:
-        a.name = "unknown"
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all mutated files: each overwrites the last."""
@@ -116,14 +50,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(max_examples=250)
 @given(st.sampled_from(SMALL), st.integers(0, 1 << 30))
 def test_mutated_bytes(folder: Path, name: str, seed: int) -> None:
-    survive(mutated_bytes(build(CASES[name]).SerializeToString(), random.Random(seed)), folder)
+    survive(damage_bytes(build(CASES[name]).SerializeToString(), random.Random(seed)), folder)
 
 
 @settings(max_examples=350)
 @given(st.sampled_from(SMALL), st.integers(0, 1 << 30))
 def test_mutated_fields(folder: Path, name: str, seed: int) -> None:
     model = build(CASES[name])
-    mutate_fields(model, random.Random(seed))
+    damage_fields(model, random.Random(seed))
     survive(model.SerializeToString(), folder)
 
 
@@ -133,10 +67,10 @@ def test_mutated_files(folder: Path, models: Path, name: str, fields: bool, seed
     data = (models / f"{name}.onnx").read_bytes()
     if fields:
         model = onnx.ModelProto.FromString(data)
-        mutate_fields(model, random.Random(seed))
+        damage_fields(model, random.Random(seed))
         data = model.SerializeToString()
     else:
-        data = mutated_bytes(data, random.Random(seed))
+        data = damage_bytes(data, random.Random(seed))
     survive(data, folder)
 
 

@@ -29,15 +29,15 @@ from onnx import numpy_helper
 
 import spa_compiler
 from commands import run_spa
+from tools.fuzz import oracle as fuzz_oracle
+from tools.fuzz.oracle import FLOATS, open_session, tensors
 
 Array = np.ndarray[Any, Any]
 Sizes = dict[str, int]
 WANTED, ENOUGH = 12, 6
 """Sizes at which a model runs, and how few are enough where the dense model itself refuses more."""
 TRIED = 60
-FLOATS = {1, 10, 11}  # float, float16, double
 NAME = re.compile(r"[A-Za-z_]\w*")
-COPY = re.compile(r"\.use\d+$")
 POOLS = {
     "N": (1, 2, 3, 5, 7, 9, 13),
     "H": (1, 3, 7, 17, 31, 33, 45, 50, 63, 65, 77, 97, 100, 129, 131),
@@ -96,17 +96,6 @@ def read_inputs(path: Path) -> dict[str, dict[str, Input]]:
 # what is gone --------------------------------------------------------------------------------------------------------
 
 
-def tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """(name, constant) of a graph and of the bodies in it: initializers, and tensors of Constant nodes."""
-    yield from ((t.name, t) for t in graph.initializer)
-    for node in graph.node:
-        for a in node.attribute:
-            if a.type == onnx.AttributeProto.TENSOR and node.op_type == "Constant":
-                yield node.output[0], a.t
-            elif a.type == onnx.AttributeProto.GRAPH:
-                yield from tensors(a.g)
-
-
 def zero_removed(dense: onnx.ModelProto, compiled: onnx.ModelProto) -> onnx.ModelProto:
     """The dense model with zeros in place of every entry that the compiled one does not hold.
 
@@ -114,35 +103,7 @@ def zero_removed(dense: onnx.ModelProto, compiled: onnx.ModelProto) -> onnx.Mode
     constant of which nothing is left was folded into others, not cut, and stays. So does one that repeats a number that
     is left; that is right, as what reads its channels is zero.
     """
-    out = onnx.ModelProto()
-    out.CopyFrom(dense)
-    pools: dict[str, list[Array]] = {}
-    for name, tensor in tensors(compiled.graph):
-        if tensor.data_type in FLOATS:
-            pools.setdefault(COPY.sub("", name), []).append(numpy_helper.to_array(tensor).ravel())
-    every = np.unique(np.concatenate([np.zeros(0), *(a for p in pools.values() for a in p)]))
-    for name, tensor in tensors(out.graph):
-        if tensor.data_type not in FLOATS:
-            continue
-        array = numpy_helper.to_array(tensor)
-        stays = without_chance(np.isin(array, np.concatenate(pools[name]) if name in pools else every))
-        if stays.any() and not stays.all():
-            written = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(np.where(stays, array, np.zeros((), array.dtype)), written))
-    return out
-
-
-def without_chance(stays: Array) -> Array:
-    """The part of a constant that stays where whole slices went, without entries whose number is left elsewhere.
-
-    Of a million random numbers of 24 bits many are equal. Where other entries went than slices (the inputs of each
-    group of a convolution) nothing is changed.
-    """
-    whole = np.ones(stays.shape, bool)
-    for axis in range(stays.ndim):
-        share = np.moveaxis(stays, axis, 0).reshape(stays.shape[axis], -1).mean(1)
-        whole &= (share > share.max() / 2).reshape([-1 if k == axis else 1 for k in range(stays.ndim)])
-    return whole if stays[whole].all() and whole.sum() > 0.8 * stays.sum() else stays
+    return fuzz_oracle.zero_removed(dense, compiled)[0]
 
 
 def find_removed(masked: onnx.ModelProto, dense: onnx.ModelProto) -> dict[str, tuple[Array, Array]]:
@@ -194,13 +155,6 @@ def compile_plainly(
     return onnx.load(output), result
 
 
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """A session on one thread that keeps its errors to itself."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
 def choices(names: Sequence[str], seed: int) -> Iterator[Sizes]:
     """Sizes of the free axes: all of them at their smallest, then drawn from their pools, none of them twice."""
     rng = np.random.default_rng(seed)
@@ -248,7 +202,7 @@ class Found:
 
 def find_accepted(dense: onnx.ModelProto, inputs: Mapping[str, Input]) -> list[tuple[Sizes, dict[str, Array]]]:
     """Up to WANTED sizes at which the dense model runs and gives numbers, each with a feed."""
-    model = session(dense)
+    model = open_session(dense)
     names = sorted({n for i in inputs.values() for n in i.names()})
     seed = zlib.crc32(repr(sorted(inputs)).encode())
     rng = np.random.default_rng(seed)
@@ -270,7 +224,7 @@ def differences(
     dense: onnx.ModelProto, compiled: onnx.ModelProto, feeds: Sequence[tuple[Sizes, dict[str, Array]]]
 ) -> list[Found]:
     """Compare the compiled model with the dense one in which what is gone is zero."""
-    plain, masked, small = (session(m) for m in (dense, zero_removed(dense, compiled), compiled))
+    plain, masked, small = (open_session(m) for m in (dense, zero_removed(dense, compiled), compiled))
     out = []
     for sizes, feed in feeds:
         wanted = run(masked, feed)

@@ -8,6 +8,7 @@
     arguments                                          random options of the command line
     cases                                              a case is made from its kind and seed, and from nothing else
     server, child                                      the command in a process that has imported it once
+    child_call                                         a function in a process of its own
     oracle                                             what a written file has to compute, made from the dense file
     judge                                              whether a run kept its promises, and of what kind a fault is
     minimise, table                                    small reproductions; the counts as Markdown and JSON

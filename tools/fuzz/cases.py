@@ -45,6 +45,8 @@ from tools.fuzz.waves import WAVES
 
 MODEL, OUTPUT, PLAN = "model.onnx", "out.onnx", "plan.out"
 ZOO = Path(__file__).resolve().parents[2] / "tests" / "models"
+HOSTILE_SECONDS = 4
+"""The limit of time that hostile files are given; the run has to end soon after it."""
 DEFAULT = 0.02
 """Share of the ordinary cases that run the default pipeline, which takes ten times as long."""
 
@@ -214,7 +216,8 @@ def make_hostile(kind: str, seed: int) -> Case:
     files = maker(d)
     argv = ["--ratio", "0.3", "--of", "channels", "--align", "1"]
     argv += ["--samples", "32"] if d.chance(0.1) else list(arguments.QUICK)
-    return Case(kind, seed, files, finish(argv), tags=tuple(d.tags), limits=Limits(10.0))
+    argv += ["--time-limit", str(HOSTILE_SECONDS)]
+    return Case(kind, seed, files, finish(argv), tags=tuple(d.tags), limits=Limits(2.5 * HOSTILE_SECONDS))
 
 
 def make_names(kind: str, seed: int) -> Case:

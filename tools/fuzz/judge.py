@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.fuzz.child_call import Ended, call_in_child
 from tools.fuzz.cases import MODEL, OUTPUT, PLAN, Case
 from tools.fuzz.child import Command, Ran
 from tools.fuzz.oracle import Differs, can_run, compare
@@ -77,18 +78,31 @@ def judge(case: Case, ran: Ran, folder: Path, before: dict[str, str]) -> Verdict
     if wrote and case.inputs:
         try:
             plan = read_plan(folder / PLAN)
-            compared = compare(folder / MODEL, folder / OUTPUT, case.inputs, plan, case.exact, case.half)
+            compared = call_in_child(compare, folder / MODEL, folder / OUTPUT, case.inputs, plan, case.exact, case.half)
         except Differs as e:
             return Verdict("wrong", "fault", f"wrong file: {shorten(str(e))}", str(e))
+        except Ended as e:
+            if is_deadly(folder / MODEL, case):
+                return Verdict("compiled, the dense file ends onnxruntime")
+            return Verdict("wrong", "fault", f"wrong file: ends onnxruntime with {e}", str(e))
         return Verdict("compiled and compared" if compared.sizes else "compiled, no size runs")
     if wrote:
         return Verdict("compiled")
     if case.ordinary and ran.exit in (1, 2, 3) and not ran.stdout.rstrip().rpartition("\n")[2].startswith("UNPROVEN"):
-        if can_run(folder / MODEL, case.inputs):
+        if not is_deadly(folder / MODEL, case) and call_in_child(can_run, folder / MODEL, case.inputs):
             text = tell_error(ran)
             return Verdict(f"refused {ran.exit}", "refusal", f"exit {ran.exit}: {shorten(text)}", text)
         return Verdict(f"exit {ran.exit}, and the dense file does not run")
     return Verdict(f"exit {ran.exit}")
+
+
+def is_deadly(dense: Path, case: Case) -> bool:
+    """Does the dense file end the process in which onnxruntime opens or runs it?"""
+    try:
+        call_in_child(can_run, dense, case.inputs)
+    except Ended:
+        return True
+    return False
 
 
 def read_plan(path: Path) -> object:

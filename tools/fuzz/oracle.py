@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tools.fuzz.draft import POOLS, Input
 
 Array = np.ndarray[Any, Any]
-FLOATS = {1, 10, 11}
+FLOATS = {1, 10, 11}  # float, float16, double
 COPY = re.compile(r"\.use\d+$")
 TRIED, WANTED = 8, 4
 """Sizes that are tried, and at how many of them both files run."""
@@ -85,7 +85,8 @@ def zero_removed(dense: onnx.ModelProto, small: onnx.ModelProto) -> tuple[onnx.M
             continue
         array = numpy_helper.to_array(tensor)
         pool = np.concatenate(pools[COPY.sub("", name)]) if COPY.sub("", name) in pools else every
-        stays = without_chance(np.isin(array, pool))
+        own = pools.get(COPY.sub("", name), [])
+        stays = without_chance(np.isin(array, pool), own[0].size if len(own) == 1 else None)
         if array.size and stays.any() and not stays.all():
             kept[name] = stays
             if name not in divisors | reduced:
@@ -128,9 +129,13 @@ def mask_computed(graph: onnx.GraphProto, name: str, stays: Array) -> None:
     graph.initializer.append(mask)
 
 
-def without_chance(stays: Array) -> Array:
-    """The part that stays where whole slices went, without entries whose number is left elsewhere by chance."""
-    if not stays.size:
+def without_chance(stays: Array, wanted: int | None = None) -> Array:
+    """The part that stays where whole slices went, without entries whose number is left elsewhere by chance.
+
+    Of a million random numbers of 24 bits many are equal. Where other entries went than slices (the inputs of each
+    group of a convolution) nothing is changed. `wanted`: how many entries stay, where that is known.
+    """
+    if not stays.size or stays.sum() == wanted:
         return stays
     whole = np.ones(stays.shape, bool)
     for axis in range(stays.ndim):

@@ -13,9 +13,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.fuzz.child_call import Ended, call_in_child
 from tools.fuzz.cases import MODEL, OUTPUT, PLAN, Case
 from tools.fuzz.child import Command, Ran
+from tools.fuzz.child_call import Ended, call_in_child
 from tools.fuzz.oracle import Differs, can_run, compare
 
 CODES = {0, 1, 2, 3, 4, 5, 6, 7, 130}

@@ -47,7 +47,8 @@ def normalize(model: Model, sizes: dict[str, int] | None = None) -> tuple[Model,
         model = model.copy()
         copies = constant_sharing.untie_zeros(model)
     settling = BindingSearch(model, sizes or {})
-    trial = Trial(source) if any(not s.batch for s in settling.found) else None
+    # a dead node is gone from what is analysed, and runs in the file
+    trial = Trial(source) if any(not s.batch for s in settling.found) or editing.has_dead(source) else None
     is_batch_only = trial is None and bool(settling.found)
     for binding in settling.find_bindings():
         try:

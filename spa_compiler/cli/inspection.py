@@ -24,7 +24,7 @@ from spa_compiler.errors import (
 )
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.outputs import run_arrays
-from spa_compiler.execution.session import list_outputs, open_quiet_session
+from spa_compiler.execution.session import check_loads, list_outputs, open_quiet_session
 from spa_compiler.ir.memory import USUAL_MEMORY, parse_bytes
 from spa_compiler.ir.reader import load
 from spa_compiler.ir.snapshots import Snapshot
@@ -179,6 +179,7 @@ def open_sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snaps
     out, files = [], Snapshot.of(list_named_files(options.data) if options.data else [])
     for path in paths:
         model = load(path, parse_bytes("--memory", options.memory))
+        check_loads(path)
         check_memory(model)  # onnxruntime computes what follows from constants when it opens a file
         files = files.join(model.files)
         try:

@@ -87,6 +87,14 @@ def open_session(
         raise ModelError(f"onnxruntime cannot load {what}: {_find_first_line(e)}") from e
 
 
+def check_loads(path: Path) -> None:
+    """Raise ModelError where onnxruntime cannot load a file. Nothing is optimised: no node of it is computed."""
+    try:
+        open_quiet_session(str(path), level=0)
+    except Exception as e:
+        raise ModelError(f"{path}: onnxruntime cannot load it: {_find_first_line(e)}") from e
+
+
 LARGE_WEIGHT = 1 << 16
 """Bytes from which a weight is handed to onnxruntime as an array: a model of 100 MB is written and read for nothing."""
 LIFTED_TYPES = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t)): t for t in "efdbBil"}

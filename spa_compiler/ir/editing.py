@@ -8,20 +8,34 @@ from spa_compiler.ir.control_flow import is_control, is_marker
 from spa_compiler.ir.model import Model
 
 
+def has_dead(model: Model) -> bool:
+    """Is there a node none of whose outputs is read?"""
+    wanted = _find_read_names(model)
+    return any(not _is_read(n, wanted) for n in model.graph.nodes if not is_marker(n))
+
+
 def drop_dead(model: Model) -> int:
     """Remove nodes none of whose outputs is read; names that subgraphs capture are read."""
-    wanted = {t.name for t in model.graph.outputs} | set(model.captured)
+    wanted = _find_read_names(model)
     dead: set[int] = set()
     gone: set[str] = set()  # bodies of control nodes that are dead
     for node in reversed(list(model.graph.nodes)):  # nodes are sorted: one pass from the end is enough
-        read = any(t.outputs or t.name in wanted for t in node.outputs)
-        if (node.attrs["path"] in gone) if is_marker(node) else not read:
+        if (node.attrs["path"] in gone) if is_marker(node) else not _is_read(node, wanted):
             gone.update(node.attrs["paths"] if is_control(node) else ())
             node.inputs.clear()
             node.outputs.clear()
             dead.add(id(node))
     model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in dead]
     return len(dead)
+
+
+def _find_read_names(model: Model) -> set[str]:
+    """Names that are read by others than nodes: outputs, and what bodies that are not opened capture."""
+    return {t.name for t in model.graph.outputs} | set(model.captured)
+
+
+def _is_read(node: gs.Node, wanted: set[str]) -> bool:
+    return any(t.outputs or t.name in wanted for t in node.outputs)
 
 
 def find_index(graph: gs.Graph, node: gs.Node) -> int:

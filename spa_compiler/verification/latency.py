@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from spa_compiler.execution.session import run_session
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import list_symbols
 from spa_compiler.verification.feeds import Feed, Ranges, draw_inputs
@@ -60,12 +61,15 @@ def draw_sample(
 def measure_latency(
     dense: ort.InferenceSession, compiled: ort.InferenceSession, feed: Feed, threads: int, seconds: float = 1.5
 ) -> Latency:
-    """Both sessions in turns, after warm-up, for about `seconds`; `threads` is what they were opened with."""
+    """Both sessions in turns, after warm-up, for about `seconds`; `threads` is what they were opened with.
+
+    Raises ModelError where one does not run.
+    """
     sessions = (dense, compiled)
     times: tuple[list[float], list[float]] = ([], [])
-    for session in sessions:
+    for session, what in zip(sessions, ("the dense model", "the compiled model"), strict=True):
         for _ in range(2):
-            session.run(None, feed)
+            run_session(session, feed, what)
     stop = time.perf_counter() + seconds
     while len(times[0]) < 5 or (time.perf_counter() < stop and len(times[0]) < 200):
         for session, row in zip(sessions, times, strict=True):

@@ -34,7 +34,7 @@ from spa_compiler.ir.initializers import REPLACEABLE
 from spa_compiler.ir.model import Model, describe_node, find_element_type
 from spa_compiler.ir.subgraphs import WEIGHT_TYPES, find_outer_values
 from spa_compiler.operators import tables
-from spa_compiler.operators.shape_uses import find_shape_reads, trace_sizes
+from spa_compiler.operators.shape_uses import find_fed_values, find_shape_reads, trace_sizes
 from spa_compiler.operators.site import Site, Value
 
 Axis = tuple[str, int]
@@ -268,7 +268,7 @@ def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph
     sites = [_make_site(model, n, values, chain) for n, chain in zip(nodes, find_chains(nodes), strict=True)]
     _apply_all(model, sites, values, list(order) if order is not None else list(range(len(sites))))
     _freeze_bodies(model, values)
-    writer = SizeWriter(values, trace_sizes(model, values), find_fixed_dims(values.values()))
+    writer = SizeWriter(values, trace_sizes(model, values), find_fixed_dims(values.values()), find_fed_values(model))
     freeze_unwritable(sites, writer)
     _freeze_common_units(values)
     weights = [n for n, t in model.constants().items() if find_element_type(t) in WEIGHT_TYPES and len(t.shape) > 0]

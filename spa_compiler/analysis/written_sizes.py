@@ -16,6 +16,7 @@ from spa_compiler.operators.shape_uses import NO_SOURCE, SizeSource
 from spa_compiler.operators.site import Operand, Site, Value
 
 NO_ROOM = "its size multiplies a symbol with channels, and the shape has no place where that can be worked out"
+FED = "its size comes from the numbers of a graph input, which a rewrite cannot change"
 
 
 class Writing(Enum):
@@ -38,16 +39,37 @@ class SizeWriter:
     """Says how the entries of shape operands are written, for any plan."""
 
     def __init__(
-        self, values: Mapping[str, Value], sources: Mapping[str, list[SizeSource]], fixed: Collection[Dim]
+        self,
+        values: Mapping[str, Value],
+        sources: Mapping[str, list[SizeSource]],
+        fixed: Collection[Dim],
+        fed: Collection[str] = (),
     ) -> None:
-        self.values, self.sources, self.fixed = values, sources, fixed
+        self.values, self.sources, self.fixed, self.fed = values, sources, fixed, fed
 
     def find_writings(self, site: Site, operand: Operand) -> list[Writing]:
         """How each entry of an operand that holds sizes of the output is written."""
         axes = operand.axes or ()
         known = site.entries(operand.slot, operand.attr) or [None] * len(axes)
-        sources = self.sources.get(_get_computed_name(site, operand.slot)) or [NO_SOURCE] * len(axes)
+        sources = self._find_sources(site, operand)
         return [self._find_writing(site, operand, i, known[k], sources[k]) for k, i in enumerate(axes)]
+
+    def _find_sources(self, site: Site, operand: Operand) -> list[SizeSource]:
+        found = self.sources.get(_get_computed_name(site, operand.slot))
+        return found or [NO_SOURCE] * len(operand.axes or ())
+
+    def is_fed(self, site: Site, operand: Operand) -> bool:
+        """May an entry of the operand that is not known be any number of a graph input's, -1 among them?"""
+        if _get_computed_name(site, operand.slot) not in self.fed:
+            return False
+        known = site.entries(operand.slot, operand.attr) or [None] * len(operand.axes or ())
+        sources = self._find_sources(site, operand)
+        return any(e is None and not s.reads for e, s in zip(known, sources, strict=True))
+
+    def has_room(self, site: Site, operand: Operand) -> bool:
+        """May the operand hold a -1 that it does not hold yet?"""
+        held = site.entries(operand.slot, operand.attr) or ()
+        return operand.infers and -1 not in held and not self.is_fed(site, operand)
 
     def _find_writing(self, site: Site, operand: Operand, i: int, known: int | None, source: SizeSource) -> Writing:
         axis = site.y.axes[i]
@@ -59,7 +81,8 @@ class SizeWriter:
             return Writing.NUMBER
         if operand.broadcasts and _is_in_operand(site, i, axis):
             return Writing.ONE
-        scales = _get_computed_name(site, operand.slot) and known is None and not source.reads
+        computed = _get_computed_name(site, operand.slot)
+        scales = computed and computed not in self.fed and known is None and not source.reads
         return Writing.SCALED if scales and find_moving_digits(axis, self.fixed) is not None else Writing.WORKED_OUT
 
     def _has_axis(self, read: tuple[str, int], axis: Expr) -> bool:
@@ -87,16 +110,11 @@ def _get_computed_name(site: Site, slot: int) -> str:
     return value.name if value is not None else ""
 
 
-def has_room(site: Site, operand: Operand) -> bool:
-    """May the operand hold a -1 that it does not hold yet?"""
-    return operand.infers and -1 not in (site.entries(operand.slot, operand.attr) or ())
-
-
 def _find_stuck_axes(writer: SizeWriter, site: Site, operand: Operand) -> list[Expr]:
     """Axes of the output whose sizes cannot be written for every plan."""
     pairs = zip(operand.axes or (), writer.find_writings(site, operand), strict=True)
     worked_out = [site.y.axes[i] for i, w in pairs if w is Writing.WORKED_OUT]
-    return [a for a in worked_out if not is_frozen(a)][has_room(site, operand) :]
+    return [a for a in worked_out if not is_frozen(a)][writer.has_room(site, operand) :]
 
 
 def _find_unequal_parts(site: Site, operand: Operand) -> list[Expr]:
@@ -116,4 +134,4 @@ def freeze_unwritable(sites: Iterable[Site], writer: SizeWriter) -> None:
         for operand in site.operands:
             stuck = [*_find_stuck_axes(writer, site, operand), *_find_unequal_parts(site, operand)]
             if stuck:
-                site.freeze(Prod(tuple(stuck)), NO_ROOM)
+                site.freeze(Prod(tuple(stuck)), FED if writer.is_fed(site, operand) else NO_ROOM)

@@ -10,6 +10,7 @@ version, functions, defaults of inputs) stays in protobuf beside it and is put b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ from spa_compiler.ir.subgraphs import WEIGHT_TYPES, find_body_weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what it would only warn about is carried over here
 Array = NDArray[Any]
+WHOLE_TYPES = frozenset((onnx.TensorProto.INT32, onnx.TensorProto.INT64))
+"""Element types of axes, bounds, counts and sizes."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,11 @@ class Model:
     def default_array(self, name: str) -> Array:
         """The value of a graph input that a run leaves out; external data is read from the model's folder."""
         return self.numbers(self.defaults[name].tensor)
+
+    def default_numbers(self, most: int) -> dict[str, Array]:
+        """Whole numbers that a run may leave out, of up to so many elements."""
+        held = {n: d.tensor for n, d in self.defaults.items() if d.tensor.data_type in WHOLE_TYPES}
+        return {n: self.default_array(n) for n, t in held.items() if math.prod(t.dims) <= most}
 
     def array(self, tensor: gs.Constant) -> Array:
         """The values of a constant; not cached, external data is read from the model's folder."""

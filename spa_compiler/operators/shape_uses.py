@@ -134,3 +134,12 @@ def _pass_sources(
         return [find(node.inputs[0])[p] for p in places]
     every = frozenset[tuple[str, int]]().union(*(s.reads for t in node.inputs if t.name for s in find(t)))
     return [SizeSource(every)] * math.prod(values[node.outputs[0].name].shape)
+
+
+def find_fed_values(model: Model) -> frozenset[str]:
+    """Values that follow from the numbers of graph inputs, not only from their sizes."""
+    found = {t.name for t in model.graph.inputs} | model.defaults.keys()
+    for node in model.graph.nodes:
+        if node.op not in ("Shape", "Size") and any(t.name in found for t in node.inputs):
+            found.update(t.name for t in node.outputs)
+    return frozenset(found)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.algebra.masks import Masks, count_kept
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.analysis.written_sizes import Writing, has_room
+from spa_compiler.analysis.written_sizes import Writing
 from spa_compiler.errors import VerificationError
 from spa_compiler.ir.editing import drop_dead, drop_repeats, find_index
 from spa_compiler.ir.model import Model, find_element_type, make_constant
@@ -77,7 +77,7 @@ class OperandWriter:
         entries = [None if w is Writing.STAYS else e for e, w in zip(entries, writings, strict=True)]
         mixed = [k for k, e in enumerate(entries) if e is not None and dynamic[k]]
         stuck = [k for k in mixed if writings[k] is Writing.WORKED_OUT]
-        room = has_room(site, operand)
+        room = self.graph.size_writer.has_room(site, operand)
         if len(stuck) > room:
             raise VerificationError(f"{site.op} '{site.name}': several axes mix symbols with pruned channels")
         one = (stuck or mixed)[0] if room and mixed else None

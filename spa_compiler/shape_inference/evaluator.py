@@ -48,9 +48,7 @@ def evaluate(model: Model, sizes: dict[str, int], base: Facts | None = None) -> 
     again.
     """
     facts = Facts(declared=_read_declared(model, sizes), base=base)
-    for name, t in [*make_input_types(model, sizes).items(), *((n, d.info.type) for n, d in model.defaults.items())]:
-        _check_size(model, f"there is an input '{name}'", t)
-        facts.record_type(name, t)
+    _record_inputs(model, sizes, facts)
     for name, tensor in model.constants().items():
         if facts.take_constant(name, tensor._values):
             continue
@@ -71,6 +69,15 @@ def evaluate(model: Model, sizes: dict[str, int], base: Facts | None = None) -> 
             facts.warnings += facts.errors[errors:] if flow.is_possible else []
             del facts.errors[errors:]
     return facts.release()
+
+
+def _record_inputs(model: Model, sizes: dict[str, int], facts: Facts) -> None:
+    """Record the types of graph inputs. Whole numbers that have a default are what it is: axes, bounds, counts."""
+    for name, t in [*make_input_types(model, sizes).items(), *((n, d.info.type) for n, d in model.defaults.items())]:
+        _check_size(model, f"there is an input '{name}'", t)
+        facts.record_type(name, t)
+    for name, value in model.default_numbers(SMALL_VALUE).items():
+        facts.record_value(name, value, SMALL_VALUE)
 
 
 def _read_declared(model: Model, sizes: dict[str, int]) -> dict[str, onnx.TypeProto]:
@@ -109,7 +116,7 @@ def prove(model: Model, at: Facts) -> GeneralPass:
     """
     given = {*model.constants(), *model.defaults, *find_input_axes(model)} & {*at.types}
     made = {t.name for n in model.graph.nodes for t in n.outputs}
-    values = {n: v for n, v in at.values.items() if n in given}
+    values = {n: v for n, v in at.values.items() if n in given and n not in model.defaults}
     bare = Facts(types={n: at.types[n] for n in given}, values=values, observed=made)
     found = GeneralPass(model, bare, {}, _make_node_functions(model))
     found.run(find_input_axes(model), declared=False)

@@ -91,7 +91,7 @@ def evaluate_general(
     by_node: ByNode,
 ) -> General:
     """One pass over the nodes. `inputs`: the sizes of the graph inputs; `at`: facts under `binding`."""
-    if is_same_everywhere(inputs, at):
+    if is_same_everywhere(inputs, at) and not any(n in at.values for n in model.defaults):
         return General(types=at.types, values=at.values, why=at.why)
     return GeneralPass(model, at, binding, by_node).run(inputs)
 

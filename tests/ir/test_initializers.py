@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from laws import analyze_proto, compare, random_masks
 from spa_compiler import compile as compile_model
+from spa_compiler.analysis.written_sizes import FED
 from spa_compiler.ir.initializers import HABIT, REPLACEABLE
 from spa_compiler.ir.reader import load
 from zoo import Case, build
@@ -42,6 +43,48 @@ READERS: dict[str, tuple[str, dict[str, Any], list[Array]]] = {
     ),
     "place": ("k = Gather(x, t)  h = Add(x, k)  %s  y = Identity(c)", {"t": np.array([0])}, [np.array([2])]),
     "axes of a sum": ("k = ReduceSum(x, t)  h = Add(x, k)  %s  y = Identity(c)", {"t": np.array([0])}, [np.array([1])]),
+    "axes of what is gone": (
+        "k = ReduceMax<keepdims = 0>(x, t)  m = ReduceMax<keepdims = 0>(k)  h = Add(x, m)  %s  y = Identity(c)",
+        {"t": np.array([0])}, [np.array([1])],
+    ),
+    "an end": (
+        "k = Slice(x, zero, t, zero)  m = ReduceMax(k, zero)  h = Add(x, m)  %s  y = Identity(c)",
+        {"t": np.array([2]), "zero": np.array([0])}, [np.array([1]), np.array([3])],
+    ),
+    "an end far away": (
+        "k = Slice(x, zero, t, zero)  m = ReduceMax(k, zero)  h = Add(x, m)  %s  y = Identity(c)",
+        {"t": np.array([np.iinfo(np.int64).max]), "zero": np.array([0])}, [np.array([2])],
+    ),
+    "steps": (
+        "k = Slice(x, zero, three, zero, t)  m = ReduceMax(k, zero)  h = Add(x, m)  %s  y = Identity(c)",
+        {"t": np.array([2]), "zero": np.array([0]), "three": np.array([3])}, [np.array([1])],
+    ),
+    "a shape": (
+        "k = Reshape(x, t)  m = ReduceMax<keepdims = 0>(k)  h = Add(x, m)  %s  y = Identity(c)",
+        {"t": np.array([-1, 2, 3])}, [np.array([6, 4, 1]), np.array([2, 3, -1])],
+    ),
+    "a part of a shape": (
+        "n = Shape<start = 0, end = 1>(x)  s = Concat<axis = 0>(n, t)  k = Reshape(x, s)"
+        "  m = ReduceMax<keepdims = 0>(k)  h = Add(x, m)  %s  y = Identity(c)",
+        {"t": np.array([4, 2])}, [np.array([2, -1])],
+    ),
+    "repeats": (
+        "k = Tile(x, t)  h = Slice(k, zero, three, zero)  %s  y = Identity(c)",
+        {"t": np.array([2, 1]), "zero": np.array([0]), "three": np.array([3])}, [np.array([1, 1]), np.array([4, 1])],
+    ),
+    "a count": (
+        "k, p = TopK<axis = 0>(x, t)  m = ReduceMax(k, zero)  u = Mul(x, m)  h = Add(u, x)  %s  y = Identity(c)",
+        {"t": np.array([2]), "zero": np.array([0])}, [np.array([1]), np.array([3])],
+    ),
+    "a depth": (
+        "p = ArgMax<axis = 1, keepdims = 0>(x)  k = OneHot(p, t, v)  m = ReduceSum(k, one)  h = Add(x, m)  %s"
+        "  y = Identity(c)",
+        {"t": np.array(8), "one": np.array([1]), "v": np.array([0.5, 2], np.float32)}, [np.array(12)],
+    ),
+    "pads": (
+        "k = Pad(x, t)  m = ReduceMean(k, zero)  h = Add(x, m)  %s  y = Identity(c)",
+        {"t": np.array([1, 0, 0, 0]), "zero": np.array([0])}, [np.array([0, 0, 2, 0])],
+    ),
     "a bias": ("h = Relu(x)  %s  y = Add(c, t)", {"t": np.ones(4, np.float32)}, [np.arange(4, dtype=np.float32)]),
     "a bias of channels": (
         "h = Relu(x)  a = MatMul(h, w1)  f = Add(a, t)  b = Relu(f)  e = MatMul(b, w3)  g = Relu(e)  y = MatMul(g, w4)",
@@ -107,6 +150,20 @@ def test_a_weight_with_a_default_stays_and_says_why(tmp_path: Path) -> None:
     result = compile_model(tmp_path / "m", output=tmp_path / "out.onnx", **OPTIONS)
     assert result.report["dense"]["params"] == 8 * 16 + 16 * 12 + 12 * 4
     assert result.report["compiled"]["params"] == 8 * 16 + (16 + 4) * result.state.plan.keep["w2:1"].sum()
+
+
+SHAPED = "a = MatMul(x, w1)  b = Relu(a)  s = Reshape(b, t)  c = MatMul(s, w2)  y = Reshape(c, u)"
+
+
+@pytest.mark.parametrize("rows", [3, "N"])
+def test_what_the_numbers_of_an_input_shape_is_frozen(rows: int | str, tmp_path: Path) -> None:
+    """An entry may be -1: then no other can be, and no share of it is right."""
+    text = f"(float[{rows},8] x) => (float[{rows},4] y) {{ {SHAPED} }}"
+    proto = build(Case(text, {**W, "u": np.array([-1, 4]), "t": np.array([-1, 16])}, None))
+    onnx.save(listed(proto, ["t"]), tmp_path / "m")
+    graph = analyze_proto(onnx.load(tmp_path / "m"))
+    assert graph.groups == []
+    assert {r.text for r in graph.find_reasons(("w1", 1))} == {FED}
 
 
 @pytest.mark.parametrize("reader", ["arithmetic", "condition", "a bias of channels"])

@@ -62,6 +62,11 @@ def count_kept(e: Expr, masks: Masks) -> int:
     return sum(sizes) if isinstance(e, Sum) else math.prod(sizes)
 
 
+def is_cut(e: Expr, masks: Masks) -> bool:
+    """Does the axis get another size?"""
+    return count_kept(e, masks) != e.size
+
+
 def find_moving_digits(e: Expr, fixed: Collection[Dim]) -> tuple[Expr, Expr, Expr] | None:
     """(major, moving, minor) of an axis: its one run of frozen digits that are not `fixed`, and what lies around it.
 

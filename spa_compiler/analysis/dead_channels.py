@@ -3,13 +3,13 @@
     dead = find_dead_channels(graph)       # {group label: boolean array of group.shape, True = removable for free}
 
 A forward pass over the sites tells, for every activation and dim, which channels are exactly zero: produced by zero
-weights and no bias, and passed on by functions with f(0) = 0. A channel is dead when in every contraction that sums
-over it one operand is zero there. Sigmoid(0) is not 0, so what passes one is not dead (algorithm.md, exactness traps).
+weights and no bias, or filled with zeros, and passed on by functions with f(0) = 0. A channel is dead when in every
+contraction that sums over it one operand is zero there. Sigmoid(0) is not 0, so what passes one is not dead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,7 @@ class _Forward:
         self.model, self.constants = graph.model, graph.model.constants()
         self.zeros, self.live = zeros, live
         self.held: dict[str, set[Dim]] = {}
+        self.empty: set[str] = set()
 
     def dims(self, v: Value) -> set[Dim]:
         if v.name not in self.held:
@@ -99,6 +100,9 @@ class _Forward:
 
     def step(self, site: Site) -> None:
         """Which channels of the outputs are zero."""
+        if self.is_all_zero(site):
+            self.note_zeros(site.outputs[:1])
+            return
         rules: dict[str, Callable[[Site, list[Value], Dim], Bools | None]]
         rules = {"product": self.product, "sum": self.sum, "multiply": self.multiply, "keeps": self.movement}
         rules |= {"gain": self.gain, "clip": self.clip, "pad": self.pad, "resize": self.resize}
@@ -111,6 +115,32 @@ class _Forward:
                 found = rule(site, [v for v in inputs if d in self.dims(v)], d)
                 if y is not None and found is not None and found.any():
                     self.zeros[y.name, d] = found
+
+    def is_all_zero(self, site: Site) -> bool:
+        """Is all of the first output zero, on whatever axes: filled with zeros, or made of nothing but such values?"""
+        if site.traits.zero == "fill":
+            return "value" not in site.attrs or not np.any(np.asarray(site.attrs["value"].values))
+        passed = [v for v in site.inputs if v is not None and self.is_number(v)]
+        return site.traits.zero == "keeps" and bool(passed) and all(map(self.is_empty, passed))
+
+    def note_zeros(self, values: Sequence[Value | None]) -> None:
+        """Every entry of these values is zero."""
+        for v in (v for v in values if v is not None):
+            self.empty.add(v.name)
+            self.zeros |= {(v.name, d): np.ones(d.size, bool) for d in self.dims(v)}
+
+    def is_number(self, v: Value) -> bool:
+        """Does it hold numbers with a fraction, and no sizes or positions?"""
+        shapes = self.model.shapes
+        return shapes is not None and shapes.kind.get(v.name, 0) in ZERO_TESTED_TYPES
+
+    def is_empty(self, v: Value) -> bool:
+        """Is every entry of this value zero?"""
+        if v.name in self.constants and not self.dims(v) and v.name not in self.empty:
+            tensor = self.constants[v.name]
+            if not np.any(np.asarray(self.model.array(tensor))):
+                self.empty.add(v.name)
+        return v.name in self.empty
 
     def movement(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
         """Zero where every input that has the channel is."""

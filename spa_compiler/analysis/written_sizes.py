@@ -1,8 +1,9 @@
 """Sizes in shape operands that the rewrite has to write where channels go: how, and whether it can.
 
 An entry whose axis multiplies a symbol and channels, `(n h)`, has no constant size. Reshape works one such entry out
-(-1); the others follow by themselves, or are computed from the dense size where the node is run. What none of that
-gives is frozen here, so that no plan asks for it.
+(-1); the others follow by themselves, or are computed from the dense size where the node is run. An entry that is read
+off another value changes with that value, whether its own axis loses channels or not (`y.view_as(x)`). What none of
+that gives is frozen here, so that no plan asks for it.
 """
 
 from __future__ import annotations
@@ -71,6 +72,13 @@ class SizeWriter:
         held = site.entries(operand.slot, operand.attr) or ()
         return operand.infers and -1 not in held and not self.is_fed(site, operand)
 
+    def find_axes_read(self, site: Site, operand: Operand) -> list[list[Expr]]:
+        """For each entry of such an operand the axes that can lose channels and whose sizes it is computed from."""
+        return [
+            [self.values[name].axes[i] for name, i in sorted(source.reads) if name in self.values]
+            for source in self._find_sources(site, operand)
+        ]
+
     def _find_writing(self, site: Site, operand: Operand, i: int, known: int | None, source: SizeSource) -> Writing:
         axis = site.y.axes[i]
         if operand.infers and known is not None and _is_working_itself_out(site, i, axis, known):
@@ -111,10 +119,13 @@ def _get_computed_name(site: Site, slot: int) -> str:
 
 
 def _find_stuck_axes(writer: SizeWriter, site: Site, operand: Operand) -> list[Expr]:
-    """Axes of the output whose sizes cannot be written for every plan."""
-    pairs = zip(operand.axes or (), writer.find_writings(site, operand), strict=True)
-    worked_out = [site.y.axes[i] for i, w in pairs if w is Writing.WORKED_OUT]
-    return [a for a in worked_out if not is_frozen(a)][writer.has_room(site, operand) :]
+    """Axes of the output whose sizes cannot be written for every plan, and those whose sizes their entries read."""
+    if operand.axes is None:
+        return []
+    found = zip(operand.axes, writer.find_writings(site, operand), writer.find_axes_read(site, operand), strict=True)
+    worked_out = [[site.y.axes[i], *read] for i, writing, read in found if writing is Writing.WORKED_OUT]
+    moving = [axes for axes in worked_out if not all(map(is_frozen, axes))]
+    return [a for axes in moving[writer.has_room(site, operand) :] for a in axes]
 
 
 def _find_unequal_parts(site: Site, operand: Operand) -> list[Expr]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,10 @@ from spa_compiler.ir.model import Model
 from spa_compiler.operators.site import Value
 
 OVERRIDABLE = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3)}
-SHAPE_ARITHMETIC = {"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity", "Mul", "Add", "Sub", "Div"}
-SHAPE_ARITHMETIC |= {"Reshape", "Split", "Where", "Equal", "Range", "Max", "Min", "Floor", "Ceil", "Mod"}
+IN_ORDER = {"Unsqueeze", "Squeeze", "Cast", "Identity", "Reshape"}
+"""Those that give the entries of their first input in the order in which it has them."""
+ENTRY_BY_ENTRY = {"Mul", "Add", "Sub", "Div", "Mod", "Max", "Min", "Where", "Equal", "Floor", "Ceil"}
+SHAPE_ARITHMETIC = IN_ORDER | ENTRY_BY_ENTRY | {"Gather", "Slice", "Concat", "Split", "Range"}
 
 
 def find_shape_reads(model: Model, node: gs.Node, outputs: set[str], length: int) -> frozenset[int]:
@@ -88,22 +90,30 @@ NO_SOURCE = SizeSource()
 def trace_sizes(model: Model, values: Mapping[str, Value]) -> dict[str, list[SizeSource]]:
     """Where every entry of the results of shape arithmetic comes from, by value; those that are absent read nothing.
 
-    Sizes that go into any other operator are frozen (`find_shape_reads`).
+    Entries are in row-major order; a value whose shape is not known has one, for all of it. Sizes that go into any
+    other operator are frozen (`find_shape_reads`).
     """
     out: dict[str, list[SizeSource]] = {}
     for node in model.graph.nodes:
-        y = values.get(node.outputs[0].name) if node.outputs else None
-        if y is None or len(y.shape) > 1:
-            continue
         if node.op == "Shape":
             found = _list_shape_sources(node, values)
-        elif node.op in SHAPE_ARITHMETIC:
+        elif node.op in SHAPE_ARITHMETIC and any(t.name in out for t in node.inputs):
             found = _pass_sources(model, node, values, out)
         else:
             continue
-        if any(s.reads for s in found) and len(found) == math.prod(y.shape):
-            out[y.name] = found
+        if any(s.reads for s in found):
+            out |= {t.name: found for t in node.outputs[:1]}
+            out |= {t.name: _join_sources(found, values.get(t.name)) for t in node.outputs[1:]}
     return out
+
+
+def _join_sources(found: list[SizeSource], y: Value | None) -> list[SizeSource]:
+    """For each entry of y all that any of these reads."""
+    return [_join(found)] * (math.prod(y.shape) if y is not None else 1)
+
+
+def _join(found: Iterable[SizeSource]) -> SizeSource:
+    return SizeSource(frozenset[tuple[str, int]]().union(*(s.reads for s in found)))
 
 
 def _list_shape_sources(node: gs.Node, values: Mapping[str, Value]) -> list[SizeSource]:
@@ -120,20 +130,32 @@ def _pass_sources(
     model: Model, node: gs.Node, values: Mapping[str, Value], known: Mapping[str, list[SizeSource]]
 ) -> list[SizeSource]:
     """The sources of what a node of shape arithmetic gives."""
+    y = values.get(node.outputs[0].name)
 
     def find(t: gs.Tensor) -> list[SizeSource]:
         value = values.get(t.name)
-        return known.get(t.name) or [NO_SOURCE] * (math.prod(value.shape) if value is not None else 0)
+        return known.get(t.name) or [NO_SOURCE] * (math.prod(value.shape) if value is not None else 1)
 
-    if node.op == "Concat":
-        return [s for t in node.inputs for s in find(t)]
-    if node.op in ("Unsqueeze", "Squeeze", "Cast", "Identity", "Reshape"):
-        return find(node.inputs[0])
-    places = _find_taken(model, node, node.inputs[0], len(find(node.inputs[0])))
-    if places is not None:
-        return [find(node.inputs[0])[p] for p in places]
-    every = frozenset[tuple[str, int]]().union(*(s.reads for t in node.inputs if t.name for s in find(t)))
-    return [SizeSource(every)] * math.prod(values[node.outputs[0].name].shape)
+    def is_row(t: gs.Tensor) -> bool:
+        value = values.get(t.name)
+        return value is not None and len(value.shape) <= 1
+
+    row = find(node.inputs[0])
+    places = _find_taken(model, node, node.inputs[0], len(row)) if is_row(node.inputs[0]) else None
+    found: list[SizeSource] | None = None
+    if node.op in IN_ORDER:
+        found = row
+    elif node.op == "Concat" and all(map(is_row, node.inputs)):
+        found = [s for t in node.inputs for s in find(t)]
+    elif node.op in ENTRY_BY_ENTRY and all(map(is_row, node.inputs)):
+        rows = [find(t) for t in node.inputs]
+        length = max(map(len, rows))
+        found = [_join([r[k % len(r)] for r in rows if r]) for k in range(length)]
+    elif places is not None:
+        found = [row[p] for p in places]
+    if found is not None and y is not None and len(found) == math.prod(y.shape):
+        return found
+    return _join_sources([s for t in node.inputs if t.name for s in find(t)], y)
 
 
 def find_fed_values(model: Model) -> frozenset[str]:

@@ -14,7 +14,7 @@ from typing import Literal
 
 EVERY_NAME = "*"
 UNCOUNTED = "?"
-Zero = Literal["", "keeps", "sum", "multiply", "product", "gain", "clip", "pad", "resize"]
+Zero = Literal["", "keeps", "sum", "multiply", "product", "gain", "clip", "pad", "resize", "fill"]
 Kernel = Literal["", "convolution", "transposed", "matrix"]
 NO_ATTRIBUTES: Mapping[str, int] = {}
 
@@ -62,7 +62,8 @@ class Traits:
     activation     an attribute names a function that is applied to what it contracts; the attribute with its number
     zero           which channels of the output are zero: "keeps": where all inputs are; "sum": so, if all inputs have
                    the channel; "multiply": where any input is; "product": where activation or weight is, and the bias;
-                   "gain": where gain and bias are; "clip", "pad", "resize": as "keeps", depending on attributes
+                   "gain": where gain and bias are; "clip", "pad", "resize": as "keeps", depending on attributes;
+                   "fill": all of them, where it fills with zeros
     one_output     this holds for the first output only
     neutral        what an entry has to be to change nothing in a reduction over it
     mean           a reduction that divides by the number of entries

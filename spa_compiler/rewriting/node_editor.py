@@ -74,10 +74,9 @@ class NodeEditor:
         """Divide what the node gives by a constant."""
         result = self.node.outputs[0]
         raw = self.model.new_value(f"{self.stem}.raw")
-        at = self._position()
         self.node.outputs = [raw]
         mean = new_node(self.model, build.divide(raw, self.put_constant(divisor)), f"{self.stem}.mean", [result])
-        self.model.graph.nodes.insert(at + 2, mean)
+        self.model.graph.nodes.insert(self._position() + 1, mean)
 
     def replace_output(self, y: gs.Tensor) -> None:
         """Put a value in the place of the node's first output."""

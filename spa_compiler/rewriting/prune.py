@@ -22,6 +22,7 @@ from spa_compiler.algebra.masks import (
     Masks,
     count_kept,
     find_coordinates,
+    is_cut,
     list_kept_positions,
     make_keep_mask,
     make_tensor_masks,
@@ -43,7 +44,7 @@ def rewrite(graph: DependencyGraph, masks: Masks) -> Model:
     writer = OperandWriter(graph, model, masks)
     for site, node in zip(graph.sites, list(model.graph.nodes), strict=True):
         _write_attributes(node, site, masks)
-        if site.take is not None and _is_cut(site.x().axes[site.take.axis], masks):
+        if site.take is not None and is_cut(site.x().axes[site.take.axis], masks):
             _rewrite_selection(model, node, site, masks)
             continue
         if site.op == "Squeeze" and site.ints(1, "axes") is None:
@@ -58,18 +59,14 @@ def rewrite(graph: DependencyGraph, masks: Masks) -> Model:
 def _write_attributes(node: gs.Node, site: Site, masks: Masks) -> None:
     """Sizes in attributes follow the plan; what an absent attribute stood for is written down before it changes."""
     for name, e in site.sizes.items():
-        if _is_cut(e, masks):
+        if is_cut(e, masks):
             node.attrs[name] = count_kept(e, masks)
     for name, several in site.lists.items():
-        if any(_is_cut(e, masks) for e in several):
+        if any(is_cut(e, masks) for e in several):
             node.attrs[name] = [count_kept(e, masks) for e in several]
     for name, (e, value) in site.defaults.items():
-        if _is_cut(e, masks):
+        if is_cut(e, masks):
             node.attrs.setdefault(name, value)
-
-
-def _is_cut(e: Expr, masks: Masks) -> bool:
-    return count_kept(e, masks) != count_kept(e, {})
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def find_kept(graph: DependencyGraph, value: Value, masks: Masks, shape: tuple[i
     dims = [graph.find_dims(a) for a in value.axes]
     outer = [_find_outer_blocks(dims, i, masks, graph.blocks) for i in axes]
     held = {b for needed in outer for b in needed}
-    cut = [_is_cut(value.axes[i], masks) or not held.isdisjoint(dims[i]) for i in axes]
+    cut = [is_cut(value.axes[i], masks) or not held.isdisjoint(dims[i]) for i in axes]
     sized = graph.resize_axes(value, shape or value.shape, [i for i in axes if cut[i]])
     if any(outer):
         found = [_make_index(sized, i, masks, graph.blocks, outer[i]) if cut[i] else None for i in axes]
@@ -153,7 +150,7 @@ def _make_index(axes: list[Expr], i: int, masks: Masks, blocks: Mapping[Dim, Dim
 
 def has_cut_axis(value: Value, masks: Masks) -> bool:
     """Does a plan cut any axis of this value?"""
-    return any(_is_cut(a, masks) for a in value.axes)
+    return any(is_cut(a, masks) for a in value.axes)
 
 
 def _slice_constants(graph: DependencyGraph, model: Model, masks: Masks) -> None:
@@ -166,7 +163,7 @@ def _slice_constants(graph: DependencyGraph, model: Model, masks: Masks) -> None
 
 def _name_axes(model: Model, node: gs.Node, site: Site, masks: Masks) -> None:
     """Squeeze without axes would also drop an axis of which one channel is left."""
-    if not any(_is_cut(a, masks) and count_kept(a, masks) == 1 for a in site.x().axes):
+    if not any(is_cut(a, masks) and count_kept(a, masks) == 1 for a in site.x().axes):
         return
     axes = [i for i, a in enumerate(site.x().axes) if count_kept(a, {}) == 1]
 
@@ -213,7 +210,7 @@ def _update_value_info(graph: DependencyGraph, model: Model, masks: Masks) -> No
                     d.Clear()
                 elif d.HasField("dim_value"):
                     d.dim_value = count_kept(a, masks)
-                elif _is_cut(a, masks):  # 12*N is no longer what other values call so: onnxruntime would share buffers
+                elif is_cut(a, masks):  # 12*N is no longer what other values call so: onnxruntime would share buffers
                     d.Clear()
         kept.append(info)
     fresh = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in kept]

@@ -17,7 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.algebra.masks import Masks, count_kept
+from spa_compiler.algebra.masks import Masks, count_kept, is_cut
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.analysis.written_sizes import Writing
 from spa_compiler.errors import VerificationError
@@ -59,7 +59,7 @@ class OperandWriter:
         base = operand.values(lambda e: count_kept(e, {}))
         entries: list[Entry] = [n if n != b else None for n, b in zip(new, base, strict=True)]
         if operand.axes is not None:
-            entries = self._choose_entries(site, operand, entries)
+            entries = self._choose_entries(site, operand, entries, new)
         if all(e is None for e in entries):
             return
         given = site.inputs[operand.slot] if operand.slot < len(site.inputs) else None
@@ -69,11 +69,17 @@ class OperandWriter:
             return
         self._write_constant(node, site, operand, [n if e is None else e for n, e in zip(new, entries, strict=True)])
 
-    def _choose_entries(self, site: Site, operand: Operand, entries: list[Entry]) -> list[Entry]:
-        """An axis that multiplies a symbol and a pruned digit (N*h) has no constant size: -1, or a share of the old."""
-        writings = self.graph.size_writer.find_writings(site, operand)
+    def _choose_entries(self, site: Site, operand: Operand, entries: list[Entry], new: list[int]) -> list[Entry]:
+        """An axis that multiplies a symbol and a pruned digit (N*h) has no constant size: -1, or a share of the old.
+
+        What is read off an axis that the plan cuts is written even where its own axis stays as it is.
+        """
+        writer = self.graph.size_writer
+        writings = writer.find_writings(site, operand)
         axes = operand.axes or ()
         dynamic = [site.y.dynamic[i] for i in axes]
+        moved = [any(is_cut(a, self.masks) for a in read) for read in writer.find_axes_read(site, operand)]
+        entries = [n if m else e for e, m, n in zip(entries, moved, new, strict=True)]
         entries = [None if w is Writing.STAYS else e for e, w in zip(entries, writings, strict=True)]
         mixed = [k for k, e in enumerate(entries) if e is not None and dynamic[k]]
         stuck = [k for k in mixed if writings[k] is Writing.WORKED_OUT]

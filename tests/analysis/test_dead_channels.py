@@ -98,6 +98,32 @@ def test_padding_keeps_zero_when_it_pads_with_zeros(fill: float, found: list[int
     assert dead(planted(case, w1=(0, [3]), b1=(0, [3]))) == found
 
 
+FILLED = {
+    "zeros of a shape": ("b = ConstantOfShape(s)", 4),
+    "ones of a shape": ("b = ConstantOfShape<value=float[1] {1.0}>(s)", 0),
+    "a zero spread out": ("b = Expand(none, s)", 4),
+    "zeros of a shape, spread out": ("z = ConstantOfShape(ones)  b = Expand(z, s)", 4),
+    "passed on": ("z = ConstantOfShape(s)  b = Relu(z)", 4),
+    "moved": ("z = ConstantOfShape(s)  b = Cos(z)", 0),
+}
+
+
+@pytest.mark.parametrize("batch", ["1", "N"])
+@pytest.mark.parametrize("how", FILLED)
+def test_channels_that_are_filled_with_zeros_are_dead(how: str, batch: str) -> None:
+    text, found = FILLED[how]
+    case = Case(
+        f"""(float[{batch},3,4,4] x) => (float[{batch},4,4,4] y) {{
+            a = Conv(x, w1)  n = Shape<start=0,end=1>(a)  s = Concat<axis=0>(n, five, side, side)  {text}
+            c = Concat<axis=1>(a, b)  y = Conv(c, w2) }}""",
+        {"w1": (6, 3, 1, 1), "w2": (4, 11, 1, 1), "five": [5], "side": [4], "none": 0.0, "ones": [1, 1, 1, 1]},
+        None,
+    )
+    graph = analyze_proto(build(case))
+    assert sum(int(m.sum()) for m in find_dead_channels(graph).values()) == found  # of five: a group keeps one channel
+    assert change(graph) == 0
+
+
 def test_a_batch_norm_with_gain_and_bias_zero_kills_its_channel() -> None:
     text = """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
         a = Conv(x, w1)  b = BatchNormalization(a, s, t, mu, var)  c = Relu(b)  y = Conv(c, w2) }"""

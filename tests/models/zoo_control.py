@@ -37,6 +37,18 @@ CASES: dict[str, Case] = {
         {"w0": (3, 6), "w1": (3, 5), "w2": (3, 5), "w3": (11, 4)},
         {"w1:1 w2:1 w3:0": 5, "w0:1 w3:0": 6},
     ),
+    "if_means": Case(  # statistics over captured channels and over those of a branch: the mask stays inside of it
+        """(float[2,3] x, bool cond) => (float[2,4] y) {
+            h = MatMul(x, w0)
+            c = If(cond) <
+                then_branch = yes () => (float[2,1] u) { p = MatMul(h, v1)  u = ReduceMean<keepdims=1>(p, one) },
+                else_branch = no () => (float[2,1] v) { v = ReduceMean<keepdims=1>(h, one) }>
+            d = Add(h, c)  y = MatMul(d, w) }""",
+        {"w0": (3, 6), "v1": (6, 5), "one": [1], "w": (6, 4)},
+        {"v1:0 w0:1 w:0": 6, "v1:1": 5},
+        stats=("v1:0 w0:1 w:0", "v1:1"),
+        inside={"v1": "c/then_branch"},
+    ),
     "if_nested": Case(  # what the inner If captures comes from two graphs further out
         """(float[2,3] x, bool p, bool q) => (float[2,4] y) {
             h = MatMul(x, w0)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from laws import Masks, outputs, random_masks
+from laws import TOLERANCE, VISIBLE, Masks, compare, outputs, random_masks
 from networks import graph_of
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.analysis.written_sizes import NO_ROOM
@@ -79,6 +79,12 @@ def check_plan(graph: DependencyGraph, masks: Masks) -> onnx.ModelProto:
     return small.proto()
 
 
+def check_against_mask(graph: DependencyGraph, masks: Masks) -> None:
+    """Prune equals mask, and the mask is seen."""
+    error, effect = compare(graph, masks)
+    assert error < TOLERANCE and effect > VISIBLE
+
+
 def find_group_sizes(graph: DependencyGraph) -> list[int]:
     return sorted(g.size for g in graph.groups)
 
@@ -125,6 +131,59 @@ def test_operands_that_hold_no_size_of_the_symbol_stay_right(use: str) -> None:
     assert find_group_sizes(graph)
     for seed in range(3):
         check_plan(graph, random_masks(graph, np.random.default_rng(seed), share=1))
+
+
+READ = {  # how q gets the sizes of one layer, a, while its entries come from another, b
+    "Reshape": "s = Shape(a)  f = Reshape(b, flat)  q = Reshape(f, s)",
+    "Expand": "s = Shape(a)  q = Expand(b, s)",
+    "Expand of one": "s = Shape(a)  e = Expand(one, s)  q = Add(b, e)",
+    "ConstantOfShape": "s = Shape(a)  e = ConstantOfShape<value=float[1] {0.5}>(s)  q = Add(b, e)",
+    "Resize": """k = Shape(a)  b4 = Unsqueeze(b, first)  s = Concat<axis=0>(k1, k)
+                 e = Resize<mode="nearest">(b4, , , s)  q = Squeeze(e, first)""",
+    "the larger of both": "s1 = Shape(a)  s2 = Shape(b)  s = Max(s1, s2)  q = Expand(b, s)",
+    "in pieces": """n = Shape<start=0,end=1>(a)  c = Shape<start=2>(a)  t = Shape<start=1,end=2>(b)
+                    s = Concat<axis=0>(n, t, c)  q = Expand(b, s)""",
+    "turned over": """s1 = Shape(a)  s2 = Unsqueeze(s1, first)  s3 = Gather(s2, first)  s = Reshape(s3, flat)
+                      q = Expand(b, s)""",
+    "in a branch": """z = If(yes) <then_branch = g1 () => (z1) { s = Shape(a)  z1 = Reshape(b, s) },
+                                 else_branch = g2 () => (z2) { t = Shape(a)  z2 = Expand(b, t) }>  q = Identity(z)""",
+}
+GIVEN = {"an input": ("float[N,5,14] b", ""), "another layer": ("", "b = MatMul(x, w2)")}
+READ_SIZES: dict[str, Init] = {
+    "w1": (4, 14), "w2": (4, 14), "w3": (14, 3), "w4": (14, 3), "flat": [-1], "first": [0], "k1": [1], "one": (1, 1, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize("read", READ)
+def test_sizes_read_off_a_value_that_is_cut_are_written_where_nothing_else_is(read: str, given: str) -> None:
+    more, b = GIVEN[given]
+    inputs = ", ".join(filter(None, ("float[N,5,4] x", more, "bool yes" if "If(" in READ[read] else "")))
+    text = f"""({inputs}) => (float[N,5,3] y) {{ a0 = MatMul(x, w1)  a = Relu(a0)  {b}  {READ[read]}
+        r = Tanh(q)  y1 = MatMul(r, w3)  y2 = MatMul(a, w4)  y = Add(y1, y2) }}"""
+    words = set(re.findall(r"\w+", text))
+    graph = graph_of(Case(text, {k: v for k, v in READ_SIZES.items() if k in words}, None))
+    free = given == "another layer" and read != "Resize"  # which works on the features of b as on a side of a picture
+    assert find_group_sizes(graph) == [14] * (1 + free)
+    for group in graph.groups:
+        check_against_mask(graph, {group.dims[0]: np.arange(14) % 3 > 0})
+
+
+@pytest.mark.parametrize("read", ["Reshape", "Expand", "Expand of one", "ConstantOfShape", "the larger of both"])
+def test_sizes_that_multiply_a_symbol_are_read_off_a_value_that_is_cut(read: str) -> None:
+    """Two layers with heads in the batch: (n h) of one is read for the other."""
+    made = """V1 = MatMul(x, wK)  V2 = Reshape(V1, split)  V3 = Transpose<perm=[0,2,1,3]>(V2)  V = Reshape(V3, join)"""
+    used = """V4 = Reshape(V, back)  V5 = Transpose<perm=[0,2,1,3]>(V4)  V6 = Reshape(V5, last)  yK = MatMul(V6, wK)"""
+    a, b = (made.replace("V", v).replace("K", k) for v, k in ("a1", "b2"))
+    c, d = (used.replace("V", v).replace("K", k) for v, k in ("a3", "q4"))
+    text = f"(float[N,5,4] x) => (float[N,5,3] y) {{ {a}  {b}  {READ[read]}  {c}  {d}  y = Add(y3, y4) }}"
+    sizes: dict[str, Init] = {"split": [0, 5, 2, 7], "join": [-1, 5, 7], "back": [-1, 2, 5, 7], "last": [0, 0, 14]}
+    words = set(re.findall(r"\w+", text))
+    graph = graph_of(Case(text, {k: v for k, v in {**READ_SIZES, **sizes}.items() if k in words}, None))
+    followed = read not in ("Expand of one", "ConstantOfShape")  # worked out, or what is expanded has it
+    assert find_group_sizes(graph) == ([2, 2, 7, 7] if followed else [7, 7])
+    for group in graph.groups:
+        check_against_mask(graph, {group.dims[0]: np.broadcast_to(np.arange(group.size) > 0, group.shape)})
 
 
 HEADS = """(float[N,L,6] x) => (float[N,L,3] y) {

@@ -321,7 +321,7 @@ RULES: dict[str, Rule] = {
     "Tile": Row(tile, zero="keeps"),
     "Shape": shape,
     "Size": freeze_rule("its size is read at run time"),
-    "ConstantOfShape": constant_of_shape,
+    "ConstantOfShape": Row(constant_of_shape, zero="fill"),
     "DepthToSpace": Row(depth_to_space, zero="keeps"),
     "SpaceToDepth": Row(
         rule("_ c (H P) (W Q) -> _ (P Q c) H W", move=True, P="blocksize", Q="blocksize"), zero="keeps"

@@ -81,7 +81,7 @@ class Calibrate:
         if not self.moments:
             return state
         state.progress(f"calibrate: {found.source}")
-        with limit_threads(graph):
+        with limit_threads():
             moments = collect_moments(graph, found.feeds, found.adjust, seed=self.seed, late=found.late)
         names, moments = exclude_unmeasured(graph, moments)
         if names:

@@ -56,7 +56,7 @@ class Compensate:
         settings = SolverOptions(
             self.ridge, given.adjust, bias_only=self.method == "bias", late=given.late, seed=self.seed
         )
-        with limit_threads(graph):
+        with limit_threads():
             model, outcome = compensate_weights(graph, state.plan.masks(graph), state.pruned, given.feeds, settings)
         if outcome.unfit:
             few = ", ".join(outcome.unfit[:3]) + (", ..." if len(outcome.unfit) > 3 else "")

@@ -59,7 +59,7 @@ class Score:
         inputs, chosen, name = state.calibration, find_criterion(self.criterion), self.criterion
         if inputs is not None and inputs.is_guessed and chosen.stand_in:
             chosen, name = find_criterion(chosen.stand_in), chosen.stand_in
-        with limit_threads(graph), ignore_overflow():
+        with limit_threads(), ignore_overflow():
             found = chosen(graph, state.moments, np.random.default_rng(self.seed))
             scores = check_scores(graph, found, f"the criterion '{name}'")
             if chosen.raises_hidden and inputs is not None and inputs.has_low_rank and state.moments is not None:

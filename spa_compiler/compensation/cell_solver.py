@@ -25,6 +25,7 @@ from spa_compiler.operators.recurrent_cell import R as RECURRENCE
 from spa_compiler.operators.recurrent_cell import W as WEIGHT
 from spa_compiler.rewriting.prune import find_kept_states
 from spa_compiler.statistics.cell_reads import CellReads, find_cell_reads
+from spa_compiler.statistics.wide_columns import gather_evidence
 
 Array = NDArray[Any]
 
@@ -70,6 +71,6 @@ class CellSolver:
             return [part.design(cut, new), target]
 
         before = part.weights(new)
-        gram = full.accumulate_gram(before.shape[-1], read, seed, self.pair.graph)
-        w = solve_weights(before, gram, self.options)
-        return part.replace_weights(new, w, gram.mean(1) - np.einsum("bmd,bd->bm", w, gram.mean()))
+        pairs = gather_evidence(full.make_source(read, seed), len(before), before.shape[-1])
+        w = solve_weights(before, pairs, self.options)
+        return part.replace_weights(new, w, pairs.mean(1) - np.einsum("bmd,bd->bm", w, pairs.mean()))

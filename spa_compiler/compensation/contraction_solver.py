@@ -83,13 +83,13 @@ class ContractionSolver:
         None where they would not be finite in the weights' type.
         """
         form, old = reads.form, self.pair.compiled.constants[reads.weight]
-        gram = reads.accumulate_gram(target, target, (self.options.seed, mine.index), self.pair.graph)
-        weights = form.restore(solve_weights(form.weights(old), gram, self.options), old)
+        pairs = reads.gather_pairs(target, target, (self.options.seed, mine.index))
+        weights = form.restore(solve_weights(form.weights(old), pairs, self.options), old)
         if not is_finite(weights):
             return None
         grids = None if grid is None else (grid, grid.widen(weights))
         weights = weights if grids is None else grids[1].round(weights)
-        bias = gram.mean(1) - np.einsum("bmd,bd->bm", form.weights(weights), gram.mean())
+        bias = pairs.mean(1) - np.einsum("bmd,bd->bm", form.weights(weights), pairs.mean())
         change = bias.ravel() - _measure_old_bias(form, theirs, bias.size)
         new = np.stack([bias.ravel(), change]) / (getattr(form, "beta", 1.0) or 1.0)
         return Update(form, weights, change, grids) if is_finite(weights, new.astype(weights.dtype)) else None

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from spa_compiler.compensation.apply import Replacement, Update
 from spa_compiler.compensation.options import Options
 from spa_compiler.interpreter.chunks import Chunks
-from spa_compiler.statistics.covariance import Floats, Gram, estimate_shrinkage, repair_variance, solve_least_squares
+from spa_compiler.statistics.covariance import Floats, repair_variance
+from spa_compiler.statistics.wide_columns import Evidence
 
 Array = NDArray[Any]
 
@@ -45,14 +46,14 @@ Solution = Update | Replacement | NewTable | Refusal | Unfit | None
 """None: there is nothing to solve."""
 
 
-def solve_weights(before: Floats, gram: Gram, options: Options) -> Floats:
+def solve_weights(before: Floats, evidence: Evidence, options: Options) -> Floats:
     """The weights (blocks, m, d) that the options ask for; NaN where there is no solution."""
     if options.bias_only:
         return before
-    covariance = gram.covariance()
-    shrink = estimate_shrinkage(covariance, gram.rows()) if options.shrink else 0.0
     try:
-        w = solve_least_squares(before, covariance, gram.cross(), options.ridge, shrink)
+        w = evidence.solve(before, options.ridge, options.shrink)
     except np.linalg.LinAlgError:
         return np.full_like(before, np.nan)
-    return repair_variance(w, covariance, gram.variance(), options.repair)
+    if options.repair <= 1:
+        return w
+    return repair_variance(w, evidence.measure_variance(w), evidence.variance(), options.repair)

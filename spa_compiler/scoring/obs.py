@@ -292,7 +292,7 @@ def _score_groups(graph: DependencyGraph, moments: Moments | None, rng: np.rando
     ordered = sorted(graph.groups, key=lambda g: -widths[g.label])
     wide = [g for g in ordered if widths[g.label] >= WIDE_GROUP]
     with ignore_overflow():
-        found = list(map_parallel(lambda g: _score_group(graph, taken, g, diagonal), wide, graph))
+        found = list(map_parallel(lambda g: _score_group(graph, taken, g, diagonal), wide))
         found += [_score_group(graph, taken, g, diagonal) for g in ordered[len(wide) :]]
     scores = dict(zip([g.label for g in ordered], found, strict=True))
     by_weights = any(not isinstance(v, np.ndarray) for v in scores.values())

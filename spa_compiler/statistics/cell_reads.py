@@ -2,7 +2,7 @@
 
 reads = find_cell_reads(walk, step)            # or the reason why it is none, as text
 for part in reads.cell.parts:                  # gates that read the same values: a contraction of its own
-    reads.accumulate_gram(width, read, seed, graph)    # `read` makes rows of reads.steps(chunk, y, rows)
+    reads.make_source(read, seed)              # `read` makes rows of reads.steps(chunk, y, rows)
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.interpreter.chunks import Chunks
 from spa_compiler.interpreter.interpreter import Step, Walk
 from spa_compiler.operators import recurrent_cell
 from spa_compiler.operators.contraction import Rows
 from spa_compiler.operators.recurrent_cell import Cell, Steps, Weights
-from spa_compiler.statistics.covariance import Gram, gather_moments
+from spa_compiler.statistics.covariance import Source
 
 Array = NDArray[Any]
 
@@ -43,12 +42,9 @@ class CellReads:
         """Inputs and states before each step, at these rows of a chunk; y are the operator's first outputs."""
         return self.cell.steps(self.x[chunk], y[chunk], None if self.h0 is None else self.h0[chunk], rows)
 
-    def accumulate_gram(
-        self, width: int, read: Callable[[int, Rows], list[Array]], seed: tuple[int, ...], graph: DependencyGraph
-    ) -> Gram:
-        """Gram of rows of so many columns, which `read` gives chunk by chunk at sampled steps."""
-        sizes, inputs = [self.cell.size(c) for c in self.x], sum(self.cell.batch(c) for c in self.x)
-        return gather_moments(sizes, width, read, inputs, seed, graph)
+    def make_source(self, read: Callable[[int, Rows], list[Array]], seed: tuple[int, ...]) -> Source:
+        """Rows that `read` gives chunk by chunk at sampled steps."""
+        return Source([self.cell.size(c) for c in self.x], read, sum(self.cell.batch(c) for c in self.x), seed)
 
 
 def find_cell_reads(walk: Walk, step: Step) -> CellReads | str:

@@ -1,11 +1,13 @@
 """Contractions with a constant, and what they read: moments and compensation see them through this.
 
 reads = find_contraction(walk, step)           # None: the node is no contraction with a constant
-reads.accumulate_gram(y, None, seed, graph)    # moments of what it reads, at sampled output positions
+reads.accumulate_gram(y, parts, seed)          # moments of what it reads, at sampled output positions
+reads.gather_pairs(y, target, seed)            # of that and a target beside it
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim, iterate_dims
-from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.interpreter.chunks import Chunks
 from spa_compiler.interpreter.interpreter import Step, Walk
 from spa_compiler.operators import recurrent_cell
 from spa_compiler.operators.contraction import Form, Rows, find_form
 from spa_compiler.operators.site import Site, Value
-from spa_compiler.statistics.covariance import Gram, gather_moments
+from spa_compiler.statistics.covariance import Columns, Gram, Source, gather_moments
 from spa_compiler.statistics.settings import STATISTICS
+from spa_compiler.statistics.wide_columns import Evidence, gather_evidence
 
 Array = NDArray[Any]
 
@@ -33,21 +35,34 @@ class ContractionReads:
     weight: str
     x: Chunks | None  # None: not known, or empty
 
-    def accumulate_gram(
-        self, y: Chunks, target: Chunks | None, seed: tuple[int, ...], graph: DependencyGraph | None = None
-    ) -> Gram:
-        """Gram of the design at sampled positions of the outputs y; with `target` (shaped as y) its rows beside it."""
+    def accumulate_gram(self, y: Chunks, parts: Sequence[Columns], seed: tuple[int, ...]) -> Gram:
+        """Gram of the design at sampled positions of the outputs y, of parts of its columns."""
+        form, x = self.form, self.x
+        assert x is not None
+        source = self._make_source(y, lambda k, rows: [form.design(x[k], y[k], rows)], seed)
+        return gather_moments(source, self._measure_design(y)[1], parts)
+
+    def gather_pairs(self, y: Chunks, target: Chunks, seed: tuple[int, ...]) -> Evidence:
+        """The design at sampled positions of the outputs y, and beside it the rows of `target` (shaped as y)."""
         form, x = self.form, self.x
         assert x is not None
 
         def read(k: int, rows: Rows) -> list[Array]:
-            design = form.design(x[k], y[k], rows)
-            return [design] if target is None else [design, form.target(target[k], rows)]
+            return [form.design(x[k], y[k], rows), form.target(target[k], rows)]
 
-        first = next((k for k, c in enumerate(x) if c.size), 0)
-        width = form.design(x[first], y[first], np.zeros(1, np.int64)).shape[-1]
-        worth = STATISTICS.grid_rows if x[0].ndim >= 4 else STATISTICS.independent_rows
-        return gather_moments([form.size(b) for b in y], width, read, sum(len(a) for a in x), seed, graph, worth)
+        return gather_evidence(self._make_source(y, read, seed), *self._measure_design(y))
+
+    def _measure_design(self, y: Chunks) -> tuple[int, int]:
+        """Blocks and columns."""
+        assert self.x is not None
+        first = next((k for k, c in enumerate(self.x) if c.size), 0)
+        _, blocks, columns = self.form.design(self.x[first], y[first], np.zeros(1, np.int64)).shape
+        return blocks, columns
+
+    def _make_source(self, y: Chunks, read: Callable[[int, Rows], list[Array]], seed: tuple[int, ...]) -> Source:
+        assert self.x is not None
+        worth = STATISTICS.grid_rows if self.x[0].ndim >= 4 else STATISTICS.independent_rows
+        return Source([self.form.size(b) for b in y], read, sum(len(a) for a in self.x), seed, worth)
 
 
 def find_contraction(walk: Walk, step: Step) -> ContractionReads | None:

@@ -4,6 +4,8 @@ gram = Gram()
 gram.add(x)                                # rows (n, blocks, d)
 gram.covariance()                          # (blocks, d, d)
 estimate_shrinkage(gram.covariance(), gram.rows())  # (blocks,) towards the diagonal
+
+Where the covariance of all columns would be too large, that of parts of them is summed (`Gram(parts)`).
 """
 
 from __future__ import annotations
@@ -17,18 +19,20 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.execution.parallel import map_parallel
 from spa_compiler.statistics.settings import STATISTICS
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
+Columns = slice | NDArray[np.int64]
 WIDE_COLUMNS = 2000
 """Columns above which sums, inverses and solutions are float32: accurate enough with the ridge, half the memory."""
 BAND_ROWS = 256
 """Rows of a covariance that are worked on at a time."""
 BATCH_ROWS = 1024
 """Rows that go into one product: chunks of single inputs are gathered."""
+BATCH_ENTRIES = 1 << 24
+"""Entries of the rows that go into one product: fewer rows where they are wide."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,24 @@ class Products:
 
     count: int
     sums: list[Floats]
-    xx: Array
+    xx: list[Array]
     tx: Array | None = None
     tt: Floats | None = None
 
 
 class Gram:
-    """Running first and second moments of rows (n, blocks, d), and of targets (n, blocks, m) beside them."""
+    """Running first and second moments of rows (n, blocks, d), and of targets (n, blocks, m) beside them.
 
-    def __init__(self) -> None:
+    `parts` are the columns whose covariances are wanted, each part by itself; by default all of them together.
+    """
+
+    def __init__(self, parts: Sequence[Columns] = (slice(None),)) -> None:
+        self.parts = parts
         self.count = self.inputs = 0
         self.worth = STATISTICS.independent_rows
         self.shift: list[Array] = []
         self.total: list[Floats] = []
-        self.xx: Array = np.zeros(())
+        self.xx: list[Array] = []
         self.tx: Floats = np.zeros(())
         self.tt: Floats = np.zeros(())
 
@@ -75,7 +83,7 @@ class Gram:
         else:
             turned = [np.ascontiguousarray(m.transpose(1, 2, 0)) for m in moved]
         x = turned[0]
-        xx = (x[0] @ x[0].T)[None] if len(x) == 1 else x @ x.transpose(0, 2, 1)
+        xx = [_multiply_with_itself(x[:, part]) for part in self.parts]
         if len(turned) == 1:
             return Products(len(both[0]), sums, xx)
         t = turned[1]
@@ -85,10 +93,11 @@ class Gram:
     def put(self, new: Products) -> None:
         """Add to the sums."""
         if not self.count:
-            self.xx = np.zeros(new.xx.shape, np.float32 if new.xx.shape[-1] > WIDE_COLUMNS else np.float64)
+            self.xx = [np.zeros(a.shape, choose_type(a.shape[-1])) for a in new.xx]
         for total, s in zip(self.total, new.sums, strict=True):
             total += s
-        self.xx += new.xx
+        for total, xx in zip(self.xx, new.xx, strict=True):
+            total += xx
         if new.tx is not None and new.tt is not None:
             self.tx = self.tx + new.tx
             self.tt = self.tt + new.tt
@@ -98,10 +107,10 @@ class Gram:
         """(blocks, d), or (blocks, m) of the targets."""
         return np.asarray(self.shift[which] + self.total[which] / max(self.count, 1), np.float64)
 
-    def covariance(self) -> Array:
-        """(blocks, d, d); float32 above WIDE columns."""
-        mean = self.total[0] / self.count
-        out = self.xx / self.count
+    def covariance(self, part: int = 0) -> Array:
+        """(blocks, d, d) of the columns of a part; float32 above WIDE columns."""
+        mean = self.total[0][:, self.parts[part]] / self.count
+        out = self.xx[part] / self.count
         for block, m in zip(out, mean, strict=True):
             block -= np.outer(m, m).astype(out.dtype, copy=False)
         return out
@@ -120,39 +129,72 @@ class Gram:
         mean = self.total[1] / self.count
         return np.maximum(self.tt / self.count - mean**2, 0)
 
+    def solve(self, before: Floats, ridge: float, is_shrunk: bool) -> Floats:
+        """Weights (blocks, m, d) from rows to targets: see `solve_least_squares`."""
+        covariance = self.covariance()
+        shrink = estimate_shrinkage(covariance, self.rows()) if is_shrunk else 0.0
+        return solve_least_squares(before, covariance, self.cross(), ridge, shrink)
 
-def gather_moments(
-    sizes: Sequence[int], width: int, read: Callable[[int, NDArray[np.int64]], list[Array]], inputs: int,
-    seed: tuple[int, ...], graph: DependencyGraph | None = None, worth: int = STATISTICS.independent_rows,
-) -> Gram:  # fmt: skip
-    """Gram of sampled rows: `read` gives those of a chunk, and their targets beside them; `sizes` is how many it has.
+    def measure_variance(self, w: Floats) -> Floats:
+        """Of what the rows give with weights (blocks, m, d), (blocks, m)."""
+        return np.asarray(np.einsum("bmd,bde,bme->bm", w, self.covariance(), w, optimize=True))
 
-    `width` is how many columns a row has, `inputs` how many inputs the chunks hold, and `worth` how many independent
-    rows the positions of each come to.
+
+def _multiply_with_itself(x: Array) -> Array:
+    """(blocks, d, d) of turned rows (blocks, d, n)."""
+    return (x[0] @ x[0].T)[None] if len(x) == 1 else np.asarray(x @ x.transpose(0, 2, 1))
+
+
+def choose_type(columns: int) -> type[np.float32] | type[np.float64]:
+    """The type in which a covariance of so many columns is summed, inverted and solved."""
+    return np.float32 if columns > WIDE_COLUMNS else np.float64
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from.
+
+    `read(k, rows)` gives rows of chunk k (n, blocks, d), and targets (n, blocks, m) beside them. `sizes` is how many
+    rows each chunk has, `inputs` how many inputs they hold, `worth` how many independent rows the positions of one
+    input come to.
     """
-    gram = Gram()
-    gram.inputs, gram.worth = inputs, worth
-    rng = np.random.default_rng(seed)
-    wanted = math.ceil(max(STATISTICS.sampled_rows, STATISTICS.rows_per_column * width) / len(sizes))
-    rows = [np.arange(n) if n <= wanted else np.sort(rng.choice(n, wanted, replace=False)) for n in sizes]
 
-    def gather_rows(some: range) -> list[Array]:
-        return [np.concatenate(parts) for parts in zip(*(read(k, rows[k]) for k in some), strict=True)]
+    sizes: Sequence[int]
+    read: Callable[[int, NDArray[np.int64]], list[Array]]
+    inputs: int
+    seed: tuple[int, ...]
+    worth: int = STATISTICS.independent_rows
 
-    together = _group_chunks([len(r) for r in rows])
-    first = gather_rows(together[0])
+    def sample(self, wanted: int) -> list[NDArray[np.int64]]:
+        """Of each chunk the rows that are sampled, so many of all."""
+        rng, each = np.random.default_rng(self.seed), math.ceil(wanted / len(self.sizes))
+        return [np.arange(n) if n <= each else np.sort(rng.choice(n, each, replace=False)) for n in self.sizes]
+
+    def gather(self, chunks: range, rows: Sequence[NDArray[np.int64]]) -> list[Array]:
+        """Rows of several chunks."""
+        return [np.concatenate(parts) for parts in zip(*(self.read(k, rows[k]) for k in chunks), strict=True)]
+
+
+def gather_moments(source: Source, width: int, parts: Sequence[Columns] = (slice(None),)) -> Gram:
+    """Gram of sampled rows that have `width` columns in all, and of their targets where the source gives some."""
+    gram = Gram(parts)
+    gram.inputs, gram.worth = source.inputs, source.worth
+    widest = math.ceil(width / len(parts))
+    rows = source.sample(max(STATISTICS.sampled_rows, STATISTICS.rows_per_column * widest))
+    together = _group_chunks([len(r) for r in rows], min(BATCH_ROWS, math.ceil(BATCH_ENTRIES / width)))
+    first = source.gather(together[0], rows)
     gram.start(first)
-    for new in map_parallel(lambda some: gram.products(gather_rows(some) if some.start else first), together, graph):
+    for new in map_parallel(lambda some: gram.products(source.gather(some, rows) if some.start else first), together):
         gram.put(new)
     return gram
 
 
-def _group_chunks(lengths: Sequence[int]) -> list[range]:
-    """Chunks in a row that have TOGETHER rows or more."""
+def _group_chunks(lengths: Sequence[int], wanted: int) -> list[range]:
+    """Chunks in a row that have the wanted number of rows or more."""
     out, start, rows = [], 0, 0
     for k, n in enumerate(lengths):
         rows += n
-        if rows >= BATCH_ROWS or k == len(lengths) - 1:
+        if rows >= wanted or k == len(lengths) - 1:
             out.append(range(start, k + 1))
             start, rows = k + 1, 0
     return out
@@ -179,6 +221,11 @@ def _estimate_block_shrinkage(covariance: Array, n: int) -> float:
         band = covariance[i : i + BAND_ROWS] * inverse
         band *= inverse[i : i + BAND_ROWS, None]
         square += float(np.dot(band.ravel(), band.ravel()))
+    return estimate_from_norm(square, d, n)
+
+
+def estimate_from_norm(square: float, d: int, n: int) -> float:
+    """The shrinkage of correlations of d columns, of n rows, from their squared Frobenius norm."""
     rho = ((1 - 2 / d) * square + d * d) / ((n + 1 - 2 / d) * max(square - d, 1e-9))
     return min(rho, STATISTICS.most_shrinkage)
 
@@ -205,10 +252,7 @@ def solve_least_squares(
     return np.asarray(before + change.T[None])
 
 
-def repair_variance(w: Floats, covariance: Array, variance: Floats, limit: float) -> Floats:
+def repair_variance(w: Floats, now: Floats, wanted: Floats, limit: float) -> Floats:
     """Rows scaled back to the variance of their target: regression shrinks. At most by sqrt(limit), never down."""
-    if limit <= 1:
-        return w
-    now = np.einsum("bmd,bde,bme->bm", w, covariance, w, optimize=True)
-    ratio = np.clip(variance / np.maximum(now, 1e-30), 1, limit)
+    ratio = np.clip(wanted / np.maximum(now, 1e-30), 1, limit)
     return np.asarray(w * np.sqrt(ratio)[:, :, None])

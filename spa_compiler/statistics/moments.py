@@ -36,16 +36,19 @@ from spa_compiler.statistics.contraction_reads import (
     find_contraction,
     find_read_dims,
 )
-from spa_compiler.statistics.covariance import estimate_shrinkage
+from spa_compiler.statistics.covariance import Columns, Gram, estimate_shrinkage, gather_moments
 from spa_compiler.statistics.residual_branch import follow_branch
+from spa_compiler.statistics.wide_columns import split_columns
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
+Part = tuple[Columns, Floats, Array, Floats]
+"""Columns of a contraction, their mean, covariance and shrinkage."""
 
 
 @dataclass(eq=False)
 class Moment:
-    """One contraction of activations with a constant."""
+    """One contraction of activations with a constant, or some of its columns where there are too many for one."""
 
     site: int
     axis: Expr  # of the activation
@@ -57,7 +60,7 @@ class Moment:
     gain: Floats  # (m,) what becomes of an error of each output row up to where the error is measured
     energy: float = 1.0  # total variance of the value where the error is measured
     shrinkage: Floats = field(default_factory=lambda: np.zeros(1))  # (blocks,) see shrinkage()
-    others: list[Moment] = field(default_factory=list)  # of the same node: gates that read other values
+    others: list[Moment] = field(default_factory=list)  # of the same node: gates that read other values, other columns
     value: str = ""  # the activation's name
     nature: str = ""  # what about the activation keeps its statistics from being finite, where something does
 
@@ -127,7 +130,7 @@ class _Collector:
         self.walk = Walk(graph.model)
         self.out = Moments()
         self.lookups: dict[str, expert_tables.Lookup] = {}  # weights that are looked up, by name
-        self.grams: dict[tuple[Any, ...], tuple[Floats, Array, Floats]] = {}
+        self.grams: dict[tuple[Any, ...], list[Part]] = {}
         self.measured: dict[str, list[Moment]] = {}  # value -> contractions whose error is measured there
 
     def run(self, feeds: Sequence[Feed], late: Late | None) -> Moments:
@@ -164,21 +167,23 @@ class _Collector:
         if not contracted or value is None:
             return None
         w = self.walk.constants[reads.weight]
-        mean, covariance, shrunk = self._collect_gram(reads, step)
-        weights = found.weights(w)
+        weights, axis, channels = found.weights(w), join_axes([value.axes[k] for k in found.axes]), found.channels(w)
         branch = None if step.traits.activation else follow_branch(self.walk, step, self.adjust.batch_norm)
-        moment = Moment(
-            step.index, join_axes([value.axes[k] for k in found.axes]), contracted, found.channels(w), weights, mean,
-            covariance, np.ones(weights.shape[0] * weights.shape[1]), shrinkage=shrunk, value=value.name,
-        )  # fmt: skip
-        if not is_finite(mean, covariance):
-            moment.nature = describe_flaw(reads.x)
-        if branch is None or not branch.has_fitting_gain(step.outputs[0][0].shape, found.out):
-            moment.energy = measure_energy(step.outputs[0], 1.0)
-        else:
-            moment.gain = np.broadcast_to(branch.gain, moment.gain.shape).astype(np.float64)
-            self.measured.setdefault(branch.sum, []).append(moment)
-        self.out.of[step.index] = moment
+        gain, fits = np.ones(weights.shape[0] * weights.shape[1]), False
+        if branch is not None and branch.has_fitting_gain(step.outputs[0][0].shape, found.out):
+            gain, fits = np.broadcast_to(branch.gain, gain.shape).astype(np.float64), True
+        energy = 1.0 if fits else measure_energy(step.outputs[0], 1.0)
+        several = [
+            Moment(
+                step.index, axis, contracted, channels[:, part], weights[:, :, part], mean, covariance, gain, energy,
+                shrunk, value=value.name, nature="" if is_finite(mean, covariance) else describe_flaw(reads.x),
+            )
+            for part, mean, covariance, shrunk in self._collect_gram(reads, step, axis, contracted, channels)
+        ]  # fmt: skip
+        if branch is not None and fits:
+            self.measured.setdefault(branch.sum, []).extend(several)
+        several[0].others = several[1:]
+        self.out.of[step.index] = several[0]
         return None
 
     def _collect_experts(self, step: Step, slot: int) -> None:
@@ -220,15 +225,16 @@ class _Collector:
                 return [part.design(reads.steps(c, y, rows), weights)]
 
             w = part.weights(weights)
-            gram = reads.accumulate_gram(w.shape[-1], read_rows, (self.seed, step.index, k), self.graph)
-            columns = part.columns(weights)
-            gain = np.ones(w.shape[0] * w.shape[1])
-            found.append(
+            columns, gain = part.columns(weights), np.ones(w.shape[0] * w.shape[1])
+            source = reads.make_source(read_rows, (self.seed, step.index, k))
+            gram = gather_moments(source, w.shape[-1], split_columns(axis, contracted, columns))
+            found += [
                 Moment(
-                    step.index, axis, contracted, columns, w, gram.mean(), gram.covariance(), gain,
-                    shrinkage=estimate_shrinkage(gram.covariance(), gram.rows()), value=site.inputs[0].name,
+                    step.index, axis, contracted, columns[:, some], w[:, :, some], mean, covariance, gain,
+                    shrinkage=shrunk, value=site.inputs[0].name,
                 )
-            )  # fmt: skip
+                for some, mean, covariance, shrunk in measure_parts(gram)
+            ]  # fmt: skip
         variances = [np.einsum("bmd,bde,bme->", m.weights, m.covariance, m.weights, optimize=True) for m in found]
         for m in found:
             m.energy = max(float(sum(variances)), 1e-30)
@@ -252,7 +258,9 @@ class _Collector:
         )
         self.out.missed[site.name or step.node.output[0]] = f"{site.op}: {self.walk.explain_unknown(step) or plain}"
 
-    def _collect_gram(self, reads: ContractionReads, step: Step) -> tuple[Floats, Array, Floats]:
+    def _collect_gram(
+        self, reads: ContractionReads, step: Step, axis: Expr, dims: frozenset[Dim], channels: Rows
+    ) -> list[Part]:
         """Mean, covariance and shrinkage of a design; one for all contractions that read the same values alike.
 
         Where a body reads a value from outside, it does so in the runs that reach it.
@@ -262,9 +270,8 @@ class _Collector:
         path, name = self.graph.sites[step.index].path, step.node.input[form.data]
         key = (path, name, form.reading_key, form.size(y[0]), len(x))  # inputs may have joined
         if key not in self.grams:
-            gram = reads.accumulate_gram(y, None, (self.seed, step.index), self.graph)
-            covariance = gram.covariance()
-            self.grams[key] = gram.mean(), covariance, estimate_shrinkage(covariance, gram.rows())
+            parts = split_columns(axis, dims, channels)
+            self.grams[key] = measure_parts(reads.accumulate_gram(y, parts, (self.seed, step.index)))
         return self.grams[key]
 
     def _collect_product(self, step: Step) -> None:
@@ -310,6 +317,12 @@ class _Collector:
         sizes = [c.size for c in chunks]
         weights = sizes if len(set(sizes)) > 1 else None
         return axes, np.asarray(np.average(means, axis=0, weights=weights))
+
+
+def measure_parts(gram: Gram) -> list[Part]:
+    """The statistics of every part of the columns of a Gram."""
+    found = [(part, gram.mean()[:, part], gram.covariance(k)) for k, part in enumerate(gram.parts)]
+    return [(part, mean, c, estimate_shrinkage(c, gram.rows())) for part, mean, c in found]
 
 
 def _average_moving(a: Floats, axis: int, major: int, minor: int) -> Floats:

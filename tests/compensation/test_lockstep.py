@@ -237,11 +237,11 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
 
 
 def test_variance_repair_restores_the_targets_deviation_within_its_limit() -> None:
-    w, h = np.ones((1, 2, 3)), np.eye(3)[None]
-    got = repair_variance(w, h, np.array([[6.0, 30.0]]), 3.0)
+    w, now = np.ones((1, 2, 3)), np.full((1, 2), 3.0)
+    got = repair_variance(w, now, np.array([[6.0, 30.0]]), 3.0)
     np.testing.assert_allclose(got[0, 0], np.sqrt(2))
     np.testing.assert_allclose(got[0, 1], np.sqrt(3))
-    np.testing.assert_allclose(repair_variance(w, h, np.array([[1.0, 1.0]]), 3.0), w)
+    np.testing.assert_allclose(repair_variance(w, now, np.array([[1.0, 1.0]]), 3.0), w)
 
 
 def test_batch_statistics_stand_in_for_the_stored_ones_in_calibration_only() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.cost_kinds import GroupShare, MeasuredCost
 from spa_compiler.analysis.cost_registry import find_cost, find_costs, list_cost_names
+from spa_compiler.calibration.sample_budget import take_first
 from spa_compiler.errors import NothingToPrune, UsageError
 from spa_compiler.pipeline.fields import (
     AUTO,
@@ -27,6 +28,7 @@ from spa_compiler.planning.budget import parse_target
 from spa_compiler.planning.device import HOST, Device, check_measurable, find_device, list_device_names
 from spa_compiler.planning.measured_budget import find_measured_plan, find_measured_share
 from spa_compiler.planning.plan import Plan, make_best_plan
+from spa_compiler.planning.scopes import AUTO_SCOPE, Strategy, find_scope, list_scope_names
 from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.settings import PLANNING
 from spa_compiler.planning.width_ladder import Limits
@@ -45,9 +47,10 @@ class Allocate:
     of: str = make_option("macs", "The cost that the ratio is a share of.", "budget", choices=list_cost_names)
     target: str = make_option("", "The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms.", "budget")
     scope: str = make_option(
-        "auto", "Groups compete by error per cost (global), the plan of least error is looked for (exact), or all "
-        "lose the same share (uniform); auto follows the criterion.",
-        "budget", choices=("auto", "global", "exact", "uniform"),
+        AUTO_SCOPE, "How groups share the budget: they compete by error per cost (global), the plan of least error is "
+        "looked for (exact), all lose the same share (uniform), or shares that weights (erk, pq, magnitude) or inputs "
+        "tell (similarity, angle, sensitivity); `spa passes` lists them. auto follows the criterion.",
+        "budget", choices=list_scope_names,
     )  # fmt: skip
     align: int = make_option(
         0, "Widths in multiples of N; auto: what the kernels of --device need.", "budget", word="auto", unit="channels"
@@ -129,10 +132,11 @@ class Allocate:
         if self.target and (self.ratio is not None or self.of != "macs"):
             raise UsageError("allocate: target already sets the cost and the budget: leave out ratio and of")
         self.check_device()
-        if isinstance(find_cost(self.of), GroupShare) and self.scope in ("global", "exact"):
-            raise UsageError(
-                f"--of {self.of} takes the same share of every group: give it without --scope {self.scope}"
-            )
+        if self.scope not in list_scope_names():
+            find_scope(self.scope)
+        is_strategy = self.scope != AUTO_SCOPE and isinstance(find_scope(self.scope), Strategy)
+        if isinstance(find_cost(self.of), GroupShare) and is_strategy:
+            raise UsageError(f"--of {self.of} takes shares of groups: give it without --scope {self.scope}")
 
     def check_device(self) -> None:
         """Raise UsageError for a device that there is not, or a budget of it that cannot be measured here."""
@@ -149,9 +153,10 @@ class Allocate:
 
     def choose_scope(self, state: State) -> str:
         """`auto`: scores that are errors of the output compare between groups, magnitudes do not."""
-        if isinstance(find_cost(self.of), GroupShare):
-            return "uniform"
-        return self.scope if self.scope != "auto" else "global" if state.scores_are_errors else "uniform"
+        if self.scope != AUTO_SCOPE:
+            return self.scope
+        is_even = isinstance(find_cost(self.of), GroupShare) or not state.scores_are_errors
+        return "uniform" if is_even else "global"
 
     def make_plan(self, state: State, of: str, ratio: float) -> Plan:
         """The plan for one share."""
@@ -160,8 +165,9 @@ class Allocate:
             lower_removed(state.scores, state.plan),
             {n: state.plan.count_kept(graph.group(n)) for n in state.plan.keep},
         )
-        budget = Budget(of, ratio)
-        widths = allocate(graph, CostModel(graph), scores, budget, self.limits(), self.choose_scope(state), left)
+        budget, scope = Budget(of, ratio), self.choose_scope(state)
+        feeds = [] if state.calibration is None else take_first(state.calibration.feeds, PLANNING.scope_inputs)
+        widths = allocate(graph, CostModel(graph), scores, budget, self.limits(), scope, left, feeds)
         return make_best_plan(graph, scores, widths).merge(state.plan)
 
     def find_measured_plan(self, state: State, cost: MeasuredCost, ratio: float) -> Plan:

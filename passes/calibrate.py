@@ -62,9 +62,9 @@ class Calibrate:
 
     @classmethod
     def from_options(cls, options: Options) -> Calibrate | None:
-        """Where the criterion or the compensation reads inputs; moments only where channels are scored by them."""
+        """Where criterion, scope or compensation read inputs; moments only where channels are scored by them."""
         scored = options.is_scored_by_moments()
-        if not scored and not options.is_compensated():
+        if not scored and not options.is_compensated() and not options.is_shared_by_inputs():
             return None
         made = cls(**options.fields_of(cls), moments=scored)
         return made if made.is_given() else replace(made, preprocess="")  # which drawn inputs have no use for

@@ -34,6 +34,7 @@ from spa_compiler.pipeline.options import Options, list_given, make_front_end, r
 from spa_compiler.pipeline.output_paths import list_named_files
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.device import find_devices
+from spa_compiler.planning.scopes import find_scope, find_scope_points
 from spa_compiler.report.document import format_si
 from spa_compiler.scoring import registry
 from spa_compiler.shape_inference.bindings import check_memory
@@ -264,7 +265,7 @@ def make_comparison_table(found: Mapping[str, Any]) -> Table:
 
 
 def describe_passes() -> dict[str, dict[str, Any]]:
-    """Passes with their options and defaults, then the criteria, the costs and the devices, each with a sentence."""
+    """Passes with their options and defaults, then criteria, scopes, costs and devices, each with a sentence."""
     kinds = {name: passes.find_pass_type(name) for name in sorted(passes.find_passes())}
     return {
         "passes": {
@@ -278,6 +279,7 @@ def describe_passes() -> dict[str, dict[str, Any]]:
             for name, kind in kinds.items()
         },
         "criteria": {n: _find_first_sentence(registry.find_criterion(n)) for n in sorted(registry.find_criteria())},
+        "scopes": {n: _find_first_sentence(find_scope(n)) for n in sorted(find_scope_points())},
         "costs": {name: _find_first_sentence(cost) for name, cost in find_costs().items()},
         "devices": {d.name: f"{d.title}: {d.describe()} ({d.source})" for d in find_devices().values()},
     }
@@ -289,7 +291,7 @@ def list_passes(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, entry in found["passes"].items():
         options = ", ".join(o["name"] + (f"={o['default']!r}" if "default" in o else "") for o in entry["options"])
         yield f"  {name}: {entry['text']}" + (f"\n      {options}" if options else "")
-    for kind in ("criteria", "costs", "devices"):
+    for kind in ("criteria", "scopes", "costs", "devices"):
         yield f"{kind}:"
         yield from (f"  {name}: {text}" for name, text in found[kind].items())
 

@@ -465,6 +465,6 @@ def apply_command(source: Path, plan: Path, output: Path | None, **given: Any) -
 @JSON_OPTION
 @_guard
 def passes_command(as_json: bool) -> None:
-    """List the passes with their options, the criteria, the costs and the devices."""
+    """List the passes with their options, the criteria, the scopes, the costs and the devices."""
     found = describe_passes()
     _print_json(found) if as_json else click.echo("\n".join(list_passes(found)))

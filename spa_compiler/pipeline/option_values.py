@@ -35,9 +35,10 @@ class OptionsBesideRatio(TypedDict, total=False):
     """The cost that the ratio is a share of."""
     target: str
     """The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms."""
-    scope: Literal["auto", "global", "exact", "uniform"]
-    """Groups compete by error per cost (global), the plan of least error is looked for (exact), or all lose the same
-    share (uniform); auto follows the criterion.
+    scope: str
+    """How groups share the budget: they compete by error per cost (global), the plan of least error is looked for
+    (exact), all lose the same share (uniform), or shares that weights (erk, pq, magnitude) or inputs tell
+    (similarity, angle, sensitivity); `spa passes` lists them. auto follows the criterion.
     """
     align: int
     """Widths in multiples of N; auto: what the kernels of --device need."""

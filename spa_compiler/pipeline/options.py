@@ -35,6 +35,7 @@ from spa_compiler.pipeline.option_values import OptionAttributes, OptionValues
 from spa_compiler.pipeline.passes import Pipeline, find_passes, replace_inner
 from spa_compiler.pipeline.python_values import read_value
 from spa_compiler.pipeline.state import Pass
+from spa_compiler.planning.scopes import AUTO_SCOPE, find_scope
 from spa_compiler.scoring.registry import find_criterion
 
 ALWAYS_HEEDED = ("seed",)
@@ -157,6 +158,10 @@ class Options(OptionAttributes):
     def is_scored_by_moments(self) -> bool:
         """Are channels scored here, and by moments?"""
         return self.is_calibrating() and not self.scores and not self.plan
+
+    def is_shared_by_inputs(self) -> bool:
+        """Do groups share the budget by what is measured on inputs?"""
+        return self.is_pruning() and self.scope != AUTO_SCOPE and find_scope(self.scope).needs == "inputs"
 
     def is_compensated(self) -> bool:
         """Are the remaining weights updated?"""

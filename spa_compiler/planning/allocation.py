@@ -3,14 +3,16 @@
     widths = allocate(graph, cost, scores, Budget("macs", 0.5), Limits(), "global")
 
 Every group has an error curve (the cumulative sum of its sorted scores) and a staircase of widths that pay on real
-kernels (`width_ladder`). Groups compete (`greedy_removal`) or lose the same share (`uniform_share`); `budget_repair`
-gives back what went too far. All of them move groups through one `cost_tracker`, which knows what the model costs.
+kernels (`width_ladder`). Groups compete (`greedy_removal`) or lose shares (`shares`), as a scope says (`scopes`);
+`budget_repair` gives back what went too far. All of them move groups through one `cost_tracker`, which knows what the
+model costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.cost_kinds import GroupShare
@@ -19,10 +21,9 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import NothingToPrune
 from spa_compiler.planning.budget_repair import BudgetRepair
 from spa_compiler.planning.cost_tracker import CostTracker
-from spa_compiler.planning.dynamic_programming import remove_exactly
-from spa_compiler.planning.greedy_removal import remove_greedily
+from spa_compiler.planning.scopes import ScopeInputs, ShareScope, Strategy, find_scope
 from spa_compiler.planning.scores import Scores
-from spa_compiler.planning.uniform_share import meet_share, remove_evenly
+from spa_compiler.planning.shares import EVEN, Shares, meet_share, remove_by_shares
 from spa_compiler.planning.width_ladder import Limits, WidthLadder, find_open_groups, find_own_ratio, make_ladders
 
 
@@ -47,14 +48,15 @@ def allocate(
     limits: Limits,
     scope: str,
     left: Mapping[str, int] | None = None,
+    feeds: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, int]:
     """Channels that each group keeps (per block), by label; groups without scores keep what they have.
 
-    `left` says how many channels a group still has where some are gone already (those of the lowest scores). Raises
-    UsageError for scores that are not finite, BudgetError where all groups at their floors do not meet it, or where a
-    share of the groups lacks more than one unit a group.
+    `left` says how many channels a group still has where some are gone already (those of the lowest scores), `feeds`
+    are inputs for a `scope` that needs some. Raises UsageError for scores that are not finite, BudgetError where all
+    groups at their floors do not meet it, or where a share of the groups lacks more than one unit a group.
     """
-    left = left or {}
+    left, view = left or {}, ScopeInputs(graph, scores, feeds)
     ladder = make_ladders(graph, scores, limits, left)
     fixed = _place_fixed_groups(graph, ladder, limits)
     free = [s for s in ladder if s.group.label not in fixed]
@@ -68,27 +70,33 @@ def allocate(
     if isinstance(share := find_cost(budget.of), GroupShare):
         groups = [g for g in find_open_groups(graph, limits.exclude, limits.include) if g.label in scores]
         kept = {**left, **{s.group.label: s.width for s in fixed.values()}}
-        meet_share(tracker, share, budget.ratio, groups, kept, finest)
+        chosen = _find_strategy(scope, view)
+        shares = EVEN if isinstance(chosen, Strategy) else chosen
+        meet_share(tracker, share, budget.ratio, groups, kept, finest, shares)
     elif tracker.compute_needed() > 0:
-        _meet_budget(tracker, scope, finest)
+        _meet_budget(tracker, _find_strategy(scope, view), finest)
     return {s.group.label: s.width for s in ladder}
 
 
-def _meet_budget(tracker: CostTracker, scope: str, finest: int) -> None:
+def _find_strategy(scope: str, view: ScopeInputs) -> Strategy | Shares:
+    """How groups are moved: a strategy, or the shares that they lose."""
+    found = find_scope(scope)
+    return found.make_shares(view, scope) if isinstance(found, ShareScope) else found
+
+
+def _meet_budget(tracker: CostTracker, chosen: Strategy | Shares, finest: int) -> None:
     """Move groups until the budget is met, as nearly as their widths allow.
 
     Where needed, multiples of `finest` are added to the widths (0: none).
     """
     tracker.check_reach()
-    if scope == "exact":
-        remove_exactly(tracker)
-        return
-    even = scope == "uniform"
-    if even:
-        remove_evenly(tracker)
+    if isinstance(chosen, Strategy):
+        chosen.remove(tracker)
+        if chosen.is_exact:
+            return
+        repair = BudgetRepair(tracker)
     else:
-        remove_greedily(tracker)
-    repair = BudgetRepair(tracker, even)
+        repair = BudgetRepair(tracker, chosen, remove_by_shares(tracker, chosen))
     repair.give_back()
     if tracker.has_slack():
         repair.trim(finest)

@@ -6,7 +6,7 @@ import bisect
 
 from spa_compiler.planning.cost_tracker import BUDGET_TOLERANCE, CostTracker
 from spa_compiler.planning.settings import PLANNING
-from spa_compiler.planning.uniform_share import remove_evenly
+from spa_compiler.planning.shares import Shares, find_wanted_width, remove_by_shares
 from spa_compiler.planning.width_ladder import WidthLadder, refine_all
 
 EXCHANGES, ROUNDS = 12, 32
@@ -14,10 +14,10 @@ EXCHANGES, ROUNDS = 12, 32
 
 
 class BudgetRepair:
-    """Brings the cost back up to the budget; `even`: groups lost the same share and stay so within a stair."""
+    """Brings the cost back up to the budget; groups that lost `shares`, at a level, stay near them within a stair."""
 
-    def __init__(self, tracker: CostTracker, even: bool) -> None:
-        self.tracker, self.even = tracker, even
+    def __init__(self, tracker: CostTracker, shares: Shares | None = None, level: float = 0.0) -> None:
+        self.tracker, self.shares, self.level = tracker, shares, level
         self.start = tracker.list_places()
 
     def give_back(self, short: float = 0.0) -> None:
@@ -29,7 +29,7 @@ class BudgetRepair:
                 if s.at > 0 and -tracker.compute_freed(s, s.at - 1) <= short - tracker.compute_needed():
                     tracker.move(s, s.at - 1)
                     moved = True
-            if self.even or not moved:
+            if self.shares is not None or not moved:
                 return
 
     def trim(self, finest: int) -> None:
@@ -41,8 +41,8 @@ class BudgetRepair:
         tracker = self.tracker
         if finest:
             refine_all(tracker.free, finest)
-        if self.even:
-            self._place_evenly()
+        if self.shares is not None:
+            self._place_by_shares(self.shares)
             return
         self.give_back()
         before = tracker.dense
@@ -54,21 +54,22 @@ class BudgetRepair:
         if tracker.has_slack():
             self.give_back(short=BUDGET_TOLERANCE * tracker.dense)
 
-    def _place_evenly(self) -> None:
-        """The same share of every group once more, on the widths that there are now, and one stair back where it fits.
+    def _place_by_shares(self, shares: Shares) -> None:
+        """The shares of all groups once more, on the widths that there are now, and one stair back where it fits.
 
-        No group pays for another one: equal groups would end with different widths.
+        No group pays for another one: groups of one size and one share would end with different widths.
         """
         tracker = self.tracker
-        remove_evenly(tracker)
+        self.level = remove_by_shares(tracker, shares)
         self.start = tracker.list_places()
         self.give_back()
         if tracker.has_slack():
             self.give_back(short=BUDGET_TOLERANCE * tracker.dense)
 
     def _list_movable(self) -> list[WidthLadder]:
-        """Groups in the order in which steps are undone; where shares are even, those that have not moved yet."""
-        still = [s for s, at in zip(self.tracker.free, self.start, strict=True) if not self.even or s.at == at]
+        """Groups in the order in which steps are undone; where there are shares, those that have not moved yet."""
+        free = zip(self.tracker.free, self.start, strict=True)
+        still = [s for s, at in free if self.shares is None or s.at == at]
         return sorted(still, key=self._measure_regret, reverse=True)
 
     def _exchange(self) -> None:
@@ -110,9 +111,9 @@ class BudgetRepair:
         return stairs[found] if found < len(stairs) else None
 
     def _measure_regret(self, s: WidthLadder) -> float:
-        """The order to undo steps in: the largest error first, or the smallest share kept where shares are even."""
-        if self.even:
-            return -s.width / s.group.size
+        """The order to undo steps in: the largest error first, or what is farthest below its share."""
+        if self.shares is not None:
+            return (find_wanted_width(self.shares, s, self.level) - s.width) / s.group.size
         return s.error(s.at) - s.error(max(s.at - 1, 0))
 
     def _measure_merit(self) -> tuple[float, float, list[int]]:

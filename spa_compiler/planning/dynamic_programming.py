@@ -56,7 +56,7 @@ def remove_exactly(tracker: CostTracker) -> None:
         solution = found
         best = min(best, _rate(tracker, solution))
     tracker.place_all(best[1])
-    BudgetRepair(tracker, even=False).give_back()
+    BudgetRepair(tracker).give_back()
 
 
 def _rate(tracker: CostTracker, places: list[int]) -> tuple[float, list[int]]:

@@ -24,6 +24,15 @@ class PlanningSettings:
     least_explained: float = setting(
         0.5, "a plan that explains less of the dense outputs is made again", unit="of the variance", rows=("E90",)
     )
+    similarity_amplitude: float = setting(
+        0.5,
+        "by how much the block that changes its input most loses less",
+        unit="of the mean share",
+        source="cosine",
+        chosen_on=("digits_vit",),
+        rows=("E103",),
+    )
+    scope_inputs: int = setting(64, "inputs on which scopes measure, or a chunk more", unit="inputs", rows=("E103",))
     protect_rounds: int = setting(2, "how often it is made again, at most", unit="plans", rows=("E90",))
     protect_strength: float = setting(
         3.0, "by how much the scores of a group are raised that lost everything", unit="times themselves", rows=("E90",)

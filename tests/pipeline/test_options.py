@@ -153,3 +153,14 @@ def test_a_pipeline_that_only_normalises_is_measured_like_any_other(source: Path
 
 def test_a_distribution_whose_pass_cannot_be_loaded_stops_nothing_else() -> None:
     assert [k.name for k in find_default_passes(("allocate", "of no distribution"))] == ["allocate"]
+
+
+@pytest.mark.parametrize("name", ["similarity", "sensitivity"])
+def test_a_scope_that_measures_is_given_inputs_and_no_more(name: str) -> None:
+    text = str(pipeline_of(Options(ratio=0.3, criterion="l2", scope=name, samples=8)))
+    assert text == (
+        "normalize,analyze,erase,calibrate{samples=8,moments=false},score,"
+        f"allocate{{ratio=0.3,scope={name}}},remove,verify"
+    )
+    assert not find_idle(Options(ratio=0.3, criterion="l2", scope=name, samples=8))
+    assert find_idle(Options(ratio=0.3, criterion="l2", scope="erk", samples=8)) == ["samples"]

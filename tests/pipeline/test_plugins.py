@@ -26,6 +26,7 @@ from spa_compiler.analysis.cost import CostModel
 from spa_compiler.cli.main import spa
 from spa_compiler.errors import BudgetError, GateError, NothingToPrune, UsageError
 from spa_compiler.pipeline import passes
+from spa_compiler.planning import scopes
 from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.scoring import registry
 from zoo import CASES, build
@@ -50,6 +51,7 @@ def install(source: Path, target: Path) -> None:
 def forget() -> None:
     passes.find_passes.cache_clear()
     registry.find_criteria.cache_clear()
+    scopes.find_scope_points.cache_clear()
     cost_registry.find_cost_points.cache_clear()
     cost_registry.find_costs.cache_clear()
 
@@ -81,6 +83,17 @@ def test_an_outside_criterion_scores(models: Path) -> None:
     for label, mask in result.state.plan.keep.items():
         kept = int(mask.reshape(-1, mask.shape[-1])[0].sum())
         assert mask.reshape(-1, mask.shape[-1])[:, -kept:].all(), label
+
+
+@pytest.mark.usefixtures("site")
+def test_an_outside_scope_says_how_groups_share_a_budget(models: Path) -> None:
+    found = spa_compiler.compile(
+        models / "digits_vit.onnx", ratio=0.4, criterion="l2", scope="longest", align=1, latency=False
+    )
+    assert found.report["asked"]["scope"] == "longest"
+    lost = {g["size"]: 1 - g["kept"] / g["size"] for g in found.report["groups"]}
+    assert lost[max(lost)] > lost[min(lost)]
+    assert "scope=longest" in found.report["pipeline"]
 
 
 @pytest.mark.usefixtures("site")

@@ -140,5 +140,3 @@ def test_few_wide_rows_are_taken_where_many_do_not_fit(monkeypatch: pytest.Monke
     assert isinstance(found, SampledRows)
     assert found.x.shape == (30, 1, 100)
     assert found.independent == 30
-
-

@@ -9,6 +9,7 @@ import numpy as np
 
 from spa_compiler import DependencyGraph, Plan, State
 from spa_compiler.analysis.channel_index import find_owners
+from spa_compiler.planning.scopes import ScopeInputs
 from spa_compiler.scoring.criterion import criterion
 from spa_compiler.scoring.obs import find_readers
 from spa_compiler.statistics.moments import Moments
@@ -74,3 +75,8 @@ def spread(graph: DependencyGraph, moments: Moments | None, rng: np.random.Gener
 def position(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> dict[str, np.ndarray[Any, Any]]:
     """Later channels matter more."""
     return {g.label: np.broadcast_to(np.arange(g.size, dtype=np.float64), g.shape) for g in graph.groups}
+
+
+def share_by_size(view: ScopeInputs) -> dict[str, float]:
+    """Larger groups lose more."""
+    return {g.label: float(g.size) for g in view.graph.groups}

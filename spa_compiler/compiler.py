@@ -31,7 +31,7 @@ from spa_compiler.datasets.summary import summarize_dataset
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.parallel import PROCESSORS, bound_threads
-from spa_compiler.execution.session import check_loads, open_quiet_session
+from spa_compiler.execution.session import check_loads, find_deadly_signal, open_quiet_session
 from spa_compiler.execution.time_limit import limit_time
 from spa_compiler.exit_codes import ExitCode
 from spa_compiler.ir.external_data import PROTOBUF_LIMIT
@@ -197,7 +197,7 @@ def compile_file(
 def _first_state(source: Path, options: Options, tell: Progress) -> State:
     """The state before the first pass, and how inputs are drawn."""
     state = State.of(load(source, parse_bytes("--memory", options.memory)), tell)
-    check_loads(source)  # a second, before minutes of work
+    check_loads(state.source)  # a second, before minutes of work
     return replace(state, seed=options.seed, ranges=parse_ranges(options.input_range, state.source))
 
 
@@ -295,6 +295,8 @@ def _check_file(state: State, file: Path) -> None:
 def _make_report(state: State, text: str, file: Path, options: Options, data: Dataset | None) -> dict[str, Any]:
     start = time.perf_counter()
     _check_file(state, file)
+    if state.is_changed() and (ended := find_deadly_signal(state.source, file)):
+        raise VerificationError(f"onnxruntime ends the process ({ended}) when it loads the compiled model")
     try:
         sessions = [open_quiet_session(str(f), 3, options.threads) for f in (state.source.path, file)]
     except Exception as e:

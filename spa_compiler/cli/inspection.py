@@ -180,7 +180,7 @@ def open_sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snaps
     out, files = [], Snapshot.of(list_named_files(options.data) if options.data else [])
     for path in paths:
         model = load(path, parse_bytes("--memory", options.memory))
-        check_loads(path)
+        check_loads(model)
         check_memory(model)  # onnxruntime computes what follows from constants when it opens a file
         files = files.join(model.files)
         try:

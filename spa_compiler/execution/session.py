@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +21,9 @@ from spa_compiler.errors import ModelError, TimeLimitError
 from spa_compiler.execution.parallel import bound_threads
 from spa_compiler.execution.time_limit import watch_run
 from spa_compiler.ir.external_data import PROTOBUF_LIMIT
+from spa_compiler.ir.model import Model, find_element_type
 from spa_compiler.ir.writer import write
-from spa_compiler.operators.facts import CONTRACTS_INTEGERS
+from spa_compiler.operators.facts import CELLS, CONTRACTS_INTEGERS
 
 Array = NDArray[Any]
 LEVELS = (
@@ -87,12 +91,33 @@ def open_session(
         raise ModelError(f"onnxruntime cannot load {what}: {_find_first_line(e)}") from e
 
 
-def check_loads(path: Path) -> None:
-    """Raise ModelError where onnxruntime cannot load a file. Nothing is optimised: no node of it is computed."""
+def check_loads(model: Model) -> None:
+    """Raise ModelError where onnxruntime cannot load the file of a model. No node of it is computed."""
     try:
-        open_quiet_session(str(path), level=0)
+        open_quiet_session(str(model.path), level=0)
     except Exception as e:
-        raise ModelError(f"{path}: onnxruntime cannot load it: {_find_first_line(e)}") from e
+        raise ModelError(f"{model.path}: onnxruntime cannot load it: {_find_first_line(e)}") from e
+    if ended := find_deadly_signal(model, model.path):
+        raise ModelError(f"{model.path}: onnxruntime ends the process ({ended}) when it loads this file")
+
+
+OPEN_IN_CHILD = (
+    "import sys, onnxruntime as ort; o = ort.SessionOptions(); o.log_severity_level = 4; "
+    "ort.InferenceSession(sys.argv[1], o, providers=['CPUExecutionProvider'])"
+)
+
+
+def find_deadly_signal(model: Model, path: Path) -> str:
+    """The signal by which onnxruntime ends the process where it loads a file, '' where it does not.
+
+    Its optimisations do so with some models of half floats that have bodies or recurrent cells: only files of such a
+    `model` are tried, in a process of their own.
+    """
+    half = any(find_element_type(t) == onnx.TensorProto.FLOAT16 for t in model.constants().values())
+    if not half or not (model.bodies or any(n.op in CELLS for n in model.graph.nodes)):
+        return ""
+    code = subprocess.run([sys.executable, "-c", OPEN_IN_CHILD, str(path)], capture_output=True).returncode
+    return signal.Signals(-code).name if code < 0 else ""
 
 
 LARGE_WEIGHT = 1 << 16

@@ -42,6 +42,8 @@ SHAPED_BY_VALUE: dict[str, tuple[int, ...]] = {
 """Operators whose result is as large as the numbers in these inputs say."""
 RANKED_BY = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0, "Squeeze": 1, "Unsqueeze": 1}
 """Operators whose result has as many axes as the length of this operand says."""
+CELLS = frozenset(("LSTM", "GRU", "RNN"))
+"""Recurrent cells, which run along a sequence."""
 CONTRACTS_INTEGERS = frozenset(
     """ConvInteger MatMulInteger DynamicQuantizeMatMul MatMulIntegerToFloat QLinearConv QLinearMatMul QGemm""".split()
 )
@@ -113,7 +115,7 @@ def is_refusing_rank(node: gs.Node, x: int | None, w: int | None) -> bool:
     """
     if node.domain not in (None, "", "ai.onnx") or x is None:
         return False
-    if node.op in ("LSTM", "GRU", "RNN"):
+    if node.op in CELLS:
         return x != 3
     if node.op in ("Conv", "ConvTranspose"):
         return w is not None and x != w

@@ -11,6 +11,7 @@ import pytest
 from commands import QUICK, run, run_spa
 from spa_compiler.canonicalize import pipeline
 from spa_compiler.cli import inspection
+from spa_compiler.execution import session
 from zoo import Case, build
 
 WEIGHTS = {"w1": (8, 16), "w2": (16, 8), "w3": (8, 4)}
@@ -80,3 +81,31 @@ def test_a_node_that_nothing_reads_decides_at_which_sizes_the_file_runs(tmp_path
     path = save_network(tmp_path / "m.onnx", "e = Gather(d, far)  y = MatMul(d, w3)", "N")
     result = run(path, "--ratio", 0.3, "--align", 1, "--samples", 16)
     assert result.exit_code == 0, result.stderr
+
+
+CELL = "y = GRU<hidden_size = 4>(x, w, r)"
+LOOP = """y = Loop(n, , x) <body = b (int64 i, bool c, float16[2,8] s) => (bool d, float16[2,8] t) {
+    d = Identity(c)  m = MatMul(s, w)  t = Tanh(m) }>"""
+HALF = {
+    "a cell": (f"(float16[5,2,8] x) => (float16[5,1,2,4] y) {{ {CELL} }}", {"w": (1, 12, 8), "r": (1, 12, 4)}),
+    "a body": (f"(float16[2,8] x) => (float16[2,8] y) {{ {LOOP} }}", {"w": (8, 8), "n": np.array(3)}),
+}
+
+
+@pytest.mark.parametrize("kind", HALF)
+def test_a_file_that_ends_the_process_is_tried_in_another(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As onnxruntime's optimisations do with some models of half floats."""
+    text, sizes = HALF[kind]
+    draw = np.random.default_rng(0).normal
+    halves = {n: draw(size=s).astype(np.float16) if isinstance(s, tuple) else s for n, s in sizes.items()}
+    path = tmp_path / "m.onnx"
+    onnx.save(build(Case(text, halves, None)), path)
+    assert run(path, "--ratio", 0).exit_code == 0
+    monkeypatch.setattr(session, "OPEN_IN_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    for result in (run(path, "--ratio", 0), run_spa("verify", path, path)):
+        assert result.exit_code == 3
+        assert str(path) in result.stderr and "ends the process (SIGKILL)" in result.stderr
+    plain = save_network(tmp_path / "plain.onnx", "y = MatMul(d, w3)", "2")
+    assert run(plain, "--ratio", 0).exit_code == 0

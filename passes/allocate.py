@@ -109,8 +109,8 @@ class Allocate:
         if isinstance(cost, MeasuredCost):
             plan = self.find_measured_plan(state, cost, ratio)
         else:
-            plan = self.make_plan(state, of, ratio)
-        if ratio > 0 and plan.is_empty:
+            plan = self.make_plan(state, of, find_remaining_share(state, of, ratio))
+        if ratio > 0 and plan.is_empty and not state.edits:
             raise NothingToPrune(describe_small_share(state, of, ratio) or describe_frozen(state))
         return replace(state, plan=plan, budget=Budget(of, ratio)).add_results(
             asked={"of": of, "ratio": ratio, "scope": self.choose_scope(state)},
@@ -218,10 +218,19 @@ def find_share(state: State, target: str, threads: int = 0) -> tuple[str, float]
     if isinstance(cost, MeasuredCost):
         return of, find_measured_share(cost, state.require_graph(), wanted, threads)
     unit = cost.unit
-    dense = CostModel(state.require_graph()).total(unit, {})
+    dense = CostModel(state.require_dense_graph()).total(unit, {})
     if wanted >= dense:
         raise NothingToPrune(f"--target {target}: the model already has only {dense:,.0f} {unit}")
     return of, 1 - wanted / dense
+
+
+def find_remaining_share(state: State, of: str, ratio: float) -> float:
+    """The share of what exact passes have left that has to go, so that `ratio` of the model that was given goes."""
+    cost = find_cost(of)
+    if state.unedited is None or isinstance(cost, GroupShare | MeasuredCost):
+        return ratio
+    dense, now = (CostModel(g).total(cost.unit, {}) for g in (state.unedited, state.require_graph()))
+    return max(0.0, 1 - (1 - ratio) * dense / now) if now else 0.0
 
 
 def describe_small_share(state: State, of: str, ratio: float) -> str:

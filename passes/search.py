@@ -155,9 +155,8 @@ class Trials:
 def measure_removed(state: State) -> float:
     """The share of the multiply-accumulates that a plan removes."""
     graph = state.require_graph()
-    cost = CostModel(graph)
-    dense = cost.total("macs", {})
-    return 1 - cost.total("macs", find_widths(graph, state.plan)) / dense if dense else 0.0
+    dense = CostModel(state.require_dense_graph()).total("macs", {})
+    return 1 - CostModel(graph).total("macs", find_widths(graph, state.plan)) / dense if dense else 0.0
 
 
 def find_budgeted(steps: Iterable[Pass]) -> list[Pass]:

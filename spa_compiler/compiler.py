@@ -331,7 +331,7 @@ def _check_budget(state: State, report: Mapping[str, Any], options: Options) -> 
         return
     latency = report["latency"] if state.budget.of == "latency" else None
     known = 1 - latency["compiled_ms"] / latency["dense_ms"] if latency else None
-    check_budget(state.require_graph(), state.model, state.budget, state.plan, options.threads, known)
+    check_budget(state.require_graph(), state.model, state.budget, state.plan, options.threads, known, state.unedited)
 
 
 def _measure_worth(

@@ -74,6 +74,8 @@ class Traits:
     unary          a function of every number of its only input
     additive       each input shows in the output whatever the others are
     arithmetic     an addition or a multiplication of two inputs
+    sums           "plus": the sum of its inputs, "minus": the first less the second
+    moves          gives numbers of its inputs, each as it is, in other places
     identity       gives its first input
     reorders       gives its first input, perhaps in another order, shape or type
     squashes       a function that grows and has limits
@@ -99,6 +101,8 @@ class Traits:
     unary: bool = False
     additive: bool = False
     arithmetic: Literal["", "add", "multiply"] = ""
+    sums: Literal["", "plus", "minus"] = ""
+    moves: bool = False
     identity: bool = False
     reorders: bool = False
     squashes: bool = False

@@ -137,7 +137,15 @@ def _take_edit(step: Pass, before: State, after: State) -> State:
     """The state after an exact pass, to be proven once its graph is there; as it was where the graph is the same."""
     if after.model is before.model or _serialize_content(after.model) == _serialize_content(before.model):
         return replace(after, model=before.model)
-    return replace(after, graph=None, proven=before.model, edits=(*before.edits, step.name))
+    edits, first = (*before.edits, step.name), before.unedited or before.graph
+    return replace(after, graph=None, proven=before.model, edits=edits, unedited=first)
+
+
+def _is_known(step: Pass, state: State) -> bool:
+    """Has a pass that reads the model read this one? An exact pass before it may have found nothing to edit."""
+    given = set(getattr(step, "provides", ()))
+    is_reading = bool(given & {*READING_FIELDS}) and given <= {"model", *READING_FIELDS}
+    return is_reading and step in state.done and state.graph is not None and state.graph.model is state.model
 
 
 def _prove_edit(state: State) -> State:
@@ -180,6 +188,8 @@ class Pipeline:
         """
         for step in self.complete(state.find_provided()).passes:
             check_stop()
+            if _is_known(step, state):
+                continue
             start, before = time.perf_counter(), sum(state.seconds.values())
             state.progress(step.name)
             try:

@@ -30,7 +30,8 @@ class State:
     `budget` is what an allocation was asked for, checked once more against what was reached;
     `erased` is the part of the plan that costs nothing; `pruned` is the rewritten model, `proof` what was shown of it.
     `proven` is the last model that was shown to give what the one before an exact pass gave, None before the first of
-    these passes, which `edits` names; `seed` and `ranges` say how inputs are drawn for that.
+    these passes, which `edits` names; `unedited` is the graph before them, of which budgets and reports are; `seed` and
+    `ranges` say how inputs are drawn for that.
     `results` and `notes` are for the report, and nothing is decided by them; `done` is what has been run.
     """
 
@@ -49,6 +50,7 @@ class State:
     proof: Structural | None = None
     proven: Model | None = None
     edits: tuple[str, ...] = ()
+    unedited: DependencyGraph | None = None
     given: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
     ranges: Ranges = field(default_factory=dict)
@@ -68,6 +70,10 @@ class State:
         if self.graph is None:
             raise UsageError("this pass needs a dependency graph: say so in its `requires`")
         return self.graph
+
+    def require_dense_graph(self) -> DependencyGraph:
+        """The dependency graph of the model that was given, before any edit. Raises UsageError when there is none."""
+        return self.unedited or self.require_graph()
 
     def find_provided(self) -> frozenset[str]:
         """Fields that hold something, or that a pass has given though it found nothing: what a pass may require."""

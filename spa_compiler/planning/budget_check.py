@@ -25,9 +25,13 @@ MEASUREMENTS = 3
 
 
 def check_budget(
-    graph: DependencyGraph, model: Model, budget: Budget, plan: Plan, threads: int = 0, known: float | None = None
-) -> None:
-    """Raise BudgetError where less went than was asked for; `known` is a share that was measured already."""
+    graph: DependencyGraph, model: Model, budget: Budget, plan: Plan, threads: int = 0, known: float | None = None,
+    unedited: DependencyGraph | None = None,
+) -> None:  # fmt: skip
+    """Raise BudgetError where less went than was asked for; `known` is a share that was measured already.
+
+    `unedited`: the graph of the model that was given, where exact passes have edited it.
+    """
     cost = find_cost(budget.of)
     if budget.ratio <= 0 or isinstance(cost, GroupShare):  # every group lost its share: the allocation has seen to it
         return
@@ -36,7 +40,8 @@ def check_budget(
         best, how, slack = max(shares), "measured on the model that would be written", BUDGET_TOLERANCE
     else:
         counted = CostModel(graph)
-        dense, small = (counted.total(cost.unit, w) for w in ({}, find_widths(graph, plan)))
+        dense = (CostModel(unedited) if unedited is not None else counted).total(cost.unit, {})
+        small = counted.total(cost.unit, find_widths(graph, plan))
         best, how = 1 - small / dense if dense else 0.0, "counted"
         slack = BUDGET_TOLERANCE + (1 / dense if dense else 0.0)
     if best < budget.ratio - slack - 1e-9:

@@ -39,9 +39,11 @@ def summarize(state: State, text: str, file: Path, threads: int = 0) -> dict[str
     """Everything but measured fidelity, latency and times."""
     graph, source, plan = state.require_graph(), state.source.path, state.plan
     cost = CostModel(graph)
-    dense, small = cost.totals({}), cost.totals(find_widths(graph, plan))
+    dense, small = CostModel(state.require_dense_graph()).totals({}), cost.totals(find_widths(graph, plan))
     if asked := _find_asked(state):
-        dense[asked.unit], small[asked.unit] = map(round, asked.measure(graph.model, state.model, threads))
+        dense[asked.unit], small[asked.unit] = map(
+            round, asked.measure(state.require_dense_graph().model, state.model, threads)
+        )
     frozen = graph.frozen_parameters()
     proof = state.proof.document() if state.proof is not None else None
     return {
@@ -67,6 +69,7 @@ def summarize(state: State, text: str, file: Path, threads: int = 0) -> dict[str
             "frozen_parameters": frozen,
             "folded": dict(state.folded or {}),
             "erased_channels": _count_removed(state.erased),
+            "redirected": state.results.get("redirected"),
         },
         "groups": [_make_group_entry(graph, plan, g.label) for g in graph.groups],
         "plan_sha256": plan.digest(),
@@ -241,6 +244,10 @@ def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
     lines += _list_device_lines(report["device"])
     if analysis["erased_channels"]:
         lines.append(f"{analysis['erased_channels']} dead channels were removed, which changes no output")
+    if found := analysis["redirected"]:
+        what = [f"{found['channels']} channels are multiples of others, or numbers"] * bool(found["channels"])
+        what += [f"{found['terms']} terms of sums are zero"] * bool(found["terms"])
+        lines.append(f"{' and '.join(what)}: not computed any more, which changes no output")
     if report["calibration"]:
         lines.append(f"calibrated on {report['calibration']['inputs']}")
         lines += describe_inputs(report["calibration"].get("given"))

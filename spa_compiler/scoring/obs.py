@@ -9,7 +9,7 @@ channels: arXiv 2403.18955), so that of two equal channels only the first is che
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,16 @@ class Part:
         if p.size:
             self._eliminate(p)
             self._compress()
+
+    def restrict(self, wanted: NDArray[np.int64]) -> Part:
+        """The same for these channels alone, as it stands."""
+        hits = [np.isin(channels, wanted) for channels, _ in self.columns]
+        own = [(c[hit], q[hit]) for (c, q), hit in zip(self.columns, hits, strict=True) if hit.any()]
+        p = np.sort(np.concatenate([q.ravel() for _, q in own])) if own else np.zeros(0, np.int64)
+        rows = self.factor[: self.pivots, p]
+        return Part(
+            self.inverse[np.ix_(p, p)] - rows.T @ rows, self.weights[p], [(c, np.searchsorted(p, q)) for c, q in own]
+        )
 
     def _eliminate(self, p: NDArray[np.int64]) -> None:
         """The next rows of the factor, and what they take from the weights and the diagonal blocks."""
@@ -220,31 +230,60 @@ def group_columns(mine: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDAr
 def score_greedily(pieces: list[Part], shape: tuple[int, ...], base: Floats | None = None) -> Floats:
     """Error that each channel adds when it goes, in the order of removal (a running maximum per block).
 
-    Every block of (blocks, size) loses a channel in each round. `base` is an error per channel that nothing absorbs.
-    All NaN where an error is not finite on the way: the numbers do not bear what is asked of them.
+    Every block of (blocks, size) loses the same number of channels in each round. `base` is an error per channel that
+    nothing absorbs. All NaN where an error is not finite on the way: the numbers do not bear what is asked of them.
     """
     blocks = shape[0] if len(shape) == 2 else 1
     size = shape[-1]
     alive = np.ones((blocks, size), bool)
-    out = np.zeros((blocks, size))
-    peak = np.zeros(blocks)
+    out, peak = np.zeros((blocks, size)), np.zeros(blocks)
+    fixed = np.zeros(blocks * size) if base is None else base.ravel()
     for n in plan_rounds(size):
-        error = np.zeros(blocks * size) if base is None else base.ravel().copy()
-        for part in pieces:
-            part.score(error)
-        error = np.maximum(error.reshape(blocks, size), 0)
+        error = _sum_errors(pieces, fixed, alive)
         if not is_finite(error[alive]):
             return np.full(shape, np.nan)
-        chosen = np.argsort(np.where(alive, error, np.inf), axis=1, kind="stable")[:, :n]
-        for b in range(blocks):
-            for c in chosen[b]:
-                peak[b] = max(peak[b], error[b, c])
-                out[b, c] = peak[b]
-                alive[b, c] = False
-        gone = (np.arange(blocks)[:, None] * size + chosen).ravel()
+        gone = np.zeros_like(alive)
+        for chosen, cost in _pick_one_by_one(pieces, fixed, error, n):
+            peak = np.maximum(peak, cost)
+            out[np.arange(blocks), chosen] = peak
+            gone[np.arange(blocks), chosen] = True
+        alive &= ~gone
         for part in pieces if alive.any() else ():
-            part.remove(gone)
+            part.remove(np.flatnonzero(gone.ravel()))
     return out.reshape(shape)
+
+
+def _sum_errors(pieces: list[Part], fixed: Floats, alive: NDArray[np.bool_]) -> Floats:
+    """(blocks, size): the error of removing each channel on its own, infinite for those that are gone."""
+    error = fixed.copy()
+    for part in pieces:
+        part.score(error)
+    return np.where(alive, np.maximum(error.reshape(alive.shape), 0), np.inf)
+
+
+def _pick_one_by_one(
+    pieces: list[Part], fixed: Floats, error: Floats, n: int
+) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+    """The n cheapest channels of every block and what each adds, among those that look cheapest now.
+
+    Each is scored again after the one before it: of two equal channels only the first is cheap.
+    """
+    if n == 1:
+        chosen = error.argmin(1)
+        yield chosen, error[np.arange(len(error)), chosen]
+        return
+    some = np.argsort(error, axis=1, kind="stable")[:, : SCORING.shortlist * n]
+    left = np.zeros(error.shape, bool)
+    np.put_along_axis(left, some, np.isfinite(np.take_along_axis(error, some, 1)), 1)
+    short = [part.restrict(np.flatnonzero(left.ravel())) for part in pieces]
+    every = np.arange(len(error))
+    for _ in range(n):
+        now = _sum_errors(short, fixed, left)
+        chosen = now.argmin(1)
+        yield chosen, now[every, chosen]
+        left[every, chosen] = False
+        for part in short:
+            part.remove(every * error.shape[1] + chosen)
 
 
 def plan_rounds(size: int) -> list[int]:

@@ -33,6 +33,10 @@ class ScoringSettings:
     round_share: int = setting(
         32, "wider groups lose one of so many that are left before all are scored again", unit="channels", rows=("E77",)
     )
+    shortlist: int = setting(
+        3, "of so many times the channels of a round each is scored again after the one before it", unit="times",
+        source="top-1", rows=("E104",),
+    )  # fmt: skip
     known_share: float = setting(
         1 / 8,
         "share of its directions from which the error of a group is believed; below, it grows as the share falls",

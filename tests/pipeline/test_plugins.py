@@ -113,7 +113,7 @@ def test_with_puts_a_pass_where_its_after_says(models: Path, tmp_path: Path) -> 
     result = CliRunner().invoke(spa, [*map(str, arguments), "--no-latency"])
     assert result.exit_code == 0, result.output
     said = {p.key: p.value for p in onnx.load(out).metadata_props}["spa_compile.pipeline"]
-    assert said == "normalize,analyze,erase,every_other{step=4},remove,verify"
+    assert said == "normalize,analyze,redirect,erase,every_other{step=4},remove,verify"
 
 
 @pytest.mark.usefixtures("site")

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 import spa_compiler
 from commands import run
 from spa_compiler.errors import BudgetError, UsageError
+from spa_compiler.planning.search import KNEE_STEP
 
 QUICK: dict[str, Any] = {"latency": False, "samples": 64}
 
@@ -95,3 +96,11 @@ def save_network(file: Path, planted: float, seed: int = 0) -> Path:
     )  # fmt: skip
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
     return file
+
+
+@pytest.mark.parametrize("planted", [0.2, 0.4])
+def test_the_knee_is_where_planted_redundancy_ends(tmp_path: Path, planted: float) -> None:
+    source = save_network(tmp_path / "planted.onnx", planted)
+    inputs = np.random.default_rng(1).standard_normal((16384, 128)).astype(np.float32)
+    found = spa_compiler.compile(source, "auto", calib=inputs, latency=False)
+    assert abs(found.report["search"]["best"]["ratio"] - planted) <= KNEE_STEP / 2 + 1e-9

@@ -64,8 +64,8 @@ def test_the_report_as_a_page_escapes_names(source: Path) -> None:
 
 def test_outputs_that_are_worse_than_zeros_are_named(tmp_path: Path) -> None:
     """Two hidden units cancel each other; without one of them the other is nearly all there is."""
-    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,1] x) => (float[N,1] y)
-        <float[1,3] w1 = {100, 100, 1}, float[3,1] w2 = {1, -1, 1}>
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,1] y)
+        <float[2,3] w1 = {100, 100, 1, 1, -1, 1}, float[3,1] w2 = {1, -1, 1}>
         { h = MatMul(x, w1) y = MatMul(h, w2) }"""
     source = tmp_path / "cancel.onnx"
     onnx.save(onnx.parser.parse_model(text), source)

@@ -214,11 +214,13 @@ def list_rare_bindings(
     found: list[Symbol], given: dict[str, int], ties: Ties, multiples: Sequence[int]
 ) -> list[BindingPair]:
     """Pairs for models that take none of `list_bindings`: multiples of what the graph cuts axes into pieces of
-    (`bindings.find_multiples`), and long first axes, for a waveform may have no other.
+    (`bindings.find_multiples`), these numbers themselves (exporters write the length of their example into a Reshape
+    of a graph whose input says T), and long first axes, for a waveform may have no other.
     """  # fmt: skip
     pair = _PairMaker(found, given, ties).make
     rows = {n: (tuple(p * n for p in PRIMES[0]), tuple(p * n for p in PRIMES[1])) for n in multiples}
     tries = [pair(b, rows[n], None, n) for b in ((2, 3), (1, 1)) for n in multiples]
+    tries += [pair(b, IMAGES, n) for b in ((2, 3), (1, 1)) for n in multiples]
     if any(s.batch for s in found):
         tries += [pair(None, IMAGES, None, times) for times in (*multiples, *LONGER)]
         tries += [pair(None, IMAGES, n) for n in WINDOWS]

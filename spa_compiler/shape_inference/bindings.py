@@ -19,6 +19,7 @@ from spa_compiler.ir.symbols import (
     list_symbols,
     solve_ties,
 )
+from spa_compiler.operators import build
 from spa_compiler.operators.facts import KEEPS_ENTRIES
 from spa_compiler.shape_inference.environment import Facts
 from spa_compiler.shape_inference.evaluator import evaluate, generalize
@@ -31,6 +32,8 @@ MOST_SOLUTIONS = 8
 
 LARGEST_MULTIPLE, MOST_MULTIPLES = 1 << 14, 6
 """Numbers that sizes are tried to be multiples of: up to this one, and as many."""
+MOST_ENTRIES = 16
+"""No shape has more axes."""
 
 
 @dataclass
@@ -189,14 +192,28 @@ def _is_smaller(model: Model, pair: Binding, other: Binding) -> bool:
 
 
 def find_multiples(model: Model) -> tuple[int, ...]:
-    """Numbers that the graph cuts axes into pieces of, small ones first: entries of constant shapes of Reshape.
+    """Numbers that the graph cuts axes into pieces of, small ones first: constant entries of the shapes of Reshape.
 
     Also all of them together, where that is no large number: some axis may have to be a multiple of each.
     """
     numbers: set[int] = set()
     for node in model.graph.nodes:
-        if node.op in KEEPS_ENTRIES and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
-            numbers |= {int(n) for n in model.array(node.inputs[1]).ravel() if 1 < n <= LARGEST_MULTIPLE}
+        if node.op in KEEPS_ENTRIES and len(node.inputs) > 1:
+            numbers |= {n for n in _list_entries(model, node.inputs[1]) if 1 < n <= LARGEST_MULTIPLE}
     every = math.lcm(*numbers)
     more = {every} if 1 < every <= LARGEST_MULTIPLE else set()
     return tuple(sorted(numbers)[:MOST_MULTIPLES]) + tuple(more - numbers)
+
+
+def _list_entries(model: Model, shape: gs.Tensor) -> Iterator[int]:
+    """The entries of a shape that are constants, among others that are computed at run time."""
+    todo = [shape]
+    while todo:
+        t = todo.pop()
+        if isinstance(t, gs.Constant):
+            if math.prod(t.shape) <= MOST_ENTRIES:
+                yield from map(int, model.array(t).ravel())
+        elif t.inputs and build.is_concat(t.inputs[0]):
+            todo += t.inputs[0].inputs
+        elif t.inputs and build.is_size_movement(t.inputs[0]):
+            todo.append(t.inputs[0].inputs[0])

@@ -68,3 +68,13 @@ def test_a_refusal_says_what_was_tried() -> None:
         a = Conv <strides = [16]> (x, window)  f = Flatten(a)  y = MatMul(f, flat) }"""
     with pytest.raises(ModelError, match=r"tried: N=2, T=5; .*N=2, T=512.*refused because: .*--input-shape"):
         normalize(make_model(text))
+
+
+@pytest.mark.parametrize("length", [9, 37])
+def test_the_length_of_an_example_that_a_graph_holds_is_found(length: int) -> None:
+    """Exporters write it into one entry of a shape whose others are computed."""
+    text = """(float[N,T,8] x) => (float[T,M,4] y) {
+        n = Shape <start = 0, end = 1> (x)  m = Mul(n, two)  l = Identity(length)  s = Concat <axis = 0> (l, m, four)
+        t = Transpose <perm = [1, 0, 2]> (x)  r = Reshape(t, s)  y = Relu(r) }"""
+    sizes = find_sizes(make_model(text, two=[2], four=[4], length=[length]))
+    assert sizes == {"N": (2, 3), "T": (length, length)}

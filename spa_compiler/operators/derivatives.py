@@ -5,6 +5,7 @@ Weights are constants: nothing goes back into them. What has no row here is Unkn
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -221,14 +222,14 @@ def _leaky(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivativ
 
 def _clip(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
     """Where the input is inside, neither bound included."""
-    inside = [
+    sides = [
         tape.op(kind, node.input[0], node.input[k])
         for k, kind in ((1, "Greater"), (2, "Less"))
         if k < len(node.input) and node.input[k]
     ]
-    for side in inside:
-        given = tape.op("Where", side, given, tape.number(0.0))
-    return {0: given}
+    if not sides:
+        return {0: given}
+    return {0: tape.op("Where", functools.reduce(lambda a, b: tape.op("And", a, b), sides), given, tape.number(0.0))}
 
 
 def _sigmoid(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
@@ -296,12 +297,17 @@ def _pass_back(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Deriv
 
 
 def _scatter_back(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> Derivatives:
-    """Slice, Gather and Pad: back to where each element came from, found by doing it to the places of one row."""
+    """Slice, Gather and Pad: back to where each element came from, found by doing it to the places of one row.
+
+    A box of them is cut out and padded, anything else is picked one by one, which takes a multiple of the time.
+    """
     (rows, *inner), size = tape.shape(node.input[0]), tape.shape(node.output[0])
     places = np.arange(1, math.prod(inner) + 1, dtype=np.int64).reshape(1, *inner)
     found = _run_alone(tape, node, places)
     if size[0] != rows or found.shape != (1, *size[1:]):
         raise Unknown(f"{node.op_type} along the first axis")
+    if (before := _find_margins(places, found)) is not None:
+        return {0: _put_box_back(tape, given, size[1:], before, inner)}
     if len(np.unique(found[found > 0])) < np.count_nonzero(found):
         raise Unknown(f"{node.op_type} that takes an element twice")
     at = np.zeros(places.size + 1, np.int64)
@@ -309,6 +315,31 @@ def _scatter_back(tape: DerivativeNodes, node: onnx.NodeProto, given: str) -> De
     nothing = tape.number(np.zeros((rows, 1)))
     source = tape.op("Concat", nothing, tape.reshape(given, [rows, -1]), axis=1)
     return {0: tape.reshape(tape.op("Gather", source, tape.number(at[1:], np.int64), axis=1), [rows, *inner])}
+
+
+def _find_margins(places: Array, found: Array) -> list[int] | None:
+    """How far what was taken stands from the start of each axis, negative where 0 stands before it; None: no box."""
+    hit = np.flatnonzero(found)
+    if not hit.size:
+        return None
+    first = np.unravel_index(int(hit[0]), found.shape)
+    before = [int(i - k) for i, k in zip(np.unravel_index(found[first] - 1, places.shape), first, strict=True)][1:]
+    expected = np.zeros_like(found)
+    spans = [(max(0, -b), min(n, m - b)) for b, n, m in zip(before, found.shape[1:], places.shape[1:], strict=True)]
+    inner = tuple(slice(a + b, z + b) for b, (a, z) in zip(before, spans, strict=True))
+    expected[(slice(None), *(slice(*s) for s in spans))] = places[(slice(None), *inner)]
+    return before if np.array_equal(expected, found) else None
+
+
+def _put_box_back(tape: DerivativeNodes, given: str, size: list[int], before: list[int], inner: list[int]) -> str:
+    """The derivative by the entries of a box, rows of one size, at its margins in rows of another; 0 around it."""
+    behind = [m - n - b for m, n, b in zip(inner, size, before, strict=True)]
+    axes = [k + 1 for k in range(len(inner)) if before[k] < 0 or behind[k] < 0]
+    if axes:
+        starts, ends = [max(0, -before[k - 1]) for k in axes], [size[k - 1] + min(0, behind[k - 1]) for k in axes]
+        given = tape.op("Slice", given, *(tape.number(a, np.int64) for a in (starts, ends, axes)))
+    pads = [0, *(max(0, b) for b in before), 0, *(max(0, b) for b in behind)]
+    return tape.op("Pad", given, tape.number(pads, np.int64)) if any(pads) else given
 
 
 def _run_alone(tape: DerivativeNodes, node: onnx.NodeProto, places: Array) -> Array:

@@ -59,6 +59,9 @@ CASES = {
     "slice": Case(
         "(float[2,3,8,8] x) => (float[2,2,4,8] y) { y = Slice(x, from, to, axes, steps) }", dict(SLICE), None
     ),
+    "slice of a box": on("y = Slice(x, a, b, c)", "2,3,4,8", a=[3], b=[7], c=[2]),
+    "crop by two": on("y = Slice(x, a, b)", "2,2,8,7", a=[0, 1, 0, 1], b=[2, 3, 8, 8]),
+    "gather of a box": on("y = Gather<axis=1>(x, order)", "2,2,8,8", order=[1, 2]),
     "gather": on("y = Gather<axis=1>(x, order)", "2,2,8,8", order=[2, 0]),
     "split": on("a, b, c = Split<axis=1>(x, sizes)  y = Mul(a, c)", "2,1,8,8", sizes=[1, 1, 1]),
     "pad": on("y = Pad(x, pads, zero)", "2,6,8,8", pads=[0, 1, 0, 0, 0, 2, 0, 0], zero=0.0),
@@ -130,6 +133,14 @@ def test_a_derivative_is_the_limit_of_differences(name: str) -> None:
     close = np.isclose(got.ravel()[places], differences, rtol=2e-2, atol=2e-2 * np.abs(got).max())
     assert close.mean() > 0.95  # a kink may lie between the two ends
     assert np.abs(got).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if "box" in n or "crop" in n or n.startswith("pad")])
+def test_a_box_is_cut_and_padded_not_picked_one_by_one(name: str) -> None:
+    tape = taped(build(CASES[name]))
+    tape.add("y", "dy")
+    tape.run_backward(DERIVATIVES)
+    assert {n.op_type for n in tape.made} <= {"Slice", "Pad", "Identity"}
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

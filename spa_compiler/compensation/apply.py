@@ -74,9 +74,9 @@ def apply_updates(small: Model, updates: Mapping[str, Update | Replacement]) -> 
         else:
             own = make_constant(tensor.name, weight) if isinstance(tensor, gs.Constant) else None
             node.inputs[update.form.weight] = own or model.new_constant(f"{node.outputs[0].name}.weight", weight)
-        if update.form.bias is None:
+        if update.form.bias is None and update.bias.any():
             _add_behind(model, node, update, outputs)
-        else:
+        elif update.form.bias is not None:
             _add_bias(model, node, update, update.form.bias)
     drop_dead(model)
     return model

@@ -12,12 +12,13 @@ from spa_compiler.compensation.apply import Replacement, Update
 from spa_compiler.compensation.model_pair import ModelPair
 from spa_compiler.compensation.options import Options
 from spa_compiler.compensation.quantized_weights import Grid
-from spa_compiler.compensation.solutions import Refusal, Solution, Unfit, solve_weights
+from spa_compiler.compensation.solutions import Refusal, Solution, Unfit, solve_weights, solve_without_intercept
 from spa_compiler.execution.finite import is_finite
 from spa_compiler.interpreter.chunks import Chunks
 from spa_compiler.interpreter.interpreter import Step
 from spa_compiler.operators.contraction import Form
 from spa_compiler.operators.site import Value
+from spa_compiler.operators.tables import find_traits
 from spa_compiler.statistics.contraction_reads import ContractionReads
 from spa_compiler.statistics.covariance import Floats
 from spa_compiler.statistics.residual_branch import follow_branch, measure_lost_shortcut
@@ -84,15 +85,33 @@ class ContractionSolver:
         """
         form, old = reads.form, self.pair.compiled.constants[reads.weight]
         pairs = reads.gather_pairs(target, target, (self.options.seed, mine.index))
-        weights = form.restore(solve_weights(form.weights(old), pairs, self.options), old)
+        solved = solve_weights(form.weights(old), pairs, self.options)
+        weights = form.restore(solved, old)
         if not is_finite(weights):
             return None
+        if grid is None and not self.options.bias_only and self._has_no_bias(form, theirs, pairs.mean(1).size):
+            plain = solve_without_intercept(form.weights(old), solved, pairs, self.options)
+            if plain is not None and is_finite(weights := form.restore(plain, old)):
+                return Update(form, weights, np.zeros(plain.shape[0] * plain.shape[1]))
+            weights = form.restore(solved, old)
         grids = None if grid is None else (grid, grid.widen(weights))
         weights = weights if grids is None else grids[1].round(weights)
         bias = pairs.mean(1) - np.einsum("bmd,bd->bm", form.weights(weights), pairs.mean())
         change = bias.ravel() - _measure_old_bias(form, theirs, bias.size)
         new = np.stack([bias.ravel(), change]) / (getattr(form, "beta", 1.0) or 1.0)
         return Update(form, weights, change, grids) if is_finite(weights, new.astype(weights.dtype)) else None
+
+    def _has_no_bias(self, form: Form, theirs: Step, rows: int) -> bool:
+        """Would a bias of so many rows be a node of its own, behind a product that no constant is added to?"""
+        walk, output = self.pair.compiled, theirs.node.output[0]
+        readers = walk.liveness.readers_of.get(output, [])
+        if form.bias is not None:
+            return False
+        if len(readers) != 1 or len(walk.liveness.readers[output]) != 1:
+            return True
+        node = walk.nodes[readers[0]]
+        added = [walk.constants[n].size for n in node.input if n in walk.constants]
+        return find_traits(node).arithmetic != "add" or added != [rows]
 
 
 def _measure_old_bias(form: Form, step: Step, rows: int) -> Floats:

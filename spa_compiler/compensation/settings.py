@@ -27,6 +27,15 @@ class CompensationSettings:
         chosen_on=("ResNet-20",),
         rows=("E46",),
     )
+    intercept_share: float = setting(
+        0.05,
+        "an intercept is added behind a product that has none where the error would grow by more without",
+        unit="of the error",
+        source="nodes; cosine of the outputs",
+        chosen_on=("Llama (small, exported, untrained)",),
+        confirmed_on=("tf2onnx attention, ViT optimised by onnxruntime (both untrained)",),
+        rows=("E104",),
+    )
     least_similarity: float = setting(
         0.45,
         "channels are merged whose produced weights are more alike",

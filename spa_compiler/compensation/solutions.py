@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.compensation.apply import Replacement, Update
 from spa_compiler.compensation.options import Options
+from spa_compiler.compensation.settings import COMPENSATION
 from spa_compiler.interpreter.chunks import Chunks
 from spa_compiler.statistics.covariance import Floats, repair_variance
 from spa_compiler.statistics.wide_columns import Evidence
@@ -46,14 +47,35 @@ Solution = Update | Replacement | NewTable | Refusal | Unfit | None
 """None: there is nothing to solve."""
 
 
-def solve_weights(before: Floats, evidence: Evidence, options: Options) -> Floats:
-    """The weights (blocks, m, d) that the options ask for; NaN where there is no solution."""
+def solve_weights(before: Floats, evidence: Evidence, options: Options, about_zero: bool = False) -> Floats:
+    """The weights (blocks, m, d) that the options ask for, beside an intercept or `about_zero` without one.
+
+    NaN where there is no solution.
+    """
     if options.bias_only:
         return before
     try:
-        w = evidence.solve(before, options.ridge, options.shrink)
+        w = evidence.solve(before, options.ridge, options.shrink, about_zero)
     except np.linalg.LinAlgError:
         return np.full_like(before, np.nan)
     if options.repair <= 1:
         return w
     return repair_variance(w, evidence.measure_variance(w), evidence.variance(), options.repair)
+
+
+def solve_without_intercept(before: Floats, weights: Floats, evidence: Evidence, options: Options) -> Floats | None:
+    """Weights that do without an intercept; None where an intercept beside `weights` earns the node that adds it.
+
+    It does where the error would be larger without by more than COMPENSATION.intercept_share of what there is.
+    """
+
+    def measure(w: Floats) -> float:
+        intercept = evidence.mean(1) - np.einsum("bmd,bd->bm", w, evidence.mean())
+        return float((evidence.measure_error(w) + intercept**2).sum())
+
+    least = float(evidence.measure_error(weights).sum())
+    most = (1 + COMPENSATION.intercept_share) * least
+    if measure(weights) <= most:
+        return weights
+    plain = solve_weights(before, evidence, options, about_zero=True)
+    return plain if measure(plain) <= most else None

@@ -25,6 +25,8 @@ from spa_compiler.statistics.settings import STATISTICS
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Columns = slice | NDArray[np.int64]
+Piece = tuple[int, NDArray[np.int64]]
+"""A chunk and rows of it."""
 WIDE_COLUMNS = 2000
 """Columns above which sums, inverses and solutions are float32: accurate enough with the ridge, half the memory."""
 BAND_ROWS = 256
@@ -107,10 +109,15 @@ class Gram:
         """(blocks, d), or (blocks, m) of the targets."""
         return np.asarray(self.shift[which] + self.total[which] / max(self.count, 1), np.float64)
 
-    def covariance(self, part: int = 0) -> Array:
-        """(blocks, d, d) of the columns of a part; float32 above WIDE columns."""
+    def covariance(self, part: int = 0, about_zero: bool = False) -> Array:
+        """(blocks, d, d) of the columns of a part, or their mean products; float32 above WIDE columns."""
         mean = self.total[0][:, self.parts[part]] / self.count
         out = self.xx[part] / self.count
+        if about_zero:
+            shift = self.shift[0][:, self.parts[part]].astype(np.float64)
+            for block, m, s in zip(out, mean, shift, strict=True):
+                block += (np.outer(m + s, m + s) - np.outer(m, m)).astype(out.dtype, copy=False)
+            return out
         for block, m in zip(out, mean, strict=True):
             block -= np.outer(m, m).astype(out.dtype, copy=False)
         return out
@@ -119,21 +126,30 @@ class Gram:
         """Independent rows: positions of one input resemble each other, it is `worth` so many at most."""
         return min(self.count, self.inputs * self.worth)
 
-    def cross(self) -> Floats:
-        """Covariance of targets with rows, (blocks, m, d)."""
+    def cross(self, about_zero: bool = False) -> Floats:
+        """Covariance of targets with rows, (blocks, m, d), or their mean products."""
         x, t = (total / self.count for total in self.total)
-        return np.asarray(self.tx / self.count - t[:, :, None] * x[:, None])
+        found = np.asarray(self.tx / self.count - t[:, :, None] * x[:, None])
+        return found + self.mean(1)[:, :, None] * self.mean()[:, None] if about_zero else found
 
     def variance(self) -> Floats:
         """Of the targets, (blocks, m)."""
         mean = self.total[1] / self.count
         return np.maximum(self.tt / self.count - mean**2, 0)
 
-    def solve(self, before: Floats, ridge: float, is_shrunk: bool) -> Floats:
-        """Weights (blocks, m, d) from rows to targets: see `solve_least_squares`."""
-        covariance = self.covariance()
+    def solve(self, before: Floats, ridge: float, is_shrunk: bool, about_zero: bool = False) -> Floats:
+        """Weights (blocks, m, d) from rows to targets, beside an intercept or `about_zero` without one.
+
+        See `solve_least_squares`.
+        """
+        covariance = self.covariance(about_zero=about_zero)
         shrink = estimate_shrinkage(covariance, self.rows()) if is_shrunk else 0.0
-        return solve_least_squares(before, covariance, self.cross(), ridge, shrink)
+        return solve_least_squares(before, covariance, self.cross(about_zero), ridge, shrink)
+
+    def measure_error(self, w: Floats) -> Floats:
+        """Mean squared distance (blocks, m) of what weights (blocks, m, d) give to the targets, beside an intercept."""
+        explained = 2 * np.einsum("bmd,bmd->bm", w, self.cross())
+        return np.asarray(np.maximum(self.variance() - explained + self.measure_variance(w), 0))
 
     def measure_variance(self, w: Floats) -> Floats:
         """Of what the rows give with weights (blocks, m, d), (blocks, m)."""
@@ -165,14 +181,15 @@ class Source:
     seed: tuple[int, ...]
     worth: int = STATISTICS.independent_rows
 
-    def sample(self, wanted: int) -> list[NDArray[np.int64]]:
-        """Of each chunk the rows that are sampled, so many of all."""
+    def sample(self, wanted: int, most: float = math.inf) -> list[Piece]:
+        """Of each chunk the rows that are sampled, so many of all, in pieces of at most so many rows."""
         rng, each = np.random.default_rng(self.seed), math.ceil(wanted / len(self.sizes))
-        return [np.arange(n) if n <= each else np.sort(rng.choice(n, each, replace=False)) for n in self.sizes]
+        rows = [np.arange(n) if n <= each else np.sort(rng.choice(n, each, replace=False)) for n in self.sizes]
+        return [(k, p) for k, r in enumerate(rows) for p in np.array_split(r, max(1, math.ceil(len(r) / most)))]
 
-    def gather(self, chunks: range, rows: Sequence[NDArray[np.int64]]) -> list[Array]:
+    def gather(self, pieces: Sequence[Piece]) -> list[Array]:
         """Rows of several chunks."""
-        return [np.concatenate(parts) for parts in zip(*(self.read(k, rows[k]) for k in chunks), strict=True)]
+        return [np.concatenate(parts) for parts in zip(*(self.read(k, rows) for k, rows in pieces), strict=True)]
 
 
 def gather_moments(source: Source, width: int, parts: Sequence[Columns] = (slice(None),)) -> Gram:
@@ -180,23 +197,24 @@ def gather_moments(source: Source, width: int, parts: Sequence[Columns] = (slice
     gram = Gram(parts)
     gram.inputs, gram.worth = source.inputs, source.worth
     widest = math.ceil(width / len(parts))
-    rows = source.sample(max(STATISTICS.sampled_rows, STATISTICS.rows_per_column * widest))
-    together = _group_chunks([len(r) for r in rows], min(BATCH_ROWS, math.ceil(BATCH_ENTRIES / width)))
-    first = source.gather(together[0], rows)
+    most = max(1, BATCH_ENTRIES // max(width, 1))
+    pieces = source.sample(max(STATISTICS.sampled_rows, STATISTICS.rows_per_column * widest), most)
+    batches = _group_pieces(pieces, min(BATCH_ROWS, most))
+    first = source.gather(batches[0])
     gram.start(first)
-    for new in map_parallel(lambda some: gram.products(source.gather(some, rows) if some.start else first), together):
+    for new in map_parallel(lambda k: gram.products(source.gather(batches[k]) if k else first), range(len(batches))):
         gram.put(new)
     return gram
 
 
-def _group_chunks(lengths: Sequence[int], wanted: int) -> list[range]:
-    """Chunks in a row that have the wanted number of rows or more."""
-    out, start, rows = [], 0, 0
-    for k, n in enumerate(lengths):
-        rows += n
-        if rows >= wanted or k == len(lengths) - 1:
-            out.append(range(start, k + 1))
-            start, rows = k + 1, 0
+def _group_pieces(pieces: Sequence[Piece], wanted: int) -> list[Sequence[Piece]]:
+    """Pieces in a row that have the wanted number of rows or more."""
+    out, start, count = [], 0, 0
+    for k, (_, rows) in enumerate(pieces):
+        count += len(rows)
+        if count >= wanted or k == len(pieces) - 1:
+            out.append(pieces[start : k + 1])
+            start, count = k + 1, 0
     return out
 
 

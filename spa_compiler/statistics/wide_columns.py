@@ -37,8 +37,8 @@ LARGEST_COVARIANCE = 5120**2
 """Entries that the covariances of a contraction have together at most."""
 MOST_ROWS = 4096
 """Rows of a system in place of the covariance."""
-ROW_ENTRIES = 1 << 27
-"""Entries of these rows together at most: 512 MB."""
+ROW_ENTRIES = 1 << 26
+"""Entries of these rows together at most: 256 MB."""
 COLUMNS_AT_ONCE = 4096
 """Columns of the rows that are worked on at a time."""
 
@@ -91,19 +91,27 @@ class SampledRows:
         """Of what the rows give with weights (blocks, m, d), (blocks, m)."""
         return np.array([(self.x[:, b] @ v.T).var(0, dtype=np.float64) for b, v in enumerate(w.astype(np.float32))])
 
-    def solve(self, before: Floats, ridge: float, is_shrunk: bool) -> Floats:
-        """Weights (blocks, m, d): as `solve_least_squares` does with the covariances of these rows."""
-        return before + np.stack([self._solve_block(b, w, ridge, is_shrunk) for b, w in enumerate(before)])
+    def measure_error(self, w: Floats) -> Floats:
+        """Mean squared distance (blocks, m) of what weights (blocks, m, d) give to the targets, beside an intercept."""
+        found = [self.t[:, b] - self.x[:, b] @ v.T for b, v in enumerate(w.astype(np.float32))]
+        return np.array([a.var(0, dtype=np.float64) for a in found])
 
-    def _solve_block(self, block: int, before: Floats, ridge: float, is_shrunk: bool) -> Floats:
+    def solve(self, before: Floats, ridge: float, is_shrunk: bool, about_zero: bool = False) -> Floats:
+        """Weights (blocks, m, d): as `Gram.solve` does with the covariances of these rows."""
+        change = [self._solve_block(b, w, ridge, is_shrunk, about_zero) for b, w in enumerate(before)]
+        return before + np.stack(change)
+
+    def _solve_block(self, block: int, before: Floats, ridge: float, is_shrunk: bool, about_zero: bool) -> Floats:
         """The change (m, d) of the weights of a block."""
-        x = self.x[:, block] - self.mean()[block].astype(np.float32)
+        x, t = self.x[:, block], self.t[:, block]
+        if not about_zero:
+            x, t = x - self.mean()[block].astype(np.float32), t - self.mean(1)[block]
         n = len(x)
         variance = np.einsum("nd,nd->d", x, x, dtype=np.float64) / n
         rho = self._estimate_shrinkage(x, variance) if is_shrunk else 0.0
         diagonal = np.maximum(max(ridge * float(variance.mean()), 1e-12), rho / (1 - rho) * variance)
         scale = 1 / np.sqrt(n * diagonal)
-        residual = (self.t[:, block] - self.mean(1)[block]) - x @ before.T.astype(np.float32)
+        residual = np.asarray(t - x @ before.T.astype(np.float32), np.float64)
         system = _multiply_rows(x, scale)
         system[np.diag_indices(n)] += 1
         _, solution, info = scipy.linalg.lapack.dposv(system, residual)
@@ -130,7 +138,7 @@ def gather_evidence(source: Source, blocks: int, columns: int) -> Evidence:
     if not is_wide(blocks, columns):
         return gather_moments(source, columns)
     rows = source.sample(min(MOST_ROWS, max(1, ROW_ENTRIES // (blocks * columns))))
-    x, t = source.gather(range(len(rows)), rows)
+    x, t = source.gather(rows)
     return SampledRows(x, t, min(len(x), source.inputs * source.worth))
 
 

@@ -89,6 +89,23 @@ def test_shrinkage_is_a_ridge_for_what_is_kept() -> None:
     np.testing.assert_allclose(got[0], expected, atol=1e-8)
 
 
+SUM = "(float[N,5] x) => (float[N,3] y) { a = MatMul(x, w1)  r = NONLINEAR(a)  y = MatMul(r, w2) }"
+
+
+@pytest.mark.parametrize(("function", "adds"), [("Identity", 0), ("Tanh", 0), ("Softplus", 1)])
+def test_an_intercept_is_added_where_it_earns_its_node(function: str, adds: int) -> None:
+    """Values around 0 need none; those that are all positive leave a mean behind when some of them go."""
+    graph = graph_of(Case(SUM.replace("NONLINEAR", function), {"w1": (5, 9), "w2": (9, 3)}, None))
+    masks, given = cut(graph), feeds((400, 5))
+    small = rewrite(graph, masks)
+    better, outcome = compensate_weights(graph, masks, small, given, Options())
+    assert outcome.solved
+    assert len(better.graph.nodes) - len(small.graph.nodes) == adds
+    fresh = feeds((400, 5), 1, seed=7)
+    before, after = (np.square(outputs(m, fresh) - outputs(graph.model, fresh)).mean() for m in (small, better))
+    assert after < before
+
+
 def test_the_model_is_what_numpy_solves() -> None:
     graph = graph_of(DENSE)
     masks = cut(graph)

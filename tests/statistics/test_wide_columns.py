@@ -31,11 +31,11 @@ KERNEL = Case(
 
 
 @given(
-    st.integers(1, 3), st.integers(2, 30), st.integers(1, 40), st.integers(1, 4), st.booleans(),
+    st.integers(1, 3), st.integers(2, 30), st.integers(1, 40), st.integers(1, 4), st.booleans(), st.booleans(),
     st.sampled_from([1e-2, 0.1, 10.0]), st.integers(0, 2**32 - 1),
 )  # fmt: skip
 def test_least_squares_by_rows_is_that_by_covariances(
-    blocks: int, n: int, d: int, m: int, is_shrunk: bool, ridge: float, seed: int
+    blocks: int, n: int, d: int, m: int, is_shrunk: bool, about_zero: bool, ridge: float, seed: int
 ) -> None:
     """The identity holds for fewer rows than columns and for more."""
     rng = np.random.default_rng(seed)
@@ -44,10 +44,13 @@ def test_least_squares_by_rows_is_that_by_covariances(
     gram, rows = Gram(), SampledRows(x, t, n)
     gram.add(x, t)
     gram.inputs = n
-    scale = np.sqrt(np.trace(gram.covariance(), axis1=1, axis2=2).max() / d) + 1e-3
-    found, expected = rows.solve(before, ridge, is_shrunk), gram.solve(before, ridge, is_shrunk)
+    scale = np.sqrt(np.trace(gram.covariance(about_zero=about_zero), axis1=1, axis2=2).max() / d) + 1e-3
+    found, expected = (e.solve(before, ridge, is_shrunk, about_zero) for e in (rows, gram))
     np.testing.assert_allclose(found * scale, expected * scale, rtol=1e-2, atol=1e-2 * (1 + scale))
     np.testing.assert_allclose(rows.mean(), gram.mean(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        rows.measure_error(before), gram.measure_error(before), rtol=1e-2, atol=1e-3 * (1 + scale**2)
+    )
     np.testing.assert_allclose(rows.variance(), gram.variance(), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(
         rows.measure_variance(before), gram.measure_variance(before), rtol=1e-2, atol=1e-3 * (1 + scale**2)

@@ -34,7 +34,7 @@ class CompensationSettings:
         source="nodes; cosine of the outputs",
         chosen_on=("Llama (small, exported, untrained)",),
         confirmed_on=("tf2onnx attention, ViT optimised by onnxruntime (both untrained)",),
-        rows=("E104",),
+        rows=("E105",),
     )
     least_similarity: float = setting(
         0.45,

@@ -148,6 +148,7 @@ LIMITS = {
     "planning.measured_budget.MOST_REMOVED": "where the search ends",
     "planning.shares.HALVINGS": "time",
     "planning.shares.LEAST_VALUE": "a tolerance",
+    "planning.width_ladder.LEAST_OF_STATISTIC": "what a deviation needs",
     "planning.dynamic_programming.COST_STEPS": "time",
     "planning.dynamic_programming.LINEARISATIONS": "time",
     "planning.dynamic_programming.MOST_COMBINATIONS": "memory",

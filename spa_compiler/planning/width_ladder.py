@@ -27,6 +27,8 @@ from spa_compiler.planning.scores import Scores, check_scores
 from spa_compiler.planning.settings import PLANNING
 
 Curve = NDArray[np.float64]
+LEAST_OF_STATISTIC = 2
+"""Channels that stay where a statistic is taken over them: the deviation of a single one from its mean is 0."""
 
 
 @dataclass(frozen=True)
@@ -162,5 +164,6 @@ def make_curve(scores: Curve, size: int) -> Curve:
 
 
 def _make_ladder(group: Group, scores: Curve, by: int, least: int, most: float, wide: int) -> WidthLadder:
+    least = max(least, LEAST_OF_STATISTIC if group.stat else 1)
     floor = max(1, min(least, group.size), math.ceil(group.size * (1 - most) - 1e-9))
     return WidthLadder(group, [wide, *range((wide - 1) // by * by, floor - 1, -by)], make_curve(scores, group.size), by)

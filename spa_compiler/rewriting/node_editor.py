@@ -48,27 +48,42 @@ class NodeEditor:
     def put_mask(self, x: gs.Tensor, value: Value, mask: Array) -> gs.Tensor:
         """`mask` as an operand beside x, which has the shape of `value`.
 
-        An axis that multiplies channels with a symbol, `(c h w)`, has no constant length: there the mask holds the
+        Axes that multiply channels with a symbol, `(c h w)`, have no constant length: there the mask holds the
         digits from the first to the last that it depends on, and is spread over x as it comes.
         """
         wide = [i for i, d in enumerate(value.dynamic) if d and mask.shape[i] > 1]
-        outer, inner = _count_repeats(mask, wide[0], value.axes[wide[0]]) if len(wide) == 1 else (1, 1)
-        if outer == inner == 1:
+        repeats = {i: _count_repeats(mask, i, value.axes[i]) for i in wide}
+        repeats = {i: counts for i, counts in repeats.items() if counts != (1, 1)}
+        if not repeats:
             return self.put_constant(mask)
-        axis = wide[0]
-        held = mask.shape[axis] // (outer * inner)
-        digits = [*mask.shape[:axis], outer, held, inner, *mask.shape[axis + 1 :]]
-        small = mask.reshape(digits).take([0], axis).take([0], axis + 2)
-        length = self.put(build.gather(self.put(build.shape_of(x)), self.put_constant(np.array([axis], np.int64)), 0))
-        fixed = self.put_constant(np.array([held * (outer if inner > 1 else 1)], np.int64))
-        free = self.put(build.divide(length, fixed))
-        sizes = [self.put_constant(np.array([n], np.int64)) for n in small.shape]
-        sizes[axis + 2 if inner > 1 else axis] = free
-        if inner > 1:
-            sizes[axis] = self.put_constant(np.array([outer], np.int64))
+        digits: list[int] = []
+        places = {}
+        for i, size in enumerate(mask.shape):
+            outer, inner = repeats.get(i, (1, 1))
+            places[i] = len(digits)
+            digits += [outer, size // (outer * inner), inner] if i in repeats else [size]
+        small = mask.reshape(digits)
+        for i in repeats:
+            small = small.take([0], places[i]).take([0], places[i] + 2)
+        sizes, lengths = [self._put_size(n) for n in small.shape], {}
+        for i, (outer, inner) in repeats.items():
+            lengths[i] = self.put(build.gather(self.put(build.shape_of(x)), self._put_size(i), 0))
+            fixed = self._put_size(small.shape[places[i] + 1] * (outer if inner > 1 else 1))
+            sizes[places[i] + 2 if inner > 1 else places[i]] = self.put(build.divide(lengths[i], fixed))
+            if inner > 1:
+                sizes[places[i]] = self._put_size(outer)
         whole_mask = self.put(build.expand(self.put_constant(small), self.put(build.concat(sizes, 0))))
-        shape = [-1 if i == axis else n for i, n in enumerate(mask.shape)]
-        return self.put(build.reshape(whole_mask, self.put_constant(np.array(shape, np.int64))))
+        if len(repeats) == 1:
+            shape: gs.Tensor = self.put_constant(
+                np.array([-1 if i in repeats else n for i, n in enumerate(mask.shape)])
+            )
+        else:
+            parts = [lengths[i] if i in repeats else self._put_size(n) for i, n in enumerate(mask.shape)]
+            shape = self.put(build.concat(parts, 0))
+        return self.put(build.reshape(whole_mask, shape))
+
+    def _put_size(self, size: int) -> gs.Constant:
+        return self.put_constant(np.array([size], np.int64))
 
     def divide_output(self, divisor: Array) -> None:
         """Divide what the node gives by a constant."""

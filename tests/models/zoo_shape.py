@@ -5,6 +5,30 @@ from __future__ import annotations
 from zoo_base import FIRST, LAST, Case
 
 CASES: dict[str, Case] = {
+    "view_as_other_channels": Case(  # c.view_as(a): the channels of a go, those of c stay, and the other way round
+        """(float[N,5,8] x) => (float[N,5,4] y) {
+            a = MatMul(x, w1)  c = MatMul(a, w2)  s = Shape(a)  v = Reshape(c, s)  y = MatMul(v, w3) }""",
+        {"w1": (8, 6), "w2": (6, 6), "w3": (6, 4)},
+        {"w1:1 w2:0": 6, "w2:1 w3:0": 6},
+    ),
+    "view_as_flat": Case(  # the same where the size is a multiple of a symbol: one entry is worked out
+        """(float[N,T,8] x) => (float[N,T,4] y) {
+            a = MatMul(x, w1)  f = Reshape(a, flat)  c = MatMul(a, w2)  s = Shape(f)  v = Reshape(c, s)
+            g = Reshape(v, back)  e = MatMul(g, w3)  m = ReduceMax(f, one)  u = Unsqueeze(m, one)  y = Add(e, u) }""",
+        {"w1": (8, 6), "w2": (6, 6), "w3": (6, 4), "flat": [0, -1], "back": [0, -1, 6], "one": [1]},
+        None,
+    ),
+    "pixel_shuffle_pooled": Case(  # a mean over rows and columns, of both of which some go: at any height and width
+        """(float[N,3,H,W] x) => (float[N,5] y) {
+            a = Conv(x, w1)  n = Shape<start=0,end=1>(a)  h = Shape<start=2,end=3>(a)  w = Shape<start=3,end=4>(a)
+            s = Concat<axis=0>(n, five, three, two, h, w)  r = Reshape(a, s)  t = Transpose<perm=[0,1,4,2,5,3]>(r)
+            h3 = Mul(h, three)  w2 = Mul(w, two)  s2 = Concat<axis=0>(n, five, h3, w2)  u = Reshape(t, s2)
+            p = GlobalAveragePool(u)  f = Flatten(p)  y = MatMul(f, w3) }""",
+        {"w1": (30, 3, 1, 1), "two": [2], "three": [3], "five": [5], "w3": (5, 5)},
+        {"w1:0 w3:0": 5, "w1:0": 3, "w1:0#2": 2},
+        blocks={"w1:0": 5, "w1:0#2": 5},
+        stats=("w1:0", "w1:0#2"),
+    ),
     "split_to_sequence": Case(  # chunk in exports that are not optimised: 4, 4 and what is left
         """(float[1,3,4,4] x) => (float[1,5,4,4] y) {
             a = Conv(x, w1)  s = SplitToSequence<axis=1>(a, four)  p = SequenceAt(s, i0)  q = SequenceAt(s, i2)

@@ -6,13 +6,15 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from onnx import load
+from onnx import load, save
 
+import spa_compiler
 from laws import analyze_proto
 from spa_compiler.algebra.expr import Dim
 from spa_compiler.analysis.cost import CostModel, make_group_widths
@@ -272,3 +274,24 @@ def test_targets_are_numbers_with_units(text: str, found: tuple[str, float]) -> 
 def test_other_targets_are_refused_with_examples(text: str) -> None:
     with pytest.raises(UsageError, match=r"like 1\.2GMACs, 8Mparams, 20MB or 15ms"):
         parse_target(text)
+
+
+DEVIATION = """m = ReduceMean(a, last)  c = Sub(a, m)  q = Mul(c, c)  v = ReduceMean(q, last)  e = Add(v, small)
+    s = Sqrt(e)  h = Div(c, s)"""
+STATISTICS: dict[str, tuple[str, dict[str, Any]]] = {
+    "an operator": ("h = LayerNormalization(a, var_gain, bias)", {"var_gain": (6,), "bias": (6,)}),
+    "written out": (DEVIATION, {"last": [-1], "small": 1e-5}),
+}
+
+
+@pytest.mark.parametrize("kind", STATISTICS)
+def test_two_channels_stay_where_a_statistic_is_taken(kind: str, tmp_path: Path) -> None:
+    """One deviates from its mean by nothing but rounding, which the norm then makes large."""
+    middle, inits = STATISTICS[kind]
+    text = f"(float[3,5,8] x) => (float[3,5,4] y) {{ a = MatMul(x, w1)  {middle}  y = MatMul(h, w2) }}"
+    save(build(Case(text, {"w1": (8, 6), "w2": (6, 4), **inits}, None)), tmp_path / "m.onnx")
+    options = {"criterion": "l2", "align": 1, "max_group_ratio": 1.0, "latency": False, "quality": False}
+    plan = spa_compiler.compile(tmp_path / "m.onnx", 0.65, of="channels", **options).plan
+    assert {n: int(m.sum()) for n, m in plan.keep.items()} == {"w1:1": 2}
+    with pytest.raises(BudgetError):
+        spa_compiler.compile(tmp_path / "m.onnx", 0.95, of="channels", **options)

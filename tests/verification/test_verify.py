@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -156,6 +158,19 @@ def test_an_output_size_that_the_file_leaves_open_may_become_known() -> None:
     check_signature(session(left), session(known))  # type: ignore[arg-type]
     with pytest.raises(VerificationError, match="the signature changed"):  # a number stays, and so does an input's size
         check_signature(session(left), session(wrong))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["optional(tensor(float))", "seq(tensor(float))"])
+def test_what_holds_a_tensor_may_tell_its_shape_only_afterwards(kind: str) -> None:
+    def make(what: str, shape: list[Any]) -> Any:
+        return SimpleNamespace(get_inputs=list, get_outputs=lambda: [SimpleNamespace(name="y", type=what, shape=shape)])
+
+    check_signature(make(kind, []), make(kind, [None, None, 4]))
+    for other in (make(kind, [None, 5]), make(kind, [])):
+        with pytest.raises(VerificationError, match="the signature changed"):
+            check_signature(make(kind, [None, 4]), other)
+    with pytest.raises(VerificationError, match="the signature changed"):
+        check_signature(make("tensor(float)", []), make("tensor(float)", [4]))
 
 
 def test_an_output_may_get_the_only_size_that_its_symbol_has() -> None:

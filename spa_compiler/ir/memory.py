@@ -21,6 +21,8 @@ USUAL_MEMORY = "2GB"
 """The memory that a value may take unless --memory says otherwise."""
 BYTE_SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 BYTES_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
+HELD_VALUES = 8
+"""Values of the largest size that a proof holds at once: outputs of two models, and what their sessions keep."""
 STRING_BYTES = 16
 """Bytes of an entry of text, at least."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from spa_compiler.errors import ModelError, OversizeError
+from spa_compiler.ir.memory import HELD_VALUES
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import (
     BindingPair,
@@ -24,8 +25,7 @@ from spa_compiler.operators.facts import KEEPS_ENTRIES
 from spa_compiler.shape_inference.environment import Facts
 from spa_compiler.shape_inference.evaluator import evaluate, generalize
 
-HUGE_ELEMENTS = 1 << 27
-"""Elements above which a value is a reason to try smaller images."""
+FLOAT_BYTES = 4
 MOST_SOLUTIONS = 8
 """How often sizes that have to be equal are looked for: each time, one node more accepts its inputs."""
 
@@ -96,12 +96,13 @@ class BindingSearch:
         """Facts under every pair of bindings that shape inference accepts, most general first.
 
         Pairs that do not fit a body that may never run, or leave a value empty (some exporters cut off nothing), come
-        last. Where values are huge, small images come before large ones.
+        last. Where a proof would hold more than `--memory`, small images come before large ones.
         """
         self.doubtful = []
         sure = self.find_sure()
         first = next(sure, None)
-        second = next(sure, None) if first is not None and _count_largest(self.model, first) > HUGE_ELEMENTS else None
+        huge = first is not None and HELD_VALUES * FLOAT_BYTES * _count_largest(self.model, first) > self.model.memory
+        second = next(sure, None) if huge else None
         if first is not None and second is not None and _is_smaller(self.model, second, first):
             first, second = second, first
         yield from (pair for pair in (first, second) if pair is not None)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from spa_compiler.algebra.sizes import Size, compute_value
 from spa_compiler.analysis.dependency_graph import DependencyGraph
-from spa_compiler.ir.memory import count_bytes
+from spa_compiler.ir.memory import HELD_VALUES, count_bytes
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import Symbol, apply_ties, list_symbols
 from spa_compiler.operators.macs import list_products
@@ -54,13 +54,14 @@ def list_proof_sizes(model: Model, macs: float) -> list[Sizes]:
 
 
 def has_room(model: Model, sizes: Sizes) -> bool:
-    """May every value take the memory that it needs at these sizes, as far as its shape follows from them?"""
+    """Can a proof hold every value at these sizes, as far as its shape follows from them?"""
     assert model.shapes is not None
     numbers: dict[Size, int | None] = {}
     for name, axes in model.shapes.axes.items():
         shape = [s if isinstance(s, int) else compute_value(s, sizes, numbers) for s in axes]
         known = [s for s in shape if s is not None]
-        if len(known) == len(shape) and count_bytes(model.shapes.kind.get(name, 0), known) > model.memory:
+        bytes_held = HELD_VALUES * count_bytes(model.shapes.kind.get(name, 0), known)
+        if len(known) == len(shape) and bytes_held > model.memory:
             return False
     return True
 

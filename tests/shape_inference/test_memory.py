@@ -15,9 +15,9 @@ from commands import QUICK, run, run_spa
 from laws import analyze_proto
 from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.errors import ModelError, UsageError
-from spa_compiler.ir.memory import format_bytes, parse_bytes
+from spa_compiler.ir.memory import HELD_VALUES, format_bytes, parse_bytes
 from spa_compiler.ir.reader import load
-from spa_compiler.verification.sizes import has_room
+from spa_compiler.verification.sizes import has_room, list_analysis_sizes, list_proof_sizes
 
 LARGE = 1 << 17
 Weights = dict[str, np.ndarray]
@@ -156,6 +156,18 @@ def test_smaller_sizes_of_symbols_are_tried(tmp_path: Path) -> None:
     model, _ = normalize(load(file, memory=50_000_000))
     assert model.shapes is not None and max(model.shapes.sizes["H"]) < 64
     assert has_room(model, {"H": 16, "W": 16}) and not has_room(model, {"H": 512, "W": 512})
+
+
+def test_a_proof_holds_several_of_the_largest_values(tmp_path: Path) -> None:
+    """As attention over all places of a picture: two models give it, and their sessions keep more."""
+    nodes = "f = Reshape(p, r)  g = Reshape(p, c)  k = Add(f, g)"
+    weights = {"r": numbers(1, -1), "c": numbers(-1, 1)}
+    file = save(make_model(nodes, weights, inputs="float[2,8] x, float[1,3,H,W] p"), tmp_path)
+    model, _ = normalize(load(file))
+    tried = [*list_analysis_sizes(model), *list_proof_sizes(model, 1e6)]
+    assert len(tried) > 3
+    for sizes in tried:
+        assert HELD_VALUES * 4 * (3 * sizes["H"] * sizes["W"]) ** 2 <= model.memory
 
 
 def test_a_sparse_initializer_is_not_made_dense(tmp_path: Path) -> None:

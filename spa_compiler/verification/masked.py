@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from spa_compiler.verification.inside import Cuts, Push, add_pushes, draw_pushes
 from spa_compiler.verification.replay import list_compared, list_decisions, replay_decisions
 from spa_compiler.verification.runs import Side, list_outer_values
 from spa_compiler.verification.sizes import Sizes
-from spa_compiler.verification.unproven_groups import Power
+from spa_compiler.verification.unproven_groups import Power, list_unfinite_constants
 
 NOISE_SLACK, NOISE_FACTOR = 100.0, 32.0
 """Up to how many times the tolerance an error may be rounding, and how far above that of the masked model itself."""
@@ -67,6 +68,15 @@ def measure_all(found: Mapping[str, Any], expected: Mapping[str, Any], limit: fl
             out[name] = measure_difference(value, expected[name], min(worst, limit)).error
             worst = max(worst, out[name])
     return out
+
+
+def excuse_unfinite(value: Any, reference: Any) -> Any:
+    """The reference with the value's own numbers where it is NaN or infinite."""
+    if not isinstance(value, np.ndarray) or not isinstance(reference, np.ndarray):
+        return reference
+    if value.shape != reference.shape or value.dtype != reference.dtype or reference.dtype.kind != "f":
+        return reference
+    return np.where(np.isfinite(reference), reference, value)
 
 
 class Comparison:
@@ -140,13 +150,27 @@ class Comparison:
         def one(round_: Round) -> dict[str, float]:
             expected = self.run_masked(round_)
             found = pruned.run(self._make_feed(round_, True), expected)
-            return measure_all(found, expected, self.limit)
+            return self._measure(found, expected)
 
         self._open_masked()
         errors = list(map_parallel(one, rounds) if heavy else map(one, rounds))
         outcome = self._judge(self._discount(errors, rounds), rounds)
         made = list_decisions(self.graph) if outcome.wrong else []
         return self._replay(candidate, rounds, made) if made else outcome
+
+    def _measure(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, float]:
+        """Errors by value; NaN and infinities of the masked model are not compared where a constant is infinite.
+
+        0 times infinity is NaN there: such entries show nothing of a group.
+        """
+        errors = measure_all(found, expected, self.limit)
+        if any(map(np.isinf, errors.values())) and self._has_unfinite_constants:
+            errors = measure_all(found, {n: excuse_unfinite(a, expected[n]) for n, a in found.items()}, self.limit)
+        return errors
+
+    @cached_property
+    def _has_unfinite_constants(self) -> bool:
+        return bool(list_unfinite_constants(self.graph.model))
 
     def _discount(self, errors: list[dict[str, float]], rounds: list[Round]) -> list[dict[str, float]]:
         """Errors in units of what rounding does to a value: where a change of the inputs by an ulp or so moves the
@@ -204,5 +228,5 @@ class Comparison:
             given = {n: expected.pop(n) for n in made}
             pruned = pruned or self._open(candidate, names, "the pruned model", given)
             found = pruned.run(self._make_feed(round_, True) | given, expected)
-            errors.append(measure_all(found, expected, self.limit))
+            errors.append(self._measure(found, expected))
         return self._judge(self._discount(errors, rounds), rounds, made)

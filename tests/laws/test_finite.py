@@ -20,8 +20,9 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.compensation.lockstep import compensate_weights
 from spa_compiler.compensation.neuron_merging import merge_channels
 from spa_compiler.compensation.options import Options
-from spa_compiler.errors import UsageError
+from spa_compiler.errors import UsageError, VerificationError
 from spa_compiler.execution.finite import describe_flaw, divide_by_power, ignore_overflow, is_finite
+from spa_compiler.ir.model import make_constant
 from spa_compiler.ir.reader import from_proto
 from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import State
@@ -36,6 +37,7 @@ from spa_compiler.scoring.obs import Part, plan_rounds, score_greedily
 from spa_compiler.scoring.rank_correction import raise_low_rank
 from spa_compiler.scoring.registry import find_criterion
 from spa_compiler.statistics.moments import Moment, collect_moments
+from spa_compiler.verification.proof import prove_rewrite
 from zoo_base import Case, build, value
 
 NORMED = Case(
@@ -373,3 +375,35 @@ def test_what_is_wrong_with_values_is_told() -> None:
     x[1, 0], x[3, 2] = np.nan, np.inf
     assert describe_flaw([x[:2], x[2:]]) == "is NaN or infinite on 2 of 4 inputs"
     assert describe_flaw([np.full((2, 2), 3e25, np.float32)]) == "is up to 3e+25, which overflows when it is squared"
+
+
+CHAIN = "a = MatMul(x, w1)  f = Add(a, b1)  c = Relu(f)  d = MatMul(c, w2)  e = Relu(d)  y = MatMul(e, w3)"
+
+
+def make_chain(name: str, number: float) -> DependencyGraph:
+    sizes: dict[str, tuple[int, ...]] = {"w1": (8, 6), "b1": (6,), "w2": (6, 5), "w3": (5, 4)}
+    arrays = {n: value(n, s).copy() for n, s in sizes.items()}
+    arrays[name].ravel()[1] = number
+    return analyze_proto(build(Case(f"(float[N,8] x) => (float[N,4] y) {{ {CHAIN} }}", arrays, None)))
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf])
+def test_an_infinite_weight_blames_no_group(number: float) -> None:
+    """Rows in which it meets a number below 0 are finite behind Relu: on these the proof sees all groups."""
+    graph = make_chain("w1", number)
+    plan = Plan({g.label: np.arange(g.size) < g.size - 1 for g in graph.groups})
+    masks = plan.masks(graph)
+    small = rewrite(graph, masks)
+    assert prove_rewrite(graph, masks, small).error < 1e-5
+    wrong = small.constants()["w3"]
+    wrong._values = make_constant("w3", small.array(wrong)[::-1])._values
+    with pytest.raises(VerificationError, match="prune does not equal mask"):
+        prove_rewrite(graph, masks, small)
+
+
+@pytest.mark.parametrize("number", [np.inf, np.nan])
+def test_where_nothing_is_finite_the_proof_sees_nothing(number: float) -> None:
+    graph = make_chain("b1", number)
+    plan = Plan({g.label: np.arange(g.size) < g.size - 1 for g in graph.groups})
+    masks = plan.masks(graph)
+    assert {*prove_rewrite(graph, masks, rewrite(graph, masks)).silent} == {g.label for g in graph.groups}

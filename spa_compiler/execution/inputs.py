@@ -24,6 +24,7 @@ from spa_compiler.execution.index_ranges import IdRange, find_index_ranges
 from spa_compiler.execution.input_ranges import POSITIVE, InputFacts, find_sources, inspect_inputs
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.symbols import get_tensor_type, make_array_types
+from spa_compiler.operators.shape_uses import find_shaping_defaults
 
 Array = NDArray[Any]
 
@@ -76,8 +77,8 @@ def draw_random_inputs(
 
     Floats are standard normal, or positive where something is undefined for negative ones; ids are below their limit;
     masks are 0 and 1, and every row of them shows something; other whole numbers are below WHOLE. `ranges` are closed.
-    An input with a default gets another value where it is one of floats; of integers and flags no other is sure to be
-    valid, so that these are left out. `facts` are what `inspect_inputs` gives, for callers that draw often.
+    An input with a default gets another value where it is one of floats; of integers, flags and scales no other is sure
+    to be valid, so that these are left out. `facts` are what `inspect_inputs` gives, for callers that draw often.
     """
     out: dict[str, Array] = {}
     limits, counts = find_index_ranges(model, sizes), find_count_limits(model)
@@ -87,7 +88,8 @@ def draw_random_inputs(
         if bounds is None and name in counts:
             bounds = (1, counts[name])
         out[name] = _draw_input(t, rng, told.get(name, InputFacts()), ids, bounds, recipe or Recipe())
-    for name in model.defaults:
+    shaping = find_shaping_defaults(model)
+    for name in (n for n in model.defaults if n not in shaping):
         value = model.default_array(name)
         if value.dtype.kind == "f":
             out[name] = _vary_value(value, rng)

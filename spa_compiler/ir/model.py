@@ -11,7 +11,7 @@ version, functions, defaults of inputs) stays in protobuf beside it and is put b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,9 @@ class Model:
         """The value of a graph input that a run leaves out; external data is read from the model's folder."""
         return self.numbers(self.defaults[name].tensor)
 
-    def default_numbers(self, most: int) -> dict[str, Array]:
-        """Whole numbers that a run may leave out, of up to so many elements."""
-        held = {n: d.tensor for n, d in self.defaults.items() if d.tensor.data_type in WHOLE_TYPES}
+    def default_numbers(self, most: int, more: Collection[str] = ()) -> dict[str, Array]:
+        """Whole numbers that a run may leave out, and those of `more` names, of up to so many elements."""
+        held = {n: d.tensor for n, d in self.defaults.items() if d.tensor.data_type in WHOLE_TYPES or n in more}
         return {n: self.default_array(n) for n, t in held.items() if math.prod(t.dims) <= most}
 
     def array(self, tensor: gs.Constant) -> Array:

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from spa_compiler.algebra.expr import is_frozen
 from spa_compiler.ir.model import Model
+from spa_compiler.operators.facts import SHAPED_BY_VALUE
 from spa_compiler.operators.site import Value
 
 OVERRIDABLE = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3)}
@@ -165,3 +166,24 @@ def find_fed_values(model: Model) -> frozenset[str]:
         if node.op not in ("Shape", "Size") and any(t.name in found for t in node.inputs):
             found.update(t.name for t in node.outputs)
     return frozenset(found)
+
+
+def find_shaping_defaults(model: Model) -> frozenset[str]:
+    """Graph inputs with a default whose numbers say how large a value is: other numbers may fit no node behind it."""
+    if not model.defaults:
+        return frozenset()
+    todo = [t for n in model.graph.nodes for k, t in enumerate(n.inputs) if k in _find_shaping_slots(n)]
+    found, seen = set(), set()
+    while todo:
+        value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        found |= {value.name} & model.defaults.keys()
+        todo += [t for n in value.inputs if n.op not in ("Shape", "Size") for t in n.inputs]
+    return frozenset(found)
+
+
+def _find_shaping_slots(node: gs.Node) -> tuple[int, ...]:
+    scales = (1,) if node.op == "Resize" else ()  # in its first version
+    return SHAPED_BY_VALUE.get(node.op, ()) + scales

@@ -28,6 +28,7 @@ from spa_compiler.ir.model import Model, Shapes, find_element_type
 from spa_compiler.ir.subgraphs import list_subgraphs
 from spa_compiler.ir.symbols import Ties, find_input_axes, is_telling, make_input_types, substitute
 from spa_compiler.operators.facts import KEEPS_ENTRIES, SHAPED_BY_VALUE, SIZED_BY_DATA, UNFOLDED, can_grow
+from spa_compiler.operators.shape_uses import find_shaping_defaults
 from spa_compiler.shape_inference.control_flow import Flow
 from spa_compiler.shape_inference.environment import Facts, Shape, find_static_shape
 from spa_compiler.shape_inference.every_binding import ByNode, General, GeneralPass, evaluate_general
@@ -72,11 +73,11 @@ def evaluate(model: Model, sizes: dict[str, int], base: Facts | None = None) -> 
 
 
 def _record_inputs(model: Model, sizes: dict[str, int], facts: Facts) -> None:
-    """Record the types of graph inputs. Whole numbers that have a default are what it is: axes, bounds, counts."""
+    """Record the types of graph inputs. Axes, bounds, counts and scales that have a default are what it is."""
     for name, t in [*make_input_types(model, sizes).items(), *((n, d.info.type) for n, d in model.defaults.items())]:
         _check_size(model, f"there is an input '{name}'", t)
         facts.record_type(name, t)
-    for name, value in model.default_numbers(SMALL_VALUE).items():
+    for name, value in model.default_numbers(SMALL_VALUE, find_shaping_defaults(model)).items():
         facts.record_value(name, value, SMALL_VALUE)
 
 

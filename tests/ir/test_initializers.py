@@ -85,6 +85,20 @@ READERS: dict[str, tuple[str, dict[str, Any], list[Array]]] = {
         "k = Pad(x, t)  m = ReduceMean(k, zero)  h = Add(x, m)  %s  y = Identity(c)",
         {"t": np.array([1, 0, 0, 0]), "zero": np.array([0])}, [np.array([0, 0, 2, 0])],
     ),
+    "scales": (
+        "u = Reshape(x, four)  k = Resize<mode = \"nearest\">(u, , t)  m = ReduceMax<keepdims = 0>(k, last)"
+        "  n = Reshape(m, back)  h = Add(x, n)  %s  y = Identity(c)",
+        {"t": np.array([1, 1, 1, 2], np.float32), "four": np.array([1, 3, 8, 1]), "back": np.array([3, 8]),
+         "last": np.array([-1])},
+        [np.array([1, 1, 1, 3], np.float32)],
+    ),
+    "computed scales": (
+        "u = Reshape(x, four)  s = Concat<axis = 0>(ones, t)  r = Mul(s, s)  k = Resize<mode = \"nearest\">(u, , r)"
+        "  m = ReduceMax<keepdims = 0>(k, last)  n = Reshape(m, back)  h = Add(x, n)  %s  y = Identity(c)",
+        {"t": np.array([2], np.float32), "ones": np.ones(3, np.float32), "four": np.array([1, 3, 8, 1]),
+         "back": np.array([3, 8]), "last": np.array([-1])},
+        [np.array([3], np.float32)],
+    ),
     "a bias": ("h = Relu(x)  %s  y = Add(c, t)", {"t": np.ones(4, np.float32)}, [np.arange(4, dtype=np.float32)]),
     "a bias of channels": (
         "h = Relu(x)  a = MatMul(h, w1)  f = Add(a, t)  b = Relu(f)  e = MatMul(b, w3)  g = Relu(e)  y = MatMul(g, w4)",

@@ -348,7 +348,7 @@ def _measure_worth(
         return worth, {**worth.document(), "data": None, "notes": []}
     data = decide_scale(graph, given, ranges)
     worth, first = measure_worth_on_data(sessions, data)
-    taken = summarize_dataset(data, first, list(range(first.rows)), 0, worth.samples) | {"rows": worth.samples}
+    taken = summarize_dataset(data, [first], list(range(first.rows)), 0, worth.samples) | {"rows": worth.samples}
     return worth, {**worth.document(), "data": taken, "notes": [*first.notes, *check_scale(graph, data, first)]}
 
 

@@ -19,7 +19,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_compiler.algebra.sizes import find_size_symbols
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.bn_matching import draw_matched
 from spa_compiler.calibration.class_probabilities import compute_probabilities
@@ -47,7 +46,7 @@ from spa_compiler.interpreter.activation_maps import Adjust, is_rectified
 from spa_compiler.interpreter.deferred_inputs import Late
 from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.model import Model
-from spa_compiler.ir.symbols import find_input_axes, find_only_batch, make_array_types
+from spa_compiler.ir.symbols import find_only_batch, has_common_batch, make_array_types
 from spa_compiler.operators.facts import HOLDS_STATISTICS, is_convolution
 from spa_compiler.operators.movement import is_regrouping
 
@@ -125,7 +124,7 @@ def draw_calibration(
     if any(isinstance(s, Spoken) for s in found.values()) and not samples:
         pool = min(pool, MOST_CLIPS)
         planned = planned.limit(pool // CALIBRATION.chosen_one_of)
-    if not _has_common_batch(model):
+    if not has_common_batch(model):
         sets = _draw_separately(model, types, found, min(samples or planned.start, SEPARATE_RUNS), rng)
         said = f"{len(sets)} synthetic sets of inputs"
         return Calibration(
@@ -264,7 +263,7 @@ def draw_unselected(
 
     def draw(count: int) -> list[Feed]:
         rng, batch = make_apart_generator(seed), find_only_batch(model)
-        if not _has_common_batch(model):
+        if not has_common_batch(model):
             return _draw_separately(model, types, found, min(count, SEPARATE_RUNS), rng)
         inputs = fill_companions(model, {n: s.draw(max(count, batch), rng) for n, s in found.items()})
         return split_chunks(write_sentences(model, inputs, rng) or inputs, batch)
@@ -346,17 +345,6 @@ def choose_adjustment(graph: DependencyGraph) -> Adjust:
     """The maps that synthetic inputs need: the batch's own statistics, or shrunk deviations where folded."""
     normed = any(s.op in HOLDS_STATISTICS for s in graph.sites)
     return Adjust(batch_norm=normed, shrink=CALIBRATION.pull if has_folded_norms(graph) else 0.0)
-
-
-def _has_common_batch(model: Model) -> bool:
-    """Do all inputs have the same first axis, so that one row of each makes a sample?
-
-    A size that other axes have too is none of samples: the nodes of a graph, whose adjacency has as many columns.
-    """
-    axes = list(find_input_axes(model).values())
-    first = {a[0] if a else None for a in axes}
-    others = {s for a in axes for size in a[1:] for s in find_size_symbols(size)}
-    return len(first) <= 1 and None not in first and others.isdisjoint(f for f in first if isinstance(f, str))
 
 
 def _draw_separately(

@@ -76,11 +76,14 @@ def plan_samples(
     return plan_late_samples(graph, start, more, memory / longer, bool(samples)), pool
 
 
-def plan_given_samples(graph: DependencyGraph, given: int, samples: int, memory: int) -> SampleBudget:
-    """How many of the inputs that somebody gives are taken."""
-    start = min(samples or CALIBRATION.table_inputs, max(CALIBRATION.least_inputs, count_fitting(graph, memory)))
-    wanted = samples or min(CALIBRATION.table_inputs, max(start, count_affordable(graph)))
-    return plan_late_samples(graph, min(start, given), min(wanted, given), memory, bool(samples))
+def plan_given_samples(
+    graph: DependencyGraph, given: int, samples: int, memory: int, longer: float = 1.0
+) -> SampleBudget:
+    """How many of the inputs that somebody gives are taken; each takes `longer` times what it does in the analysis."""
+    fitting = count_fitting(graph, memory, longer)
+    start = min(samples or CALIBRATION.table_inputs, max(CALIBRATION.least_inputs, fitting))
+    wanted = samples or min(CALIBRATION.table_inputs, max(start, count_affordable(graph, longer)))
+    return plan_late_samples(graph, min(start, given), min(wanted, given), memory / longer, bool(samples))
 
 
 def plan_late_samples(

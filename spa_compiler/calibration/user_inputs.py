@@ -9,7 +9,7 @@ Rows are read in blocks, and only those stay that the plan of samples wants.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.datasets.dataset import Dataset, list_spread, open_dataset
 from spa_compiler.datasets.fitting import PICTURE_CHANNELS
 from spa_compiler.datasets.preprocess import Preprocess, ValueMap
-from spa_compiler.datasets.rows import Block, join_blocks
+from spa_compiler.datasets.rows import Block, join_blocks, merge_blocks, take_rows
 from spa_compiler.datasets.summary import summarize_dataset
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.input_ranges import inspect_inputs
@@ -62,9 +62,9 @@ COLOURS = 3
 class Choice:
     """Rows that moments are taken from, rows that are kept apart, and how those are read: None where there are none."""
 
-    block: Block
+    blocks: list[Block]
     rows: list[int] | None
-    read_apart: Callable[[int], Block] | None
+    read_apart: Callable[[int], list[Block]] | None
     apart: int
     of: int | None
 
@@ -77,10 +77,12 @@ def load_calibration(
     data = open_dataset(given, graph.model, preprocess or Preprocess(), name or "the inputs given")
     data = decide_scale(graph, data, ranges)
     data.check()
-    batch = find_only_batch(graph.model)
+    batch = 0 if data.is_whole else find_only_batch(graph.model)
+    longer = _measure_length(graph, data)
 
     def plan(count: int) -> SampleBudget:
-        return plan_given_samples(graph, count, samples, memory)
+        budget = plan_given_samples(graph, count, samples, memory, longer)
+        return replace(budget, kept=budget.start, at=0) if data.is_whole else budget
 
     count = data.rows.count
     chosen = (
@@ -88,28 +90,58 @@ def load_calibration(
         if count is not None
         else _take_first(data, plan, samples, batch)
     )
-    n = chosen.block.rows
+    n = _count_rows(chosen.blocks)
     if n < max(batch, 1):
         raise UsageError(f"{data.name}: the model runs {batch} inputs at a time, there are {n}")
     n -= n % batch if batch else 0
-    block = chosen.block.slice(0, n)
-    feeds, late = plan(n).split_feeds(block.inputs, batch)
+    blocks = take_rows(chosen.blocks, range(n))
+    first, late = blocks[0], None
+    if len(blocks) == 1 and not data.is_whole:
+        feeds, late = plan(n).split_feeds(first.inputs, batch)
+    else:
+        blocks = take_rows(blocks, range(plan(n).start))
+        feeds, n = _make_feeds(blocks, data, batch), _count_rows(blocks)
     few = n < CALIBRATION.trusted_pictures and any(
-        guess_kind(find_first_grid(graph, name, a.shape[1:])) in PICTURE_KINDS for name, a in block.inputs.items()
+        guess_kind(find_first_grid(graph, name, a.shape[1:])) in PICTURE_KINDS for name, a in first.inputs.items()
     )
+    what = "sets of inputs" if data.is_whole else "inputs"
+    notes = dict.fromkeys(note for b in blocks for note in b.notes)
     return Calibration(
-        feeds, f"{n} inputs from {data.name}", has_low_rank=few, late=late, apart=_make_reader(chosen, batch),
-        summary=summarize_dataset(data, block, chosen.rows, chosen.apart, chosen.of),
-        notes=(*block.notes, *check_scale(graph, data, block)),
+        feeds, f"{n} {what} from {data.name}", has_low_rank=few, late=late, apart=_make_reader(chosen, data, batch),
+        summary=summarize_dataset(data, blocks, chosen.rows, chosen.apart, chosen.of),
+        notes=(*notes, *check_scale(graph, data, first)),
     )  # fmt: skip
 
 
-def _make_reader(chosen: Choice, batch: int) -> Callable[[int], list[Feed]] | None:
+def _count_rows(blocks: Sequence[Block]) -> int:
+    return sum(b.rows for b in blocks)
+
+
+def _make_feeds(blocks: Sequence[Block], data: Dataset, batch: int) -> list[Feed]:
+    """The runs that blocks hold, or chunks of their rows."""
+    if data.is_whole:
+        return [run.inputs for b in blocks for run in b.split_runs()]
+    return [feed for b in blocks for feed in split_chunks(b.inputs, batch)]
+
+
+def _measure_length(graph: DependencyGraph, data: Dataset) -> float:
+    """How many times as much a run takes as at the sizes of the analysis, where rows are whole runs; else 1."""
+    if not data.is_whole:
+        return 1.0
+    block = data.look()
+    given = sum(a[0].size for a in block.inputs.values())
+    analysed = sum(math.prod(graph.values[n].shape) for n in block.inputs if n in graph.values)
+    first = next(iter(block.inputs))
+    rows = max(1, graph.values[first].shape[0]) if first in graph.values and graph.values[first].shape else 1
+    return float(max(given / max(analysed, 1), 1.0) * rows)
+
+
+def _make_reader(chosen: Choice, data: Dataset, batch: int) -> Callable[[int], list[Feed]] | None:
     """Feeds of rows that were kept apart."""
     read = chosen.read_apart
     if read is None or chosen.apart < max(batch, 1):
         return None
-    return lambda wanted: split_chunks(read(wanted).inputs, batch)
+    return lambda wanted: _make_feeds(read(wanted), data, batch)
 
 
 def _choose_rows(data: Dataset, count: int, plan: Callable[[int], SampleBudget], samples: int, batch: int) -> Choice:
@@ -123,12 +155,12 @@ def _choose_rows(data: Dataset, count: int, plan: Callable[[int], SampleBudget],
     else:
         apart = _keep_share(count) if not samples else []
         taken = sorted(set(range(count)) - set(apart))
-    block = join_blocks(data.rows.read_blocks(taken))
+    blocks = merge_blocks(data.rows.read_blocks(taken))
 
-    def read(most: int) -> Block:
-        return join_blocks(data.rows.read_blocks([apart[k] for k in list_spread(len(apart), max(most, 1))]))
+    def read(most: int) -> list[Block]:
+        return merge_blocks(data.rows.read_blocks([apart[k] for k in list_spread(len(apart), max(most, 1))]))
 
-    return Choice(block, taken, read if apart else None, len(apart), count)
+    return Choice(blocks, taken, read if apart else None, len(apart), count)
 
 
 def _take_first(data: Dataset, plan: Callable[[int], SampleBudget], samples: int, batch: int) -> Choice:
@@ -144,19 +176,19 @@ def _take_first(data: Dataset, plan: Callable[[int], SampleBudget], samples: int
             break
     if not blocks:
         raise UsageError(f"{data.name}: it ends at once: expected arrays, dictionaries of arrays, or feeds")
-    whole = join_blocks(blocks)
+    whole = merge_blocks(blocks)
     if rows > wanted:
         apart = list(range(wanted, min(rows, wanted + MOST_APART)))
         taken = list(range(wanted))
     else:
         apart = _keep_share(rows) if not samples else []
         taken = sorted(set(range(rows)) - set(apart))
-    rest = whole.take(apart)
+    rest = take_rows(whole, apart)
 
-    def read(most: int) -> Block:
-        return rest.take(list_spread(rest.rows, max(most, 1)))
+    def read(most: int) -> list[Block]:
+        return take_rows(rest, list_spread(len(apart), max(most, 1)))
 
-    return Choice(whole.take(taken), taken, read if apart else None, len(apart), rows if ended else None)
+    return Choice(take_rows(whole, taken), taken, read if apart else None, len(apart), rows if ended else None)
 
 
 def _keep_share(count: int) -> list[int]:
@@ -222,6 +254,8 @@ def make_value_map(scale: Scale) -> ValueMap:
 def check_scale(graph: DependencyGraph, data: Dataset, block: Block) -> tuple[str, ...]:
     """A note where pictures are far from the scale that the model wants and it answers otherwise for that reason."""
     found: list[str] = []
+    if data.is_whole:
+        return ()
     for spec in data.specs:
         x = block.inputs[spec.name][:CHECKED_ROWS]
         if len(data.specs) > 1 or spec.dtype.kind != "f" or not _is_picture(graph, spec.name, x):

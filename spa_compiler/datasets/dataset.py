@@ -47,6 +47,7 @@ from spa_compiler.datasets.sounds import SoundForm, decode_sound, find_sound_for
 from spa_compiler.datasets.texts import TextRows, check_ids, find_tokenizer, make_text_rows, read_text
 from spa_compiler.errors import UsageError
 from spa_compiler.ir.model import Model
+from spa_compiler.ir.symbols import has_common_batch
 
 Array = NDArray[Any]
 CHECKED_FILES = 64
@@ -94,12 +95,32 @@ class Dataset:
     def read_batches(self, rows: Sequence[int] | None = None) -> Iterator[Block]:
         """Blocks as the model runs them: of its fixed size, else of at most BLOCK_ROWS rows.
 
-        A fixed size leaves out an incomplete last block. Raises UsageError for what cannot be read, and for labels
-        that the model cannot give.
+        A fixed size leaves out an incomplete last block; rows of other shapes begin another; a run of inputs that
+        share no first axis is one. Raises UsageError for what cannot be read, and for labels that the model cannot
+        give.
         """
+        if self.is_whole:
+            yield from self._read_runs(rows)
+            return
         for block in regroup_blocks(self.rows.read_blocks(rows), self.batch or BLOCK_ROWS, bool(self.batch)):
             check_labels(self.name, block.labels, self.classes)
             yield block
+
+    def _read_runs(self, rows: Sequence[int] | None) -> Iterator[Block]:
+        for block in self.rows.read_blocks(rows):
+            check_labels(self.name, block.labels, self.classes)
+            yield from block.split_runs()
+
+    def look(self) -> Block:
+        """The first block; of a stream it is given once more afterwards."""
+        if isinstance(self.rows, StreamRows):
+            return self.rows.look()
+        return next(iter(self.rows.read_blocks([0])))
+
+    @property
+    def is_whole(self) -> bool:
+        """Is a row all that a run is given, because inputs have no first axis in common?"""
+        return any(s.is_whole for s in self.specs)
 
     def check(self) -> None:
         """Raise UsageError for what can be seen to be wrong before any work."""
@@ -142,6 +163,11 @@ class _Opening:
     model: Model
     preprocess: Preprocess
 
+    @property
+    def array_specs(self) -> list[InputSpec]:
+        """The inputs as arrays are given for them: row by row, or run by run where they share no first axis."""
+        return self.specs if has_common_batch(self.model) else [s.make_whole() for s in self.specs]
+
     def open_path(self, path: Path) -> Dataset:
         """A folder, or one file."""
         if path.is_dir():
@@ -152,7 +178,7 @@ class _Opening:
             raise UsageError(f"{path}: no such file or folder" if not path.suffix else f"{path}: no such file")
         if kind in ("pictures", "sounds", "texts"):
             return self.open_files(path, kind, [path])
-        return self.open_arrays(path.name, open_array_file(path, self.specs, self.array_values(path.name)))
+        return self.open_arrays(path.name, open_array_file(path, self.array_specs, self.array_values(path.name)))
 
     def open_files(self, path: Path, kind: str, files: list[Path]) -> Dataset:
         """Files of one kind."""
@@ -160,8 +186,8 @@ class _Opening:
         if kind == "arrays":
             values = self.array_values(path.name)
             if len(files) == 1:
-                return self.open_arrays(path.name, open_array_file(files[0], self.specs, values))
-            return self.make("arrays", path.name, ArrayFileRows(files, self.specs, values), "", values)
+                return self.open_arrays(path.name, open_array_file(files[0], self.array_specs, values))
+            return self.make("arrays", path.name, ArrayFileRows(files, self.array_specs, values), "", values)
         if kind == "texts":
             return self.open_texts(path, files, labels, rule)
         if len(self.specs) != 1:
@@ -261,11 +287,11 @@ class _Opening:
             arrays = {str(n): np.asarray(a) for n, a in found.items()}
         except (ValueError, TypeError, RuntimeError) as e:
             raise UsageError(f"{where}: not arrays of numbers ({e})") from e
-        return make_array_rows(where, arrays, self.specs, values)
+        return make_array_rows(where, arrays, self.array_specs, values)
 
     def open_stream(self, items: Iterator[Any], where: str, name: str, values: ValueMap | None) -> Dataset:
         """Items as they come."""
-        return self.make("stream", name, StreamRows(where, items, self.specs, values), "", values)
+        return self.make("stream", name, StreamRows(where, items, self.array_specs, values), "", values)
 
     def array_values(self, name: str) -> ValueMap | None:
         """The map of the values of arrays: none but what is said; their scale is 1 where it is not."""
@@ -280,11 +306,10 @@ class _Opening:
         outputs = self.model.header.graph.output
         dims = [d.dim_value for d in outputs[0].type.tensor_type.shape.dim] if outputs else []
         classes = dims[1] if len(dims) == 2 else 0
-        fixed = max(self.specs[0].dims[0], 0) if self.specs and self.specs[0].dims else 0
+        specs = self.array_specs if kind in ("arrays", "stream") else self.specs
+        fixed = max(specs[0].dims[0], 0) if specs and specs[0].dims else 0
         decided = "--preprocess" if values is not None else ""
-        return Dataset(
-            name, kind, rows, self.specs, fixed, self.preprocess, classes, rule, values=values, decided=decided
-        )
+        return Dataset(name, kind, rows, specs, fixed, self.preprocess, classes, rule, values=values, decided=decided)
 
 
 def _find_entry(found: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,20 @@ PICTURE_CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True)
 class InputSpec:
-    """An input of the model: sizes (0: any), type, and the number of entries of what its ids point to, or 0."""
+    """An input of the model: sizes (0: any), type, and the number of entries of what its ids point to, or 0.
+
+    `is_whole`: a row is all that a run is given, and the first axis counts the runs; the model has one axis less.
+    """
 
     name: str
     dims: tuple[int, ...]
     dtype: np.dtype[Any]
     limit: int = 0
+    is_whole: bool = False
+
+    def make_whole(self) -> InputSpec:
+        """The same input where rows are whole runs."""
+        return self if self.is_whole else replace(self, dims=(0, *self.dims), is_whole=True)
 
 
 def list_specs(model: Model) -> list[InputSpec]:
@@ -57,14 +65,14 @@ def fit_arrays(
     where: str, arrays: Mapping[str, Array], specs: Sequence[InputSpec], values: ValueMap | None = None
 ) -> dict[str, Array]:
     """Arrays by input. Raises UsageError that names the array, what it is and what the model takes."""
-    return {s.name: fit_array(where, s, _pick_array(where, s.name, arrays, len(specs)), values) for s in specs}
+    return {s.name: fit_array(where, s, pick_array(where, s.name, arrays, len(specs)), values) for s in specs}
 
 
 def list_moves(where: str, arrays: Mapping[str, Array], specs: Sequence[InputSpec]) -> tuple[str, ...]:
     """Notes on arrays whose axes stand in another order than the model's, which `fit_arrays` puts right."""
     found: list[str] = []
     for s in specs:
-        row, wanted = _pick_array(where, s.name, arrays, len(specs)).shape[1:], s.dims[1:]
+        row, wanted = pick_array(where, s.name, arrays, len(specs)).shape[1:], s.dims[1:]
         arrangement = plan_arrangement(row, wanted)
         if arrangement is not None and arrangement.note:
             shape, taken = list(row), list(arrangement.shape)
@@ -72,7 +80,8 @@ def list_moves(where: str, arrays: Mapping[str, Array], specs: Sequence[InputSpe
     return tuple(found)
 
 
-def _pick_array(where: str, name: str, arrays: Mapping[str, Array], inputs: int) -> Array:
+def pick_array(where: str, name: str, arrays: Mapping[str, Array], inputs: int) -> Array:
+    """The array for an input. Raises UsageError that names the input where there is none."""
     if name in arrays:
         return arrays[name]
     if inputs == 1 and len(arrays) == 1:
@@ -92,7 +101,8 @@ def fit_array(where: str, spec: InputSpec, array: Array, values: ValueMap | None
     arrangement = plan_arrangement(array.shape[1:], spec.dims[1:]) if array.ndim and spec.dims else None
     if arrangement is None and array.shape != spec.dims:
         hint = describe_misfit(array.shape[1:], spec.dims[1:])
-        raise UsageError(f"{what} has shape {list(array.shape)}, the model takes {list(spec.dims)} (0 = any){hint}")
+        shape, dims = (list(sizes)[spec.is_whole :] for sizes in (array.shape, spec.dims))
+        raise UsageError(f"{what} has shape {shape}, the model takes {dims} (0 = any){hint}")
     array = arrangement.apply(array) if arrangement is not None else array
     if values is not None and not values.is_identity:
         array = values.apply(array, find_channel_axis(array.shape))

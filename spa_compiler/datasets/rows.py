@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from spa_compiler.datasets.arrays import load_npy, load_npz
 from spa_compiler.datasets.axis_order import plan_arrangement
-from spa_compiler.datasets.fitting import InputSpec, count_rows, fit_arrays, list_moves, take_labels
+from spa_compiler.datasets.fitting import InputSpec, count_rows, fit_arrays, list_moves, pick_array, take_labels
 from spa_compiler.datasets.preprocess import ValueMap
 from spa_compiler.errors import SpaError, UsageError
 
@@ -26,15 +26,21 @@ BLOCK_ROWS = 64
 
 @dataclass(frozen=True)
 class Block:
-    """Rows by input, their labels or None, and notes on axes that were moved."""
+    """Rows by input, their labels or None, and notes on axes that were moved.
+
+    `is_run`: not rows, but all that one run is given: inputs that have no first axis in common.
+    """
 
     inputs: dict[str, Array]
     labels: Array | None = None
     notes: tuple[str, ...] = ()
+    is_run: bool = False
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
+        """Number of rows; a whole run is one."""
+        if self.is_run:
+            return 1
         return max((len(a) for a in self.inputs.values() if a.ndim), default=0)
 
     def slice(self, start: int, stop: int) -> Block:
@@ -46,6 +52,21 @@ class Block:
         """The rows with these numbers."""
         labels = None if self.labels is None else self.labels[list(rows)]
         return Block({n: a[list(rows)] for n, a in self.inputs.items()}, labels, self.notes)
+
+    def split_runs(self) -> Iterator[Block]:
+        """Each row as all that a run is given."""
+        for k in range(self.rows):
+            labels = None if self.labels is None else np.atleast_1d(self.labels[k])
+            yield Block({n: np.asarray(a[k]) for n, a in self.inputs.items()}, labels, self.notes, is_run=True)
+
+    def has_shapes_of(self, other: Block) -> bool:
+        """Have rows of both the same shapes, and both labels or none?"""
+        if (self.labels is None) != (other.labels is None):
+            return False
+        pairs = [(a, other.inputs[n]) for n, a in self.inputs.items()]
+        if self.labels is not None and other.labels is not None:
+            pairs.append((self.labels, other.labels))
+        return not self.is_run and all(a.shape[1:] == b.shape[1:] for a, b in pairs)
 
 
 class RowSource(Protocol):
@@ -186,10 +207,11 @@ def make_array_rows(
     if len(specs) == 1 and picked[specs[0].name] is None and len(arrays) == 1:
         picked = {specs[0].name: next(iter(arrays.values()))}
     if any(a is None for a in picked.values()) or (len(specs) > 1 and any(s.name not in arrays for s in specs)):
-        fit_arrays(where, arrays, specs)  # which says what is missing
-    made = ArrayRows(
-        where, {n: a for n, a in picked.items() if a is not None}, _read_labels(where, labels), specs, values
-    )
+        for s in specs:  # which says what is missing
+            pick_array(where, s.name, arrays, len(specs))
+    given = {n: a for n, a in picked.items() if a is not None}
+    given, labels = _add_runs(given, _read_labels(where, labels), specs)
+    made = ArrayRows(where, given, labels, specs, values)
     made.count  # noqa: B018  # raises where lengths differ
     return made
 
@@ -207,11 +229,31 @@ def read_item(where: str, item: Any, specs: Sequence[InputSpec], values: ValueMa
     except (ValueError, TypeError, RuntimeError) as e:
         raise UsageError(f"{where}: not an array of numbers ({e})") from e
     labels = take_labels(arrays, specs) if labels is None else labels
-    arrays = {n: _add_rows(a, next((s for s in specs if s.name == n), specs[0])) for n, a in arrays.items()}
-    inputs = fit_arrays(where, arrays, specs, values)
     labels = _read_labels(where, labels)
+    if specs[0].is_whole:
+        arrays, labels = _add_runs(arrays, labels, specs)
+    else:
+        arrays = {n: _add_rows(a, next((s for s in specs if s.name == n), specs[0])) for n, a in arrays.items()}
+    inputs = fit_arrays(where, arrays, specs, values)
     count_rows(where, inputs, labels)
     return Block(inputs, labels, list_moves(where, arrays, specs))
+
+
+def _add_runs(
+    arrays: dict[str, Array], labels: Array | None, specs: Sequence[InputSpec]
+) -> tuple[dict[str, Array], Array | None]:
+    """Where rows are whole runs: arrays and labels of one run get an axis of runs, and are there for each of several.
+
+    Arrays with an axis more than the model takes hold several runs already.
+    """
+    dims = {s.name: s.dims for s in specs if s.is_whole}
+    single = {n for n, a in arrays.items() if n in dims and a.ndim == len(dims[n]) - 1}
+    if not single:
+        return arrays, labels
+    runs = max((len(a) for n, a in arrays.items() if n in dims and n not in single), default=1)
+    if len(single) == len(arrays) and labels is not None:
+        labels = labels[None]
+    return {n: np.broadcast_to(a, (runs, *a.shape)) if n in single else a for n, a in arrays.items()}, labels
 
 
 def _add_rows(array: Array, spec: InputSpec) -> Array:
@@ -238,10 +280,37 @@ def join_blocks(blocks: Iterable[Block]) -> Block:
     return Block(inputs, np.concatenate(labels) if len(labels) == len(parts) else None, notes)
 
 
+def merge_blocks(blocks: Iterable[Block]) -> list[Block]:
+    """The same rows in as few blocks as their shapes allow: sequences of other lengths stay apart."""
+    groups: list[list[Block]] = []
+    for block in blocks:
+        if groups and groups[-1][0].has_shapes_of(block):
+            groups[-1].append(block)
+        else:
+            groups.append([block])
+    return [join_blocks(g) if len(g) > 1 else g[0] for g in groups]
+
+
+def take_rows(blocks: Sequence[Block], rows: Sequence[int]) -> list[Block]:
+    """The rows with these numbers, counted through all blocks, in the order of the blocks."""
+    out: list[Block] = []
+    before = 0
+    for block in blocks:
+        mine = [r - before for r in rows if before <= r < before + block.rows]
+        before += block.rows
+        if mine:
+            out.append(block if len(mine) == block.rows else block.take(mine))
+    return out
+
+
 def regroup_blocks(blocks: Iterable[Block], rows: int, complete: bool) -> Iterator[Block]:
     """The same rows in blocks of so many; an incomplete last one is left out where blocks have to be `complete`."""
     rest: Block | None = None
     for block in blocks:
+        if rest is not None and not rest.has_shapes_of(block):
+            if not complete and rest.rows:
+                yield rest
+            rest = None
         rest = block if rest is None else join_blocks([rest, block])
         while rest.rows >= rows:
             yield rest.slice(0, rows)

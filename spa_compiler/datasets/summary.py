@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,17 @@ MOST_CHANNELS = 8
 
 
 def summarize_dataset(
-    data: Dataset, block: Block, rows: list[int] | None, apart: int, of: int | None
+    data: Dataset, blocks: Sequence[Block], rows: list[int] | None, apart: int, of: int | None
 ) -> dict[str, Json]:
-    """The section of the report: `block` is what was taken, `rows` their numbers, `of` how many there were."""
+    """The section of the report: `blocks` are what was taken, `rows` their numbers, `of` how many there were.
+
+    Shapes, ranges and pictures are those of the first block.
+    """
+    block = blocks[0]
     return {
         "name": data.name,
         "kind": data.kind,
-        "rows": block.rows,
+        "rows": sum(b.rows for b in blocks),
         "of": of,
         "apart": apart,
         "sizes": _describe_sizes(data, rows),
@@ -41,7 +45,7 @@ def summarize_dataset(
         "values": data.values.describe() if data.values is not None else ValueMap().describe(),
         "decided": data.decided or "the caller",
         "labels": data.label_rule,
-        "ranges": {n: measure_ranges(a) for n, a in block.inputs.items()},
+        "ranges": {n: measure_ranges(a[None] if block.is_run else a) for n, a in block.inputs.items()},
         "thumbnails": list(make_thumbnails(data, block)),
     }
 
@@ -71,7 +75,7 @@ def _describe_sizes(data: Dataset, rows: list[int] | None) -> str:
 def make_thumbnails(data: Dataset, block: Block) -> list[str]:
     """Some of the rows as small pictures, as the model takes them: data URIs of JPEG."""
     spec = data.specs[0]
-    form = _find_form(data, spec, block)
+    form = None if data.is_whole else _find_form(data, spec, block)
     if form is None:
         return []
     return [_make_thumbnail(block.inputs[spec.name][k], form) for k in list_spread(block.rows, THUMBNAILS)]

@@ -155,6 +155,17 @@ def _bind_names(t: onnx.TypeProto.Tensor, sizes: dict[str, int]) -> None:
             d.dim_value = max(number or PRIMES[0][0], 1)
 
 
+def has_common_batch(model: Model) -> bool:
+    """Do all inputs have the same first axis, so that one row of each makes a sample?
+
+    A size that other axes have too is none of samples: the nodes of a graph, whose adjacency has as many columns.
+    """
+    axes = list(find_input_axes(model).values())
+    first = {a[0] if a else None for a in axes}
+    others = {s for a in axes for size in a[1:] for s in find_size_symbols(size)}
+    return len(first) <= 1 and None not in first and others.isdisjoint(f for f in first if isinstance(f, str))
+
+
 def find_only_batch(model: Model) -> int:
     """The first input's first size where both bindings have the same, or 0: exporters write 1 under a symbol."""
     bound = model.shapes.sizes.items() if model.shapes else ()

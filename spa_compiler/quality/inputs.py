@@ -107,7 +107,7 @@ def match_scale(drawn: Sequence[Feed], given: Sequence[Feed]) -> list[Feed]:
         near = 1 / FAR_SCALE <= spread / max(std, 1e-30) <= FAR_SCALE and abs(mean - own) <= FAR_SCALE * std
         if not near and spread > 0:
             for f in out:
-                f[name] = ((f[name] - own) / spread * std + mean).astype(f[name].dtype)
+                f[name] = np.asarray((f[name] - own) / spread * std + mean, f[name].dtype)  # 0-d stays an array
     return out
 
 

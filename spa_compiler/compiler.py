@@ -31,7 +31,7 @@ from spa_compiler.datasets.summary import summarize_dataset
 from spa_compiler.errors import GateError, ModelError, UsageError, VerificationError
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.parallel import PROCESSORS, bound_threads
-from spa_compiler.execution.session import check_loads, find_deadly_signal, open_quiet_session
+from spa_compiler.execution.session import check_loads, find_deadly_signal, open_file_session
 from spa_compiler.execution.time_limit import limit_time
 from spa_compiler.exit_codes import ExitCode
 from spa_compiler.ir.external_data import PROTOBUF_LIMIT
@@ -298,7 +298,8 @@ def _make_report(state: State, text: str, file: Path, options: Options, data: Da
     if state.is_changed() and (ended := find_deadly_signal(state.source, file)):
         raise VerificationError(f"onnxruntime ends the process ({ended}) when it loads the compiled model")
     try:
-        sessions = [open_quiet_session(str(f), 3, options.threads) for f in (state.source.path, file)]
+        nodes = state.source.graph.nodes
+        sessions = [open_file_session(f, nodes, 3, options.threads) for f in (state.source.path, file)]
     except Exception as e:
         raise ModelError(f"onnxruntime cannot load the model: {' '.join(str(e).split())[:400]}") from e
     only = find_only_sizes(state.require_graph().model) if state.graph is not None else {}

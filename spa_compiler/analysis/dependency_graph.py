@@ -312,7 +312,7 @@ def _make_site(model: Model, node: gs.Node, values: dict[str, Value], chain: Cha
         if (
             isinstance(t, gs.Constant)
             and math.prod(t.shape) <= 1 << 16
-            and find_element_type(t) in (TensorProto.INT32, TensorProto.INT64)
+            and find_element_type(t) in (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
         ):
             consts[i] = model.array(t)
     inputs = [values.get(t.name) if t.name else None for t in node.inputs]

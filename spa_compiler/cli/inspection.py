@@ -24,7 +24,7 @@ from spa_compiler.errors import (
 )
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.outputs import run_arrays
-from spa_compiler.execution.session import check_loads, list_outputs, open_quiet_session
+from spa_compiler.execution.session import check_loads, list_outputs, open_file_session
 from spa_compiler.ir.memory import USUAL_MEMORY, parse_bytes
 from spa_compiler.ir.reader import load
 from spa_compiler.ir.snapshots import Snapshot
@@ -184,7 +184,7 @@ def open_sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snaps
         check_memory(model)  # onnxruntime computes what follows from constants when it opens a file
         files = files.join(model.files)
         try:
-            out.append(open_quiet_session(str(path), 3, options.threads))
+            out.append(open_file_session(path, model.graph.nodes, 3, options.threads))
         except Exception as e:
             raise ModelError(f"{path}: onnxruntime cannot load it: {' '.join(str(e).split())[:300]}") from e
     return out, files

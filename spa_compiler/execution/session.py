@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
@@ -22,8 +24,10 @@ from spa_compiler.execution.parallel import bound_threads
 from spa_compiler.execution.time_limit import watch_run
 from spa_compiler.ir.external_data import PROTOBUF_LIMIT
 from spa_compiler.ir.model import Model, find_element_type
+from spa_compiler.ir.reader import read_proto
+from spa_compiler.ir.subgraphs import list_subgraphs
 from spa_compiler.ir.writer import write
-from spa_compiler.operators.facts import CELLS, CONTRACTS_INTEGERS
+from spa_compiler.operators.facts import CELLS, CONTRACTS_INTEGERS, DRAWS, RANDOM_OPERATORS
 
 Array = NDArray[Any]
 LEVELS = (
@@ -79,7 +83,7 @@ def open_session(
     Raises ModelError with onnxruntime's message.
     """
     try:
-        with _lift_weights(proto) as weights:
+        with _fix_seeds(proto), _lift_weights(proto) as weights:
             data = _serialize(proto)
         if data is not None:
             return open_quiet_session(data, level, threads, str(folder.resolve()), exact, weights)
@@ -120,6 +124,48 @@ def find_deadly_signal(model: Model, path: Path) -> str:
     return signal.Signals(-code).name if code < 0 else ""
 
 
+def open_file_session(path: Path, nodes: Iterable[gs.Node], level: int, threads: int) -> ort.InferenceSession:
+    """A CPU session of the file of a model with these nodes; what it draws at random is the same in every session."""
+    if any(node.op in DRAWS for node in nodes):
+        return open_session(read_proto(path), path.parent, level, threads, str(path))
+    return open_quiet_session(str(path), level, threads)
+
+
+def has_chance(graph: onnx.GraphProto) -> bool:
+    """Does a node draw random numbers?"""
+    return any(True for _ in _iterate_drawing(graph))
+
+
+def _iterate_drawing(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Nodes that draw random numbers, those in bodies among them."""
+    for node in graph.node:
+        for body in list_subgraphs(node):
+            yield from _iterate_drawing(body)
+        is_drawing = node.op_type in RANDOM_OPERATORS or (node.op_type in DRAWS and len(node.input) > 2)
+        if is_drawing and node.domain in ("", "ai.onnx"):
+            yield node
+
+
+@contextmanager
+def _fix_seeds(proto: onnx.ModelProto) -> Iterator[None]:
+    """Meanwhile nodes that draw random numbers have a seed by the name of what they give.
+
+    Onnxruntime takes the place of a node for its seed: with a node more in front of it, the numbers are others.
+    """
+    seeded = [n for n in _iterate_drawing(proto.graph) if all(a.name != "seed" for a in n.attribute)]
+    for node in seeded:
+        seed = zlib.crc32(node.output[0].encode()) % MOST_SEEDS
+        value = float(seed) if node.op_type in RANDOM_OPERATORS else seed
+        node.attribute.append(onnx.helper.make_attribute("seed", value))
+    try:
+        yield
+    finally:
+        for node in seeded:
+            del node.attribute[-1]
+
+
+MOST_SEEDS = 1 << 20
+"""Seeds are numbers that float32 holds exactly."""
 LARGE_WEIGHT = 1 << 16
 """Bytes from which a weight is handed to onnxruntime as an array: a model of 100 MB is written and read for nothing."""
 LIFTED_TYPES = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t)): t for t in "efdbBil"}

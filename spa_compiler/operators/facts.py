@@ -24,6 +24,8 @@ RANDOM_OPERATORS = frozenset(
     "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Multinomial Bernoulli".split()
 )
 """Operators that give other numbers in every run."""
+DRAWS = RANDOM_OPERATORS | {"Dropout"}
+"""Operators that take a seed for the numbers that they draw; Dropout draws in training mode, its third input."""
 UNFOLDED = RANDOM_OPERATORS | {"QuantizeLinear", "DequantizeLinear", "Dropout"}
 """Chance, and the format in which numbers are stored: never computed beforehand."""
 POINTWISE = frozenset([*UNARY, "QuantizeLinear", "DequantizeLinear", "Add", "Div", "Mul", "Sub"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 
 from spa_compiler.errors import ModelError, TimeLimitError
 from spa_compiler.execution.parallel import map_parallel
-from spa_compiler.execution.session import add_outputs, describe_failed_run, open_exact_session, open_quiet_session
+from spa_compiler.execution.session import (
+    add_outputs,
+    describe_failed_run,
+    has_chance,
+    open_exact_session,
+    open_quiet_session,
+)
 from spa_compiler.ir.control_flow import find_chains, is_marker
 from spa_compiler.ir.model import Model
 from spa_compiler.ir.reader import read_proto
-from spa_compiler.operators.facts import CONTRACTS_INTEGERS
+from spa_compiler.operators.facts import CONTRACTS_INTEGERS, DRAWS
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -30,10 +36,15 @@ class Side:
         known = {o for n in proto.graph.node for o in n.output} | {i.name for i in proto.graph.input}
         known |= {t.name for t in proto.graph.initializer}
         self.names = [n for n in dict.fromkeys(names) if n in known]
-        self._take(open_exact_session(add_outputs(proto, self.names), folder, level, 1, what))
+        add_outputs(proto, self.names)
 
-    def _take(self, session: ort.InferenceSession) -> None:
-        self.session = session
+        def open_anew() -> ort.InferenceSession:
+            return open_exact_session(proto, folder, level, 1, what)
+
+        self._take(open_anew(), open_anew if has_chance(proto.graph) else None)
+
+    def _take(self, session: ort.InferenceSession, open_anew: Callable[[], ort.InferenceSession] | None = None) -> None:
+        self.session, self.open_anew = session, open_anew
         self.inputs = {i.name for i in (*session.get_inputs(), *session.get_overridable_initializers())}
 
     @classmethod
@@ -46,7 +57,7 @@ class Side:
         outputs = {t.name for t in source.graph.outputs}
         if not source.path.is_file():
             return cls(source.proto(), source.folder, names, what)
-        if not outputs.issuperset(names) or any(n.op in CONTRACTS_INTEGERS for n in source.graph.nodes):
+        if not outputs.issuperset(names) or any(n.op in CONTRACTS_INTEGERS | DRAWS for n in source.graph.nodes):
             return cls(read_proto(source.path), source.folder, names, what)
         out = cls.__new__(cls)
         out.what, out.names = what, names
@@ -57,11 +68,15 @@ class Side:
         return out
 
     def run(self, feed: Mapping[str, Array], names: Iterable[str]) -> dict[str, Any]:
-        """These of its values, as far as it has them; inputs that it does not have are left out."""
+        """These of its values, as far as it has them; inputs that it does not have are left out.
+
+        Random numbers are those of a first run, whatever was run before.
+        """
         asked = [n for n in dict.fromkeys(names) if n in set(self.names)]
         given = {n: a for n, a in feed.items() if n in self.inputs}
+        session = self.open_anew() if self.open_anew is not None else self.session
         try:
-            return dict(zip(asked, self.session.run(asked, given), strict=True)) if asked else {}
+            return dict(zip(asked, session.run(asked, given), strict=True)) if asked else {}
         except TimeLimitError:
             raise
         except Exception as e:

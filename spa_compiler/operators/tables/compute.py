@@ -25,6 +25,7 @@ BitCast Affine ParametricSoftplus Scale ScaledTanh""".split()
 """Functions of one number that do not give 0 for 0, or of which nobody has said that they do."""
 OPERATIONS = """And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Mod Or
 Pow SwiGLU Xor""".split()
+DRAWN_BY_POSITION = "random numbers are drawn position by position"
 GROUP_DEFAULT = {"group": 1}
 """Convolutions that say nothing of groups have one."""
 
@@ -38,6 +39,13 @@ def elementwise(site: Site) -> None:
     """Every axis passes, with broadcasting from the right."""
     ins, outs = ", ".join(["x..."] * len(site.inputs)), ", ".join(["x..."] * len(site.outputs))
     rule(f"{ins} -> {outs}")(site)
+
+
+def dropout(site: Site) -> None:
+    """Every axis passes; in training mode, its third input, random numbers are drawn position by position."""
+    elementwise(site)
+    if len(site.inputs) > 2 and site.inputs[2] is not None and (2 not in site.consts or site.consts[2].any()):
+        site.freeze_all([site.x(), *site.outputs], DRAWN_BY_POSITION)
 
 
 def matmul(site: Site) -> None:
@@ -316,7 +324,7 @@ RULES: dict[str, Rule] = {
     "ReduceProd": Row(reduction, neutral=1.0),
     "ReduceLogSumExp": Row(reduction, neutral=-math.inf),
     "Identity": Row(elementwise, unary=True, zero="keeps", identity=True, reorders=True),
-    "Dropout": Row(elementwise, zero="keeps", one_output=True, identity=True),
+    "Dropout": Row(dropout, zero="keeps", one_output=True, identity=True),
     "Cast": Row(elementwise, unary=True, zero="keeps", reorders=True),
     "Relu": Row(elementwise, unary=True, zero="keeps", rectifies=True),
     "Clip": Row(elementwise, zero="clip"),

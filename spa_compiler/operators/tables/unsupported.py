@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from spa_compiler.operators.rule import freeze_rule
 from spa_compiler.operators.site import Row, Rule
+from spa_compiler.operators.tables.compute import DRAWN_BY_POSITION
 from spa_compiler.operators.traits import UNCOUNTED
 
 REASONS: dict[str, str] = {
     "its positions depend on data": """Compress Unique MaxUnpool Multinomial StringSplit
         TfIdfVectorizer RegexFullMatch""",
     "its size is an operand": "Range EyeLike HannWindow HammingWindow BlackmanWindow MelWeightMatrix AffineGrid",
-    "random numbers are drawn position by position": """RandomNormal RandomNormalLike RandomUniform RandomUniformLike
+    DRAWN_BY_POSITION: """RandomNormal RandomNormalLike RandomUniform RandomUniformLike
         Bernoulli""",
     "a loss over named classes": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
     "sequences and optionals have no axes": """ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty

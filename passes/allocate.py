@@ -68,6 +68,10 @@ class Allocate:
     group_ratio: tuple[str, ...] = make_option(
         (), "A ratio of their own for some groups, also a larger one.", "budget", metavar="PATTERN=R"
     )
+    layer_ratio: tuple[str, ...] = make_option(
+        (), "Share of the weights that contractions lose, by node or weight: widths follow by least squares.",
+        "budget", metavar="PATTERN=R",
+    )  # fmt: skip
     threads: int = make_threads_option()
     block: int = 0
     name: ClassVar[str] = "allocate"
@@ -119,7 +123,7 @@ class Allocate:
 
     def check(self) -> None:
         """Raise UsageError for a budget that makes no sense."""
-        if self.ratio is None and not self.target:
+        if self.ratio is None and not self.target and not self.group_ratio and not self.layer_ratio:
             raise UsageError("allocate: no budget: give ratio=0.5 or target=1.2GMACs")
         if isinstance(self.ratio, str):
             raise UsageError(f"allocate: ratio={self.ratio}: expected a number; `search` finds one")
@@ -185,9 +189,11 @@ class Allocate:
 
     def limits(self) -> Limits:
         """The options as limits."""
-        ratios = dict(_parse_ratio(entry) for entry in self.group_ratio)
+        ratios = dict(_parse_ratio("--group-ratio", entry) for entry in self.group_ratio)
+        densities = dict(_parse_ratio("--layer-ratio", entry) for entry in self.layer_ratio)
         return Limits(
-            self.align, self.find_device(), self.min_keep, self.max_group_ratio, self.exclude, self.include, ratios
+            self.align, self.find_device(), self.min_keep, self.max_group_ratio, self.exclude, self.include, ratios,
+            densities,
         )
 
 
@@ -200,14 +206,14 @@ def lower_removed(scores: Scores, plan: Plan) -> Scores:
     return out
 
 
-def _parse_ratio(entry: str) -> tuple[str, float]:
+def _parse_ratio(flag: str, entry: str) -> tuple[str, float]:
     pattern, _, ratio = entry.rpartition("=")
     try:
         value = float(ratio)
     except ValueError as e:
-        raise UsageError(f"--group-ratio {entry}: expected PATTERN=0.5") from e
+        raise UsageError(f"{flag} {entry}: expected PATTERN=0.5") from e
     if not pattern or not 0 <= value < 1:
-        raise UsageError(f"--group-ratio {entry}: expected PATTERN=0.5, with a share in 0..1")
+        raise UsageError(f"{flag} {entry}: expected PATTERN=0.5, with a share in 0..1")
     return pattern, value
 
 

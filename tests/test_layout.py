@@ -34,8 +34,8 @@ ORDER = """
 SLOW = {"sympy", "matplotlib"}
 """Half a second to import each: where the first expression of sizes is made, and where a page has a picture."""
 FORBIDDEN = re.compile(r"(?i)(?:^|_)(layer|filter|handler|manager|util|helper)s?(?:_|$)")
-FOREIGN = {"filter", "helper", "numpy_helper", "external_data_helper"}
-"""Names of Python and onnx that are used under their own name."""
+FOREIGN = {"filter", "helper", "numpy_helper", "external_data_helper", "layer_ratio"}
+"""Names of Python and onnx that are used under their own name, and an option of layers as papers call them."""
 
 
 SAID_EVERYWHERE = {"If", "Loop", "Scan", "Constant", "Shape", "Size", "Sum", "Max", "Min", "Mean"}

@@ -146,6 +146,7 @@ LIMITS = {
     "planning.latency_model.SECONDS": "time",
     "planning.measured_budget.BISECTION_STEPS": "time",
     "planning.measured_budget.MOST_REMOVED": "where the search ends",
+    "planning.density_widths.MODERATION": "a tolerance",
     "planning.shares.HALVINGS": "time",
     "planning.shares.LEAST_VALUE": "a tolerance",
     "planning.width_ladder.LEAST_OF_STATISTIC": "what a deviation needs",

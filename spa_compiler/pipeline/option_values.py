@@ -54,6 +54,8 @@ class OptionsBesideRatio(TypedDict, total=False):
     """Prune these groups only."""
     group_ratio: Patterns
     """A ratio of their own for some groups, also a larger one."""
+    layer_ratio: Patterns
+    """Share of the weights that contractions lose, by node or weight: widths follow by least squares."""
     plan: Path
     """Apply a saved plan (JSON) instead of scoring."""
     allow_unproven: bool
@@ -122,6 +124,7 @@ class OptionAttributes:
     exclude: tuple[str, ...]
     include: tuple[str, ...]
     group_ratio: tuple[str, ...]
+    layer_ratio: tuple[str, ...]
     plan: str
     allow_unproven: bool
     compensate: bool | None

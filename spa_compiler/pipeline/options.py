@@ -144,7 +144,11 @@ class Options(OptionAttributes):
 
     def is_pruning(self) -> bool:
         """Do they choose channels by score, under a budget?"""
-        return not self.plan and bool(self.target or self.ratio or self.group_ratio or self.is_searching())
+        return not self.plan and (self.has_own_ratios() or bool(self.target or self.ratio) or self.is_searching())
+
+    def has_own_ratios(self) -> bool:
+        """Do some groups have ratios of their own?"""
+        return bool(self.group_ratio or self.layer_ratio)
 
     def is_searching(self) -> bool:
         """Do they leave it open how much goes?"""
@@ -152,7 +156,7 @@ class Options(OptionAttributes):
 
     def is_calibrating(self) -> bool:
         """Does the criterion read moments? Then what is left is compensated, too, whoever chose what goes."""
-        reads = bool(self.ratio or self.target or self.plan or self.group_ratio or self.max_drop)
+        reads = bool(self.ratio or self.target or self.plan or self.has_own_ratios() or self.max_drop)
         return reads and find_criterion(self.criterion).needs == "moments"
 
     def is_scored_by_moments(self) -> bool:
@@ -195,7 +199,7 @@ def _base_pipeline(o: Options) -> Pipeline:
         raise UsageError("--plan already says what is removed: leave out --ratio and --target")
     if o.max_drop and (o.plan or o.ratio == AUTO):
         raise UsageError(f"--max-drop and {'--plan' if o.plan else '--ratio auto'} both say what is removed: give one")
-    if not o.target and o.ratio is None and not o.plan and not o.max_drop:
+    if not o.target and o.ratio is None and not o.plan and not o.max_drop and not o.has_own_ratios():
         raise UsageError("no budget: give --ratio 0.5, --max-drop 1%, --target 1.2GMACs or --plan FILE.json")
     return Pipeline(tuple(choose_passes(o)))
 

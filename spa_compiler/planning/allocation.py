@@ -21,6 +21,7 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import NothingToPrune
 from spa_compiler.planning.budget_repair import BudgetRepair
 from spa_compiler.planning.cost_tracker import CostTracker
+from spa_compiler.planning.density_widths import solve_density_widths
 from spa_compiler.planning.scopes import ScopeInputs, ShareScope, Strategy, find_scope
 from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.shares import EVEN, Shares, meet_share, remove_by_shares
@@ -103,10 +104,18 @@ def _meet_budget(tracker: CostTracker, chosen: Strategy | Shares, finest: int) -
 
 
 def _place_fixed_groups(graph: DependencyGraph, ladder: list[WidthLadder], limits: Limits) -> dict[str, WidthLadder]:
-    """Groups whose ratio the caller has given, on the stair nearest to it."""
+    """Groups whose ratio the caller has given, or follows from those of contractions, on the stair nearest to it."""
     out: dict[str, WidthLadder] = {}
     for s in ladder:
         if (ratio := find_own_ratio(graph, s.group, limits)) is not None:
             s.at = s.find_nearest(s.group.size * (1 - ratio))
             out[s.group.label] = s
+    if limits.layer_ratio:
+        widths = {d: w for s in out.values() for d, w in make_group_widths(s.group, s.width).items()}
+        movable = [s for s in ladder if s.group.label not in out]
+        found = solve_density_widths(graph, movable, limits.layer_ratio, widths)
+        for s in movable:
+            if s.group.label in found:
+                s.at = s.find_nearest(found[s.group.label])
+                out[s.group.label] = s
     return out

@@ -9,6 +9,7 @@ sorted scores.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,6 +43,7 @@ class Limits:
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     group_ratio: Mapping[str, float] = field(default_factory=dict)
+    layer_ratio: Mapping[str, float] = field(default_factory=dict)
 
 
 def is_matching(graph: DependencyGraph, group: Group, pattern: str) -> bool:
@@ -124,7 +126,14 @@ def find_open_groups(graph: DependencyGraph, exclude: tuple[str, ...], include: 
 def check_pattern(graph: DependencyGraph, pattern: str) -> None:
     """Raise UsageError for a pattern that matches no group."""
     if not any(is_matching(graph, g, pattern) for g in graph.groups):
-        raise UsageError(f"the pattern '{pattern}' matches no group; `spa inspect` lists them")
+        near = suggest_names(pattern, [g.label for g in graph.groups])
+        raise UsageError(f"the pattern '{pattern}' matches no group{near}; `spa inspect` lists them")
+
+
+def suggest_names(pattern: str, names: Iterable[str]) -> str:
+    """The end of a message about a pattern that matches nothing: names that look like it; '' where none does."""
+    near = difflib.get_close_matches(pattern.strip("*"), list(names), n=2)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 
 def make_ladders(graph: DependencyGraph, scores: Scores, limits: Limits, left: Mapping[str, int]) -> list[WidthLadder]:

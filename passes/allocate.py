@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from spa_compiler.analysis.cost import CostModel, make_group_widths
-from spa_compiler.analysis.cost_kinds import GroupShare, MeasuredCost
+from spa_compiler.analysis.cost_kinds import CountedCost, GroupShare, MeasuredCost
 from spa_compiler.analysis.cost_registry import find_cost, find_costs, list_cost_names
 from spa_compiler.calibration.sample_budget import take_first
 from spa_compiler.errors import NothingToPrune, UsageError
@@ -22,12 +23,13 @@ from spa_compiler.pipeline.fields import (
     make_threads_option,
 )
 from spa_compiler.pipeline.options import Options
-from spa_compiler.pipeline.state import State
+from spa_compiler.pipeline.state import Json, State
 from spa_compiler.planning.allocation import Budget, allocate
 from spa_compiler.planning.budget import parse_target
 from spa_compiler.planning.device import HOST, Device, check_measurable, find_device, list_device_names
 from spa_compiler.planning.measured_budget import find_measured_plan, find_measured_share
-from spa_compiler.planning.plan import Plan, make_best_plan
+from spa_compiler.planning.parts import find_parts, measure_part
+from spa_compiler.planning.plan import Plan, find_widths, make_best_plan
 from spa_compiler.planning.scopes import AUTO_SCOPE, Strategy, find_scope, list_scope_names
 from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.settings import PLANNING
@@ -44,6 +46,10 @@ class Allocate:
     """
 
     ratio: float | str | None = make_ratio_option()
+    parts: tuple[str, ...] = make_option(
+        (), "Shares of the cost of parts of the model, by node or weight: --ratio 'unet/*=0.35'.",
+        "budget", metavar="PATTERN=R", flag="--ratio", hidden=True,
+    )  # fmt: skip
     of: str = make_option("macs", "The cost that the ratio is a share of.", "budget", choices=list_cost_names)
     target: str = make_option("", "The same as an absolute number: 1.2GMACs, 8Mparams, 20MB or 15ms.", "budget")
     scope: str = make_option(
@@ -116,14 +122,15 @@ class Allocate:
             plan = self.make_plan(state, of, find_remaining_share(state, of, ratio))
         if ratio > 0 and plan.is_empty and not state.edits:
             raise NothingToPrune(describe_small_share(state, of, ratio) or describe_frozen(state))
-        return replace(state, plan=plan, budget=Budget(of, ratio)).add_results(
-            asked={"of": of, "ratio": ratio, "scope": self.choose_scope(state)},
-            **({} if self.align else {"device": self.find_device().document()}),
-        )
+        budget = Budget(of, ratio, self.read_parts())
+        asked: dict[str, Json] = {"of": of, "ratio": ratio, "scope": self.choose_scope(state)}
+        asked |= {"parts": list(describe_parts(state, budget, plan))} if budget.parts else {}
+        found = {} if self.align else {"device": self.find_device().document()}
+        return replace(state, plan=plan, budget=budget).add_results(asked=asked, **found)
 
     def check(self) -> None:
         """Raise UsageError for a budget that makes no sense."""
-        if self.ratio is None and not self.target and not self.group_ratio and not self.layer_ratio:
+        if self.ratio is None and not self.target and not self.has_own_ratios:
             raise UsageError("allocate: no budget: give ratio=0.5 or target=1.2GMACs")
         if isinstance(self.ratio, str):
             raise UsageError(f"allocate: ratio={self.ratio}: expected a number; `search` finds one")
@@ -136,6 +143,8 @@ class Allocate:
         if self.target and (self.ratio is not None or self.of != "macs"):
             raise UsageError("allocate: target already sets the cost and the budget: leave out ratio and of")
         self.check_device()
+        if self.parts and not isinstance(find_cost(self.of), CountedCost):
+            raise UsageError(f"--ratio {self.parts[0]}: --of {self.of} is not counted by nodes")
         if self.scope not in list_scope_names():
             find_scope(self.scope)
         is_strategy = self.scope != AUTO_SCOPE and isinstance(find_scope(self.scope), Strategy)
@@ -149,6 +158,21 @@ class Allocate:
         cost = find_cost(of) if of in list_cost_names() else None
         if isinstance(cost, MeasuredCost) and cost.is_of_machine:
             check_measurable(device, f"--target {self.target}" if self.target else f"--of {of}")
+
+    @property
+    def has_own_ratios(self) -> bool:
+        """Do parts or groups of the model have ratios of their own?"""
+        return bool(self.parts or self.group_ratio or self.layer_ratio)
+
+    def read_parts(self) -> tuple[tuple[str, float], ...]:
+        """Patterns and shares of parts. Raises UsageError for a pattern that is given twice, and for other forms."""
+        found = [_parse_ratio("--ratio", entry) for entry in self.parts]
+        for pattern, ratio in found:
+            others = {r for p, r in found if p == pattern} - {ratio}
+            if others:
+                both = f"{pattern}={ratio:g} and {others.pop():g}"
+                raise UsageError(f"--ratio: the budgets contradict each other: {both}")
+        return tuple(dict(found).items())
 
     @property
     def share(self) -> float:
@@ -169,7 +193,7 @@ class Allocate:
             lower_removed(state.scores, state.plan),
             {n: state.plan.count_kept(graph.group(n)) for n in state.plan.keep},
         )
-        budget, scope = Budget(of, ratio), self.choose_scope(state)
+        budget, scope = Budget(of, ratio, self.read_parts()), self.choose_scope(state)
         feeds = [] if state.calibration is None else take_first(state.calibration.feeds, PLANNING.scope_inputs)
         widths = allocate(graph, CostModel(graph), scores, budget, self.limits(), scope, left, feeds)
         return make_best_plan(graph, scores, widths).merge(state.plan)
@@ -206,10 +230,17 @@ def lower_removed(scores: Scores, plan: Plan) -> Scores:
     return out
 
 
+def describe_parts(state: State, budget: Budget, plan: Plan) -> Iterator[dict[str, Json]]:
+    """Per part of a budget its pattern, the share that was asked for, and that which goes."""
+    graph, widths = state.require_graph(), find_widths(state.require_graph(), plan)
+    for part in find_parts(graph, dict(budget.parts)):
+        yield {"pattern": part.name, "ratio": part.ratio, "reached": measure_part(part, budget.unit, widths)}
+
+
 def _parse_ratio(flag: str, entry: str) -> tuple[str, float]:
     pattern, _, ratio = entry.rpartition("=")
     try:
-        value = float(ratio)
+        value = float(ratio.removesuffix("%")) / (100 if ratio.endswith("%") else 1)
     except ValueError as e:
         raise UsageError(f"{flag} {entry}: expected PATTERN=0.5") from e
     if not pattern or not 0 <= value < 1:

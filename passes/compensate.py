@@ -14,6 +14,7 @@ from spa_compiler.execution.parallel import limit_threads
 from spa_compiler.pipeline.fields import OptionText
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
+from spa_compiler.planning.parts import find_parts
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,12 @@ class Compensate:
             return state
         given = state.calibration
         settings = SolverOptions(
-            self.ridge, given.adjust, bias_only=self.method == "bias", late=given.late, seed=self.seed
+            self.ridge,
+            given.adjust,
+            bias_only=self.method == "bias",
+            late=given.late,
+            seed=self.seed,
+            only=find_open_sites(state),
         )
         with limit_threads():
             model, outcome = compensate_weights(graph, state.plan.masks(graph), state.pruned, given.feeds, settings)
@@ -66,3 +72,11 @@ class Compensate:
         return replace(state, model=model).add_results(
             compensation={"method": self.method, "ridge": self.ridge, **asdict(outcome)}
         )
+
+
+def find_open_sites(state: State) -> frozenset[int] | None:
+    """Numbers of the nodes whose weights may change: those of the parts where only parts have budgets; None: all."""
+    if state.budget is None or not state.budget.parts or state.budget.ratio:
+        return None
+    parts = find_parts(state.require_graph(), dict(state.budget.parts))
+    return frozenset().union(*(p.sites for p in parts))

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import onnx
 import onnxruntime as ort
@@ -80,15 +80,16 @@ class Result:
 
 def compile(  # noqa: A001  # the public name, used as spa_compiler.compile
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
-    ratio: float | Literal["auto"] | None = None,
+    ratio: float | Mapping[str, float] | Sequence[float | str] | str | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     **options: Unpack[OptionsBesideRatio],
 ) -> Result:
     """Compile a model: a file, the bytes of one, or a ModelProto, which are not changed.
 
-    `output` is written when it is given. Options as on the command line (see `Options`); patterns may be one text, a
-    list of texts or a dictionary: `group_ratio={"layer1*": 0.2}`, `input_shape={"x": (1, 3, 224, 224)}`. `calib` and
+    `ratio` may also be shares of parts, by pattern: `{"unet/*": 0.35}`. `output` is written when it is given. Options
+    as on the command line (see `Options`); patterns may be one text, a list of texts or a dictionary:
+    `group_ratio={"layer1*": 0.2}`, `input_shape={"x": (1, 3, 224, 224)}`. `calib` and
     `data` may also be arrays, dictionaries of arrays by input (labels: `y`), iterables of such, or readers with
     `get_next`. Raises SpaError: VerificationError, UsageError, ModelError, BudgetError, NothingToPrune, GateError.
     """

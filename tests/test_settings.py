@@ -147,6 +147,8 @@ LIMITS = {
     "planning.measured_budget.BISECTION_STEPS": "time",
     "planning.measured_budget.MOST_REMOVED": "where the search ends",
     "planning.density_widths.MODERATION": "a tolerance",
+    "planning.part_budgets.PART_HALVINGS": "time",
+    "planning.part_budgets.PART_ROUNDS": "time",
     "planning.shares.HALVINGS": "time",
     "planning.shares.LEAST_VALUE": "a tolerance",
     "planning.width_ladder.LEAST_OF_STATISTIC": "what a deviation needs",

@@ -78,7 +78,8 @@ def find_value_type(own: DeclaredOption) -> str:
         return "Path"
     if own.shown.choices and not callable(own.shown.choices):
         words = f"Literal[{', '.join(map(json.dumps, own.shown.choices))}]"
-        return f"float | {words} | None" if float in list_kinds(own.kind) else words
+        entries = "Mapping[str, float] | Sequence[float | str] | str | " if own.shown.entries else ""
+        return f"float | {entries}{words} | None" if float in list_kinds(own.kind) else words
     return "Patterns" if (own.shown.metavar or "").count("=") else name_kind(own)
 
 

@@ -111,6 +111,10 @@ class CostModel:
         """Dims that share a term with this group: their costs change when it does."""
         return self._count(unit).find_neighbours(group)
 
+    def find_shared(self, dims: set[Dim], unit: str) -> set[Dim]:
+        """Those of some dims that take part in the total."""
+        return dims & self._count(unit).find_dims()
+
     def _count(self, unit: str) -> _Count:
         if unit not in self._counts:
             terms = list(find_counted_costs()[unit].terms(self.graph))
@@ -133,6 +137,10 @@ class _Count:
         for k, dims in enumerate(self._dims):
             for d in dims:
                 self._by_dim.setdefault(d, []).append(k)
+
+    def find_dims(self) -> set[Dim]:
+        """Dims of all products."""
+        return set(self._by_dim)
 
     def find_parts(self, group: Group) -> list[Product]:
         """Products in which a group takes part, each once."""

@@ -20,7 +20,11 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def make_topic_options(topic: Topic, leave_out: tuple[str, ...] = ()) -> list[Decorator]:
     """The options of a topic, in the order of the passes."""
-    return [make_option(d) for d in find_declared().values() if d.shown.topic == topic and d.name not in leave_out]
+    return [
+        make_option(d)
+        for d in find_declared().values()
+        if d.shown.topic == topic and d.name not in leave_out and not d.shown.hidden
+    ]
 
 
 def make_named_option(name: str) -> Decorator:
@@ -51,6 +55,9 @@ def make_option(own: DeclaredOption) -> Decorator:
         return click.option(own.flag, own.name, multiple=True, **common)
     if shown.file:
         return click.option(own.flag, own.name, type=FILE, **common)
+    if shown.entries:  # values of the form PATTERN=R are those of another option
+        words = _NumberOrWord([str(w) for w in shown.choices], entries=True)  # type: ignore[union-attr]
+        return click.option(own.flag, own.name, multiple=True, type=words, **common)
     default = shown.word or own.default
     return click.option(
         own.flag, own.name, type=find_value_type(own, plain), default=default, show_default=default not in (None, ""),
@@ -75,16 +82,16 @@ class _FiniteRange(click.FloatRange):
 
 
 class _NumberOrWord(click.ParamType[float | str]):
-    """A number, also in percent, or one of some words."""
+    """A number, also in percent, or one of some words, or an entry PATTERN=R."""
 
     name = "number"
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.words = words
+    def __init__(self, words: Sequence[str], entries: bool = False) -> None:
+        self.words, self.entries = words, entries
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
         """The number of a text, or the word; a usage error for anything else."""
-        if value in self.words:
+        if value in self.words or (self.entries and "=" in str(value)):
             return str(value)
         text = str(value)
         try:
@@ -119,6 +126,8 @@ def _read(own: DeclaredOption, value: Any) -> tuple[str, Any]:
     """The name and the value of an option; the default where nothing was given."""
     if own.shown.file:
         return own.name, str(value) if value else ""
+    if own.shown.entries:
+        return own.name, value or own.default
     if own.shown.word:
         return own.name, _read_number(own, str(value))
     return own.name, own.default if value is None else value

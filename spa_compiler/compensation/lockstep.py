@@ -160,6 +160,8 @@ class Lockstep:
 
     def _solve(self, mine: Step, theirs: Step, raw: Chunks | None) -> Update | None:
         """Solve a node and put its new weights into the compiled model; an update whose bias has yet to be added."""
+        if self.options.only is not None and mine.index not in self.options.only:
+            return None
         try:
             solution = Refusal("its outputs are not known") if raw is None else self._find_solution(mine, theirs, raw)
         except Conflict as e:  # an axis has grown, and it is not known where

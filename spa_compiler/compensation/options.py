@@ -21,6 +21,7 @@ class Options:
     bias_only   only the intercept (FLAP): W stays
     repair      largest factor by which the deviation of an output row may be restored; 1: not at all
     late        inputs that join on the way
+    only        numbers of the sites whose weights may change; None: all
     """
 
     ridge: float = COMPENSATION.ridge
@@ -32,3 +33,4 @@ class Options:
     repair: float = COMPENSATION.most_repair
     late: Late | None = None
     seed: int = 0
+    only: frozenset[int] | None = None

@@ -25,7 +25,8 @@ class OptionText:
 
     `name` is its option where that is called otherwise; `choices` are the values that it may have, or a function that
     lists them where they are registered; `word` stands for the default there; `start` is the command's
-    default where that of the pass must stay what it was for texts that were written before.
+    default where that of the pass must stay what it was for texts that were written before. `entries` is the option
+    that takes values of the form PATTERN=R that are given under this one, which has no flag of its own (`hidden`).
     """
 
     help: str
@@ -40,6 +41,8 @@ class OptionText:
     word: str = ""
     unit: str = ""
     start: int | float | str | None = None
+    entries: str = ""
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def make_ratio_option() -> float | str | None:
     """The share to remove; `auto` is for the pass that looks for it."""
     return make_option(
         None, "Share to remove, 0 to 1: --ratio 0.5 halves the MACs; auto: as much as goes before the drop begins to "
-        "grow faster.", "budget", choices=(AUTO,),
+        "grow faster; PATTERN=R: the share of the cost of the nodes that it names, repeatable, beside it or alone.",
+        "budget", choices=(AUTO,), entries="parts",
     )  # fmt: skip
 
 

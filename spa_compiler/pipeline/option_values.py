@@ -31,6 +31,8 @@ class OptionsBesideRatio(TypedDict, total=False):
     """How channels are scored; `spa passes` lists them."""
     scores: Path
     """Scores from an .npz, one array per group label."""
+    parts: Patterns
+    """Shares of the cost of parts of the model, by node or weight: --ratio 'unet/*=0.35'."""
     of: str
     """The cost that the ratio is a share of."""
     target: str
@@ -101,7 +103,7 @@ class OptionsBesideRatio(TypedDict, total=False):
 class OptionValues(OptionsBesideRatio, total=False):
     """Values that `Options` takes."""
 
-    ratio: float | Literal["auto"] | None
+    ratio: float | Mapping[str, float] | Sequence[float | str] | str | Literal["auto"] | None
 
 
 class OptionAttributes:
@@ -114,6 +116,7 @@ class OptionAttributes:
     criterion: str
     scores: str
     ratio: float | str | None
+    parts: tuple[str, ...]
     of: str
     target: str
     scope: str

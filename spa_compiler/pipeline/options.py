@@ -33,7 +33,7 @@ from spa_compiler.pipeline.fields import (
 )
 from spa_compiler.pipeline.option_values import OptionAttributes, OptionValues
 from spa_compiler.pipeline.passes import Pipeline, find_passes, replace_inner
-from spa_compiler.pipeline.python_values import read_value
+from spa_compiler.pipeline.python_values import read_value, split_entries
 from spa_compiler.pipeline.state import Pass
 from spa_compiler.planning.scopes import AUTO_SCOPE, find_scope
 from spa_compiler.scoring.registry import find_criterion
@@ -112,7 +112,10 @@ class Options(OptionAttributes):
         declared = find_declared()
         if unknown := sorted(set(values) - set(declared)):
             raise TypeError(f"no option is called {', '.join(unknown)}; there are {', '.join(declared)}")
-        read = {n: read_value(declared[n], v) for n, v in values.items()}
+        split: dict[str, Any] = {}
+        for n, v in values.items():
+            split |= split_entries(declared[n], v)
+        read = {n: read_value(declared[n], v) for n, v in split.items()}
         self.__dict__["given"] = {n: v for n, v in read.items() if v != declared[n].default}
 
     def __getattr__(self, name: str) -> Any:
@@ -148,7 +151,7 @@ class Options(OptionAttributes):
 
     def has_own_ratios(self) -> bool:
         """Do some groups have ratios of their own?"""
-        return bool(self.group_ratio or self.layer_ratio)
+        return bool(self.parts or self.group_ratio or self.layer_ratio)
 
     def is_searching(self) -> bool:
         """Do they leave it open how much goes?"""
@@ -190,12 +193,16 @@ def pipeline_of(o: Options) -> Pipeline:
 def _base_pipeline(o: Options) -> Pipeline:
     """The pipeline without the passes that are put into it."""
     if o.pipeline:
-        if o.target or o.plan or o.ratio is not None:
+        if o.target or o.plan or o.parts or o.ratio is not None:
             raise UsageError("--pipeline already says what is removed: leave out --ratio, --target and --plan")
         return Pipeline.parse(o.pipeline)
     if o.target and o.ratio is not None:
         raise UsageError("--ratio and --target both set the budget: give one of them")
     if o.plan and (o.target or o.ratio is not None):
+        raise UsageError("--plan already says what is removed: leave out --ratio and --target")
+    if o.is_searching() and o.parts:
+        raise UsageError(f"--ratio {o.parts[0]}: a search looks for the share of the whole model: give one of them")
+    if o.plan and o.parts:
         raise UsageError("--plan already says what is removed: leave out --ratio and --target")
     if o.max_drop and (o.plan or o.ratio == AUTO):
         raise UsageError(f"--max-drop and {'--plan' if o.plan else '--ratio auto'} both say what is removed: give one")

@@ -38,6 +38,21 @@ def read_value(own: DeclaredOption, value: Any) -> Any:
     return value
 
 
+def split_entries(own: DeclaredOption, value: Any) -> dict[str, Any]:
+    """The value of an option, and what of it another one takes: entries PATTERN=R, as text or as a dictionary.
+
+    Raises UsageError where the option itself has two values.
+    """
+    if not own.shown.entries or not isinstance(value, str | Mapping | list | tuple):
+        return {own.name: value}
+    parts = [value] if isinstance(value, str | Mapping) else list(value)
+    plain = [p for p in parts if not isinstance(p, Mapping) and not (isinstance(p, str) and "=" in p)]
+    entries = [e for p in parts if p not in plain for e in _list_entries(own, p)]
+    if len(set(plain)) > 1:
+        raise UsageError(f"{own.flag}: {' and '.join(map(str, plain))} contradict each other: give one of them")
+    return {own.name: plain[0] if plain else own.default, **({own.shown.entries: entries} if entries else {})}
+
+
 def list_kinds(kind: Any) -> list[Any]:
     """The plain types that a field may have: `float | None` is float and NoneType, `tuple[str, ...]` is tuple."""
     parts = typing.get_args(kind) if isinstance(kind, UnionType) else (kind,)

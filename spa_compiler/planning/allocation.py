@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from spa_compiler.algebra.expr import Dim
 from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.cost_kinds import GroupShare
 from spa_compiler.analysis.cost_registry import find_cost, find_tracked_cost
@@ -22,6 +23,8 @@ from spa_compiler.errors import NothingToPrune
 from spa_compiler.planning.budget_repair import BudgetRepair
 from spa_compiler.planning.cost_tracker import CostTracker
 from spa_compiler.planning.density_widths import solve_density_widths
+from spa_compiler.planning.part_budgets import PartBudgets
+from spa_compiler.planning.parts import Part, find_groups_of_parts, find_parts
 from spa_compiler.planning.scopes import ScopeInputs, ShareScope, Strategy, find_scope
 from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.shares import EVEN, Shares, meet_share, remove_by_shares
@@ -30,10 +33,15 @@ from spa_compiler.planning.width_ladder import Limits, WidthLadder, find_open_gr
 
 @dataclass(frozen=True)
 class Budget:
-    """Share of the cost `of` (its name, such as "macs") that must go, 0 to 1."""
+    """Share of the cost `of` (its name, such as "macs") that must go, 0 to 1.
+
+    `parts`: shares of the cost of parts of the model, by pattern; the ratio is that of the whole beside them, or 0
+    where nothing else shall go.
+    """
 
     of: str
     ratio: float
+    parts: tuple[tuple[str, float], ...] = ()
 
     @property
     def unit(self) -> str:
@@ -58,16 +66,20 @@ def allocate(
     groups at their floors do not meet it, or where a share of the groups lacks more than one unit a group.
     """
     left, view = left or {}, ScopeInputs(graph, scores, feeds)
+    finest = 0 if limits.align else limits.device.finest
     ladder = make_ladders(graph, scores, limits, left)
     fixed = _place_fixed_groups(graph, ladder, limits)
     free = [s for s in ladder if s.group.label not in fixed]
     widths = {d: w for g in graph.groups if g.label in left for d, w in make_group_widths(g, left[g.label]).items()}
     for s in fixed.values():
         widths |= make_group_widths(s.group, s.width)
+    if budget.parts:
+        chosen = _find_strategy(scope, view)
+        _find_part_budgets(graph, cost, budget, free, widths).meet(lambda t: _meet_budget(t, chosen, finest))
+        return {s.group.label: s.width for s in ladder}
     tracker = CostTracker(cost, budget.unit, budget.ratio, free, widths)
     if not ladder and tracker.compute_needed() > 0:
         raise NothingToPrune("nothing can be pruned (every group is excluded or at its floor)")
-    finest = 0 if limits.align else limits.device.finest
     if isinstance(share := find_cost(budget.of), GroupShare):
         groups = [g for g in find_open_groups(graph, limits.exclude, limits.include) if g.label in scores]
         kept = {**left, **{s.group.label: s.width for s in fixed.values()}}
@@ -77,6 +89,16 @@ def allocate(
     elif tracker.compute_needed() > 0:
         _meet_budget(tracker, _find_strategy(scope, view), finest)
     return {s.group.label: s.width for s in ladder}
+
+
+def _find_part_budgets(
+    graph: DependencyGraph, cost: CostModel, budget: Budget, free: list[WidthLadder], widths: Mapping[Dim, float]
+) -> PartBudgets:
+    """The budgets of parts, and last that of the whole, which all other groups meet."""
+    parts = find_parts(graph, dict(budget.parts))
+    if budget.ratio:
+        parts.append(Part("", budget.ratio, frozenset(range(len(graph.sites))), cost))
+    return PartBudgets(parts, find_groups_of_parts(graph, parts), budget.unit, free, widths)
 
 
 def _find_strategy(scope: str, view: ScopeInputs) -> Strategy | Shares:

@@ -18,6 +18,7 @@ from spa_compiler.errors import BudgetError
 from spa_compiler.ir.model import Model
 from spa_compiler.planning.allocation import Budget
 from spa_compiler.planning.cost_tracker import BUDGET_TOLERANCE
+from spa_compiler.planning.parts import find_parts, measure_part
 from spa_compiler.planning.plan import Plan, find_widths
 
 MEASUREMENTS = 3
@@ -33,6 +34,10 @@ def check_budget(
     `unedited`: the graph of the model that was given, where exact passes have edited it.
     """
     cost = find_cost(budget.of)
+    for part in find_parts(graph, dict(budget.parts)):
+        reached = measure_part(part, budget.unit, find_widths(graph, plan))
+        if reached < part.ratio - BUDGET_TOLERANCE - 1e-9:
+            raise BudgetError(f"{budget.of} of {part.name}: asked for {part.ratio:.1%} less, {reached:+.1%} went")
     if budget.ratio <= 0 or isinstance(cost, GroupShare):  # every group lost its share: the allocation has seen to it
         return
     if isinstance(cost, MeasuredCost):

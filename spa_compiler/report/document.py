@@ -241,6 +241,11 @@ def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
     of = find_costs().get(asked.get("of", ""))
     if "ratio" in asked and of and (reached := _find_reached(report, of)) is not None:
         lines.append(f"removed {reached:.1%} of the {of.title} (requested {asked['ratio']:.1%})")
+    for part in asked.get("parts", ()):
+        named = of.title if of else asked["of"]
+        lines.append(
+            f"removed {part['reached']:.1%} of the {named} of {part['pattern']} (requested {part['ratio']:.1%})"
+        )
     lines += _list_device_lines(report["device"])
     if analysis["erased_channels"]:
         lines.append(f"{analysis['erased_channels']} dead channels were removed, which changes no output")

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
-
 from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.cost_kinds import CountedCost, GroupShare, MeasuredCost
 from spa_compiler.analysis.cost_registry import find_cost, find_costs, list_cost_names
 from spa_compiler.calibration.sample_budget import take_first
 from spa_compiler.errors import NothingToPrune, UsageError
+from spa_compiler.pipeline.budgeted_passes import find_share
 from spa_compiler.pipeline.fields import (
     AUTO,
     make_exclude_option,
@@ -25,13 +24,12 @@ from spa_compiler.pipeline.fields import (
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import Json, State
 from spa_compiler.planning.allocation import Budget, allocate
-from spa_compiler.planning.budget import parse_target
+from spa_compiler.planning.budget import parse_ratio, parse_target
 from spa_compiler.planning.device import HOST, Device, check_measurable, find_device, list_device_names
-from spa_compiler.planning.measured_budget import find_measured_plan, find_measured_share
+from spa_compiler.planning.measured_budget import find_measured_plan
 from spa_compiler.planning.parts import find_parts, measure_part
-from spa_compiler.planning.plan import Plan, find_widths, make_best_plan
+from spa_compiler.planning.plan import Plan, find_widths, lower_removed, make_best_plan
 from spa_compiler.planning.scopes import AUTO_SCOPE, Strategy, find_scope, list_scope_names
-from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.settings import PLANNING
 from spa_compiler.planning.width_ladder import Limits
 
@@ -166,7 +164,7 @@ class Allocate:
 
     def read_parts(self) -> tuple[tuple[str, float], ...]:
         """Patterns and shares of parts. Raises UsageError for a pattern that is given twice, and for other forms."""
-        found = [_parse_ratio("--ratio", entry) for entry in self.parts]
+        found = [parse_ratio("--ratio", entry) for entry in self.parts]
         for pattern, ratio in found:
             others = {r for p, r in found if p == pattern} - {ratio}
             if others:
@@ -213,21 +211,12 @@ class Allocate:
 
     def limits(self) -> Limits:
         """The options as limits."""
-        ratios = dict(_parse_ratio("--group-ratio", entry) for entry in self.group_ratio)
-        densities = dict(_parse_ratio("--layer-ratio", entry) for entry in self.layer_ratio)
+        ratios = dict(parse_ratio("--group-ratio", entry) for entry in self.group_ratio)
+        densities = dict(parse_ratio("--layer-ratio", entry) for entry in self.layer_ratio)
         return Limits(
             self.align, self.find_device(), self.min_keep, self.max_group_ratio, self.exclude, self.include, ratios,
             densities,
         )
-
-
-def lower_removed(scores: Scores, plan: Plan) -> Scores:
-    """Scores in which the channels that a plan has removed already are the lowest."""
-    out = dict(scores)
-    for label in set(scores) & set(plan.keep):
-        low = min(float(scores[label].min()), 0.0)
-        out[label] = np.where(plan.keep[label], scores[label] - low + np.finfo(np.float64).tiny, 0.0)
-    return out
 
 
 def describe_parts(state: State, budget: Budget, plan: Plan) -> Iterator[dict[str, Json]]:
@@ -235,30 +224,6 @@ def describe_parts(state: State, budget: Budget, plan: Plan) -> Iterator[dict[st
     graph, widths = state.require_graph(), find_widths(state.require_graph(), plan)
     for part in find_parts(graph, dict(budget.parts)):
         yield {"pattern": part.name, "ratio": part.ratio, "reached": measure_part(part, budget.unit, widths)}
-
-
-def _parse_ratio(flag: str, entry: str) -> tuple[str, float]:
-    pattern, _, ratio = entry.rpartition("=")
-    try:
-        value = float(ratio.removesuffix("%")) / (100 if ratio.endswith("%") else 1)
-    except ValueError as e:
-        raise UsageError(f"{flag} {entry}: expected PATTERN=0.5") from e
-    if not pattern or not 0 <= value < 1:
-        raise UsageError(f"{flag} {entry}: expected PATTERN=0.5, with a share in 0..1")
-    return pattern, value
-
-
-def find_share(state: State, target: str, threads: int = 0) -> tuple[str, float]:
-    """An absolute target as the share to remove. Raises NothingToPrune when the dense model already meets it."""
-    of, wanted = parse_target(target)
-    cost = find_cost(of)
-    if isinstance(cost, MeasuredCost):
-        return of, find_measured_share(cost, state.require_graph(), wanted, threads)
-    unit = cost.unit
-    dense = CostModel(state.require_dense_graph()).total(unit, {})
-    if wanted >= dense:
-        raise NothingToPrune(f"--target {target}: the model already has only {dense:,.0f} {unit}")
-    return of, 1 - wanted / dense
 
 
 def find_remaining_share(state: State, of: str, ratio: float) -> float:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from spa_compiler.algebra.expr import Dim, iterate_dims
-from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.inputs import Calibration, draw_calibration
 from spa_compiler.calibration.priors.kinds import KINDS
 from spa_compiler.calibration.user_inputs import load_calibration
@@ -26,7 +24,7 @@ from spa_compiler.pipeline.fields import (
 )
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import PYTHON_PREFIX, Json, State
-from spa_compiler.statistics.moments import Moments, collect_moments
+from spa_compiler.statistics.moments import collect_moments, exclude_unmeasured
 
 
 @dataclass(frozen=True)
@@ -121,21 +119,3 @@ class Calibrate:
             known = ", ".join(KINDS)
             raise UsageError(f"--calib {self.source}: no file or folder, and no kind of synthetic input ({known})")
         return self.source
-
-
-def exclude_unmeasured(graph: DependencyGraph, moments: Moments) -> tuple[list[str], Moments]:
-    """Contractions inside bodies that left no moments, and the moments of channels that none of them reads.
-
-    Half of the story is worse than none: the state of a recurrence would be judged by what it gives to the outside.
-    """
-    live = {d for g in graph.groups for d in g.dims}
-    names: list[str] = []
-    blind: set[Dim] = set()
-    for k, site in enumerate(graph.sites):
-        read = {
-            d for s in site.scopes for n in s.find_contracted() if n in s.env for d in iterate_dims(s.env[n])
-        } & live
-        if site.path and site.traits.is_contraction and read and k not in moments.of:
-            names.append(site.name)
-            blind |= read
-    return names, replace(moments, of={k: m for k, m in moments.of.items() if not m.contracted & blind})

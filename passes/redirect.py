@@ -22,8 +22,10 @@ class Redirect:
 
     @classmethod
     def from_options(cls, options: Options) -> Redirect | None:
-        """Part of every pipeline, but where a saved plan says what goes: other weights need not be multiples."""
-        return None if options.plan else cls()
+        """Part of every pipeline, but where a saved plan says what goes (other weights need not be multiples), or where
+        budgets of parts leave the rest as it is.
+        """
+        return None if options.plan or options.parts else cls()
 
     def run(self, state: State) -> State:
         """The state with the edited model, or as it was."""

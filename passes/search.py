@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from spa_compiler.analysis.cost import CostModel
 from spa_compiler.calibration.user_inputs import decide_scale
 from spa_compiler.datasets.dataset import Dataset, open_dataset
 from spa_compiler.datasets.preprocess import parse_preprocess
 from spa_compiler.errors import BudgetError, UsageError
 from spa_compiler.execution.inputs import parse_ranges
+from spa_compiler.pipeline.budgeted_passes import find_budgeted, has_budget, measure_removed, set_ratio, shorten
 from spa_compiler.pipeline.fields import (
-    AUTO,
     make_data_option,
     make_option,
     make_preprocess_option,
@@ -23,9 +21,8 @@ from spa_compiler.pipeline.fields import (
     make_threads_option,
 )
 from spa_compiler.pipeline.options import Options
-from spa_compiler.pipeline.passes import Pipeline, find_inner, replace_inner
+from spa_compiler.pipeline.passes import Pipeline
 from spa_compiler.pipeline.state import PYTHON_PREFIX, Pass, State
-from spa_compiler.planning.plan import find_widths
 from spa_compiler.planning.search import Search as Found
 from spa_compiler.planning.search import Trial, find_knee, find_largest_ratio
 from spa_compiler.quality.drop_judge import DropJudge
@@ -86,7 +83,8 @@ class Search:
 
     def check_given(self, trials: Trials, limit: float | None) -> None:
         """Raise BudgetError where the budget that is given loses more than it may."""
-        assert limit is not None  # ratio=auto is no budget
+        if limit is None:
+            raise UsageError("search: a budget in its parentheses is held to max_drop=1%: give that, or no budget")
         asked = trials.run(self.inner)
         if asked.drop > limit:
             found = find_largest_ratio(trials.try_ratio, limit, asked.ratio)
@@ -150,54 +148,6 @@ class Trials:
         made = Trial(ratio, measure_removed(state), quality.drop)
         self.state.progress(f"search: {describe_trial(made)}")
         return made
-
-
-def measure_removed(state: State) -> float:
-    """The share of the multiply-accumulates that a plan removes."""
-    graph = state.require_graph()
-    dense = CostModel(state.require_dense_graph()).total("macs", {})
-    return 1 - CostModel(graph).total("macs", find_widths(graph, state.plan)) / dense if dense else 0.0
-
-
-def find_budgeted(steps: Iterable[Pass]) -> list[Pass]:
-    """The passes, also in parentheses, that take a share to remove."""
-    out = list[Pass]()
-    for step in steps:
-        out += find_budgeted(find_inner(step))
-        out += [step] if can_take_share(step) else []
-    return out
-
-
-def can_take_share(step: Pass) -> bool:
-    """Does a pass make a plan for a share that it is told?"""
-    names = {f.name for f in fields(step)}  # type: ignore[arg-type]  # every pass is a dataclass
-    return {"ratio", "target", "of"} <= names and "plan" in getattr(step, "provides", ())
-
-
-def has_budget(step: Any) -> bool:
-    """Does a pass that takes a share have one?"""
-    return step.ratio not in (None, AUTO) or bool(step.target)
-
-
-def set_ratio(steps: Iterable[Pass], ratio: float, of: str = "") -> tuple[Pass, ...]:
-    """The passes with another share to remove, of the cost `of` or the one that they name."""
-    out = list[Pass]()
-    for step in steps:
-        if inner := find_inner(step):
-            step = replace_inner(step, set_ratio(inner, ratio, of))
-        if can_take_share(step):
-            step = replace(step, ratio=ratio, target="", **({"of": of} if of else {}))  # type: ignore[type-var]
-        out.append(step)
-    return tuple(out)
-
-
-def shorten(steps: Iterable[Pass]) -> Iterable[Pass]:
-    """The passes that a trial runs: no proof, and those in parentheses once."""
-    for step in steps:
-        if inner := find_inner(step):
-            yield from shorten(inner)
-        elif getattr(step, "provides", ()) != ("proof",):
-            yield step
 
 
 def describe_trial(trial: Trial) -> str:

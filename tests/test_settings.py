@@ -147,6 +147,7 @@ LIMITS = {
     "planning.measured_budget.BISECTION_STEPS": "time",
     "planning.measured_budget.MOST_REMOVED": "where the search ends",
     "planning.density_widths.MODERATION": "a tolerance",
+    "passes.repeat.SCHEDULES": "formulas",
     "planning.part_budgets.PART_HALVINGS": "time",
     "planning.part_budgets.PART_ROUNDS": "time",
     "planning.shares.HALVINGS": "time",

@@ -266,10 +266,14 @@ class Pipeline:
         Raises UsageError where it does not say, where none of them is here, and where it is here already.
         """
         steps, names = list(self.iterate_flat()), getattr(step, "after", ())
+        wraps = getattr(step, "wraps_from", "")
         if any(p.name == step.name for p in iterate_deep(steps)):
             raise UsageError(f"--with {step.name}: the pipeline has this pass: {self}")
         if not names:
             raise UsageError(f"--with {step.name}: the pass does not say what it goes after (`after`); give --pipeline")
+        if wraps and not find_inner(step):
+            first, inner = self.split(wraps, made=True)
+            return Pipeline((*first.passes, replace_inner(step, inner.passes)))
         at = max((k for k, p in enumerate(steps) if p.name in names), default=None)
         if at is None:
             for k, holder in enumerate(steps):
@@ -281,12 +285,15 @@ class Pipeline:
             at += 1
         return Pipeline((*steps[: at + 1], step, *steps[at + 1 :]))
 
-    def split(self, required: str) -> tuple[Pipeline, Pipeline]:
-        """The passes before the first one that requires a field of the state, and the rest."""
+    def split(self, required: str, made: bool = False) -> tuple[Pipeline, Pipeline]:
+        """The passes before the first one that requires a field of the state (`made`: or provides it), and the rest."""
         steps = tuple(self.iterate_flat())
-        at = next(
-            (i for i, p in enumerate(steps) if any(required in find_requirements(q) for q in iterate_deep((p,)))), 0
-        )
+
+        def has_field(step: Pass) -> bool:
+            read = required in find_requirements(step)
+            return read or (made and required in getattr(step, "provides", ()))
+
+        at = next((i for i, p in enumerate(steps) if any(map(has_field, iterate_deep((p,))))), 0)
         return Pipeline(steps[:at]), Pipeline(steps[at:])
 
     def find_index(self, provided: str) -> int | None:

@@ -34,5 +34,17 @@ def _read_limit(text: str, cost: Cost) -> float | None:
     return float(found[1]) * scales[found[2].lower()] if found else None
 
 
+def parse_ratio(flag: str, entry: str) -> tuple[str, float]:
+    """The pattern and the share of an entry PATTERN=R. Raises UsageError for other forms."""
+    pattern, _, ratio = entry.rpartition("=")
+    try:
+        value = float(ratio.removesuffix("%")) / (100 if ratio.endswith("%") else 1)
+    except ValueError as e:
+        raise UsageError(f"{flag} {entry}: expected PATTERN=0.5") from e
+    if not pattern or not 0 <= value < 1:
+        raise UsageError(f"{flag} {entry}: expected PATTERN=0.5, with a share in 0..1")
+    return pattern, value
+
+
 def _join(words: list[str]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

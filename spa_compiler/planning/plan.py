@@ -212,3 +212,12 @@ def keep_top(scores: np.ndarray[Any, Any], kept: int) -> Bools:
     mask = np.zeros(flat.shape, bool)
     np.put_along_axis(mask, order, True, axis=1)
     return mask.reshape(scores.shape)
+
+
+def lower_removed(scores: Mapping[str, Floats], plan: Plan) -> dict[str, Floats]:
+    """Scores in which the channels that a plan has removed already are the lowest."""
+    out = dict(scores)
+    for label in set(scores) & set(plan.keep):
+        low = min(float(scores[label].min()), 0.0)
+        out[label] = np.where(plan.keep[label], scores[label] - low + np.finfo(np.float64).tiny, 0.0)
+    return out

@@ -78,6 +78,7 @@ def summarize(state: State, text: str, file: Path, threads: int = 0) -> dict[str
         "compensation": state.results.get("compensation"),
         "protection": state.results.get("protection"),
         "search": state.results.get("search"),
+        "repetition": state.results.get("repetition"),
         "latency": None,
         "gates": [],
         "notes": [*state.source.notes, *state.notes, *describe_uncounted(cost)],

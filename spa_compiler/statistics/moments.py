@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -343,3 +343,21 @@ def measure_energy(chunks: Chunks | None, otherwise: float) -> float:
     if chunks[0].ndim != 4:
         chunks = [c.reshape(-1, *c.shape[-1:] or (1,)) for c in chunks]
     return max(float(measure_statistics(chunks)[1].sum()), 1e-30)  # NaN stays
+
+
+def exclude_unmeasured(graph: DependencyGraph, moments: Moments) -> tuple[list[str], Moments]:
+    """Contractions inside bodies that left no moments, and the moments of channels that none of them reads.
+
+    Half of the story is worse than none: the state of a recurrence would be judged by what it gives to the outside.
+    """
+    live = {d for g in graph.groups for d in g.dims}
+    names: list[str] = []
+    blind: set[Dim] = set()
+    for k, site in enumerate(graph.sites):
+        read = {
+            d for s in site.scopes for n in s.find_contracted() if n in s.env for d in iterate_dims(s.env[n])
+        } & live
+        if site.path and site.traits.is_contraction and read and k not in moments.of:
+            names.append(site.name)
+            blind |= read
+    return names, replace(moments, of={k: m for k, m in moments.of.items() if not m.contracted & blind})

@@ -104,3 +104,9 @@ def test_the_knee_is_where_planted_redundancy_ends(tmp_path: Path, planted: floa
     inputs = np.random.default_rng(1).standard_normal((16384, 128)).astype(np.float32)
     found = spa_compiler.compile(source, "auto", calib=inputs, latency=False)
     assert abs(found.report["search"]["best"]["ratio"] - planted) <= KNEE_STEP / 2 + 1e-9
+
+
+def test_a_budget_without_a_drop_is_no_search(models: Path) -> None:
+    text = "normalize,score,search(allocate{ratio=0.3},remove,verify)"
+    with pytest.raises(UsageError, match="give that, or no budget"):
+        spa_compiler.compile(models / "digits_gru.onnx", pipeline=text, latency=False, quality=False)

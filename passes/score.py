@@ -30,7 +30,10 @@ class Score:
     Where the calibration inputs are a guess (tabular data), magnitude stands in for obspa.
     """
 
-    criterion: str = make_option("l2", "How channels are scored; `spa passes` lists them.", "scoring", start="obspa")
+    criterion: str = make_option(
+        "l2", "How channels are scored; `spa passes` lists them. 0.5*l2+obspa blends several.", "scoring",
+        start="obspa",
+    )  # fmt: skip
     seed: int = make_seed_option()
     file: str = make_option("", "Scores from an .npz, one array per group label.", "scoring", name="scores", file=True)
     name: ClassVar[str] = "score"

@@ -28,7 +28,7 @@ class OptionsBesideRatio(TypedDict, total=False):
     matching: float
     """Work of matching drawn pictures to what BatchNormalization holds, in times of the default."""
     criterion: str
-    """How channels are scored; `spa passes` lists them."""
+    """How channels are scored; `spa passes` lists them. 0.5*l2+obspa blends several."""
     scores: Path
     """Scores from an .npz, one array per group label."""
     parts: Patterns

@@ -95,6 +95,11 @@ def uniform(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> S
     return _score_groups(graph, lambda group: rng.random(int(np.prod(group.shape))))
 
 
+def prefer_first(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
+    """The first channels of every group stay (SortedNet: a sub-network is a prefix of each dimension)."""
+    return _score_groups(graph, lambda group: np.tile(np.arange(group.size, 0, -1, dtype=np.float64), group.blocks))
+
+
 def fpgm(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> Scores:
     """Distance of a channel's produced weights to those of all others (geometric median, He et al. 2019)."""
 

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 
 from spa_compiler.errors import UsageError
 from spa_compiler.plugins import find_entry_points
+from spa_compiler.scoring.blend import is_blend, make_blend
 from spa_compiler.scoring.criterion import Criterion
 
 
@@ -17,7 +18,12 @@ def find_criteria() -> dict[str, EntryPoint]:
 
 
 def find_criterion(name: str) -> Criterion:
-    """A criterion by name; a plain function needs weights only. Raises UsageError with the names that there are."""
+    """A criterion by name, or a blend (`0.5*l2+obspa`); a plain function needs weights only.
+
+    Raises UsageError with the names that there are.
+    """
+    if name not in find_criteria() and is_blend(name):
+        return make_blend(name, find_criterion)
     if name not in find_criteria():
         raise UsageError(f"no criterion is called '{name}'; there are {', '.join(sorted(find_criteria()))}")
     found = find_criteria()[name].load()

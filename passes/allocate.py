@@ -214,7 +214,13 @@ class Allocate:
         ratios = dict(parse_ratio("--group-ratio", entry) for entry in self.group_ratio)
         densities = dict(parse_ratio("--layer-ratio", entry) for entry in self.layer_ratio)
         return Limits(
-            self.align, self.find_device(), self.min_keep, self.max_group_ratio, self.exclude, self.include, ratios,
+            self.align,
+            self.find_device(),
+            self.min_keep,
+            self.max_group_ratio,
+            self.exclude,
+            self.include,
+            ratios,
             densities,
         )
 

@@ -104,7 +104,7 @@ def score_again(state: State, scoring: Pipeline) -> State:
     small = Pipeline(tuple(front.values())).run(State.of(from_proto(state.model.proto(), state.source.path)))
     graph, inputs = small.require_graph(), state.calibration
     if inputs is not None and state.moments is not None:
-        with limit_threads(graph):
+        with limit_threads():
             found = collect_moments(graph, inputs.feeds, inputs.adjust)
         small = replace(small, moments=exclude_unmeasured(graph, found)[1])
     small = scoring.run(replace(small, calibration=inputs))

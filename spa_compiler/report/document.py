@@ -248,12 +248,7 @@ def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
             f"removed {part['reached']:.1%} of the {named} of {part['pattern']} (requested {part['ratio']:.1%})"
         )
     lines += _list_device_lines(report["device"])
-    if analysis["erased_channels"]:
-        lines.append(f"{analysis['erased_channels']} dead channels were removed, which changes no output")
-    if found := analysis["redirected"]:
-        what = [f"{found['channels']} channels are multiples of others, or numbers"] * bool(found["channels"])
-        what += [f"{found['terms']} terms of sums are zero"] * bool(found["terms"])
-        lines.append(f"{' and '.join(what)}: not computed any more, which changes no output")
+    lines += _list_exact_lines(analysis)
     if report["calibration"]:
         lines.append(f"calibrated on {report['calibration']['inputs']}")
         lines += describe_inputs(report["calibration"].get("given"))
@@ -293,6 +288,18 @@ def _list_device_lines(device: Mapping[str, Any] | None) -> list[str]:
         return []
     how = "of this machine, which is assumed: --device names another" if device["is_assumed"] else "--device"
     return [f"widths for {device['name']} ({how}): {device['widths']}"]
+
+
+def _list_exact_lines(analysis: Mapping[str, Any]) -> list[str]:
+    """Tell what went without a change of any output."""
+    lines = []
+    if analysis["erased_channels"]:
+        lines.append(f"{analysis['erased_channels']} dead channels were removed, which changes no output")
+    if found := analysis["redirected"]:
+        what = [f"{found['channels']} channels are multiples of others, or numbers"] * bool(found["channels"])
+        what += [f"{found['terms']} terms of sums are zero"] * bool(found["terms"])
+        lines.append(f"{' and '.join(what)}: not computed any more, which changes no output")
+    return lines
 
 
 def _list_quality_lines(report: Mapping[str, Any]) -> list[str]:

@@ -26,9 +26,9 @@ LIBRARY = sorted((ROOT / "spa_compiler").rglob("*.py"))
 PASSES = sorted((ROOT / "passes").glob("*.py"))
 MODULES = [*LIBRARY, *PASSES]
 ORDER = """
-    exit_codes errors plugins version settings algebra ir operators execution shape_inference canonicalize analysis
-    rewriting datasets verification planning interpreter autodiff calibration statistics scoring compensation quality
-    output pipeline report compiler sweeps __init__ cli
+    exit_codes errors plugins version settings times algebra ir operators execution shape_inference canonicalize
+    analysis rewriting datasets verification planning interpreter autodiff calibration statistics scoring compensation
+    quality output pipeline report compiler sweeps __init__ cli
 """.split()
 """Packages, and modules beside them: each imports only from those before it (docs/architecture.md)."""
 SLOW = {"sympy", "matplotlib"}
@@ -46,6 +46,7 @@ NAMES_OPERATORS = {
     "ir.validation": "faults of onnxruntime's own schemas, before any file is read; ir stands before operators",
     "interpreter.body_taps": "adds nodes to bodies as protobuf, where no builder of graph nodes serves",
     "verification.inside": "adds pushes to a model as protobuf, where no builder of graph nodes serves",
+    "times": "is copied alone to a target, where nothing of spa-compile is",
     "rewriting.prune": "patches what these nodes read: the operands that say a size in an operator's own way",
 }
 """Modules outside operators/ that hold names of operators, and why; all others ask operators/ (facts, movement ...)."""

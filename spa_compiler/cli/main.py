@@ -18,6 +18,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from spa_compiler import times
 from spa_compiler.cli.arguments import FILE, add_options, make_named_option, make_topic_options, read_options
 from spa_compiler.cli.inspection import (
     compare_files,
@@ -52,6 +53,7 @@ from spa_compiler.report.numbers import write_json
 from spa_compiler.report.saving import is_replaceable, save_report
 from spa_compiler.report.sweep_rows import format_rows, save_rows
 from spa_compiler.sweeps import make_budgets, sweep_file
+from spa_compiler.times import USUAL_SECONDS
 from spa_compiler.version import VERSION
 
 
@@ -448,6 +450,35 @@ def _read_numbers(option: str, text: str) -> list[float]:
         return [float(t.removesuffix("%")) / (100 if t.endswith("%") else 1) for t in text.split(",") if t]
     except ValueError as e:
         raise UsageError(f"{option} {text}: expected numbers like 0.3,0.5") from e
+
+
+@spa.command("times")
+@click.argument("source", metavar="[IN.onnx]", type=FILE, required=False)
+@click.option("-o", "--output", type=FILE, help="The file of times, for --times.")
+@click.option("--script", type=FILE, help="Write the program that measures, to run alone on the target.")
+@click.option("--seconds", type=click.FloatRange(1), default=USUAL_SECONDS, help="Time to spend on contractions.")
+@click.option("--no-cache", is_flag=True, help="Measure again what is remembered.")
+@JSON_OPTION
+@add_options([make_named_option("threads")], TRACE_OPTIONS)
+@click.option("--input-shape", multiple=True, metavar="NAME:1x3", help="Sizes of an input; symbolic axes are 1.")
+@_guard
+def times_command(source: Path | None, output: Path | None, script: Path | None, **given: Any) -> None:
+    """Measure how long this model's kernels take here at several widths, for --times of a compile elsewhere."""
+    if script is not None and source is None:
+        check_place(script)
+        script.write_text(Path(times.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+        click.echo(f"wrote {script}; on the target: python {script.name} IN.onnx -o t.json (numpy, onnx, onnxruntime)")
+        return
+    if source is None or output is None or script is not None:
+        raise UsageError("give IN.onnx and -o T.json, or --script FILE.py alone")
+    check_place(output)
+    try:
+        found = times.time_file(
+            source, output, given["threads"], given["seconds"], given["input_shape"], not given["no_cache"]
+        )
+    except times.TimesError as e:
+        raise (UsageError if e.is_usage else ModelError)(str(e)) from e
+    _print_json(found) if given["as_json"] else click.echo(times.describe_times(found, output))
 
 
 @spa.command("apply")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.cost_kinds import CountedCost, GroupShare, MeasuredCost
@@ -20,12 +21,14 @@ from spa_compiler.pipeline.fields import (
     make_option,
     make_ratio_option,
     make_threads_option,
+    make_times_option,
 )
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import Json, State
 from spa_compiler.planning.allocation import Budget, allocate
 from spa_compiler.planning.budget import parse_ratio, parse_target
 from spa_compiler.planning.device import HOST, Device, check_measurable, find_device, list_device_names
+from spa_compiler.planning.kernel_times import UNIT, KernelTimes, add_times, measure_here, read_times
 from spa_compiler.planning.measured_budget import find_measured_plan
 from spa_compiler.planning.parts import find_parts, measure_part
 from spa_compiler.planning.plan import Plan, find_widths, lower_removed, make_best_plan
@@ -33,14 +36,18 @@ from spa_compiler.planning.scopes import AUTO_SCOPE, Strategy, find_scope, list_
 from spa_compiler.planning.settings import PLANNING
 from spa_compiler.planning.width_ladder import Limits
 
+MISSED_SHARE = 0.05
+"""By how much a measured share may be missed, and a measured target, as a share of it."""
+
 
 @dataclass(frozen=True)
 class Allocate:
     """A budget (`of` and `ratio`, or `target`) and what limits it.
 
     `align` 0 is what the kernels of the `device` need (`block`, where it is given: convolutions in blocks of so many
-    channels); a compiled file's text says which device that was. A latency is met by measuring: the share of MACs is
-    found by bisection on the rewritten model. A budget may be of any cost that is registered.
+    channels); a compiled file's text says which device that was. For a latency
+    groups compete by the times of their kernels, measured here or elsewhere (`times`), and rewritten models are
+    measured until it is met; with `times` it is what these say. A budget may be of any cost that is registered.
     """
 
     ratio: float | str | None = make_ratio_option()
@@ -63,6 +70,7 @@ class Allocate:
         HOST, "Where the model is going to run: widths fill its kernels. host: a machine like this one.",
         "budget", choices=list_device_names,
     )  # fmt: skip
+    times: str = make_times_option()
     min_keep: int = make_min_keep_option()
     max_group_ratio: float = make_option(
         PLANNING.most_group_share, "Most that one group may lose.", "budget", least=0, most=1
@@ -102,29 +110,41 @@ class Allocate:
         of = parse_target(self.target)[0] if self.target else self.of
         measured = of in find_costs() and isinstance(find_cost(of), MeasuredCost)
         has_effect = measured or (not self.align and not self.block)
+        device = self.device if self.times else find_device(self.device).name  # the file of times says which
         return replace(
-            self, device=find_device(self.device).name if has_effect else HOST, block=0 if self.align else self.block,
+            self,
+            device=device if has_effect else HOST,
+            times=self.times if has_effect else "",
+            block=0 if self.align else self.block,
             threads=self.threads if measured else 0,
-        )  # fmt: skip
+        )
 
     def run(self, state: State) -> State:
         """A plan that meets the budget. Raises NothingToPrune when no group may change, BudgetError when few may."""
         self.check()
         if not state.scores:
             raise NothingToPrune(describe_frozen(state))
-        of, ratio = find_share(state, self.target, self.threads) if self.target else (self.of, self.share)
-        cost = find_cost(of)
+        known = self.read_times(state)
+        of, ratio = find_share(state, self.target, self.threads, known) if self.target else (self.of, self.share)
+        cost, tolerance = find_cost(of), MISSED_SHARE * (1 - ratio if self.target else 1)
+        if isinstance(cost, MeasuredCost) and cost.unit == UNIT:
+            known = known or measure_here(state.require_graph().model, self.threads)
+        limits = self.limits(known)
         if isinstance(cost, MeasuredCost):
-            plan = self.find_measured_plan(state, cost, ratio)
+            plan = self.meet_measured(state, cost, ratio, limits, known, tolerance)
         else:
-            plan = self.make_plan(state, of, find_remaining_share(state, of, ratio))
+            plan = self.make_plan(state, self.make_budget(of, find_remaining_share(state, of, ratio)), limits)
         if ratio > 0 and plan.is_empty and not state.edits:
             raise NothingToPrune(describe_small_share(state, of, ratio) or describe_frozen(state))
-        budget = Budget(of, ratio, self.read_parts())
+        budget = replace(self.make_budget(of, ratio), tolerance=tolerance)
         asked: dict[str, Json] = {"of": of, "ratio": ratio, "scope": self.choose_scope(state)}
         asked |= {"parts": list(describe_parts(state, budget, plan))} if budget.parts else {}
-        found = {} if self.align else {"device": self.find_device().document()}
-        return replace(state, plan=plan, budget=budget).add_results(asked=asked, **found)
+        said = {} if self.align and known is None else {"device": describe_device(limits.device, known)}
+        return replace(state, plan=plan, budget=budget).add_results(asked=asked, **said)
+
+    def make_budget(self, of: str, ratio: float) -> Budget:
+        """The budget of the whole, and of parts."""
+        return Budget(of, ratio, parts=self.read_parts())
 
     def check(self) -> None:
         """Raise UsageError for a budget that makes no sense."""
@@ -154,7 +174,7 @@ class Allocate:
         device = find_device(self.device)
         of = parse_target(self.target)[0] if self.target else self.of
         cost = find_cost(of) if of in list_cost_names() else None
-        if isinstance(cost, MeasuredCost) and cost.is_of_machine:
+        if isinstance(cost, MeasuredCost) and cost.is_of_machine and not self.times:
             check_measurable(device, f"--target {self.target}" if self.target else f"--of {of}")
 
     @property
@@ -184,45 +204,61 @@ class Allocate:
         is_even = isinstance(find_cost(self.of), GroupShare) or not state.scores_are_errors
         return "uniform" if is_even else "global"
 
-    def make_plan(self, state: State, of: str, ratio: float) -> Plan:
-        """The plan for one share."""
+    def read_times(self, state: State) -> KernelTimes | None:
+        """The times that were given. Raises UsageError where they are of another model, or another device."""
+        if not self.times:
+            return None
+        known = read_times(Path(self.times), state.source.files.digest(state.source.path))
+        if self.device not in (HOST, known.device):
+            raise UsageError(
+                f"--times {self.times} was measured on {known.device or known.document['cpu']}, and --device says "
+                f"{self.device}: leave out --device"
+            )
+        return known
+
+    def make_plan(self, state: State, budget: Budget, limits: Limits, known: KernelTimes | None = None) -> Plan:
+        """The plan for one share; `known`: of milliseconds, as these times have them."""
         graph = state.require_graph()
         scores, left = (
             lower_removed(state.scores, state.plan),
             {n: state.plan.count_kept(graph.group(n)) for n in state.plan.keep},
         )
-        budget, scope = Budget(of, ratio, self.read_parts()), self.choose_scope(state)
+        cost = CostModel(graph)
+        if known is not None:
+            cost = add_times(cost, known)
         feeds = [] if state.calibration is None else take_first(state.calibration.feeds, PLANNING.scope_inputs)
-        widths = allocate(graph, CostModel(graph), scores, budget, self.limits(), scope, left, feeds)
+        widths = allocate(graph, cost, scores, budget, limits, self.choose_scope(state), left, feeds)
         return make_best_plan(graph, scores, widths).merge(state.plan)
 
-    def find_measured_plan(self, state: State, cost: MeasuredCost, ratio: float) -> Plan:
-        """The plan for one share of a cost that is met by measuring."""
-        graph = state.require_graph()
-        return find_measured_plan(
-            cost, graph, ratio, lambda share: self.make_plan(state, cost.stand_in, share), self.threads
-        )
+    def meet_measured(
+        self, state: State, cost: MeasuredCost, ratio: float, limits: Limits, known: KernelTimes | None,
+        tolerance: float,
+    ) -> Plan:  # fmt: skip
+        """The plan for one share of a cost that is met by measuring; where it cannot be measured here, as times say."""
+        by_time = known if cost.unit == UNIT else None
 
-    def find_device(self) -> Device:
-        """The device whose kernels the widths fill."""
+        def make_plan(share: float) -> Plan:
+            return self.make_plan(state, Budget(cost.name, share, tracked=UNIT if by_time else ""), limits, by_time)
+
+        if by_time is not None and not by_time.is_here:
+            return make_plan(ratio)
+        return find_measured_plan(cost, state.require_graph(), ratio, make_plan, self.threads, tolerance)
+
+    def find_device(self, known: KernelTimes | None = None) -> Device:
+        """The device whose kernels the widths fill; where times are given, the one that they were measured on."""
         if self.block:  # of texts that were written before devices had names
             return Device(name=f"block={self.block}", convolution=self.block, source="the option block of allocate")
-        return find_device(self.device)
+        there = known.device if known is not None and not known.is_here else ""
+        return find_device(there or self.device)
 
-    def limits(self) -> Limits:
+    def limits(self, known: KernelTimes | None = None) -> Limits:
         """The options as limits."""
         ratios = dict(parse_ratio("--group-ratio", entry) for entry in self.group_ratio)
         densities = dict(parse_ratio("--layer-ratio", entry) for entry in self.layer_ratio)
         return Limits(
-            self.align,
-            self.find_device(),
-            self.min_keep,
-            self.max_group_ratio,
-            self.exclude,
-            self.include,
-            ratios,
-            densities,
-        )
+            self.align, self.find_device(known), self.min_keep, self.max_group_ratio, self.exclude, self.include,
+            ratios, densities,
+        )  # fmt: skip
 
 
 def describe_parts(state: State, budget: Budget, plan: Plan) -> Iterator[dict[str, Json]]:
@@ -230,6 +266,14 @@ def describe_parts(state: State, budget: Budget, plan: Plan) -> Iterator[dict[st
     graph, widths = state.require_graph(), find_widths(state.require_graph(), plan)
     for part in find_parts(graph, dict(budget.parts)):
         yield {"pattern": part.name, "ratio": part.ratio, "reached": measure_part(part, budget.unit, widths)}
+
+
+def describe_device(device: Device, known: KernelTimes | None) -> dict[str, Any]:
+    """The device for the report, with whose milliseconds decided."""
+    found = device.document()
+    if known is not None and not known.is_here:
+        found["is_here"] = False
+    return found | {"times": known.describe() if known is not None else None}
 
 
 def find_remaining_share(state: State, of: str, ratio: float) -> float:

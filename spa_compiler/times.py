@@ -46,6 +46,7 @@ LARGEST_SESSION = 1 << 28
 EVENT = re.compile(r"p(\d+)(?:_.*)?_kernel_time")
 MOVING = ("ReorderInput", "ReorderOutput")
 """Kernels that bring a single contraction into a layout and back; in a model neighbours share it."""
+BODIES = ("If", "Loop", "Scan")
 Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
 
@@ -445,6 +446,8 @@ def measure_whole(model: onnx.ModelProto, feed: Mapping[str, Any], threads: int)
         by_name.setdefault((event["name"], event["args"].get("op_name", "")), []).append(event["dur"] / 1e3)
     kernels: dict[str, float] = {}
     for (_, kind), values in by_name.items():
+        if kind in BODIES:  # the nodes in them are listed, too
+            continue
         kernels[kind] = kernels.get(kind, 0.0) + average_low(values) * len(values) / runs
     return min(times), kernels
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim, Expr, Sum, iterate_dims, resolve
-from spa_compiler.analysis.cost_kinds import Term
 from spa_compiler.analysis.cost_registry import find_counted_costs
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.ir.symbols import list_symbols
@@ -62,6 +61,26 @@ class Product:
 
     def __mul__(self, other: Product) -> Product:
         return Product(self.factor * other.factor, self.dims + other.dims, self.sums + other.sums)
+
+    def scale(self, by: float) -> Product:
+        """The product so many times."""
+        return Product(self.factor * by, self.dims, self.sums)
+
+    def find_dims(self) -> set[Dim]:
+        """Dims on whose widths it depends."""
+        return {*self.dims, *(d for parts in self.sums for p in parts for d in p.find_dims())}
+
+
+class Evaluated(Protocol):
+    """A part of a cost, as a function of widths: a product of sizes, or one that was measured."""
+
+    def __call__(self, widths: Widths) -> float: ...
+
+    def evaluate_over(self, widths: Mapping[Dim, Array]) -> Array: ...
+
+    def scale(self, by: float) -> Evaluated: ...
+
+    def find_dims(self) -> set[Dim]: ...
 
 
 def make_product(axes: Iterable[Expr], find_fixed: Callable[[Dim], float | None], factor: float = 1.0) -> Product:
@@ -115,10 +134,19 @@ class CostModel:
         """Those of some dims that take part in the total."""
         return dims & self._count(unit).find_dims()
 
+    def add_count(self, unit: str, parts: Sequence[Evaluated]) -> None:
+        """One more cost, which is the sum of these parts."""
+        self._counts[unit] = _Count(parts, [p.find_dims() for p in parts])
+
+    def make_size(self, axes: Iterable[Expr]) -> Product:
+        """The product of the sizes of axes, as a function of widths; for one sample, as every cost."""
+        return make_product(axes, self._find_fixed)
+
     def _count(self, unit: str) -> _Count:
         if unit not in self._counts:
             terms = list(find_counted_costs()[unit].terms(self.graph))
-            self._counts[unit] = _Count(terms, [make_product(t.axes, self._find_fixed, t.factor) for t in terms])
+            dims = [{d for a in t.axes for d in iterate_dims(a)} for t in terms]
+            self._counts[unit] = _Count([make_product(t.axes, self._find_fixed, t.factor) for t in terms], dims)
         return self._counts[unit]
 
     def _find_fixed(self, d: Dim) -> float | None:
@@ -127,29 +155,29 @@ class CostModel:
 
 
 class _Count:
-    """The terms of one cost as products, and which of them a dim is part of."""
+    """The terms of one cost as functions of widths, and which of them a dim is part of."""
 
-    def __init__(self, terms: Sequence[Term], products: list[Product]) -> None:
+    def __init__(self, products: Sequence[Evaluated], dims: list[set[Dim]]) -> None:
         self.products = products
-        self._dims = [{d for a in t.axes for d in iterate_dims(a)} for t in terms]
+        self._dims = dims
         self._by_dim: dict[Dim, list[int]] = {}
-        self._parts: dict[str, list[Product]] = {}
-        for k, dims in enumerate(self._dims):
-            for d in dims:
+        self._parts: dict[str, list[Evaluated]] = {}
+        for k, own in enumerate(dims):
+            for d in own:
                 self._by_dim.setdefault(d, []).append(k)
 
     def find_dims(self) -> set[Dim]:
         """Dims of all products."""
         return set(self._by_dim)
 
-    def find_parts(self, group: Group) -> list[Product]:
-        """Products in which a group takes part, each once."""
+    def find_parts(self, group: Group) -> list[Evaluated]:
+        """Terms in which a group takes part, each once."""
         if group.label not in self._parts:
             self._parts[group.label] = [self.products[k] for k in self._find_terms(group)]
         return self._parts[group.label]
 
     def find_neighbours(self, group: Group) -> set[Dim]:
-        """Dims of these products."""
+        """Dims of these terms."""
         return {d for k in self._find_terms(group) for d in self._dims[k]}
 
     def _find_terms(self, group: Group) -> dict[int, None]:

@@ -17,6 +17,7 @@ from spa_compiler.pipeline.fields import AUTO
 from spa_compiler.pipeline.passes import find_inner, replace_inner
 from spa_compiler.pipeline.state import Pass, State
 from spa_compiler.planning.budget import parse_target
+from spa_compiler.planning.kernel_times import UNIT, KernelTimes
 from spa_compiler.planning.measured_budget import find_measured_share
 from spa_compiler.planning.plan import find_widths
 
@@ -62,10 +63,16 @@ def shorten(steps: Iterable[Pass]) -> Iterable[Pass]:
             yield step
 
 
-def find_share(state: State, target: str, threads: int = 0) -> tuple[str, float]:
+def find_share(
+    state: State, target: str, threads: int = 0, known: KernelTimes | None = None
+) -> tuple[str, float]:  # fmt: skip
     """An absolute target as the share to remove. Raises NothingToPrune when the dense model already meets it."""
     of, wanted = parse_target(target)
     cost = find_cost(of)
+    if known is not None and isinstance(cost, MeasuredCost) and cost.unit == UNIT:
+        if wanted >= known.dense_ms:
+            raise NothingToPrune(f"--target {target}: the model already takes only {known.dense_ms:.3g} ms there")
+        return of, 1 - wanted / known.dense_ms
     if isinstance(cost, MeasuredCost):
         return of, find_measured_share(cost, state.require_graph(), wanted, threads)
     unit = cost.unit

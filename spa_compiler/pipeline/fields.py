@@ -105,6 +105,14 @@ def make_threads_option() -> int:
     return make_option(0, "Threads of onnxruntime; 0: one per core.", "inputs", least=0)
 
 
+def make_times_option() -> str:
+    """Times of kernels, measured on the machine where the model is going to run."""
+    return make_option(
+        "", "Milliseconds of another machine: what `spa times` has measured there. Budgets, gates and the report are "
+        "then of that machine.", "budget", file=True,
+    )  # fmt: skip
+
+
 def make_memory_option() -> str:
     """The memory of calibration, and that of one value of the model."""
     return make_option(

@@ -82,6 +82,10 @@ class OptionsBesideRatio(TypedDict, total=False):
     """How --calib and --data become inputs: resize, crop, scale, mean, std, order (RGB, BGR), layout (NCHW, NHWC) of
     pictures, rate of sounds; values are (v * scale - mean) / std. Default: found from the model.
     """
+    times: Path
+    """Milliseconds of another machine: what `spa times` has measured there. Budgets, gates and the report are then
+    of that machine.
+    """
     memory: str
     """Memory for calibration; a model with a value that takes more is refused."""
     seed: int
@@ -137,6 +141,7 @@ class OptionAttributes:
     input_range: tuple[str, ...]
     data: str
     preprocess: str
+    times: str
     memory: str
     seed: int
     threads: int

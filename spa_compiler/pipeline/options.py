@@ -30,6 +30,7 @@ from spa_compiler.pipeline.fields import (
     make_range_option,
     make_seed_option,
     make_threads_option,
+    make_times_option,
 )
 from spa_compiler.pipeline.option_values import OptionAttributes, OptionValues
 from spa_compiler.pipeline.passes import Pipeline, find_passes, replace_inner
@@ -54,6 +55,7 @@ class Command:
     input_range: tuple[str, ...] = make_range_option()
     data: str = make_data_option()
     preprocess: str = make_preprocess_option()
+    times: str = make_times_option()
     memory: str = make_memory_option()
     seed: int = make_seed_option()
     threads: int = make_threads_option()

@@ -37,16 +37,20 @@ class Budget:
 
     `parts`: shares of the cost of parts of the model, by pattern; the ratio is that of the whole beside them, or 0
     where nothing else shall go.
+    `tracked` is the unit in which it is counted, where that is no registered cost's: the model has it all the same.
+    A share that is measured may be missed by `tolerance` on both sides.
     """
 
     of: str
     ratio: float
     parts: tuple[tuple[str, float], ...] = ()
+    tracked: str = ""
+    tolerance: float = 0.05
 
     @property
     def unit(self) -> str:
         """The unit in which the cost, or what stands in for it, is counted."""
-        return find_tracked_cost(self.of).unit
+        return self.tracked or find_tracked_cost(self.of).unit
 
 
 def allocate(
@@ -123,6 +127,7 @@ def _meet_budget(tracker: CostTracker, chosen: Strategy | Shares, finest: int) -
     repair.give_back()
     if tracker.has_slack():
         repair.trim(finest)
+    repair.widen_freely()
 
 
 def _place_fixed_groups(graph: DependencyGraph, ladder: list[WidthLadder], limits: Limits) -> dict[str, WidthLadder]:

@@ -41,8 +41,9 @@ def check_budget(
     if budget.ratio <= 0 or isinstance(cost, GroupShare):  # every group lost its share: the allocation has seen to it
         return
     if isinstance(cost, MeasuredCost):
-        shares = list(_measure_until_met(graph, model, cost, budget.ratio, threads, known))
-        best, how, slack = max(shares), "measured on the model that would be written", BUDGET_TOLERANCE
+        slack = budget.tolerance if cost.is_of_machine else BUDGET_TOLERANCE
+        shares = list(_measure_until_met(graph, model, cost, budget.ratio, threads, known, slack))
+        best, how = max(shares), "measured on the model that would be written"
     else:
         counted = CostModel(graph)
         dense = (CostModel(unedited) if unedited is not None else counted).total(cost.unit, {})
@@ -57,8 +58,9 @@ def check_budget(
 
 
 def _measure_until_met(
-    graph: DependencyGraph, model: Model, cost: MeasuredCost, ratio: float, threads: int, known: float | None
-) -> Iterator[float]:
+    graph: DependencyGraph, model: Model, cost: MeasuredCost, ratio: float, threads: int, known: float | None,
+    slack: float,
+) -> Iterator[float]:  # fmt: skip
     """Shares that went, up to the first that is enough."""
     for k in range(MEASUREMENTS):
         if k or known is None:
@@ -67,5 +69,5 @@ def _measure_until_met(
         else:
             share = known
         yield share
-        if share >= ratio - BUDGET_TOLERANCE:
+        if share >= ratio - slack:
             return

@@ -9,6 +9,8 @@ from spa_compiler.planning.settings import PLANNING
 from spa_compiler.planning.shares import Shares, find_wanted_width, remove_by_shares
 from spa_compiler.planning.width_ladder import WidthLadder, refine_all
 
+FREE_SHARE = 1e-6
+"""Share of the dense cost that is none."""
 EXCHANGES, ROUNDS = 12, 32
 """Steps back that are tried in a round of exchanges, and rounds."""
 
@@ -31,6 +33,14 @@ class BudgetRepair:
                     moved = True
             if self.shares is not None or not moved:
                 return
+
+    def widen_freely(self) -> None:
+        """Widen groups as far as it costs nothing: a kernel takes as long for a part of a block as for all of it."""
+        tracker = self.tracker
+        for s in sorted(tracker.free, key=self._measure_regret, reverse=True):
+            now, free = tracker.compute_own(s), FREE_SHARE * tracker.dense
+            ups = (at for at in range(s.at) if -tracker.compute_freed(s, at, now) <= free)
+            tracker.move(s, next(ups, s.at))
 
     def trim(self, finest: int) -> None:
         """Where the staircase is too coarse to meet the budget, finer widths bring it near.

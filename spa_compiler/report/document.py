@@ -197,7 +197,8 @@ def format_last_line(report: Mapping[str, Any]) -> str:
         f"params {format_change(reached['params'])}",
     ]
     if latency := report["latency"]:
-        parts.append(f"latency {latency['dense_ms']:.3g} -> {latency['compiled_ms']:.3g} ms")
+        slower = " (SLOWER)" if latency["slower"] else ""
+        parts.append(f"latency {latency['dense_ms']:.3g} -> {latency['compiled_ms']:.3g} ms{slower}")
     if accuracy := report["accuracy"]:
         parts.append(f"accuracy {accuracy['dense']:.2%} -> {accuracy['compiled']:.2%}")
     if report["fidelity"]["cosine"] is not None:
@@ -218,7 +219,8 @@ def list_cost_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]
     ]
     if latency := report["latency"]:
         device = report.get("device")
-        where = "" if device is None or device["is_here"] else f", not of {device['name']}"
+        other = device is not None and not device["is_here"] and latency["statistic"] != "predicted"
+        where = f", not of {device['name']}" if device is not None and other else ""
         title = f"latency, {latency['statistic']} ms ({latency['threads']} threads{where})"
         gain = format_change(_measure_gain(latency, "ms"))
         rows.append((title, f"{latency['dense_ms']:.3g}", f"{latency['compiled_ms']:.3g}", gain))
@@ -248,6 +250,11 @@ def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
             f"removed {part['reached']:.1%} of the {named} of {part['pattern']} (requested {part['ratio']:.1%})"
         )
     lines += _list_device_lines(report["device"])
+    if report["latency"] and report["latency"]["slower"]:
+        lines.append(
+            "the compiled model is SLOWER than the dense one here: its widths fill the kernels worse, or onnxruntime "
+            "fuses less; --of latency looks for faster ones"
+        )
     lines += _list_exact_lines(analysis)
     if report["calibration"]:
         lines.append(f"calibrated on {report['calibration']['inputs']}")
@@ -286,8 +293,9 @@ def _list_device_lines(device: Mapping[str, Any] | None) -> list[str]:
     """Whose kernels the widths fill, and that this was assumed where nobody said it."""
     if device is None:
         return []
-    how = "of this machine, which is assumed: --device names another" if device["is_assumed"] else "--device"
-    return [f"widths for {device['name']} ({how}): {device['widths']}"]
+    how = "of this machine, which is assumed: --device names another" if device["is_assumed"] else "as was asked"
+    lines = [f"widths for {device['name']} ({how}): {device['widths']}"]
+    return [*lines, *([f"milliseconds of kernels {device['times']}"] if device["times"] else [])]
 
 
 def _list_exact_lines(analysis: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,8 @@ from spa_compiler.ir.symbols import list_symbols
 from spa_compiler.verification.feeds import Feed, Ranges, draw_inputs
 from spa_compiler.verification.sizes import list_analysis_sizes
 
+LEAST_SLOWER = 0.03
+"""From which share on a difference of minima is one."""
 MOST_SPREAD = 0.1
 """How far a median may lie above the minimum, as a share of it, before it is noise of other processes."""
 
@@ -25,7 +27,8 @@ class Latency:
     """Milliseconds of one run, dense and compiled interleaved in one process.
 
     `dense_ms` and `compiled_ms` are medians; minima where the medians are noise (`statistic`), which other processes
-    cannot make smaller. Minimum and 90th percentile show the spread.
+    cannot make smaller; `predicted` are times of another machine, which follow from those of its kernels. Minimum and
+    90th percentile show the spread.
     """
 
     dense_ms: float
@@ -39,8 +42,14 @@ class Latency:
     runs: int
     sizes: dict[str, list[int]]
 
+    @property
+    def is_slower(self) -> bool:
+        """Is the compiled model slower than the dense one, by more than what two equal models differ?"""
+        return self.compiled_min_ms > (1 + LEAST_SLOWER) * self.dense_min_ms
+
     def document(self) -> dict[str, Any]:
-        return asdict(self)
+        """As a dictionary for the report."""
+        return asdict(self) | {"slower": self.is_slower}
 
 
 def draw_sample(

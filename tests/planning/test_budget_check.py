@@ -86,7 +86,7 @@ def test_a_plan_that_falls_short_is_found_at_the_end() -> None:
             check_budget(graph, graph.model, Budget(of, 0.5), plan)
 
 
-@pytest.mark.parametrize(("shares", "holds"), [([0.5], True), ([-0.2, 0.38, 0.41], True), ([-0.2, 0.38, 0.3], False)])
+@pytest.mark.parametrize(("shares", "holds"), [([0.5], True), ([-0.2, 0.34, 0.36], True), ([-0.2, 0.34, 0.3], False)])
 def test_a_measured_budget_may_miss_twice(shares: list[float], holds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine gives any number once; a model that is never fast enough is refused."""
     left = list(shares)
@@ -96,7 +96,7 @@ def test_a_measured_budget_may_miss_twice(shares: list[float], holds: bool, monk
     if holds:
         check_budget(graph, graph.model, Budget("latency", 0.4), Plan())
     else:
-        with pytest.raises(BudgetError, match=r"latency: asked for 40.0% less, \+38.0% went"):
+        with pytest.raises(BudgetError, match=r"latency: asked for 40.0% less, \+34.0% went"):
             check_budget(graph, graph.model, Budget("latency", 0.4), Plan())
     assert not left
 
@@ -109,7 +109,7 @@ def test_milliseconds_are_checked_on_the_file_that_would_be_written(
     cost = replace(find_cost("latency"), measure=lambda *_: (1.0, 1.2))
     monkeypatch.setattr(budget_check, "find_cost", lambda of: cost)
     monkeypatch.setattr(
-        "spa_compiler.passes.allocate.find_measured_plan", lambda cost, graph, ratio, make, threads: make(0.3)
+        "spa_compiler.passes.allocate.find_measured_plan", lambda cost, graph, ratio, make, *more: make(0.3)
     )
     options = ("--ratio", 0.4, "--of", "latency", "--criterion", "l2", "--no-quality", "-o", tmp_path / "o.onnx")
     result = run(models / "digits_gru.onnx", *options)

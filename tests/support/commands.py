@@ -17,7 +17,7 @@ NUMBER = r"[-+]?\d[\d.]*(e[-+]\d+)?"
 LAST_LINE = re.compile(
     r"(VERIFIED|UNPROVEN \(\d+ of \d+ groups\))"
     rf" \| quality (GOOD|FAIR|POOR|UNKNOWN) \(((estimated|measured) drop {NUMBER} points|[-a-z, ]+)\)"
-    rf" \| MACs {NUMBER}% \(\S+ -> \S+\) \| params {NUMBER}%( \| latency {NUMBER} -> {NUMBER} ms)?"
+    rf" \| MACs {NUMBER}% \(\S+ -> \S+\) \| params {NUMBER}%( \| latency {NUMBER} -> {NUMBER} ms( \(SLOWER\))?)?"
     rf"( \| accuracy {NUMBER}% -> {NUMBER}%)? \| cosine {NUMBER} \| prune==mask {NUMBER} \| {NUMBER} s"
 )
 QUICK = ["--criterion", "l2", "--no-latency", "--no-quality"]

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from spa_compiler.compensation.quantized_weights import Grid, make_quantized_bias, put_quantized
+from spa_compiler.execution.finite import ignore_overflow, is_finite
 from spa_compiler.ir.editing import drop_dead
-from spa_compiler.ir.model import Model, make_constant
+from spa_compiler.ir.model import Model, find_element_type, make_constant
 from spa_compiler.operators import build
 from spa_compiler.operators.build import new_node
 from spa_compiler.operators.contraction import Form
@@ -72,14 +74,34 @@ def apply_updates(small: Model, updates: Mapping[str, Update | Replacement]) -> 
         if update.grids is not None:
             put_quantized(model, tensor, *update.grids, weight)
         else:
-            own = make_constant(tensor.name, weight) if isinstance(tensor, gs.Constant) else None
-            node.inputs[update.form.weight] = own or model.new_constant(f"{node.outputs[0].name}.weight", weight)
+            put_weight(model, node, update.form.weight, weight, f"{node.outputs[0].name}.weight")
         if update.form.bias is None and update.bias.any():
             _add_behind(model, node, update, outputs)
         elif update.form.bias is not None:
             _add_bias(model, node, update, update.form.bias)
     drop_dead(model)
     return model
+
+
+def put_weight(model: Model, node: gs.Node, slot: int, values: Array, wanted: str) -> None:
+    """Other numbers for a weight; one that is stored in a shorter type, behind a Cast, stays so."""
+    old = node.inputs[slot]
+    stored = build.find_stored(old)
+    kind = onnx.TensorProto.FLOAT if stored is None else find_element_type(stored)
+    with ignore_overflow():
+        short = values.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    if stored is None or not is_finite(short.astype(np.float64)):
+        own = isinstance(old, gs.Constant)
+        node.inputs[slot] = make_constant(old.name, values) if own else model.new_constant(wanted, values)
+        return
+    maker = old.inputs[0]
+    if len(old.outputs) == 1 and len(stored.outputs) == 1 and not {old.name, stored.name} & set(model.captured):
+        maker.inputs[0] = make_constant(stored.name, short)
+        return
+    node.inputs[slot] = model.new_value(wanted)
+    call = build.cast(model.new_constant(f"{wanted}.stored", short), int(maker.attrs["to"]))
+    at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
+    model.graph.nodes.insert(at, new_node(model, call, wanted, [node.inputs[slot]]))
 
 
 def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
@@ -90,6 +112,11 @@ def _add_bias(model: Model, node: gs.Node, update: Update, slot: int) -> None:
         slots = update.form.data, slot
         if make_quantized_bias(model, node, slots, *update.grids, update.bias / beta) is not None:
             return
+    stored = None if old is None else build.find_stored(old)
+    if beta != 0 and old is not None and stored is not None:
+        values = (model.array(stored).astype(np.float64) + update.bias / beta).astype(update.weights.dtype)
+        put_weight(model, node, slot, values, f"{node.outputs[0].name}.bias")
+        return
     if beta != 0 and old is not None and not isinstance(old, gs.Constant):
         change = (update.bias / beta).astype(update.weights.dtype)
         addend = model.new_constant(f"{node.outputs[0].name}.bias", change)

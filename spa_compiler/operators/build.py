@@ -15,15 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.ir.model import Model
+from spa_compiler.ir.model import Model, find_element_type
 
 V = TypeVar("V")
 """A value: a tensor of a graph, or a name."""
 Constant = Callable[[NDArray[Any]], V]
 """Makes a constant of an array."""
+SHORT_FLOATS = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+"""Types in which weights are stored that a Cast makes longer before they are used."""
 INPUT_SINCE = {"Split": 13, "Squeeze": 13, "Unsqueeze": 13, "Slice": 10, "Pad": 11, "Reshape": 5, "ReduceMean": 18}
 """Opset from which an operator takes its integers as an input; before, they were an attribute."""
 
@@ -125,6 +128,18 @@ def choose(condition: V, a: V, b: V) -> Call[V]:
 def is_choice(node: gs.Node) -> bool:
     """Is this a node that `choose` makes?"""
     return bool(node.op == "Where")
+
+
+def cast(x: V, to: int) -> Call[V]:
+    """X in another element type of ONNX."""
+    return Call("Cast", [x], {"to": to})
+
+
+def find_stored(t: gs.Tensor) -> gs.Constant | None:
+    """The constant that a tensor is, in a shorter type of floats; None where it is none."""
+    maker = t.inputs[0] if not isinstance(t, gs.Constant) and len(t.inputs) == 1 else None
+    source = maker.inputs[0] if maker is not None and maker.op == "Cast" and len(maker.inputs) == 1 else None
+    return source if isinstance(source, gs.Constant) and find_element_type(source) in SHORT_FLOATS else None
 
 
 def identity(x: V) -> Call[V]:

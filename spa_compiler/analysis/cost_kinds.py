@@ -15,7 +15,7 @@ from spa_compiler.algebra.expr import Expr
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.ir.model import Model
 
-SCALES: Mapping[str, float] = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+SCALES: dict[str, float] = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,13 @@ class Cost:
 class CountedCost(Cost):
     """A sum of products of axis sizes, and so known for any widths without a run.
 
-    Totals are rounded to whole units. `in_tables`: shown where there is room for few costs (inspect, compare, sweep).
+    Totals are rounded to whole units. `in_tables`: shown where there is room for few costs (inspect, compare, sweep);
+    `in_summary`: in the table that a compile prints.
     """
 
     terms: Callable[[DependencyGraph], Iterable[Term]]
     in_tables: bool = True
+    in_summary: bool = True
 
     def __post_init__(self) -> None:
         self._describe(self.terms)

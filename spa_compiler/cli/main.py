@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ RUN_OPTIONS: list[Callable[..., Any]] = [
         "reports",
         type=FILE,
         multiple=True,
-        help="Write the report: a page for .html, Markdown for .md and $GITHUB_STEP_SUMMARY, else JSON. Repeatable.",
+        help="Write the report: a page for .html, Markdown for .md and $GITHUB_STEP_SUMMARY, else JSON; - is --json. "
+        "Repeatable.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else."),
     make_named_option("fail_under"),
@@ -135,6 +137,8 @@ RUN_OPTIONS: list[Callable[..., Any]] = [
 ]
 TRACE_OPTIONS = [click.option("-v", "--verbose", is_flag=True, help="Say where an error comes from.")]
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+STANDARD_OUTPUT = Path("-")
+"""Stands for standard output where a report is asked for."""
 PRINTED = "spa_compiler.json"
 """Key in the context of a command that has printed its JSON."""
 SETTINGS: dict[str, Any] = {
@@ -268,7 +272,7 @@ def _print_result(result: Result, given: dict[str, Any]) -> None:
     click.echo(document.format_last_line(result.report))
 
 
-def _compile(source: Path, destination: Path | None, output: Path | None, **given: Any) -> None:
+def _compile(source: Path, destination: str | None, output: str | None, **given: Any) -> None:
     """Make an ONNX model smaller and faster: remove channels, heads and hidden units, without data or training.
 
     The result is checked against onnxruntime before it is written. Exit codes: 0 done; 1 verification failed, or the
@@ -278,7 +282,53 @@ def _compile(source: Path, destination: Path | None, output: Path | None, **give
     """
     if destination is not None and output is not None:
         raise UsageError(f"{destination} and -o {output} both say where to write: give one of them")
-    _run(source, destination or output, given)
+    if given["quiet"] and given["verbose"]:
+        raise UsageError("-q and -v contradict each other: give one of them")
+    if STANDARD_OUTPUT in given["reports"]:
+        given |= {"reports": tuple(f for f in given["reports"] if f != STANDARD_OUTPUT), "as_json": True}
+    with _place_output(source, destination or output) as target:
+        _run(source, target, given)
+
+
+@contextmanager
+def _place_output(source: Path, output: str | None) -> Iterator[Path | None]:
+    """The file that is written: one in the folder that is named, if it is one. Folders are made, and stay if used."""
+    if output is None:
+        yield None
+        return
+    is_folder = output.endswith(("/", os.sep)) or Path(output).is_dir()
+    target = Path(output) / f"{source.stem}.pruned.onnx" if is_folder else Path(output)
+    made = [p for p in target.parents if not p.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise PlaceError(f"{output}: cannot make the folder: {e.strerror or e}") from e
+    try:
+        yield target
+    finally:
+        for p in made:
+            with suppress(OSError):  # something is in it
+                p.rmdir()
+
+
+class _Command(click.Command):
+    """A command whose usage errors look like all others, and which may be the name of another one."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run it; the first argument may be a verb, as in `spa-compile inspect IN.onnx`."""
+        given = list(extra.get("args") or (args[0] if args else None) or sys.argv[1:])
+        verb = spa.commands.get(given[0]) if given and self.name == "spa-compile" else None
+        if verb is not None and not Path(given[0]).is_file():
+            return verb.main(**{**extra, "args": given[1:], "prog_name": f"spa-compile {given[0]}"})
+        return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """The context of a run; what is wrong with the options is one line, in the style of all errors."""
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as e:
+            click.echo(f"spa-compile: error: {e.format_message()} (-h lists the options)", err=True)
+            sys.exit(ExitCode.BAD_USAGE)
 
 
 def _make_command(name: str) -> click.Command:
@@ -294,17 +344,25 @@ def _make_command(name: str) -> click.Command:
     )(body)
     body = make_named_option("dry_run")(body)
     body = click.option("--save-plan", type=FILE, help="Write which channels stay, as JSON.")(body)
-    body = click.option("-o", "--output", type=FILE, help="Where to write; default: IN.pruned.onnx.")(body)
+    body = click.option(
+        "-o", "--output", type=click.Path(), help="The file to write, or FOLDER/; default: IN.pruned.onnx."
+    )(body)
     body = click.version_option(VERSION, prog_name="spa-compile")(body)
-    body = click.argument("destination", metavar="[OUT.onnx]", type=FILE, required=False)(body)
+    body = click.argument("destination", metavar="[OUT.onnx]", type=click.Path(), required=False)(body)
     body = click.argument("source", metavar="IN.onnx", type=FILE)(body)
-    return click.command(name, context_settings=SETTINGS)(body)
+    return click.command(name, cls=_Command, context_settings=SETTINGS)(body)
 
 
 compile_command = _make_command("spa-compile")
 
 
-@click.group(context_settings=SETTINGS)
+class _Group(click.Group):
+    """Verbs that are commands of our own kind."""
+
+    command_class = _Command
+
+
+@click.group(cls=_Group, context_settings=SETTINGS)
 @click.version_option(VERSION, prog_name="spa")
 def spa() -> None:
     """Structured pruning of ONNX models."""

@@ -20,7 +20,8 @@ from spa_compiler.ir.external_data import BITS
 USUAL_MEMORY = "2GB"
 """The memory that a value may take unless --memory says otherwise."""
 BYTE_SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
-BYTES_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
+BINARY_SCALES = {"KI": 2**10, "MI": 2**20, "GI": 2**30}
+BYTES_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(?:([KMG]I?)B?|B)\s*\Z", re.IGNORECASE)
 HELD_VALUES = 8
 """Values of the largest size that a proof holds at once: outputs of two models, and what their sessions keep."""
 STRING_BYTES = 16
@@ -30,9 +31,10 @@ STRING_BYTES = 16
 def parse_bytes(option: str, text: str) -> int:
     """`2GB` in bytes. Raises UsageError for anything else, which names the option."""
     found = BYTES_PATTERN.match(text)
-    if found is None or not 0 < float(found[1]) * BYTE_SCALES[found[2].upper()] < math.inf:
-        raise UsageError(f"{option} {text}: expected a size like 2GB or 500MB")
-    return int(float(found[1]) * BYTE_SCALES[found[2].upper()])
+    scale = (BYTE_SCALES | BINARY_SCALES)[(found[2] or "").upper()] if found else 0
+    if found is None or not 0 < float(found[1]) * scale < math.inf:
+        raise UsageError(f"{option} {text}: expected a size with its unit, like 2GB, 500MB or 512MiB")
+    return int(float(found[1]) * scale)
 
 
 def format_bytes(count: float) -> str:

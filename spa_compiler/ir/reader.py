@@ -60,12 +60,29 @@ def load(path: str | os.PathLike[str], memory: int = USUAL_BYTES) -> Model:
     return replace(from_proto(proto, path, notes), external=external, files=files, memory=memory)
 
 
+TORCH, TENSORFLOW = "torch.onnx.export(model, inputs, 'model.onnx')", "python -m tf2onnx.convert"
+OTHER_FORMATS = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), ("weights or a program of PyTorch", TORCH)),
+    ".pt2": ("a program of torch.export", TORCH),
+    ".tflite": ("a model of TensorFlow Lite", f"{TENSORFLOW} --tflite model.tflite --output model.onnx"),
+    ".pb": ("a graph of TensorFlow", f"{TENSORFLOW} --saved-model FOLDER --output model.onnx"),
+    **dict.fromkeys((".h5", ".keras"), ("a model of Keras", "model.export('model.onnx', format='onnx')")),
+    ".mlmodel": ("a model of Core ML", "export the model that it was made from"),
+    ".engine": ("a plan of TensorRT", "compile the ONNX file that it was built from"),
+    ".gguf": ("weights of llama.cpp", "export the model that they were made from"),
+}
+"""Files that people have, by the end of their names: what they are, and how an ONNX file is made."""
+
+
 def read_proto(path: Path) -> onnx.ModelProto:
     """Parse the protobuf of a file without its external data."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
     if path.stat().st_size > PROTOBUF_LIMIT:
         raise ModelError(f"{path}: larger than protobuf's 2 GiB; save the model with external data")
+    if path.suffix.lower() in OTHER_FORMATS:
+        what, how = OTHER_FORMATS[path.suffix.lower()]
+        raise ModelError(f"{path}: {what}, no ONNX model; export it first ({how})")
     try:
         proto = onnx.load(path, format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, RecursionError) as e:

@@ -21,7 +21,7 @@ from spa_compiler.analysis.cost_registry import find_cost, find_tracked_cost
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import NothingToPrune
 from spa_compiler.planning.budget_repair import BudgetRepair
-from spa_compiler.planning.cost_tracker import CostTracker
+from spa_compiler.planning.cost_tracker import BUDGET_TOLERANCE, CostTracker
 from spa_compiler.planning.density_widths import solve_density_widths
 from spa_compiler.planning.part_budgets import PartBudgets
 from spa_compiler.planning.parts import Part, find_groups_of_parts, find_parts
@@ -45,7 +45,7 @@ class Budget:
     ratio: float
     parts: tuple[tuple[str, float], ...] = ()
     tracked: str = ""
-    tolerance: float = 0.05
+    tolerance: float = BUDGET_TOLERANCE
 
     @property
     def unit(self) -> str:

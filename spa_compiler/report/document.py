@@ -215,7 +215,7 @@ def list_cost_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]
     rows = [
         (c.row, format_si(dense[c.unit]), format_si(small[c.unit]), format_change(reached[c.unit]))
         for c in find_costs().values()
-        if c.unit in dense
+        if c.unit in dense and getattr(c, "in_summary", True)
     ]
     if latency := report["latency"]:
         device = report.get("device")

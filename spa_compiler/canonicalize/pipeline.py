@@ -17,6 +17,7 @@ from spa_compiler.canonicalize.counted_positions import (
     replace_identity_gathers,
     replace_written_pieces,
 )
+from spa_compiler.canonicalize.filled_sequences import stack_filled_sequences
 from spa_compiler.canonicalize.impossible_branches import find_untaken
 from spa_compiler.canonicalize.inline_control_flow import inline
 from spa_compiler.canonicalize.sequences import unpack_sequences
@@ -126,7 +127,7 @@ def _reduce(model: Model, general: General, sides: tuple[Facts, Facts], changes:
     changes["folded"] += constant_folding.fold_constants(model, general)
     changes["bypassed"] += constant_sharing.bypass(model)
     changes["empty"] += constant_folding.skip_empty(model, general)
-    found = unpack_sequences(model)
+    found = unpack_sequences(model) + stack_filled_sequences(model, general)
     changes["unpacked"] += found
     return found > 0 or bool(untaken)
 

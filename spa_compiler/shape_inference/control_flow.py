@@ -5,7 +5,8 @@
         if not flow.step(node): ...      # a node like any other; `flow.tentative` says that it may never run
 
 A branch gives what its If gives; where the condition is known, only the branch that is taken does. A Scan or a Loop is
-visited once: its states must keep their shapes, otherwise nothing in its body has a shape, and `why` says so.
+visited once: its states must keep their shapes, otherwise nothing in its body has a shape, and `why` says so. States of
+which nothing is known (sequences that are filled) tell nothing of the rest.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ class Flow:
         before, after = names[:states], names[states + (node.op == "Loop") :]
         count = count_trips(self.values, node, found.marker)
         sides = [[_read_sizes(self.types.get(n)) for n in (before[k], after[k])] for k in range(states)]
-        moved = next((k for k, (a, b) in enumerate(sides) if a is None or a != b), None)
+        sized = [k for k in range(states) if _is_sized(self.types.get(before[k]))]
+        moved = next((k for k in sized if sides[k][0] is None or sides[k][0] != sides[k][1]), None)
         if moved is not None and count != 1:
             a, b = sides[moved]
             shown = "a shape that is not known" if a is None or b is None else f"{a}, then {b}"
@@ -158,6 +160,13 @@ def find_condition(values: Mapping[str, Array], name: str) -> bool | None:
     return None if value is None or value.size != 1 else bool(value.ravel()[0])
 
 
+def _is_sized(t: onnx.TypeProto | None) -> bool:
+    """Does a type say anything of sizes? That of an empty sequence says nothing of its members."""
+    if t is not None and t.HasField("sequence_type"):
+        t = t.sequence_type.elem_type
+    return t is not None and (not t.HasField("tensor_type") or t.tensor_type.HasField("shape"))
+
+
 def _read_sizes(t: onnx.TypeProto | None) -> list[int | str] | None:
     """Sizes of a type whose axes all have one: a number, or the name of what follows a symbol (`every_binding`)."""
     if t is None or not t.HasField("tensor_type") or not t.tensor_type.HasField("shape"):
@@ -177,9 +186,9 @@ def drop_axis(t: onnx.TypeProto, axis: int) -> onnx.TypeProto:
 
 
 def add_axis(t: onnx.TypeProto, axis: int, length: int | str | None) -> onnx.TypeProto:
-    """The type of slices that are stacked along a new axis."""
+    """The type of slices that are stacked along a new axis; where their number is not known, the rank still is."""
     sizes = _read_sizes(t)
-    if sizes is None or length is None or not -len(sizes) - 1 <= axis <= len(sizes):
+    if sizes is None or not -len(sizes) - 1 <= axis <= len(sizes):
         return helper.make_tensor_type_proto(t.tensor_type.elem_type, None)
     at = axis % (len(sizes) + 1)
     return helper.make_tensor_type_proto(t.tensor_type.elem_type, [*sizes[:at], length, *sizes[at:]])

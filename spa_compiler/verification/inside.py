@@ -2,7 +2,7 @@
 
     names = find_inner_values(graph)                   # what contractions, and nodes that read a weight, give
     pushed = find_pushed(graph, names)           # what they read
-    proto, raw = add_pushes(proto, pushed)       # every such value x becomes x + push, and push is an input
+    proto = add_pushes(proto, pushed, shapes)     # every such value x becomes x + push, and push is an input
 
 A unit that no drawn input turns on hides every weight that reads it. A push is added to what is read, the same for the
 units that stay in the masked and in the pruned model; prune equals mask holds for whatever these values are. With
@@ -24,6 +24,7 @@ from spa_compiler.algebra.expr import Dim, Expr, is_trivial
 from spa_compiler.algebra.masks import Masks, count_kept
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.control_flow import is_control, is_marker
+from spa_compiler.ir.model import Shapes
 from spa_compiler.operators.site import Site, Value
 from spa_compiler.rewriting.prune import KeptEntries, find_kept
 
@@ -192,10 +193,11 @@ def name_pushes(names: Iterable[str], taken: set[str]) -> dict[str, tuple[str, s
     return {n: (f"{stem}/{n}", f"{stem}/raw/{n}") for n in names}
 
 
-def add_pushes(
-    proto: onnx.ModelProto, pushed: Mapping[str, tuple[str, str]], kinds: Mapping[str, int]
-) -> onnx.ModelProto:
-    """The model that adds an input to each of these values where it is made. The proto is changed in place."""
+def add_pushes(proto: onnx.ModelProto, pushed: Mapping[str, tuple[str, str]], shapes: Shapes) -> onnx.ModelProto:
+    """The model that adds an input to each of these values where it is made. The proto is changed in place.
+
+    The input has the value's rank, from which onnxruntime tells ranks in bodies that declare none; its sizes are open.
+    """
     nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
         nodes.append(node)
@@ -209,12 +211,13 @@ def add_pushes(
     proto.graph.node.extend(nodes)
     for name, (push, _) in pushed.items():
         if push in made:
-            proto.graph.input.append(onnx.ValueInfoProto(name=push, type=_open_type(kinds[name])))
+            proto.graph.input.append(onnx.ValueInfoProto(name=push, type=_open_type(shapes, name)))
     return proto
 
 
-def _open_type(kind: int) -> onnx.TypeProto:
-    """A tensor of this kind whose rank is not told."""
+def _open_type(shapes: Shapes, name: str) -> onnx.TypeProto:
+    """A tensor of the kind and rank of a value, of any sizes."""
     out = onnx.TypeProto()
-    out.tensor_type.elem_type = kind
+    out.tensor_type.elem_type = shapes.kind[name]
+    out.tensor_type.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in shapes.shape[name])
     return out

@@ -106,7 +106,7 @@ class Comparison:
         if given:
             proto = replay_decisions(proto, given)
         assert self.graph.model.shapes is not None
-        proto = add_pushes(proto, self.titles, self.graph.model.shapes.kind)
+        proto = add_pushes(proto, self.titles, self.graph.model.shapes)
         return Side(proto, model.folder, names, what)
 
     def _make_feed(self, round_: Round, small: bool) -> Feed:

@@ -514,3 +514,24 @@ def test_compiled_models_with_one_wrong_weight_are_refused() -> None:
 def test_constants_that_are_not_finite_are_named_where_groups_cannot_be_seen() -> None:
     assert "(NaN or infinity in 'w2': nothing moves behind it)" in str(UnprovenError(["w1:1"], 2, ["w2"]))
     assert "infinity" not in str(UnprovenError(["w1:1"], 2))
+
+
+SCAN = """f, e = Scan<num_scan_inputs = 1, body = l (float[1,6] s, float[N,6] p) => (float[1,6] t, float[N,6] o) {
+    t = Tanh(s)  o = Sin(p) }>(z, q)"""
+BRANCHES = """c = Greater(m, zero)  b = If(c) <then_branch = p () => (float[N,5,6] d) { d = Tanh(a) },
+    else_branch = r () => (float[N,5,6] u) { u = Neg(a) }>"""
+
+
+@pytest.mark.parametrize("choice", ["b = Tanh(a)", BRANCHES], ids=["plain", "branches"])
+def test_bodies_that_declare_no_shape_run_behind_a_value_that_is_pushed(choice: str) -> None:
+    """Onnxruntime asks for the ranks of a body's outputs, which follow from those of what it reads."""
+    text = f"""(float[N,5,8] x) => (float[5,N,4] y) {{ g = MatMul(x, w1)  h = Add(g, low)  a = Relu(h)
+        m = ReduceSum<keepdims = 0>(x)  {choice}  q = Transpose<perm = [1, 0, 2]>(b)  {SCAN}  y = MatMul(e, w2) }}"""
+    low, state = np.full(6, -1e3, np.float32), np.zeros((1, 6), np.float32)
+    model = build(Case(text, {"w1": (8, 6), "low": low, "z": state, "zero": 0.0, "w2": (6, 4)}, None))
+    for body in (a.g for n in model.graph.node for a in n.attribute if a.HasField("g")):
+        for held in (*body.input, *body.output):
+            held.type.tensor_type.ClearField("shape")
+    graph = analyze_proto(model)
+    masks = Plan({g.label: np.arange(g.size) > 0 for g in graph.groups if g.size > 1}).masks(graph)
+    assert masks and prove_rewrite(graph, masks, rewrite(graph, masks)).error < FLOAT_TOLERANCE

@@ -332,6 +332,9 @@ def _make_site(model: Model, node: gs.Node, values: dict[str, Value], chain: Cha
         name = f"{path}/{name}"
     opset = model.opset.get(domain, 1)
     site = Site(node.op, name, opset, inputs, outputs, attrs, consts, path=path, known=known, traits=traits)
+    if len(outputs) > 1:
+        held = {t.name for t in model.graph.outputs} | set(model.captured)
+        site.read = frozenset(k for k, t in enumerate(node.outputs) if t.name and (t.outputs or t.name in held))
     if node.op == "Shape":
         length = outputs[0].shape[0] if outputs and outputs[0] is not None else 0
         site.shape_reads = find_shape_reads(

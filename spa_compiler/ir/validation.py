@@ -153,8 +153,22 @@ def _check_operators(nodes: Iterable[onnx.NodeProto], path: Path) -> None:
                 f"{path}: {node.op_type} '{node.name or ' '.join(node.output)}' has {len(node.input)} inputs, "
                 f"it takes {low} to {high}, of which numbers {sorted(needed)} must be given"
             )
+        if "" in node.output and _is_naming_all(node):
+            raise ModelError(
+                f"{path}: {node.op_type} '{node.name or ' '.join(node.output)}' leaves output "
+                f"{[*node.output].index('')} out; each of them has to have a name"
+            )
         for a in node.attribute:
             if node.op_type == "GatherND" and a.name == "batch_dims" and a.i < 0:
                 raise ModelError(f"{path}: GatherND '{node.name or ' '.join(node.output)}' has batch_dims {a.i}")
             for body in [a.g] if a.HasField("g") else a.graphs:
                 _check_operators(body.node, path)
+
+
+def _is_naming_all(node: onnx.NodeProto) -> bool:
+    """Has an operator as many outputs as a node wants? None of them is optional: onnxruntime writes to all."""
+    try:
+        outputs = onnx.defs.get_schema(node.op_type, "" if node.domain == "ai.onnx" else node.domain).outputs
+    except onnx.defs.SchemaError:
+        return False
+    return bool(outputs) and outputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic

@@ -120,6 +120,7 @@ class Site:
     equations: list[Equation] = field(default_factory=list)  # what was said without a rule string
     shape_reads: frozenset[int] | None = None
     known: dict[int, tuple[int | None, ...]] = field(default_factory=dict)  # entries of operands that follow a symbol
+    read: frozenset[int] = frozenset()  # numbers of the outputs that something reads
     path: str = ""  # of the body that the node lies in
     failure: str = ""  # what its rule stumbled over; a fault of the rule, not of the model
     traits: Traits = field(default_factory=Traits)

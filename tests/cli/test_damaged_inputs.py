@@ -101,3 +101,24 @@ def test_a_size_below_zero_is_no_size(tmp_path: Path, shape: list[int]) -> None:
     text = "(float[2, 8] x) => (float[2, 8] y) { c = ConstantOfShape(s) h = MatMul(x, w) y = Add(h, c) }"
     path = save_network(tmp_path / "m.onnx", text, w=WEIGHT, s=np.array(shape))
     assert run(path, "--ratio", 0.4, *QUICK).exit_code == 3
+
+
+PARTS = "p, q = Split <axis = 1> (a, s)  y = MatMul(p, v)"
+ROUNDS = """p, q = Loop(n, , a) <body = l (int64 i, bool c, float[2,8] h) => (bool d, float[2,8] t, float[2,8] o) {
+    d = Identity(c)  t = Tanh(h)  o = Neg(t) }>  y = MatMul(p, v)"""
+
+
+@pytest.mark.parametrize("tail", [PARTS, ROUNDS], ids=["Split", "Loop"])
+@pytest.mark.parametrize("left", [0, 1])
+def test_outputs_that_onnxruntime_writes_to_without_asking_have_names(tail: str, left: int, tmp_path: Path) -> None:
+    sizes = np.array([4, 4])
+    rows = 4 if tail is PARTS else 8
+    text = f"(float[2, 8] x) => (float[2, 8] y) {{ a = MatMul(x, w) {tail} }}"
+    path = save_network(tmp_path / "m.onnx", text, w=WEIGHT, v=WEIGHT[:rows], s=sizes, n=np.array(2))
+    model = onnx.load(path)
+    model.graph.node[1].output[left] = ""
+    model.graph.node[2].input[0] = "q" if left == 0 else "p"
+    onnx.save(model, path)
+    result = run(path, "--ratio", 0.4, *QUICK)
+    assert result.exit_code == 3
+    assert f"leaves output {left} out" in result.stderr

@@ -7,6 +7,34 @@ import numpy as np
 from zoo_base import Case
 
 CASES: dict[str, Case] = {
+    "layer_norm_mean_read": Case(  # the mean over all channels is an output, and what it means depends on all of them
+        """(float[2,5,8] x) => (float[2,5,4] y) {
+            a = MatMul(x, w1)  n, m, s = LayerNormalization(a, g)  q = Add(n, m)  y = MatMul(q, w2) }""",
+        {"w1": (8, 6), "g": (6,), "w2": (6, 4)},
+        {},
+        frozen={"w1:1": "gives out its mean", "w2:0": "gives out its mean"},
+    ),
+    "layer_norm_mean_unread": Case(
+        """(float[2,5,8] x) => (float[2,5,4] y) {
+            a = MatMul(x, w1)  n, m, s = LayerNormalization(a, g)  y = MatMul(n, w2) }""",
+        {"w1": (8, 6), "g": (6,), "w2": (6, 4)},
+        {"g:0 w1:1 w2:0": 6},
+        stats=("g:0 w1:1 w2:0",),
+    ),
+    "positions_of_maxima_read": Case(  # an index counts through all channels
+        """(float[1,3,4,4] x) => (float[1,4,2,2] y) {
+            a = Conv(x, w1)  m, p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)  f = Cast<to=1>(p)
+            y = Conv(f, w2) }""",
+        {"w1": (6, 3, 1, 1), "w2": (4, 6, 1, 1)},
+        {},
+        frozen={"w1:0": "positions of maxima", "w2:1": "positions of maxima"},
+    ),
+    "positions_of_maxima_unread": Case(
+        """(float[1,3,4,4] x) => (float[1,4,2,2] y) {
+            a = Conv(x, w1)  m, p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)  y = Conv(m, w2) }""",
+        {"w1": (6, 3, 1, 1), "w2": (4, 6, 1, 1)},
+        {"w1:0 w2:1": 6},
+    ),
     "instance_norm": Case(  # the statistic is spatial: channels are exact
         """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
             a = Conv(x, w1)  b = InstanceNormalization(a, s, t)  c = Relu(b)  y = Conv(c, w2) }""",

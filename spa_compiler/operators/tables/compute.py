@@ -118,6 +118,8 @@ def make_axis_rule(default: int, flattens_below: int = 0) -> Rule:
 
 def normalisation(site: Site) -> None:
     """LayerNormalization and RMSNormalization: statistics over every axis from `axis` on."""
+    if site.read - {0}:
+        raise Conflict("it gives out its mean and deviation, which are those of all channels")
     rank = len(site.x().axes)
     k = int(site.attrs.get("axis", -1)) % rank
     outer, inner = [f"b{i}" for i in range(k)], [f"c{i}" for i in range(k, rank)]
@@ -238,6 +240,8 @@ def fourier_transform(site: Site) -> None:
 
 def pool(site: Site) -> None:
     """Batch and channels pass, and so does an axis along which every window is one position after the other."""
+    if site.read - {0}:
+        raise Conflict("it gives positions of maxima, which count along all axes")
     row = " ".join(["n", "c", *name_pooled_axes(site)])
     rule(f"{row} -> {row}, _")(site)
 

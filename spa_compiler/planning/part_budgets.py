@@ -38,6 +38,7 @@ class PartBudgets:
         lose, or where its nodes cost nothing.
         """
         for k, part in enumerate(self.parts):
+            self._check_twins(part, self.parts[k + 1 :])
             self._limit_others(part, self.parts[k + 1 :])
         for k in range(PART_ROUNDS):
             for part in self.parts:
@@ -87,9 +88,20 @@ class PartBudgets:
         for s in others:
             s.widths = [s.widths[0], *(w for w in s.widths[1:] if w >= s.group.size * (1 - low))]
 
+    def _check_twins(self, part: Part, larger: Sequence[Part]) -> None:
+        """Raise UsageError where another pattern names the same nodes, and asks for another share."""
+        for other in larger:
+            if other.sites == part.sites and abs(other.ratio - part.ratio) > BUDGET_TOLERANCE:
+                raise UsageError(
+                    f"--ratio: the budgets contradict each other: {part.name} shall lose {part.ratio:.1%} of its "
+                    f"{self.unit}, and {other.name or 'the whole model'}, which is the same nodes, {other.ratio:.1%}"
+                )
+
     def _check_others(self, part: Part) -> None:
-        """Raise UsageError where a part loses too much though its own groups keep everything."""
+        """Raise UsageError where a part loses too much though its own groups keep everything, also what is gone."""
         tracker = self._track(part, anew=True)
+        whole = {d: w for s in tracker.free for d, w in make_group_widths(s.group, s.group.size).items()}
+        tracker = CostTracker(part.cost, self.unit, part.ratio, [], {**tracker.widths, **whole})
         if tracker.has_slack():
             raise UsageError(
                 f"--ratio: the budgets contradict each other: {part.name or 'the whole model'} shall lose "

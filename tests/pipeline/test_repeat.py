@@ -15,6 +15,7 @@ from commands import check_report
 from spa_compiler.errors import UsageError
 from spa_compiler.pipeline.options import Options, pipeline_of
 from spa_compiler.pipeline.passes import Pipeline, make_pass
+from zoo import Case, build
 
 QUICK: dict[str, Any] = {"criterion": "l2", "align": 1, "latency": False, "quality": False}
 
@@ -124,3 +125,13 @@ def test_a_start_beyond_the_end_and_no_budget_are_refused(models: Path) -> None:
         spa_compiler.compile(models / "digits_gru.onnx", pipeline=text, latency=False, quality=False)
     assert str(Pipeline.parse(text)) == text
     assert make_pass("repeat").name == "repeat"
+
+
+def test_coarse_units_of_a_part_are_no_contradiction() -> None:
+    """Where one unit is a fifth of a part, a step may take more than it asks for; the last one leaves it so."""
+    case = Case(
+        "(float[N,6] x) => (float[N,6] y) { a = MatMul(x, u)  b = Relu(a)  y = MatMul(b, w) }",
+        {"u": (6, 5), "w": (5, 6)}, None,
+    )  # fmt: skip
+    found = spa_compiler.compile(build(case), ratio={"*": 0.45}, with_passes="repeat{steps=2,start=0.42}", **QUICK)
+    assert found.report["asked"]["parts"][0]["reached"] == pytest.approx(0.6)

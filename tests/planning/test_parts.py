@@ -110,6 +110,7 @@ def test_a_channel_between_two_parts_belongs_to_the_part_around_both() -> None:
     ("ratio", "why"),
     [
         ({"second/*": 0.2, "*": 0.001}, "contradict each other"),
+        ([0.4, "*=0.2"], r"\* shall lose 20\.0% of its macs, and the whole model, which is the same nodes, 40\.0%"),
         ([0.05, "second/*=0.6"], r"contradict each other: the whole model shall lose 5\.0%"),
         (["second/*=0.6", "second/*=0.2"], r"contradict each other: second/\*=0\.6 and 0\.2"),
         ([0.3, 0.4], r"0\.3 and 0\.4 contradict each other"),

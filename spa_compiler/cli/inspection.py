@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.cost_registry import find_costs, list_table_costs
 from spa_compiler.analysis.dependency_graph import Axis, DependencyGraph
 from spa_compiler.calibration.user_inputs import decide_scale
+from spa_compiler.compiler import compile_file
 from spa_compiler.datasets.dataset import open_dataset
 from spa_compiler.datasets.preprocess import parse_preprocess
 from spa_compiler.errors import (
+    BudgetError,
     ModelError,
+    NothingToPrune,
     SpaError,
     UsageError,
     VerificationError,
@@ -248,6 +252,43 @@ def compare_files(dense: Path, others: list[Path], options: Options) -> dict[str
         rows.append({"model": str(path), **costs, "latency_ms": ms, "cosine": close.cosine, "accuracy": right})
     files.check()
     return {"inputs": found.name, "notes": list(found.notes), "rows": rows}
+
+
+def compare_with_random(dense: Path, others: list[Path], options: Options) -> dict[str, Any]:
+    """The same, with a row beside each model: the dense one cut at random to as many multiply-accumulates.
+
+    Weights shrink by the Erdős-Rényi kernel, nothing is updated. A model that cannot be reached so is left out with a
+    note.
+    """
+    notes = list[str]()
+    with tempfile.TemporaryDirectory(prefix="spa-compile-") as folder:
+        paths = list[Path]()
+        for k, path in enumerate(others):
+            made = Path(folder) / str(k) / f"random.{path.name}"
+            made.parent.mkdir()
+            paths += [path, *_cut_at_random(dense, path, made, options, notes)]
+        found = compare_files(dense, paths, options)
+    for row in found["rows"]:
+        row["model"] = Path(row["model"]).name if Path(folder) in Path(row["model"]).parents else row["model"]
+    return {**found, "notes": [*found["notes"], *notes]}
+
+
+def _cut_at_random(dense: Path, path: Path, made: Path, options: Options, notes: list[str]) -> list[Path]:
+    """Write the dense model with as many multiply-accumulates as another one; nothing, with a note, where it cannot."""
+    macs = [CostModel(analyze_file(p, options.input_shape, options.memory)).total("macs", {}) for p in (dense, path)]
+    names = ("input_shape", "input_range", "memory", "seed", "threads")
+    kept = {n: getattr(options, n) for n in names}
+    ratio = 1 - macs[1] / macs[0] if macs[0] else 0.0
+    if ratio > 0:
+        asked = Options(ratio=ratio, criterion="random", scope="erk", align=1, latency=False, quality=False, **kept)
+        try:
+            compile_file(dense, made, asked)
+            return [made]
+        except (BudgetError, NothingToPrune) as e:
+            notes.append(f"no random model beside {path.name}: {e}")
+    else:
+        notes.append(f"no random model beside {path.name}: it has no fewer MACs than {dense.name}")
+    return []
 
 
 def make_comparison_table(found: Mapping[str, Any]) -> Table:

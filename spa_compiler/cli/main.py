@@ -23,6 +23,7 @@ from spa_compiler import times
 from spa_compiler.cli.arguments import FILE, add_options, make_named_option, make_topic_options, read_options
 from spa_compiler.cli.inspection import (
     compare_files,
+    compare_with_random,
     describe_passes,
     explain_axes,
     inspect_file,
@@ -433,12 +434,17 @@ def verify_command(dense: Path, compiled: Path, plan: Path | None, rerun: bool, 
 @spa.command("compare")
 @click.argument("dense", metavar="DENSE.onnx", type=FILE)
 @click.argument("others", metavar="OTHER.onnx...", nargs=-1, required=True, type=FILE)
+@click.option(
+    "--random", "is_random", is_flag=True,
+    help="Beside each model the dense one, cut at random to as many MACs (--seed): what every criterion has to beat.",
+)  # fmt: skip
 @JSON_OPTION
 @add_options(INPUT_OPTIONS, TRACE_OPTIONS)
 @_guard
-def compare_command(dense: Path, others: tuple[Path, ...], as_json: bool, **given: Any) -> None:
+def compare_command(dense: Path, others: tuple[Path, ...], is_random: bool, as_json: bool, **given: Any) -> None:
     """A table of models with the dense one's signature: size, MACs, latency, fidelity, accuracy."""
-    found = compare_files(dense, list(others), _make_options(given))
+    compare = compare_with_random if is_random else compare_files
+    found = compare(dense, list(others), _make_options(given))
     _print_json(found) if as_json else Console().print(make_comparison_table(found))
 
 

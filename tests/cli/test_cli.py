@@ -196,3 +196,25 @@ def test_a_plan_applied_by_default_is_compensated(models: Path, tmp_path: Path) 
     found = run_spa("verify", source, tmp_path / "b.onnx", "--plan", plan)
     assert (found.exit_code, last(found)) == (1, "UNPROVEN weights")
     assert "were updated after removal" in found.output
+
+
+def test_compare_puts_a_random_model_of_as_many_macs_beside_each(source: Path, models: Path) -> None:
+    small = source.with_name("small.onnx")
+    assert run(source, small, "--ratio", 0.4, *QUICK).exit_code == 0
+    found = [
+        json.loads(run_spa("compare", source, small, source, "--random", "--seed", seed, "--json").output)
+        for seed in (1, 1, 2)
+    ]
+    for one in found:
+        assert [Path(r["model"]).name for r in one["rows"]] == [
+            source.name,
+            "small.onnx",
+            "random.small.onnx",
+            source.name,
+        ]
+        _, mine, random, _ = one["rows"]
+        assert random["macs"] == pytest.approx(mine["macs"], rel=0.03)
+        assert any("no fewer MACs" in note for note in one["notes"])
+    cosines = [one["rows"][2]["cosine"] for one in found]
+    assert cosines[0] == cosines[1] != cosines[2]
+    assert "random.small.onnx" in run_spa("compare", source, small, "--random").output

@@ -30,11 +30,13 @@ from spa_compiler.planning.budget import parse_ratio, parse_target
 from spa_compiler.planning.device import HOST, Device, check_measurable, find_device, list_device_names
 from spa_compiler.planning.kernel_times import UNIT, KernelTimes, add_times, measure_here, read_times
 from spa_compiler.planning.measured_budget import find_measured_plan
+from spa_compiler.planning.measured_shares import measure_additivity
 from spa_compiler.planning.parts import find_parts, measure_part
 from spa_compiler.planning.plan import Plan, find_widths, lower_removed, make_best_plan
 from spa_compiler.planning.scopes import AUTO_SCOPE, Strategy, find_scope, list_scope_names
 from spa_compiler.planning.settings import PLANNING
-from spa_compiler.planning.width_ladder import Limits
+from spa_compiler.planning.width_ladder import Limits, make_curve
+from spa_compiler.verification.fidelity import draw_feeds
 
 MISSED_SHARE = 0.05
 """By how much a measured share may be missed, and a measured target, as a share of it."""
@@ -140,7 +142,8 @@ class Allocate:
         asked: dict[str, Json] = {"of": of, "ratio": ratio, "scope": self.choose_scope(state)}
         asked |= {"parts": list(describe_parts(state, budget, plan))} if budget.parts else {}
         said = {} if self.align and known is None else {"device": describe_device(limits.device, known)}
-        return replace(state, plan=plan, budget=budget).add_results(asked=asked, **said)
+        state = replace(state, plan=plan, budget=budget).add_results(asked=asked, **said)
+        return state if not is_exact(self.choose_scope(state)) else state.add_results(additivity=compare_errors(state))
 
     def make_budget(self, of: str, ratio: float) -> Budget:
         """The budget of the whole, and of parts."""
@@ -259,6 +262,28 @@ class Allocate:
             self.align, self.find_device(known), self.min_keep, self.max_group_ratio, self.exclude, self.include,
             ratios, densities,
         )  # fmt: skip
+
+
+def is_exact(scope: str) -> bool:
+    """Does a scope minimise a sum of errors?"""
+    found = find_scope(scope)
+    return isinstance(found, Strategy) and found.is_exact
+
+
+def compare_errors(state: State) -> dict[str, Json]:
+    """The sum of scores that a plan loses, the outputs' loss by each of its groups alone, and by all of them together.
+
+    On calibration inputs where there are some, else on noise.
+    """
+    graph, plan = state.require_graph(), state.plan
+    groups = [g for g in graph.groups if g.label in state.scores]
+    curves = ((make_curve(state.scores[g.label], g.size), g.size - plan.count_kept(g)) for g in groups)
+    if state.calibration is None:
+        feeds, source = draw_feeds(graph.model, state.seed, state.ranges), "noise"
+    else:
+        feeds, source = take_first(state.calibration.feeds, PLANNING.scope_inputs), state.calibration.source
+    alone, joint = measure_additivity(graph, plan, feeds)
+    return {"scores": float(sum(c[k] for c, k in curves)), "alone": alone, "joint": joint, "inputs": source}
 
 
 def describe_parts(state: State, budget: Budget, plan: Plan) -> Iterator[dict[str, Json]]:

@@ -6,7 +6,7 @@ The dense model is run once for each chunk of inputs, and once more for each gro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -103,16 +103,28 @@ def measure_losses(view: ScopeInputs) -> dict[str, float]:
     plans = {g.label: make_best_plan(graph, view.scores, {g.label: g.size - g.size // 2}) for g in groups}
 
     def measure() -> dict[str, float]:
-        feeds, taps = [dict(f) for f in view.feeds], list_taps(graph.model)
-        dense = run_outputs(graph.model, taps, feeds, "the dense model", level=3)
-
-        def lose(plan: Plan) -> float:
-            masked = make_masked_model(graph, plan.masks(graph))
-            return 1 - explain_variance(dense, run_outputs(masked, taps, feeds, "the masked model", level=3))
-
-        return {n: max(0.0, lose(p)) for n, p in plans.items()}
+        return dict(zip(plans, measure_plan_losses(graph, plans.values(), view.feeds), strict=True))
 
     return _remember(view, f"losses {_join(plans).digest()}", measure)
+
+
+def measure_plan_losses(graph: DependencyGraph, plans: Iterable[Plan], feeds: Feeds) -> Iterator[float]:
+    """The part of the outputs' variance that each plan loses where what it removes takes no part, 0 at least."""
+    given, taps = [dict(f) for f in feeds], list_taps(graph.model)
+    dense = run_outputs(graph.model, taps, given, "the dense model", level=3)
+    for plan in plans:
+        masked = make_masked_model(graph, plan.masks(graph))
+        yield max(0.0, 1 - explain_variance(dense, run_outputs(masked, taps, given, "the masked model", level=3)))
+
+
+def measure_additivity(graph: DependencyGraph, plan: Plan, feeds: Feeds) -> tuple[float, float]:
+    """The sum of what the outputs lose where each group of a plan is cut alone, and what they lose under the plan.
+
+    A plan of least error takes errors of groups to add up: this says how far they do.
+    """
+    alone = [Plan({n: m}) for n, m in plan.keep.items() if not m.all()]
+    *each, joint = measure_plan_losses(graph, [*alone, plan], feeds)
+    return float(sum(each)), joint
 
 
 def _join(plans: Mapping[str, Plan]) -> Plan:

@@ -10,7 +10,7 @@ Its first word is about the proof (is this the pruned model?), the second field 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ def summarize(state: State, text: str, file: Path, threads: int = 0) -> dict[str
         "compensation": state.results.get("compensation"),
         "protection": state.results.get("protection"),
         "search": state.results.get("search"),
+        "additivity": state.results.get("additivity"),
         "repetition": state.results.get("repetition"),
         "latency": None,
         "gates": [],
@@ -238,18 +239,26 @@ def show_report(report: dict[str, Any], console: Console, verbose: bool = False)
     console.print("\n".join(_list_lines(report, verbose)), soft_wrap=True, highlight=False, markup=False)
 
 
-def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
-    asked, fidelity, analysis = report["asked"], report["fidelity"], report["analysis"]
-    lines = []
+def _list_budget_lines(report: dict[str, Any]) -> Iterator[str]:
+    """Shares that were asked for beside those that went, and how far errors add up where their sum was minimised."""
+    asked = report["asked"]
     of = find_costs().get(asked.get("of", ""))
     if "ratio" in asked and of and (reached := _find_reached(report, of)) is not None:
-        lines.append(f"removed {reached:.1%} of the {of.title} (requested {asked['ratio']:.1%})")
+        requested = f" (requested {asked['ratio']:.1%})" if asked["ratio"] or not asked.get("parts") else " in all"
+        yield f"removed {reached:.1%} of the {of.title}{requested}"
     for part in asked.get("parts", ()):
-        named = of.title if of else asked["of"]
-        lines.append(
-            f"removed {part['reached']:.1%} of the {named} of {part['pattern']} (requested {part['ratio']:.1%})"
+        named = f"{of.title if of else asked['of']} of {part['pattern']}"
+        yield f"removed {part['reached']:.1%} of the {named} (requested {part['ratio']:.1%})"
+    if sums := report["additivity"]:
+        yield (
+            f"groups cut alone lose {sums['alone']:.3g} of the outputs' variance in sum, "
+            f"all at once {sums['joint']:.3g} (before any update)"
         )
-    lines += _list_device_lines(report["device"])
+
+
+def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
+    fidelity, analysis = report["fidelity"], report["analysis"]
+    lines = [*_list_budget_lines(report), *_list_device_lines(report["device"])]
     if report["latency"] and report["latency"]["slower"]:
         lines.append(
             "the compiled model is SLOWER than the dense one here: its widths fill the kernels worse, or onnxruntime "

@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import load
 
+import spa_compiler
+from commands import check_report
 from laws import analyze_proto
+from networks import feeds, graph_of
 from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import BudgetError
@@ -20,8 +23,11 @@ from spa_compiler.planning import dynamic_programming
 from spa_compiler.planning.allocation import Budget, allocate
 from spa_compiler.planning.cost_tracker import CostTracker
 from spa_compiler.planning.dynamic_programming import minimize_error, remove_exactly
+from spa_compiler.planning.measured_shares import measure_additivity
+from spa_compiler.planning.plan import Plan
 from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.width_ladder import Limits, WidthLadder, make_curve, make_ladders
+from zoo import Case
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +123,34 @@ def test_the_scope_is_an_option_that_is_no_worse_and_never_over(models: Path, ra
         ladders = {s.group.label: s for s in make_ladders(graph, scores, limits, {})}
         errors[scope] = sum(float(s.curve[s.group.size - kept[n]]) for n, s in ladders.items())
     assert errors["exact"] <= errors["global"] * 1.02  # which may be over its budget by a percent
+
+
+PARALLEL = Case(
+    "(float[N,12] x) => (float[N,5] y, float[N,5] z) {"
+    " a = MatMul(x, u1)  b = Relu(a)  y = MatMul(b, v1)  c = MatMul(x, u2)  d = Relu(c)  z = MatMul(d, v2) }",
+    {"u1": (12, 20), "v1": (20, 5), "u2": (12, 20), "v2": (20, 5)},
+    None,
+)
+"""Two groups, each of which one output reads: what one of them loses the other one does not see."""
+
+
+def test_errors_of_groups_that_do_not_meet_add_up() -> None:
+    rng = np.random.default_rng(0)
+    graph = graph_of(PARALLEL, **{n: rng.standard_normal(s).astype(np.float32) for n, s in PARALLEL.inits.items()})
+    plan = Plan({g.label: rng.permutation(g.size) < 12 for g in graph.groups})
+    alone, joint = measure_additivity(graph, plan, feeds((64, 12)))
+    assert 0 < alone == pytest.approx(joint, rel=1e-5)
+
+
+def test_the_report_has_the_sum_of_errors_beside_the_joint_one(models: Path) -> None:
+    given = {"align": 4, "latency": False, "quality": False, "samples": 32, "calib": "white"}
+    report = spa_compiler.compile(models / "digits_vit.onnx", 0.3, scope="exact", **given).report
+    check_report(report)
+    sums = report["additivity"]
+    assert sums["alone"] > 0
+    assert sums["joint"] > 0
+    assert sums["scores"] > 0
+    assert sums["inputs"].startswith("32 ")
+    plain = spa_compiler.compile(models / "digits_vit.onnx", 0.3, criterion="l2", latency=False, quality=False).report
+    check_report(plain)
+    assert plain["additivity"] is None

@@ -106,6 +106,8 @@ LIMITS = {
     "calibration.language_model.MOST_LOGITS": "memory",
     "calibration.pixel_scale.CHUNK_ELEMENTS": "memory",
     "calibration.pixel_scale.TRIED_PICTURES": "time",
+    "calibration.pixel_scale.ALIVE_VALUES": "memory",
+    "calibration.pixel_scale.MOST_AT_ONCE": "memory",
     "calibration.pixel_scale.CUSTOMARY_INTERVALS": "facts of formats",
     "calibration.priors.kinds.NORMALISED": "a fact of ImageNet",
     "calibration.priors.kinds.KINDS": "units",

@@ -23,7 +23,7 @@ from spa_compiler.calibration.class_probabilities import (
     measure_entropy,
     measure_information,
 )
-from spa_compiler.calibration.pixel_scale import split_chunks
+from spa_compiler.calibration.pixel_scale import count_at_once, split_chunks
 from spa_compiler.calibration.priors.front_ends import Spoken, choose_frames, is_customary, list_front_ends
 from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.calibration.priors.sound_bank import draw_clips, load_words
@@ -89,7 +89,9 @@ def choose_by_words(graph: DependencyGraph, name: str, tried: list[Spoken]) -> t
         if samples not in clips:
             clips[samples] = draw_clips(len(among), samples, np.random.default_rng(0), among).samples
         x = source.shape_clips(clips[samples])
-        p = compute_probabilities(session, split_chunks({name: x}, find_only_batch(model)), len(x))
+        p = compute_probabilities(
+            session, split_chunks({name: x}, find_only_batch(model), count_at_once(model)), len(x)
+        )
         if p is None or p.shape[1] > x[0].size / INPUTS_PER_CLASS:
             return source, None
         shares.append(measure_word_share(p, groups))

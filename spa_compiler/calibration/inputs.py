@@ -31,7 +31,7 @@ from spa_compiler.calibration.language_model import (
     find_language,
 )
 from spa_compiler.calibration.picture_choice import choose_balanced, choose_crops
-from spa_compiler.calibration.pixel_scale import rescale_source, split_chunks
+from spa_compiler.calibration.pixel_scale import count_at_once, rescale_source, split_chunks
 from spa_compiler.calibration.priors.front_ends import Spoken
 from spa_compiler.calibration.priors.kinds import Scale, Synthetic
 from spa_compiler.calibration.sample_budget import SampleBudget, count_affordable, count_inputs, plan_samples
@@ -174,7 +174,11 @@ class _Drawing:
         source = f"{len(next(iter(kept.values())))} synthetic inputs ({names}; seed {self.seed}){told}"
 
         def take_left(n: int) -> list[Feed]:
-            return split_chunks({k: a[: max(n, self.batch)] for k, a in (left or {}).items()}, self.batch)
+            return split_chunks(
+                {k: a[: max(n, self.batch)] for k, a in (left or {}).items()},
+                self.batch,
+                count_at_once(self.graph.model),
+            )
 
         return Calibration(feeds, source, synthetic=True, late=late, apart=take_left if left else self.draw_apart)
 
@@ -183,7 +187,9 @@ class _Drawing:
         rng, n = make_apart_generator(self.seed), max(n, self.batch)
         n += -n % (self.batch or 1)
         inputs = fill_companions(self.graph.model, {k: s.draw(n, rng) for k, s in self.found.items()})
-        return split_chunks(write_sentences(self.graph.model, inputs, rng) or inputs, self.batch)
+        return split_chunks(
+            write_sentences(self.graph.model, inputs, rng) or inputs, self.batch, count_at_once(self.graph.model)
+        )
 
     def draw_language(self, affordable: int) -> Calibration | None:
         """Inputs with token ids, likely ones where the model says what is likely; None where there are none."""
@@ -199,7 +205,7 @@ class _Drawing:
 
         def speak(n: int) -> list[Feed]:
             more = _draw_language(model, self.found, max(n, self.batch), affordable, make_apart_generator(self.seed))
-            return split_chunks(more[0], self.batch) if more is not None else []
+            return split_chunks(more[0], self.batch, count_at_once(model)) if more is not None else []
 
         unused = explain_unused_tokenizer(model)
         made = self.make_calibration(kept, names, f"; {unused}" if unused else "")
@@ -266,7 +272,7 @@ def draw_unselected(
         if not has_common_batch(model):
             return _draw_separately(model, types, found, min(count, SEPARATE_RUNS), rng)
         inputs = fill_companions(model, {n: s.draw(max(count, batch), rng) for n, s in found.items()})
-        return split_chunks(write_sentences(model, inputs, rng) or inputs, batch)
+        return split_chunks(write_sentences(model, inputs, rng) or inputs, batch, count_at_once(model))
 
     return Calibration([], "", choose_adjustment(graph), True, guessed, apart=draw)
 
@@ -446,7 +452,7 @@ def choose_confident(
     """Of a pool the rows that the dense model calls with confidence, equally many per predicted class; else any."""
     n = len(next(iter(inputs.values())))
     session = open_session(model.proto(), model.folder, level=3, threads=1)
-    found = compute_probabilities(session, split_chunks(inputs, batch), n)
+    found = compute_probabilities(session, split_chunks(inputs, batch, count_at_once(model)), n)
     if found is None:
         return rng.permutation(n)[:count]
     return choose_balanced(found, count, rng)

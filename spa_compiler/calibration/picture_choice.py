@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.calibration.class_probabilities import compute_probabilities
-from spa_compiler.calibration.pixel_scale import split_chunks
+from spa_compiler.calibration.pixel_scale import count_at_once, split_chunks
 from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.calibration.priors.photograph_bank import draw_recipes
 from spa_compiler.calibration.settings import CALIBRATION
@@ -37,10 +37,12 @@ def choose_crops(
     pool += -pool % (batch or 1)
     recipes = draw_recipes(pool, rng)
     session = open_session(model.proto(), model.folder, level=3, threads=1)
-    answers = []
+    answers, at_once = [], count_at_once(model)
     for i in range(0, pool, step := ROWS_AT_ONCE * max(batch, 1)):
         part = recipes[i : i + step]
-        p = compute_probabilities(session, split_chunks({name: source.draw(len(part), part)}, batch), len(part))
+        p = compute_probabilities(
+            session, split_chunks({name: source.draw(len(part), part)}, batch, at_once), len(part)
+        )
         if p is None:
             return source.draw(count, recipes[:count]), "crops as they come: the first output is no vector to choose by"
         answers.append(p)

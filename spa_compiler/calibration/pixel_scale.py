@@ -20,6 +20,7 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.class_probabilities import Feed, compute_probabilities, measure_information
 from spa_compiler.calibration.priors.kinds import NORMALISED, Scale, Synthetic
 from spa_compiler.calibration.settings import CALIBRATION
+from spa_compiler.execution.parallel import CORES
 from spa_compiler.execution.session import open_session
 from spa_compiler.interpreter.activation_maps import measure_statistics
 from spa_compiler.interpreter.interpreter import Walk
@@ -30,6 +31,8 @@ from spa_compiler.operators.facts import FIRST_CONTRACTIONS, HOLDS_STATISTICS, K
 Array = NDArray[Any]
 CHUNK_ELEMENTS = 200_000
 """Elements of an input that run at once."""
+MOST_AT_ONCE, ALIVE_VALUES = 64, 4
+"""Inputs that run at once at most, and values as large as the largest that are alive in a run."""
 TRIED_PICTURES = 32
 """Inputs on which a scale is tried."""
 CUSTOMARY_INTERVALS = ((0.0, 1.0), (-1.0, 1.0), (-2.1, 2.6), (0.0, 255.0), (-128.0, 127.0))
@@ -121,7 +124,9 @@ def _measure_information(
     """
     batch = find_only_batch(model)
     n = -(-TRIED_PICTURES // batch) * batch if batch else TRIED_PICTURES
-    p = compute_probabilities(session, split_chunks({name: source.draw(n, np.random.default_rng(0))}, batch), n)
+    p = compute_probabilities(
+        session, split_chunks({name: source.draw(n, np.random.default_rng(0))}, batch, count_at_once(model)), n
+    )
     if p is None:
         return math.inf, 0.0, 0
     certain = p.max(1) > CALIBRATION.certain_probability
@@ -159,10 +164,20 @@ def _measure_deviation(y: Sequence[Array]) -> float:
     return float(np.median(np.sqrt(measure_statistics(flat)[1])))
 
 
-def split_chunks(inputs: Mapping[str, Array], batch: int, most: int = 64) -> list[Feed]:
+def count_at_once(model: Model) -> int:
+    """Inputs of one run that leave room for its values: the largest counts for all that are alive beside it."""
+    if model.shapes is None:
+        return MOST_AT_ONCE
+    first = next((model.shapes.shape.get(t.name) for t in model.graph.inputs), None) or (1,)
+    made = (model.shapes.shape.get(t.name) for node in model.graph.nodes for t in node.outputs)
+    largest = max((math.prod(s) for s in made if s is not None), default=1) // max(first[0], 1)
+    return max(1, min(MOST_AT_ONCE, model.memory // (4 * ALIVE_VALUES * CORES * max(largest, 1))))
+
+
+def split_chunks(inputs: Mapping[str, Array], batch: int, most: int = MOST_AT_ONCE) -> list[Feed]:
     """Inputs in chunks: of the model's fixed batch, else of about CHUNK elements and `most` or 64 inputs at most."""
     n = len(next(iter(inputs.values())))
     largest = max(a.size for a in inputs.values()) // max(n, 1)
-    by = batch or max(1, min(most, 64, CHUNK_ELEMENTS // max(largest, 1)))
+    by = batch or max(1, min(most, MOST_AT_ONCE, CHUNK_ELEMENTS // max(largest, 1)))
     stop = n - n % batch if batch else n
     return [{k: np.ascontiguousarray(a[i : i + by]) for k, a in inputs.items()} for i in range(0, stop, by)]

@@ -20,6 +20,7 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.class_probabilities import compute_probabilities, measure_information
 from spa_compiler.calibration.inputs import PICTURE_KINDS, Calibration, choose_source, find_first_grid, guess_kind
 from spa_compiler.calibration.pixel_scale import (
+    count_at_once,
     find_leading_affine,
     split_chunks,
 )
@@ -94,20 +95,20 @@ def load_calibration(
     if n < max(batch, 1):
         raise UsageError(f"{data.name}: the model runs {batch} inputs at a time, there are {n}")
     n -= n % batch if batch else 0
-    blocks = take_rows(chosen.blocks, range(n))
+    blocks, most = take_rows(chosen.blocks, range(n)), count_at_once(graph.model)
     first, late = blocks[0], None
     if len(blocks) == 1 and not data.is_whole:
         feeds, late = plan(n).split_feeds(first.inputs, batch)
     else:
         blocks = take_rows(blocks, range(plan(n).start))
-        feeds, n = _make_feeds(blocks, data, batch), _count_rows(blocks)
+        feeds, n = _make_feeds(blocks, data, batch, most), _count_rows(blocks)
     few = n < CALIBRATION.trusted_pictures and any(
         guess_kind(find_first_grid(graph, name, a.shape[1:])) in PICTURE_KINDS for name, a in first.inputs.items()
     )
     what = "sets of inputs" if data.is_whole else "inputs"
     notes = dict.fromkeys(note for b in blocks for note in b.notes)
     return Calibration(
-        feeds, f"{n} {what} from {data.name}", has_low_rank=few, late=late, apart=_make_reader(chosen, data, batch),
+        feeds, f"{n} {what} from {data.name}", has_low_rank=few, late=late, apart=_make_reader(chosen, data, batch, most),
         summary=summarize_dataset(data, blocks, chosen.rows, chosen.apart, chosen.of),
         notes=(*notes, *check_scale(graph, data, first)),
     )  # fmt: skip
@@ -117,11 +118,11 @@ def _count_rows(blocks: Sequence[Block]) -> int:
     return sum(b.rows for b in blocks)
 
 
-def _make_feeds(blocks: Sequence[Block], data: Dataset, batch: int) -> list[Feed]:
-    """The runs that blocks hold, or chunks of their rows."""
+def _make_feeds(blocks: Sequence[Block], data: Dataset, batch: int, most: int) -> list[Feed]:
+    """The runs that blocks hold, or chunks of their rows, at most so many."""
     if data.is_whole:
         return [run.inputs for b in blocks for run in b.split_runs()]
-    return [feed for b in blocks for feed in split_chunks(b.inputs, batch)]
+    return [feed for b in blocks for feed in split_chunks(b.inputs, batch, most)]
 
 
 def _measure_length(graph: DependencyGraph, data: Dataset) -> float:
@@ -136,12 +137,12 @@ def _measure_length(graph: DependencyGraph, data: Dataset) -> float:
     return float(max(given / max(analysed, 1), 1.0) * rows)
 
 
-def _make_reader(chosen: Choice, data: Dataset, batch: int) -> Callable[[int], list[Feed]] | None:
+def _make_reader(chosen: Choice, data: Dataset, batch: int, most: int) -> Callable[[int], list[Feed]] | None:
     """Feeds of rows that were kept apart."""
     read = chosen.read_apart
     if read is None or chosen.apart < max(batch, 1):
         return None
-    return lambda wanted: _make_feeds(read(wanted), data, batch)
+    return lambda wanted: _make_feeds(read(wanted), data, batch, most)
 
 
 def _choose_rows(data: Dataset, count: int, plan: Callable[[int], SampleBudget], samples: int, batch: int) -> Choice:
@@ -332,7 +333,7 @@ def _predict(graph: DependencyGraph, name: str, x: Array) -> Array | None:
     """Class probabilities of some rows; None where the model is no classifier."""
     model = graph.model
     session = open_session(model.proto(), model.folder, level=3, threads=1)
-    feeds = split_chunks({name: x}, find_only_batch(model))
+    feeds = split_chunks({name: x}, find_only_batch(model), count_at_once(model))
     return compute_probabilities(session, feeds, sum(len(f[name]) for f in feeds)) if feeds else None
 
 

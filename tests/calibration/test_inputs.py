@@ -17,7 +17,7 @@ from spa_compiler.calibration.inputs import (
     draw_unselected,
     guess_kind,
 )
-from spa_compiler.calibration.pixel_scale import split_chunks
+from spa_compiler.calibration.pixel_scale import MOST_AT_ONCE, count_at_once, split_chunks
 from spa_compiler.calibration.sample_budget import measure_alive_bytes, plan_samples
 from spa_compiler.calibration.user_inputs import load_calibration
 from spa_compiler.errors import UsageError
@@ -25,6 +25,7 @@ from spa_compiler.execution.index_limits import find_index_limits
 from spa_compiler.statistics.covariance import Gram
 from spa_compiler.statistics.moments import collect_moments
 from zoo import CASES, Case
+from zoo_base import Init
 
 
 @pytest.mark.parametrize(
@@ -282,3 +283,19 @@ def test_a_fixed_batch_is_filled_or_asked_for(tmp_path: Path) -> None:
         load_calibration(graph, str(tmp_path / "three.npz"))
     np.savez(tmp_path / "six.npz", x=np.zeros((6, 5), np.float32))
     assert load_calibration(graph, str(tmp_path / "six.npz"), samples=2).source.startswith("4 inputs")
+
+
+def test_no_more_inputs_run_at_once_than_memory_has_room_for() -> None:
+    """Every place of a row looks at every other: values are far larger than inputs."""
+    text = """(float[N,64] x) => (float[N,64] y) {
+        a = MatMul(x, w)  u = Unsqueeze(a, last)  v = Unsqueeze(a, first)  s = MatMul(u, v)  t = Tanh(s)
+        m = ReduceMean<keepdims = 0, axes = [2]>(t)  y = MatMul(m, w2) }"""
+    inits: dict[str, Init] = {"w": (64, 64), "w2": (64, 64), "first": [1], "last": [2]}
+    graph = graph_of(Case(text, inits, None, opset=17))
+    assert count_at_once(graph.model) == MOST_AT_ONCE
+    graph.model.memory = 1 << 20
+    assert 1 <= count_at_once(graph.model) <= (1 << 20) // (4 * 64 * 64)
+    found = draw_calibration(graph, 0, 0, 10**9)
+    assert found.apart is not None
+    assert max(len(f["x"]) for f in found.apart(200)) <= count_at_once(graph.model)
+    assert sum(len(f["x"]) for f in found.apart(200)) >= 200

@@ -108,7 +108,8 @@ def load_calibration(
     what = "sets of inputs" if data.is_whole else "inputs"
     notes = dict.fromkeys(note for b in blocks for note in b.notes)
     return Calibration(
-        feeds, f"{n} {what} from {data.name}", has_low_rank=few, late=late, apart=_make_reader(chosen, data, batch, most),
+        feeds, f"{n} {what} from {data.name}", has_low_rank=few, late=late,
+        apart=_make_reader(chosen, data, batch, most),
         summary=summarize_dataset(data, blocks, chosen.rows, chosen.apart, chosen.of),
         notes=(*notes, *check_scale(graph, data, first)),
     )  # fmt: skip

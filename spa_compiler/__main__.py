@@ -2,4 +2,5 @@
 
 from spa_compiler.cli.start import compile_command
 
-compile_command(prog_name="python -m spa_compiler")
+if __name__ == "__main__":  # whoever imports every module of a package runs nothing
+    compile_command(prog_name="python -m spa_compiler")

@@ -28,7 +28,7 @@ MODULES = [*LIBRARY, *PASSES]
 ORDER = """
     exit_codes errors plugins version settings times algebra ir operators execution shape_inference canonicalize
     analysis rewriting datasets verification planning interpreter autodiff calibration statistics scoring compensation
-    quality output pipeline report compiler sweeps __init__ cli
+    quality output pipeline report compiler sweeps __init__ cli __main__
 """.split()
 """Packages, and modules beside them: each imports only from those before it (docs/architecture.md)."""
 SLOW = {"sympy", "matplotlib"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from spa_compiler.analysis.cost_kinds import SCALES, CountedCost, GroupShare, MeasuredCost, Term
 from spa_compiler.analysis.cost_terms import list_byte_terms, list_mac_terms, list_parameter_terms
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.ir.memory import BINARY_SCALES
 from spa_compiler.planning.latency_model import measure_milliseconds
 
 
@@ -27,10 +28,9 @@ flops = CountedCost(
     in_summary=False,
 )  # fmt: skip
 params = CountedCost(terms=list_parameter_terms, title="parameters", suffix="params", example="8Mparams", rank=1)
-BINARY_SCALES = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 size = CountedCost(
     terms=list_byte_terms, unit="bytes", title="size", row="weights (bytes)", suffix="B", example="20MB", rank=2,
-    in_tables=False, scales=SCALES | BINARY_SCALES,
+    in_tables=False, scales={**SCALES, **BINARY_SCALES},
 )  # fmt: skip
 latency = MeasuredCost(
     measure=measure_milliseconds, unit="ms", suffix="ms", scales={"": 1.0}, example="15ms", rank=3, gain="faster",

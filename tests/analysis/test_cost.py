@@ -99,7 +99,7 @@ def test_integers_that_are_no_weights_are_not_parameters() -> None:
     case = Case(
         "(float[1,12] x) => (float[3,5] y) { a = Reshape(x, s)  y = MatMul(a, w) }", {"s": [3, 4], "w": (4, 5)}, None
     )
-    assert CostModel(analyze_proto(build(case))).totals({}) == {"macs": 60, "params": 20, "bytes": 80}
+    assert CostModel(analyze_proto(build(case))).totals({}) == {"macs": 60, "params": 20, "bytes": 80, "flops": 120}
 
 
 def test_half_precision_weights_take_half_the_bytes() -> None:
@@ -117,7 +117,7 @@ def test_weights_inside_the_body_of_an_if_are_parameters() -> None:
                         else_branch = b () => (float[1,4] q) { q = Identity(x) }> }"""
     )
     graph = analyze_proto(model)
-    assert CostModel(graph).totals({}) == {"macs": 0, "params": 4, "bytes": 16}
+    assert CostModel(graph).totals({}) == {"macs": 0, "params": 4, "bytes": 16, "flops": 0}
     assert sum(graph.frozen_parameters().values()) == 4
     assert "graph" in next(iter(graph.frozen_parameters()))
 

@@ -54,7 +54,7 @@ USAGE = [
     ["--ratio", "0.5", "--fail-under", "cosine=high"],
     ["--ratio", "0.5", "--fail-under", "accuracy=0.9"],
     ["--ratio", "0.5", "--report", "/no/such/folder/r.json"],
-    ["--ratio", "0.5", "-o", "/no/such/folder/out.onnx"],
+    ["--ratio", "0.5", "-o", f"{__file__}/folder/out.onnx"],
     ["--ratio", "0.5", "--data", "/no/such/file.npz"],
     ["--plan", "/no/such/plan.json"],
     ["--mask", "/no/such/mask.npz"],

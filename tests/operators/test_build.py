@@ -12,6 +12,7 @@ from spa_compiler.operators.build import Call
 
 CALLS: dict[str, tuple[int, Callable[[int], Call[str]]]] = {
     "add": (7, lambda opset: build.add("a", "b")),
+    "cast": (7, lambda opset: build.cast("a", 11)),
     "add_all": (8, lambda opset: build.add_all(["a", "b", "c"])),
     "maximum": (8, lambda opset: build.maximum("a", "b")),
     "subtract": (7, lambda opset: build.subtract("a", "b")),

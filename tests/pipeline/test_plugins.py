@@ -297,12 +297,12 @@ def test_tables_show_an_outside_cost(tmp_path: Path) -> None:
 
 def test_an_unknown_cost_is_refused_with_those_that_there_are(site: Path, tmp_path: Path) -> None:
     source = scaled(tmp_path / "m.onnx")
-    names = ["macs", "params", "size", "latency", "channels", "activations", "energy", "file", "heads"]
+    names = ["macs", "params", "size", "latency", "channels", "flops", "activations", "energy", "file", "heads"]
     done = run_shell(site, "compile", source, "--of", "joules", "--ratio", 0.5)
     assert done.returncode == 2 and all(f"'{n}'" in done.stderr for n in names)
     with pytest.raises(UsageError, match=f"of='joules': expected one of {', '.join(map(repr, names))}"):
         spa_compiler.compile(source, 0.5, of="joules", criterion="l2")
-    with pytest.raises(UsageError, match="a number with MACs, params, B, ms, activations, J or Bytes, like"):
+    with pytest.raises(UsageError, match="a number with MACs, params, B, ms, FLOPs, activations, J or Bytes, like"):
         spa_compiler.compile(source, target="5 joules", criterion="l2")
 
 
@@ -372,4 +372,4 @@ def test_without_the_plugin_its_names_are_unknown() -> None:
     forget()
     assert "every_other" not in passes.find_passes()
     assert "position" not in registry.find_criteria()
-    assert list(cost_registry.find_costs()) == ["macs", "params", "size", "latency", "channels"]
+    assert list(cost_registry.find_costs()) == ["macs", "params", "size", "latency", "channels", "flops"]

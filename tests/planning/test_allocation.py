@@ -272,7 +272,7 @@ def test_targets_are_numbers_with_units(text: str, found: tuple[str, float]) -> 
 
 @pytest.mark.parametrize("text", ["", "12", "MB", "1.2G", "-3MB", "1e3MB", "15 s", "20MB please"])
 def test_other_targets_are_refused_with_examples(text: str) -> None:
-    with pytest.raises(UsageError, match=r"like 1\.2GMACs, 8Mparams, 20MB or 15ms"):
+    with pytest.raises(UsageError, match=r"like 1\.2GMACs, 8Mparams, 20MB, 15ms or 2\.4GFLOPs"):
         parse_target(text)
 
 

@@ -21,6 +21,8 @@ from tools.fuzz.oracle import Differs, can_run, compare
 CODES = {0, 1, 2, 3, 4, 5, 6, 7, 130}
 FIRST_WORDS = ("VERIFIED", "UNPROVEN", "UNCHANGED", "GATE_MISSED", "PASSED")
 ERRORS = ("spa-compile: error:", "Error:", "spa-compile: interrupted", "Usage:", "Try ")
+WITHOUT_LOSS = "not computed any more, which changes no output"
+"""Words of a run that reads channels from others, which a reference of zeros cannot follow."""
 RESIDENT = 3 << 30
 """Bytes that a run may hold; `--memory` is 2 GB by default."""
 FRAME = re.compile(r'File "[^"]*?(?:spa_compiler|passes)/([^"]+)", line \d+, in (\S+)')
@@ -43,7 +45,20 @@ def run_case(case: Case, command: Command, folder: Path, options: set[str]) -> t
         (folder / name).write_bytes(data)
     before = read_folder(folder)
     ran = command.run([MODEL, *keep_known(case.argv, options)], folder, case.limits)
-    return ran, judge(case, ran, folder, before)
+    reference = folder / MODEL
+    if ran.exit == 0 and WITHOUT_LOSS in ran.stdout:
+        reference = folder.with_name(f"{folder.name}.exact") / OUTPUT
+        reference.parent.mkdir(exist_ok=True)
+        command.run(
+            [MODEL, *keep_known(ask_for_nothing(case.argv), options), "-o", str(reference)], folder, case.limits
+        )
+    return ran, judge(case, ran, folder, before, reference)
+
+
+def ask_for_nothing(argv: list[str]) -> list[str]:
+    """The arguments that say how a model is read, and a share of nothing to remove."""
+    kept = [w for k in range(len(argv)) for w in argv[k : k + 2] if argv[k] in ("--input-shape", "--input-range")]
+    return [*kept, "--ratio", "0", "--criterion", "l2", "--no-latency", "--no-quality", "--allow-unproven"]
 
 
 def keep_known(argv: list[str], options: set[str]) -> list[str]:
@@ -69,23 +84,18 @@ def read_folder(folder: Path) -> dict[str, str]:
     }
 
 
-def judge(case: Case, ran: Ran, folder: Path, before: dict[str, str]) -> Verdict:
-    """The first promise that is broken, or what came out."""
+def judge(case: Case, ran: Ran, folder: Path, before: dict[str, str], reference: Path | None = None) -> Verdict:
+    """The first promise that is broken, or what came out.
+
+    `reference`: the file whose channels are cut; where some were read from others, what a share of nothing makes of the
+    model, which has to do all that the model does.
+    """
     for check in (check_end, check_files, check_words):
         if (found := check(case, ran, folder, before)) is not None:
             return found
     wrote = (folder / OUTPUT).exists() and ran.exit == 0 and OUTPUT not in before
     if wrote and case.inputs:
-        try:
-            plan = read_plan(folder / PLAN)
-            compared = call_in_child(compare, folder / MODEL, folder / OUTPUT, case.inputs, plan, case.exact, case.half)
-        except Differs as e:
-            return Verdict("wrong", "fault", f"wrong file: {shorten(str(e))}", str(e))
-        except Ended as e:
-            if is_deadly(folder / MODEL, case):
-                return Verdict("compiled, the dense file ends onnxruntime")
-            return Verdict("wrong", "fault", f"wrong file: ends onnxruntime with {e}", str(e))
-        return Verdict("compiled and compared" if compared.sizes else "compiled, no size runs")
+        return compare_files(case, folder, reference or folder / MODEL)
     if wrote:
         return Verdict("compiled")
     if case.ordinary and ran.exit in (1, 2, 3) and not ran.stdout.rstrip().rpartition("\n")[2].startswith("UNPROVEN"):
@@ -94,6 +104,25 @@ def judge(case: Case, ran: Ran, folder: Path, before: dict[str, str]) -> Verdict
             return Verdict(f"refused {ran.exit}", "refusal", f"exit {ran.exit}: {shorten(text)}", text)
         return Verdict(f"exit {ran.exit}, and the dense file does not run")
     return Verdict(f"exit {ran.exit}")
+
+
+def compare_files(case: Case, folder: Path, reference: Path) -> Verdict:
+    """The verdict on a file that was written: it has to do what the reference does with its channels cut."""
+    exact = reference != folder / MODEL
+    if exact and not reference.exists():
+        return Verdict("compiled, what goes without loss cannot be had alone")
+    try:
+        if exact:
+            call_in_child(compare, folder / MODEL, reference, case.inputs, None, case.exact, case.half, True)
+        plan = None if exact else read_plan(folder / PLAN)  # of channels that the reference has lost
+        compared = call_in_child(compare, reference, folder / OUTPUT, case.inputs, plan, case.exact, case.half)
+    except Differs as e:
+        return Verdict("wrong", "fault", f"wrong file: {shorten(str(e))}", str(e))
+    except Ended as e:
+        if is_deadly(folder / MODEL, case):
+            return Verdict("compiled, the dense file ends onnxruntime")
+        return Verdict("wrong", "fault", f"wrong file: ends onnxruntime with {e}", str(e))
+    return Verdict("compiled and compared" if compared.sizes else "compiled, no size runs")
 
 
 def is_deadly(dense: Path, case: Case) -> bool:

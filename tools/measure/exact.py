@@ -1,4 +1,4 @@
-"""What goes without any loss: every .onnx of a folder at ratio 0, in one table.
+"""Measure what goes without any loss: every .onnx of a folder at ratio 0, in one table.
 
     python -m tools.measure.exact DIR [DIR ...] [--out TABLE.md]
 

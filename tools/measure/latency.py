@@ -38,12 +38,17 @@ HEAD = """# Latency
 
 `--of latency --ratio R` asks for a share of the time, `--of macs` for the same share of the multiply-accumulates.
 `python -m tools.measure.latency` made this page ({version}, onnxruntime {runtime}, {machine},
-`--criterion {criterion}`): minima of alternating runs. *Less* is the share that went; *cosine* that of the
-outputs with the dense model's.
+`--criterion {criterion}`): minima of alternating runs. Columns are the share of the time that went, that of
+the MACs, and the cosine of the outputs with the dense model's.
 
 How a latency is met: kernels of the model's contractions are timed at several widths (`spa_compiler/times.py`), groups
 compete by error per millisecond, and models are measured until the time is the one asked for, within 5 points, or the
 exit code is 4.
+
+Where time does not follow the multiply-accumulates: convolutions of onnxruntime keep activations in blocks of 16 channels
+(AVX-512; 8 with AVX2), so that a layer of 16 that loses 4 takes as long as before, or a little longer; and a model of a
+tenth of a millisecond spends most of it between its kernels. There a share of the MACs buys little time, and a share of
+the time costs many MACs. Where no width is fast enough the exit code says so.
 """
 
 
@@ -127,7 +132,7 @@ def list_lines(rows: Sequence[Row], machine: str) -> Iterator[str]:
         yield ""
         yield "| model | asked | dense ms | by latency: time | MACs | cosine | by MACs: time | MACs | cosine |"
         yield "|---|---|---|---|---|---|---|---|---|"
-        for model, ratio in dict.fromkeys((r["model"], r["ratio"]) for r in own):
+        for model, ratio in sorted({(r["model"], r["ratio"]) for r in own}):
             pair = {r["of"]: r for r in own if (r["model"], r["ratio"]) == (model, ratio)}
             if len(pair) == len(COSTS):
                 dense = next((f"{r['dense_ms']:.3g}" for r in pair.values() if "exit" not in r), "")

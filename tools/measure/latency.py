@@ -45,10 +45,10 @@ How a latency is met: kernels of the model's contractions are timed at several w
 compete by error per millisecond, and models are measured until the time is the one asked for, within 5 points, or the
 exit code is 4.
 
-Where time does not follow the multiply-accumulates: convolutions of onnxruntime keep activations in blocks of 16 channels
-(AVX-512; 8 with AVX2), so that a layer of 16 that loses 4 takes as long as before, or a little longer; and a model of a
-tenth of a millisecond spends most of it between its kernels. There a share of the MACs buys little time, and a share of
-the time costs many MACs. Where no width is fast enough the exit code says so.
+Where time does not follow the multiply-accumulates: convolutions of onnxruntime keep activations in blocks of 16
+channels (AVX-512; 8 with AVX2), so that a layer of 16 that loses 4 takes as long as before, or a little longer; and a
+model of a tenth of a millisecond spends most of it between its kernels. There a share of the MACs buys little time, and
+a share of the time costs many MACs. Where no width is fast enough the exit code says so.
 """
 
 

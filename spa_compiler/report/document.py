@@ -28,6 +28,7 @@ from spa_compiler.ir.snapshots import hash_file
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan, find_widths
 from spa_compiler.quality.verdict import describe_quality
+from spa_compiler.report.curve import NO_PICTURE, draw_curve
 from spa_compiler.report.inputs import describe_inputs, show_inputs, strip_thumbnails
 from spa_compiler.report.numbers import write_json
 from spa_compiler.version import VERSION
@@ -364,6 +365,15 @@ def _list_reasons(what: str, found: dict[str, str], verbose: bool) -> list[str]:
     return [f"{what}: {len(found)} contractions, such as '{name}' ({reason})"]
 
 
+def _show_search(report: Mapping[str, Any]) -> str:
+    """The curve of what was tried, or nothing."""
+    found = report["search"]
+    if not found:
+        return ""
+    best = found["best"]["removed"] if found["best"] else None
+    return draw_curve(found["trials"], found["limit"], best) or f"<p>{html.escape(NO_PICTURE)}</p>"
+
+
 def format_html(report: dict[str, Any]) -> str:
     """The report as a page."""
     text = write_json(strip_thumbnails(report))
@@ -376,6 +386,6 @@ def format_html(report: dict[str, Any]) -> str:
         "<style>body{font:15px system-ui;max-width:60em;margin:2em auto}td,th{padding:.2em .8em;text-align:right}"
         "td:first-child,th:first-child{text-align:left}pre{background:#f4f4f4;padding:1em;overflow:auto}</style>"
         f"<h1>{html.escape(Path(report['input']['path']).name)}</h1><p>{html.escape(format_last_line(report))}</p>"
-        f"{show_inputs(report)}<table><tr><th>group<th>channels<th>kept<th>blocks</tr>{rows}</table>"
+        f"{_show_search(report)}{show_inputs(report)}<table><tr><th>group<th>channels<th>kept<th>blocks</tr>{rows}</table>"
         f"<h2>Report</h2><pre>{html.escape(text)}</pre>"
     )

@@ -38,6 +38,13 @@ def test_the_model_is_that_of_the_share_that_was_found(models: Path, options: di
     assert plain.plan.digest() == found.plan.digest()
 
 
+def test_the_page_shows_the_curve_of_what_was_tried(models: Path, tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    options = ("--max-drop", "3%", "--data", models / "digits_test.npz", "--criterion", "l2", "--no-latency")
+    assert run(models / "digits_resnet.onnx", tmp_path / "o.onnx", *options, "--report", page).exit_code == 0
+    assert "<svg" in page.read_text() and "drop, points" in page.read_text()
+
+
 def test_a_budget_that_loses_too_much_names_what_can_go(models: Path) -> None:
     options = {**QUICK, "criterion": "l2", "samples": 0, "data": models / "digits_test.npz", "max_drop": "5%"}
     with pytest.raises(BudgetError, match=r"80\.\d% fewer MACs lose \d+ points, more than the 5\.0 allowed; \d+\.\d%"):

@@ -47,7 +47,7 @@ def test_the_page_shows_the_curve_of_what_was_tried(models: Path, tmp_path: Path
 
 def test_a_budget_that_loses_too_much_names_what_can_go(models: Path) -> None:
     options = {**QUICK, "criterion": "l2", "samples": 0, "data": models / "digits_test.npz", "max_drop": "5%"}
-    with pytest.raises(BudgetError, match=r"80\.\d% fewer MACs lose \d+ points, more than the 5\.0 allowed; \d+\.\d%"):
+    with pytest.raises(BudgetError, match=r"8\d\.\d% fewer MACs lose \d+ points, more than the 5\.0 allowed; \d+\.\d%"):
         spa_compiler.compile(models / "digits_resnet.onnx", 0.8, **options)
     fine = spa_compiler.compile(models / "digits_resnet.onnx", 0.05, **options)
     assert fine.report["asked"]["ratio"] == 0.05

@@ -141,7 +141,6 @@ LIMITS = {
     "planning.search.FIRST_RATIO": "time",
     "planning.search.LEAST_CUT": "time",
     "planning.search.KNEE_STEP": "a tolerance",
-    "planning.costs.BINARY_SCALES": "units",
     "planning.budget_repair.EXCHANGES": "time",
     "planning.budget_repair.FREE_SHARE": "a tolerance",
     "planning.budget_repair.HALF_BLOCK": "a fact of onnxruntime",

@@ -23,7 +23,7 @@ from spa_compiler.pipeline.fields import (
     make_seed_option,
 )
 from spa_compiler.pipeline.options import Options
-from spa_compiler.pipeline.state import PYTHON_PREFIX, Json, State
+from spa_compiler.pipeline.state import Json, State, find_given
 from spa_compiler.statistics.moments import collect_moments, exclude_unmeasured
 
 
@@ -111,10 +111,9 @@ class Calibrate:
 
     def find_given(self, state: State) -> object:
         """A path, script.py:name, or the object that was given in Python under this name."""
-        if self.source in state.given:
-            return state.given[self.source]
-        if self.source.startswith(PYTHON_PREFIX):
-            raise UsageError(f"--calib {self.source}: these inputs were an object in Python: give it, or a file, again")
+        given = find_given("--calib", self.source, state.given)
+        if not isinstance(given, str):
+            return given
         if not Path(self.source).exists() and not set(self.source) & set("./"):
             known = ", ".join(KINDS)
             raise UsageError(f"--calib {self.source}: no file or folder, and no kind of synthetic input ({known})")

@@ -22,7 +22,7 @@ from spa_compiler.pipeline.fields import (
 )
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.passes import Pipeline
-from spa_compiler.pipeline.state import PYTHON_PREFIX, Pass, State
+from spa_compiler.pipeline.state import Pass, State, find_given
 from spa_compiler.planning.search import Search as Found
 from spa_compiler.planning.search import Trial, find_knee, find_largest_ratio
 from spa_compiler.quality.drop_judge import DropJudge
@@ -115,9 +115,7 @@ class Search:
         graph, ranges = state.require_graph(), parse_ranges(self.input_range, state.source)
         if not self.data:
             return choose_inputs(graph, state.calibration, self.seed, ranges)
-        if self.data.startswith(PYTHON_PREFIX) and self.data not in state.given:
-            raise UsageError(f"--data {self.data}: these inputs were an object in Python: give it, or a file, again")
-        source = state.given.get(self.data, self.data)
+        source = find_given("--data", self.data, state.given)
         return decide_scale(
             graph, open_dataset(source, state.source, parse_preprocess(self.preprocess), self.data), ranges
         )

@@ -47,7 +47,7 @@ from spa_compiler.pipeline.options import Options, find_idle, pipeline_of, repor
 from spa_compiler.pipeline.output_paths import check_apart, check_output, list_named_files, pass_files
 from spa_compiler.pipeline.passes import Pipeline, find_providers, iterate_deep, make_pass
 from spa_compiler.pipeline.provenance import Provenance
-from spa_compiler.pipeline.state import PYTHON_PREFIX, State
+from spa_compiler.pipeline.state import PYTHON_PREFIX, State, find_given
 from spa_compiler.planning.budget_check import check_budget
 from spa_compiler.planning.device import HOST, check_measurable, find_device
 from spa_compiler.planning.kernel_times import UNIT, KernelTimes, add_times, read_times
@@ -213,9 +213,7 @@ def _open_data(state: State, options: Options, given: Mapping[str, object]) -> D
     said = parse_preprocess(options.preprocess)
     if not options.data:
         return None
-    if options.data.startswith(PYTHON_PREFIX) and options.data not in given:
-        raise UsageError(f"--data {options.data}: these inputs were an object in Python: give it, or a file, again")
-    data = open_dataset(given.get(options.data, options.data), state.source, said, options.data)
+    data = open_dataset(find_given("--data", options.data, given), state.source, said, options.data)
     data.check()
     return data
 

@@ -144,6 +144,7 @@ LIMITS = {
     "planning.budget_repair.EXCHANGES": "time",
     "planning.budget_repair.FREE_SHARE": "a tolerance",
     "planning.budget_repair.HALF_BLOCK": "a fact of onnxruntime",
+    "planning.budget_repair.HALVES_SLACK": "a tolerance",
     "planning.budget_repair.ROUNDS": "time",
     "planning.cost_tracker.BUDGET_TOLERANCE": "a tolerance",
     "planning.budget_check.MEASUREMENTS": "time",

@@ -318,9 +318,9 @@ class _Command(click.Command):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run it; the first argument may be a verb, as in `spa-compile inspect IN.onnx`."""
         given = list(extra.get("args") or (args[0] if args else None) or sys.argv[1:])
-        verb = spa.commands.get(given[0]) if given and self.name == "spa-compile" else None
-        if verb is not None and not Path(given[0]).is_file():
-            return verb.main(**{**extra, "args": given[1:], "prog_name": f"spa-compile {given[0]}"})
+        is_verb = bool(given) and self.name == "spa-compile" and given[0] in spa.commands
+        if is_verb and not Path(given[0]).is_file():
+            return spa.main(**{**extra, "args": given, "prog_name": "spa-compile"})
         return super().main(*args, **extra)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:

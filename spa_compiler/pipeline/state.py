@@ -94,6 +94,13 @@ class State:
         return replace(self, notes=tuple(dict.fromkeys([*self.notes, *notes])))
 
 
+def find_given(option: str, text: str, given: Mapping[str, object]) -> object:
+    """The object that was given in Python under this name, else the text. Raises UsageError for a name without one."""
+    if text.startswith(PYTHON_PREFIX) and text not in given:
+        raise UsageError(f"{option} {text}: these inputs were an object in Python: give it, or a file, again")
+    return given.get(text, text)
+
+
 class Pass(Protocol):
     """A step of the compiler: a frozen dataclass whose fields are its options.
 

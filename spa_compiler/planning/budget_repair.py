@@ -11,6 +11,8 @@ from spa_compiler.planning.width_ladder import WidthLadder, refine_all
 
 HALF_BLOCK = 8
 """Channels in half of the largest block."""
+HALVES_SLACK = 2.0
+"""Times the tolerance of a budget that widths of half a block are worth: quarters save no time."""
 FREE_SHARE = 1e-6
 """Share of the dense cost that is none."""
 EXCHANGES, ROUNDS = 12, 32
@@ -55,7 +57,7 @@ class BudgetRepair:
         )
         for step in (*halves, finest):
             self._trim_by(step, is_last=step == finest)
-            if not self.tracker.has_slack():
+            if not self.tracker.has_slack(HALVES_SLACK):
                 return
 
     def _trim_by(self, step: int, is_last: bool) -> None:

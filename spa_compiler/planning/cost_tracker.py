@@ -29,9 +29,9 @@ class CostTracker:
         """Cost that has still to go; negative where more has gone."""
         return self.now - self.target
 
-    def has_slack(self) -> bool:
-        """Has more gone than the budget asks for, by more than it may be missed by?"""
-        return -self.compute_needed() > BUDGET_TOLERANCE * self.dense
+    def has_slack(self, times: float = 1.0) -> bool:
+        """Has more gone than the budget asks for, by more than so many times what it may be missed by?"""
+        return -self.compute_needed() > times * BUDGET_TOLERANCE * self.dense
 
     def compute_own(self, s: WidthLadder) -> float:
         """The part of the cost in which a group takes part."""

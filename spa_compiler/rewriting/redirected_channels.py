@@ -1,6 +1,6 @@
 """Readers of a channel that is a multiple of another one, or one number everywhere, read it from there.
 
-    found = redirect_channels(graph)            # found.model, or None where there is nothing to redirect
+    found = redirect_channels(graph, graph.groups)      # found.model, or None where there is nothing to redirect
 
 The weights that contract channel j get what it would have brought in the column of its root (W[:, root] += s W[:, j])
 or in the bias, and zeros in its own: nothing reads it any more, and it can be erased. Numbers go into a bias where no
@@ -10,7 +10,7 @@ terms that are zero everywhere, and what made them is dead. Nothing is changed o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from spa_compiler.algebra.expr import Dim, iterate_dims
 from spa_compiler.algebra.masks import find_coordinates
 from spa_compiler.analysis.channel_multiples import EXACT_TYPES, ONE, Facts, Multiples, find_multiples, is_unpadded
-from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.ir.editing import drop_dead
 from spa_compiler.ir.model import Model, find_element_type, make_constant
 from spa_compiler.operators import build
@@ -40,17 +40,21 @@ class Redirected:
     terms: int
 
 
-def redirect_channels(graph: DependencyGraph) -> Redirected | None:
-    """A copy of the analysed model in which channels that hold nothing of their own, and zero terms, are not read."""
+def redirect_channels(graph: DependencyGraph, groups: Iterable[Group], terms: bool = True) -> Redirected | None:
+    """A copy of the analysed model in which channels that hold nothing of their own, and zero terms, are not read.
+
+    Channels of these groups only; None where nothing is to be edited.
+    """
     facts = find_multiples(graph)
     if not facts:
         return None
     edit = _Edit(graph, facts)
-    for group in graph.groups:
+    for group in groups:
         if not group.stat and group.block is None:
             for d in group.dims:
                 edit.redirect(d)
-    edit.leave_out_zeros()
+    if terms:
+        edit.leave_out_zeros()
     if not edit.channels and not edit.terms:
         return None
     drop_dead(edit.model)

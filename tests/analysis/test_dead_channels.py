@@ -240,7 +240,8 @@ def test_erased_channels_count_towards_the_budget(tmp_path: Path, models: Path) 
     result = spa_compiler.compile(source, ratio=0.3, scope="uniform", criterion="l2", latency=False, quality=False)
     kept = result.state.plan.keep[label]
     assert not kept[[1, 5, 9]].any()
-    assert result.report["reached"]["macs"] == pytest.approx(0.3, abs=0.01)
+    # blocks of 16 may cost twice what a budget may be missed by
+    assert result.report["reached"]["macs"] == pytest.approx(0.3, abs=0.02)
 
 
 def test_ratio_0_without_dead_channels_gives_the_same_bytes(tmp_path: Path, models: Path) -> None:

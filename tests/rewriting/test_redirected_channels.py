@@ -180,3 +180,14 @@ def test_what_is_redirected_changes_nothing(
                     w[n][j] = w[n][k]
 
     compile_exactly(make_convolutions(tmp_path_factory.mktemp("m") / "m.onnx", rng, act, pad, norm, plant))
+
+
+def test_what_is_left_alone_is_not_read_from_elsewhere(tmp_path: Path) -> None:
+    def plant(w: Arrays) -> None:
+        w["w1"][8], w["b1"][8] = w["w1"][2], w["b1"][2]
+
+    file = make_convolutions(tmp_path / "m.onnx", np.random.default_rng(2), "Relu", 1, False, plant)
+    found = spa_compiler.compile(file, 0.0, exclude=["w1"], latency=False, quality=False)
+    assert found.model.SerializeToString() == file.read_bytes()
+    taken = spa_compiler.compile(file, 0.0, include=["w1"], latency=False, quality=False)
+    assert taken.report["analysis"]["redirected"] == {"channels": 1, "terms": 0}

@@ -11,7 +11,7 @@ wide a scale tells more, since all of them are certain.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,19 @@ from spa_compiler.calibration.class_probabilities import (
     measure_information,
 )
 from spa_compiler.calibration.pixel_scale import count_at_once, split_chunks
-from spa_compiler.calibration.priors.front_ends import Spoken, choose_frames, is_customary, list_front_ends
+from spa_compiler.calibration.priors.front_ends import Spoken, is_customary, list_front_ends
 from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.calibration.priors.sound_bank import draw_clips, load_words
 from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.execution.session import open_session
+from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.symbols import find_input_axes, find_only_batch
+from spa_compiler.operators.facts import is_convolution
+from spa_compiler.operators.movement import is_row_kept
 
 Array = NDArray[Any]
+SOUNDS = ("mfcc", "log_mel", "waveforms")
+"""Kinds that are sound for sure."""
 SPOKEN_BY = 4
 """Words that so many voices speak are tried."""
 TRIALS = 6
@@ -44,14 +49,36 @@ LARGEST_CEPSTRA = 40
 
 def choose_front_end(graph: DependencyGraph, name: str, drawn: Synthetic) -> Spoken | Synthetic:
     """Words behind the front end that fits the input `name` best; `drawn` where it does not look like sound."""
-    sure = drawn.kind in ("mfcc", "log_mel")
+    sure = drawn.kind in SOUNDS
     tried = list(list_candidates(drawn, sure))
-    if not tried or len(find_input_axes(graph.model)) > 1:
+    if not tried:
         return drawn
+    if len(find_input_axes(graph.model)) > 1:
+        return tried[0] if drawn.kind == "waveforms" else drawn
     best, share = choose_by_words(graph, name, tried)
     if share is None:
         return tried[0] if sure else drawn
     return best if sure or share >= CALIBRATION.heard_share else drawn
+
+
+def is_read_as_waveform(walk: Walk, name: str, shape: Sequence[int]) -> bool:
+    """Does a convolution of one channel read this row of numbers first, with long kernels? Then it is a waveform.
+
+    Of a row that is long enough to be one, any kernel will do.
+    """
+    size = math.prod(shape)
+    least = 2 if size >= CALIBRATION.least_waveform else CALIBRATION.waveform_kernel
+    if not shape or max(shape) != size:
+        return False
+    while len(walk.liveness.readers_of.get(name, ())) == 1:
+        node = walk.nodes[walk.liveness.readers_of[name][0]]
+        if is_convolution(node.op_type):
+            taps = walk.constants[node.input[1]].shape[1:] if node.input[1] in walk.constants else ()
+            return max(taps, default=0) == math.prod(taps) >= least
+        if not is_row_kept(node.op_type):
+            return False
+        name = node.output[0]
+    return False
 
 
 def list_candidates(drawn: Synthetic, sure: bool) -> Iterator[Spoken]:
@@ -59,6 +86,10 @@ def list_candidates(drawn: Synthetic, sure: bool) -> Iterator[Spoken]:
     if drawn.scale is not None or drawn.least or np.dtype(drawn.dtype).kind != "f":
         return
     shape = drawn.grid or drawn.shape
+    if drawn.kind == "waveforms":
+        for samples in list_front_ends(drawn.kind):
+            yield Spoken(drawn.kind, drawn.shape, samples, max(shape), 1, "tf", drawn.dtype)
+        return
     sides = [s for s in shape if s != 1]
     grids: list[tuple[int, int, str]] = []
     if len(sides) == 2 and (sure or drawn.kind == "series"):
@@ -84,8 +115,7 @@ def choose_by_words(graph: DependencyGraph, name: str, tried: list[Spoken]) -> t
     clips: dict[int, Array] = {}
     shares: list[float] = []
     for source in tried:
-        hop, window = choose_frames(source.frames)
-        samples = (source.frames - 1) * hop + window
+        samples = source.samples
         if samples not in clips:
             clips[samples] = draw_clips(len(among), samples, np.random.default_rng(0), among).samples
         x = source.shape_clips(clips[samples])

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.bn_matching import draw_matched
 from spa_compiler.calibration.class_probabilities import compute_probabilities
-from spa_compiler.calibration.front_end_choice import choose_front_end
+from spa_compiler.calibration.front_end_choice import choose_front_end, is_read_as_waveform
 from spa_compiler.calibration.language_model import (
     LENGTH_ELEMENTS,
     choose_lengths,
@@ -381,7 +381,8 @@ def choose_source(
     if dtype.kind in "iu" and name in (limits := find_index_ranges(graph.model)):
         return Synthetic("tokens", shape, dtype=str(dtype), options=_limit_ids(limits[name], bounds))
     grid = find_first_grid(graph, name, shape)
-    what = kind or guess_kind(grid)
+    is_heard = is_read_as_waveform(Walk(graph.model), name, shape)
+    what = kind or ("waveforms" if is_heard else guess_kind(grid))
     if dtype in (np.int32, np.int64) and what not in PICTURE_KINDS:
         bounds = bounds or (int(positive), WHOLE_LIMIT - 1)
     scale = Scale(*bounds) if bounds else None

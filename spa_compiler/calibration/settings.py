@@ -94,6 +94,14 @@ class CalibrationSettings:
     most_coefficients: int = setting(20, "a spectrum of up to so many bands is cepstra", unit="bands", rows=("E85",))
     largest_strokes: int = setting(32, "a grey picture of up to this side is handwriting", unit="pixels", rows=("E85",))
     least_waveform: int = setting(4000, "a row of so many numbers is a waveform", unit="numbers", rows=("E85",))
+    waveform_kernel: int = setting(
+        64,
+        "a shorter row is one where kernels of so many taps read it",
+        unit="taps",
+        source="pitch",
+        chosen_on=("crepe_tiny",),
+        rows=("E108",),
+    )
 
     # the scale of pictures: pixel_scale
     usual_response: tuple[float, float] = setting(

@@ -20,6 +20,8 @@ PERMUTING = frozenset("Reshape Transpose Flatten Squeeze Unsqueeze Identity".spl
 """Operators that give every entry of their input once: a chain of them is a permutation."""
 REGROUPING = frozenset("Squeeze Unsqueeze Reshape Identity".split())
 """Operators that leave entries in their order, whatever the axes are (Flatten counts as a product of its own)."""
+KEEPS_ROW = PERMUTING | {"Cast", "Pad"}
+"""Operators behind which a row of numbers is still one in the same order, longer perhaps."""
 PICKING = frozenset("Gather Split Slice".split())
 """Operators that may pick runs of positions of one axis."""
 
@@ -36,6 +38,11 @@ class Pick:
 def is_copy(node: gs.Node) -> bool:
     """Is the output the input, under another name?"""
     return bool(node.op == "Identity")
+
+
+def is_row_kept(op: str) -> bool:
+    """Is a row of numbers behind this operator still one, in the same order?"""
+    return op in KEEPS_ROW
 
 
 def is_slice(node: gs.Node) -> bool:

@@ -8,11 +8,14 @@ import lzma
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.helper as oh
+import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from networks import graph_of
@@ -20,7 +23,7 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph, analyze
 from spa_compiler.calibration.front_end_choice import choose_front_end, measure_word_share
 from spa_compiler.calibration.inputs import choose_source, draw_calibration
 from spa_compiler.calibration.priors import sound_bank
-from spa_compiler.calibration.priors.front_ends import FrontEnd, Spoken, choose_frames, is_customary
+from spa_compiler.calibration.priors.front_ends import FrontEnd, Samples, Spoken, choose_frames, is_customary
 from spa_compiler.calibration.priors.sound_bank import draw_clips, invert_transform, load_words, transform
 from spa_compiler.calibration.priors.text_bank import draw_passages, load_sentences
 from spa_compiler.canonicalize.pipeline import normalize
@@ -140,6 +143,87 @@ def test_flat_features_of_sound_are_recognised(tmp_path: Path) -> None:
     )
     assert isinstance(source, Spoken) and (source.frames, source.columns, source.order) == (25, 10, "tf")
     assert source.front_end.told == "decibels"
+
+
+def make_loudest_bands(tmp_path: Path, size: float, words: int = 8) -> Path:
+    """A classifier of a row of 8,000 samples of this size: the word whose loudness, band by band, is nearest."""
+    filters = np.cos(np.outer(2 ** np.linspace(-4, 1.4, 12), np.arange(64)))[:, None, :] / size
+    arrays = {"f": filters.astype(np.float32), "axes": np.array([1])}
+    nodes = [
+        oh.make_node("Unsqueeze", ["x", "axes"], ["row"]),
+        oh.make_node("Conv", ["row", "f"], ["bands"], strides=[32]),
+        oh.make_node("Mul", ["bands", "bands"], ["power"]),
+        oh.make_node("AveragePool", ["power"], ["parts"], kernel_shape=[31], strides=[31]),
+        oh.make_node("Add", ["parts", "one"], ["more"]),
+        oh.make_node("Log", ["more"], ["loud"]),
+        oh.make_node("Flatten", ["loud"], ["features"]),
+    ]
+    arrays["one"] = np.float32(1e-4)
+
+    def save(name: str, columns: int) -> Path:
+        made = [oh.make_tensor_value_info(name, TensorProto.FLOAT, ["N", columns])]
+        heard = [oh.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 8000])]
+        stored = [numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items()]
+        model = oh.make_model(
+            oh.make_graph(nodes, "g", heard, made, stored), opset_imports=[oh.make_opsetid("", 17)], ir_version=8
+        )
+        onnx.save(model, path := tmp_path / f"{name}.onnx")
+        return path
+
+    session = ort.InferenceSession(save("features", 96))
+    source, bank = Spoken("waveforms", (8000,), Samples(size), 8000, 1), load_words()
+    means, squares = [], []
+    for word in list(dict.fromkeys(r.word for r in bank))[:words]:
+        spoken = [k for k, r in enumerate(bank) if r.word == word]
+        x, _ = source.draw_spoken(32, np.random.default_rng(1), np.resize(spoken, 32))
+        y = session.run(None, {"x": x})[0]
+        means.append(y.mean(0))
+        squares.append(y.var(0))
+    m, v = np.array(means), np.mean(squares, 0)
+    arrays |= {"w": (m / v).T.astype(np.float32), "b": (-(m**2 / v).sum(1) / 2).astype(np.float32)}
+    nodes.append(oh.make_node("Gemm", ["features", "w", "b"], ["y"]))
+    return save("y", words)
+
+
+@pytest.mark.parametrize(("size", "told"), [(1.0, "samples in -1..1"), (32768.0, "16-bit samples")])
+def test_the_size_of_samples_is_the_one_at_which_words_are_told_apart(tmp_path: Path, size: float, told: str) -> None:
+    graph = analyze_file(make_loudest_bands(tmp_path, size))
+    drawn = choose_source(graph, "x", make_input_types(graph.model, {"N": 2})["x"], None, "")
+    source = choose_front_end(graph, "x", drawn)
+    assert isinstance(source, Spoken) and source.kind == "waveforms" and source.shape == (8000,)
+    assert source.front_end.told == told
+
+
+def test_samples_are_given_as_they_are_sized_or_standardised() -> None:
+    def draw(samples: Samples) -> NDArray[Any]:
+        return Spoken("waveforms", (1, 800), samples, 800, 1).draw(16, np.random.default_rng(0))
+
+    plain = draw(Samples())
+    assert plain.shape == (16, 1, 800) and np.abs(plain).max() <= 1
+    np.testing.assert_allclose(draw(Samples(32768.0)), plain * 32768, rtol=1e-6)
+    alike = draw(Samples(standardised=True))
+    assert np.abs(alike.mean(-1)).max() < 1e-4 and np.abs(alike.std(-1) - 1).max() < 1e-2
+
+
+ROWS = "(float[N,{n}] x) => (float[N,C,T] y) {{ r = {op}(x, s) y = Conv<strides = [4]>(r, w) }}"
+
+
+@pytest.mark.parametrize(
+    ("n", "op", "operand", "weights", "kind"),
+    [
+        (1024, "Unsqueeze", [1], (8, 1, 512), "waveforms"),
+        (1024, "Reshape", [0, 1, -1], (8, 1, 64), "waveforms"),
+        (16000, "Unsqueeze", [1], (8, 1, 10), "waveforms"),
+        (1024, "Unsqueeze", [1], (8, 1, 9), "strokes"),  # short kernels read any row
+        (1024, "Reshape", [0, 4, -1], (8, 4, 64), "strokes"),  # several channels are no row
+    ],
+)
+def test_a_row_that_long_kernels_read_is_a_waveform(
+    n: int, op: str, operand: list[int], weights: tuple[int, ...], kind: str
+) -> None:
+    arrays = {"s": np.array(operand), "w": np.ones(weights, np.float32)}
+    graph = graph_of(Case(ROWS.format(n=n, op=op), arrays, None))
+    assert choose_source(graph, "x", make_input_types(graph.model, {"N": 2})["x"], None, "").kind == kind
 
 
 def test_a_model_that_gives_its_input_again_hears_nothing() -> None:

@@ -62,6 +62,11 @@ class FrontEnd:
     normaliser: str = ""
     told: str = "nepers"
 
+    def count_samples(self, frames: int) -> int:
+        """Samples of a clip that gives so many frames."""
+        hop, window = choose_frames(frames)
+        return (frames - 1) * hop + window
+
     def compute(self, x: Array, frames: int, columns: int) -> Array:
         """Clips [n, samples] as [n, frames, columns], before what needs the statistics of many clips."""
         hop, window = choose_frames(frames)
@@ -95,6 +100,29 @@ class FrontEnd:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """The waveform itself, every sample a frame of one column: in -1..1 times `size`, or each clip standardised."""
+
+    size: float = 1.0
+    standardised: bool = False
+    told: str = "samples in -1..1"
+
+    def count_samples(self, frames: int) -> int:
+        """As many as frames."""
+        return frames
+
+    def compute(self, x: Array, frames: int, columns: int) -> Array:
+        """Clips [n, samples] as [n, samples, 1]."""
+        return np.asarray(x[:, :, None] * np.float32(self.size))
+
+    def normalise(self, y: Array) -> Array:
+        """The result of `compute`, each clip of mean 0 and deviation 1 where that is asked for."""
+        if not self.standardised:
+            return y
+        return np.asarray((y - y.mean(1, keepdims=True)) / np.maximum(y.std(1, keepdims=True), 1e-6), np.float32)
+
+
+@dataclass(frozen=True)
 class Spoken:
     """A source of inputs of one `shape` (of one sample): words behind a front end.
 
@@ -104,12 +132,17 @@ class Spoken:
 
     kind: str
     shape: tuple[int, ...]
-    front_end: FrontEnd
+    front_end: FrontEnd | Samples
     frames: int
     columns: int
     order: str = "tf"
     dtype: str = "float32"
     channels: int = 1
+
+    @property
+    def samples(self) -> int:
+        """Samples of a clip."""
+        return self.front_end.count_samples(self.frames)
 
     def draw(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n inputs [n, *shape]."""
@@ -117,8 +150,7 @@ class Spoken:
 
     def draw_spoken(self, n: int, rng: np.random.Generator, among: Array | None = None) -> tuple[Array, Array]:
         """The inputs, and which recording each of them has (`sound_bank.Clips`)."""
-        hop, window = choose_frames(self.frames)
-        clips = draw_clips(n, (self.frames - 1) * hop + window, rng, among)
+        clips = draw_clips(n, self.samples, rng, among)
         return self.shape_clips(clips.samples), clips.recordings
 
     def shape_clips(self, x: Array) -> Array:
@@ -153,8 +185,13 @@ def make_bands(bands: int, size: int, low: float, high: float) -> Array:
     return np.asarray(np.maximum(0, np.minimum(rising, falling)), np.float32)
 
 
-def list_front_ends(kind: str) -> Iterator[FrontEnd]:
-    """Conventions of a kind ("mfcc", "log_mel", "spectrogram"), the most usual first."""
+def list_front_ends(kind: str) -> Iterator[FrontEnd | Samples]:
+    """Conventions of a kind ("mfcc", "log_mel", "spectrogram", "waveforms"), the most usual first."""
+    if kind == "waveforms":
+        yield Samples()
+        yield Samples(standardised=True, told="each clip standardised")
+        yield Samples(WHOLE, told="16-bit samples")
+        return
     decibels, whole = 20 / math.log(10), 2 * math.log(WHOLE)
     scales = [("nepers", 1.0, 0.0), ("decibels", decibels, 0.0), ("powers", 2.0, 0.0), ("16-bit powers", 2.0, whole)]
     if kind == "spectrogram":

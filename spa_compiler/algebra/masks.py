@@ -194,7 +194,7 @@ def list_kept_positions(e: Expr, masks: Masks, blocks: Mapping[Dim, Dim], beside
     same axis, `(d h)`, the j-th channel that is kept of every block comes before the j+1-th of any: not the old order.
     """
     place, step = find_coordinates(e), find_strides(e)
-    kept = make_keep_mask(e, {d: m for d, m in masks.items() if m.ndim == 1})
+    kept = make_keep_mask(e, {d: masks[d] for d in place if d in masks and masks[d].ndim == 1})
     target = np.arange(e.size)
     for d, channel in place.items():
         mask = masks.get(d)

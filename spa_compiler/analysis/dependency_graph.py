@@ -35,7 +35,7 @@ from spa_compiler.ir.model import Model, describe_node, find_element_type
 from spa_compiler.ir.subgraphs import WEIGHT_TYPES, find_outer_values
 from spa_compiler.operators import tables
 from spa_compiler.operators.shape_uses import find_fed_values, find_shape_reads, trace_sizes
-from spa_compiler.operators.site import Site, Value
+from spa_compiler.operators.site import Scope, Site, Value
 
 Axis = tuple[str, int]
 TensorProto = onnx.TensorProto
@@ -97,9 +97,8 @@ class DependencyGraph:
 
     def group(self, name: str) -> Group:
         """The group with this label. Raises UsageError with the nearest labels."""
-        for g in self.groups:
-            if g.label == name:
-                return g
+        if name in self.by_label:
+            return self.by_label[name]
         raise UsageError(f"no group is called '{name}'; `spa inspect` lists them")
 
     def count_channels(self, group: Group) -> int:
@@ -108,12 +107,38 @@ class DependencyGraph:
         return max(count_positions(a, group.dims) for a in axes)
 
     @functools.cached_property
+    def by_label(self) -> dict[str, Group]:
+        """Groups by their labels."""
+        return {g.label: g for g in reversed(self.groups)}
+
+    @functools.cached_property
     def readers(self) -> dict[str, list[Site]]:
         """Sites that read a value."""
         out: dict[str, list[Site]] = {}
         for site in self.sites:
             for v in {id(v): v for v in site.inputs if v is not None}.values():
                 out.setdefault(v.name, []).append(site)
+        return out
+
+    @functools.cached_property
+    def makers(self) -> dict[str, Site]:
+        """The site that gives a value."""
+        return {v.name: site for site in self.sites for v in site.outputs if v is not None}
+
+    @functools.cached_property
+    def constants(self) -> dict[str, gs.Constant]:
+        """Initializers of the main graph by name, listed once: the model of an analysis is not edited."""
+        return self.model.constants()
+
+    @functools.cached_property
+    def contractions(self) -> dict[Dim, list[tuple[Site, Scope, str]]]:
+        """Where each dim is summed over: the node, what it said, and the name that the dim lies on."""
+        out: dict[Dim, list[tuple[Site, Scope, str]]] = {}
+        for site in self.sites:
+            for scope in site.scopes:
+                for name in sorted(scope.find_contracted()):
+                    for d in self.find_dims(scope.env[name]) if name in scope.env else ():
+                        out.setdefault(d, []).append((site, scope, name))
         return out
 
     def resize_axes(self, value: Value, shape: Sequence[int], which: Collection[int]) -> list[Expr]:

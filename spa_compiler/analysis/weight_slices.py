@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from spa_compiler.algebra.masks import NO_CHANNEL, find_coordinates
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, Member
 from spa_compiler.execution.finite import is_finite
+from spa_compiler.operators.site import Site
 
 Array = NDArray[Any]
 
@@ -40,9 +41,8 @@ class Slices:
 
 def find_slices(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
     """Every member of a group: its weights and flat channel indices."""
-    constants = graph.model.constants()
     for member in group.members:
-        values = np.asarray(graph.model.array(constants[member.value]))
+        values = np.asarray(graph.model.array(graph.constants[member.value]))
         yield Slices(member, values, index_channels(graph, group, member))
 
 
@@ -77,12 +77,13 @@ def find_learned_slices(graph: DependencyGraph, group: Group) -> Iterator[Slices
     Where a normalisation with stored statistics follows a product, its gain is a factor of the weights before it, and
     neither gain nor bias counts beside them.
     """
-    norms = [(s, s.traits.norm) for s in graph.sites if s.traits.norm is not None]
+    slices = list(find_slices(graph, group))
+    reading = {id(r): r for s in slices for r in graph.readers.get(s.member.value, ())}.values()
+    norms = [(s, s.traits.norm) for s in reading if s.traits.norm is not None]
     stored = [s.inputs[k] for s, norm in norms for k in norm.statistics if k < len(s.inputs)]
     idle = {v.name for v in stored if v is not None}
     factors: dict[str, NDArray[np.float64]] = {}
-    slices = list(find_slices(graph, group))
-    for scaled in _find_scaled(graph):
+    for scaled in _find_scaled(graph, [s for s, _ in norms]):
         parts = [s for s in slices if s.member.value == scaled.gain]
         if not parts or not scaled.weights.intersection(s.member.value for s in slices):
             continue
@@ -111,14 +112,13 @@ class ScaledWeights:
     factor: NDArray[np.float64]
 
 
-def _find_scaled(graph: DependencyGraph) -> Iterator[ScaledWeights]:
-    """Products behind which a normalisation with stored statistics stands, and nothing else reads them."""
-    constants = graph.model.constants()
-    makers = {v.name: s for s in graph.sites for v in s.outputs if v is not None}
+def _find_scaled(graph: DependencyGraph, norms: Sequence[Site]) -> Iterator[ScaledWeights]:
+    """Products behind which one of these normalisations with stored statistics stands, and nothing else reads them."""
+    constants = graph.constants
     given = {t.name for t in graph.model.graph.outputs}
-    for site in graph.sites:
+    for site in norms:
         norm, x = site.traits.norm, site.inputs[0] if site.inputs else None
-        maker = makers.get(x.name) if x is not None else None
+        maker = graph.makers.get(x.name) if x is not None else None
         if norm is None or not norm.is_stored or x is None or maker is None or not maker.traits.is_contraction:
             continue
         names = [v.name if v is not None else "" for v in site.inputs]
@@ -150,8 +150,7 @@ def find_spoiled(graph: DependencyGraph, group: Group) -> NDArray[np.bool_]:
 def find_spoiled_weights(graph: DependencyGraph) -> list[str]:
     """Weights of groups that hold NaN or infinite values."""
     names = dict.fromkeys(m.value for g in graph.groups for m in g.members)
-    constants = graph.model.constants()
-    return [n for n in names if not is_finite(graph.model.array(constants[n]))]
+    return [n for n in names if not is_finite(graph.model.array(graph.constants[n]))]
 
 
 def stack_rows(s: Slices, size: int, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

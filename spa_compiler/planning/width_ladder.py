@@ -73,8 +73,7 @@ def find_width_step(graph: DependencyGraph, group: Group, limits: Limits) -> int
 
 def has_integer_weights(graph: DependencyGraph, group: Group) -> bool:
     """Is a weight with channels of this group made of integers?"""
-    weights = {m.value for m in group.members} & set(graph.weights)
-    kinds = {find_element_type(graph.model.constants()[w]) for w in weights}
+    kinds = {find_element_type(graph.constants[w]) for w in {m.value for m in group.members}}
     return any(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(k)).kind in "iu" for k in kinds)
 
 

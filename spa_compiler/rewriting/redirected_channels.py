@@ -112,16 +112,12 @@ class _Edit:
     def find_readers(self, d: Dim) -> list[Reader]:
         """Every contraction over a dim; none where one of them is not of a weight of its own."""
         out = list[Reader]()
-        for site in self.graph.sites:
-            for scope in site.scopes:
-                for name in scope.find_contracted():
-                    if name not in scope.env or d not in set(iterate_dims(scope.env[name])):
-                        continue
-                    held = [v for v, output, row in scope.tensors if not output and any(name in n for n in row)]
-                    found = self.make_reader(site, held, d)
-                    if found is None:
-                        return []
-                    out.append(found)
+        for site, scope, name in self.graph.contractions.get(d, ()):
+            held = [v for v, output, row in scope.tensors if not output and any(name in n for n in row)]
+            found = self.make_reader(site, held, d)
+            if found is None:
+                return []
+            out.append(found)
         return out
 
     def make_reader(self, site: Site, held: list[Value], d: Dim) -> Reader | None:

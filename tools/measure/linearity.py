@@ -18,18 +18,21 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+import spa_compiler
 from spa_compiler.analysis.dependency_graph import analyze
 from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.ir.reader import from_proto
 
 WIDTH = 8
+RNG = np.random.default_rng(0)
 HEAD = """# Time of the analysis
 
-Processor time of `normalize` and `analyze` as models grow, by `python -m tools.measure.linearity > docs/linearity.md`
-(`--large`: ten times the sizes besides). Time for each node (or member) should not grow with their number.
+Processor time of `normalize` and `analyze`, and of a whole `compile` by `l2`, as models grow, by
+`python -m tools.measure.linearity > docs/linearity.md` (`--large`: ten times the sizes besides). Time for each
+node (or member) should not grow with their number.
 
-| model | size | normalize, s | analyze, s | both, ms for each of the size | groups |
-|---|---|---|---|---|---|"""
+| model | size | normalize, s | analyze, s | both, ms for each of the size | groups | compile, s | ms for each |
+|---|---|---|---|---|---|---|---|"""
 
 
 def make_model(nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.generic]]) -> onnx.ModelProto:
@@ -41,8 +44,8 @@ def make_model(nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.generi
 
 
 def fill(*shape: int) -> NDArray[np.float32]:
-    """Weights."""
-    return np.full(shape, 0.1, np.float32)
+    """Weights, no two alike."""
+    return RNG.uniform(0.05, 0.2, shape).astype(np.float32)
 
 
 def make_chain(size: int) -> onnx.ModelProto:
@@ -90,23 +93,26 @@ def make_split(size: int) -> onnx.ModelProto:
 
 
 KINDS: dict[str, tuple[Callable[[int], onnx.ModelProto], tuple[int, ...]]] = {
-    "nodes and members of one group": (make_chain, (1_000, 10_000)),
-    "nodes, a group for every second": (make_layers, (1_000, 10_000)),
+    "nodes and members of one group": (make_chain, (1_000, 3_000, 10_000)),
+    "nodes, a group for every second": (make_layers, (1_000, 3_000, 10_000)),
     "MatMuls into one Concat": (make_concat, (312, 1_250)),
     "parts of one Split": (make_split, (512, 2_048)),
 }
 """How a kind of model is made, and the sizes that are measured."""
 
 
-def measure(make: Callable[[int], onnx.ModelProto], size: int) -> tuple[float, float, int]:
-    """Seconds of processor time of `normalize` and `analyze`, and the number of groups."""
+def measure(make: Callable[[int], onnx.ModelProto], size: int) -> tuple[float, float, int, float]:
+    """Seconds of processor time of `normalize` and `analyze`, the number of groups, and seconds of a whole compile."""
     proto = make(size)
     gc.collect()
     start = time.process_time()
     model, _ = normalize(from_proto(proto, Path("grown.onnx")))
     between = time.process_time()
     graph = analyze(model)
-    return between - start, time.process_time() - between, len(graph.groups)
+    seconds = time.process_time() - between
+    start_whole = time.process_time()
+    spa_compiler.compile(proto, ratio=0.3, criterion="l2", latency=False, allow_unproven=True)
+    return between - start, seconds, len(graph.groups), time.process_time() - start_whole
 
 
 def main() -> None:
@@ -114,9 +120,10 @@ def main() -> None:
     print(HEAD)
     for kind, (make, sizes) in KINDS.items():
         for size in (*sizes, *([10 * sizes[-1]] if "--large" in sys.argv else [])):
-            first, second, groups = measure(make, size)
-            each = 1e3 * (first + second) / size
-            print(f"| {kind} | {size:,} | {first:.2f} | {second:.2f} | {each:.2f} | {groups:,} |", flush=True)
+            first, second, groups, whole = measure(make, size)
+            each, more = 1e3 * (first + second) / size, 1e3 * whole / size
+            told = f"{first:.2f} | {second:.2f} | {each:.2f} | {groups:,} | {whole:.1f} | {more:.1f}"
+            print(f"| {kind} | {size:,} | {told} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -108,31 +108,34 @@ def _is_fixed(e: Expr, fixed: Collection[Dim]) -> bool:
     return all(d in fixed for d in iterate_dims(e))
 
 
-def find_coordinates(e: Expr) -> dict[Dim, Ints]:
+def find_coordinates(e: Expr, among: Collection[Dim] | None = None) -> dict[Dim, Ints]:
     """For every dim of an axis: the channel of it that each position carries, NOWHERE where it does not occur.
 
-    A dim that occurs twice at one position (a diagonal) is reported by its last occurrence.
+    A dim that occurs twice at one position (a diagonal) is reported by its last occurrence. `among`: only these dims;
+    an axis may have thousands.
     """
-    return _spread_strides(e, strides=False)
+    return _spread_strides(e, False, among)
 
 
 def find_strides(e: Expr) -> dict[Dim, Ints]:
     """For every dim of an axis: how far apart neighbouring channels of it are, at each position that carries it."""
-    return _spread_strides(e, strides=True)
+    return _spread_strides(e, True)
 
 
-def _spread_strides(e: Expr, strides: bool) -> dict[Dim, Ints]:
+def _spread_strides(e: Expr, strides: bool, among: Collection[Dim] | None = None) -> dict[Dim, Ints]:
     e = resolve(e)
     if isinstance(e, Dim):
+        if among is not None and e not in among:
+            return {}
         return {e: np.ones(e.size, np.int64) if strides else np.arange(e.size)}
-    return _spread_over_sum(e, strides) if isinstance(e, Sum) else _spread_over_product(e, strides)
+    return _spread_over_sum(e, strides, among) if isinstance(e, Sum) else _spread_over_product(e, strides, among)
 
 
-def _spread_over_sum(e: Sum, strides: bool) -> dict[Dim, Ints]:
+def _spread_over_sum(e: Sum, strides: bool, among: Collection[Dim] | None) -> dict[Dim, Ints]:
     out: dict[Dim, Ints] = {}
     at, size = 0, e.size
     for p in e.parts:
-        for d, c in _spread_strides(p, strides).items():
+        for d, c in _spread_strides(p, strides, among).items():
             if d not in out:  # an array only once: there may be thousands of parts
                 out[d] = np.full(size, NO_CHANNEL)
             out[d][at : at + p.size] = c
@@ -140,12 +143,12 @@ def _spread_over_sum(e: Sum, strides: bool) -> dict[Dim, Ints]:
     return out
 
 
-def _spread_over_product(e: Prod, strides: bool) -> dict[Dim, Ints]:
+def _spread_over_product(e: Prod, strides: bool, among: Collection[Dim] | None) -> dict[Dim, Ints]:
     out: dict[Dim, Ints] = {}
     sizes = [p.size for p in e.parts]
     for i, p in enumerate(e.parts):
         outer, inner = math.prod(sizes[:i]), math.prod(sizes[i + 1 :])
-        for d, c in _spread_strides(p, strides).items():
+        for d, c in _spread_strides(p, strides, among).items():
             out[d] = np.tile(np.repeat(c * inner if strides else c, inner), outer)
     return out
 

@@ -12,7 +12,7 @@ from spa_compiler.analysis.dependency_graph import Group
 
 def find_owners(group: Group, axis: Expr) -> NDArray[np.int64]:
     """For every position of an axis the flat index into group.shape, or NOWHERE."""
-    place = find_coordinates(axis)
+    place = find_coordinates(axis, frozenset((*group.dims, *([group.block] if group.block is not None else []))))
     out = np.full(axis.size, NO_CHANNEL, np.int64)
     at = 0
     for d in group.dims:
@@ -29,7 +29,7 @@ def find_owners(group: Group, axis: Expr) -> NDArray[np.int64]:
 
 def spread_owners(group: Group, axes: list[Expr], at: int) -> NDArray[np.int64]:
     """Flat group index over the axes of a value, with the block on the same or on another axis."""
-    place, rank = find_coordinates(axes[at]), len(axes)
+    place, rank = find_coordinates(axes[at], frozenset(group.dims)), len(axes)
     along = np.full(axes[at].size, NO_CHANNEL, np.int64)
     offset = 0
     for d in group.dims:
@@ -40,7 +40,7 @@ def spread_owners(group: Group, axes: list[Expr], at: int) -> NDArray[np.int64]:
     if group.block is None:
         return index
     for i, a in enumerate(axes):
-        block = find_coordinates(a).get(group.block)
+        block = find_coordinates(a, (group.block,)).get(group.block)
         if block is not None:
             outer = block.reshape([-1 if j == i else 1 for j in range(rank)])
             return np.where((index == NO_CHANNEL) | (outer == NO_CHANNEL), NO_CHANNEL, outer * group.size + index)

@@ -104,7 +104,7 @@ class _Forward:
         if tensor is None or find_element_type(tensor) not in EXACT_TYPES:
             return None
         at = [i for i, a in enumerate(v.axes) if d in set(iterate_dims(a))]
-        place = find_coordinates(v.axes[at[0]]).get(d) if len(at) == 1 else None
+        place = find_coordinates(v.axes[at[0]], (d,)).get(d) if len(at) == 1 else None
         if place is None or d.size != (place != NO_CHANNEL).sum() or not np.isin(np.arange(d.size), place).all():
             return None
         order = np.argsort(np.where(place == NO_CHANNEL, d.size, place), kind="stable")[: d.size]

@@ -74,11 +74,10 @@ def _find_zero_constants(graph: DependencyGraph, live: set[Dim]) -> Zeros:
 
 
 def _note_zeros(zeros: Zeros, value: Value, axis: Any, along: Bools, live: set[Dim]) -> None:
-    for d, place in find_coordinates(axis).items():
-        if d in live:
-            hit = place != NO_CHANNEL
-            used = np.bincount(place[hit], along[hit].astype(float), d.size) > 0
-            zeros[value.name, d] = zeros.get((value.name, d), np.ones(d.size, bool)) & ~used
+    for d, place in find_coordinates(axis, live).items():
+        hit = place != NO_CHANNEL
+        used = np.bincount(place[hit], along[hit].astype(float), d.size) > 0
+        zeros[value.name, d] = zeros.get((value.name, d), np.ones(d.size, bool)) & ~used
 
 
 class _Forward:

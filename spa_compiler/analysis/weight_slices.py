@@ -49,7 +49,7 @@ def find_slices(graph: DependencyGraph, group: Group) -> Iterator[Slices]:
 def index_channels(graph: DependencyGraph, group: Group, member: Member) -> NDArray[np.int64]:
     """For every element of a member its flat index into group.shape, or NOWHERE; it broadcasts over the weights."""
     axes = graph.values[member.value].axes
-    place = find_coordinates(axes[member.axis])
+    place = find_coordinates(axes[member.axis], frozenset(group.dims))
     along = np.full(axes[member.axis].size, NO_CHANNEL, np.int64)
     at = 0
     for d in group.dims:
@@ -60,7 +60,7 @@ def index_channels(graph: DependencyGraph, group: Group, member: Member) -> NDAr
     if group.block is None:
         return index
     for i, a in enumerate(axes):
-        block = find_coordinates(a).get(group.block)
+        block = find_coordinates(a, (group.block,)).get(group.block)
         if block is not None:
             outer = _broadcast_along(block, i, len(axes))
             return np.where((index == NO_CHANNEL) | (outer == NO_CHANNEL), NO_CHANNEL, outer * group.size + index)

@@ -141,7 +141,7 @@ class _Edit:
 
     def find_positions(self, r: Reader, d: Dim, j: int) -> NDArray[np.int64]:
         """Where on its axis a weight holds a channel."""
-        return np.flatnonzero(find_coordinates(r.weight.axes[r.axis])[d] == j)
+        return np.flatnonzero(find_coordinates(r.weight.axes[r.axis], (d,))[d] == j)
 
     def read(self, name: str) -> Array:
         """The numbers of a constant, as edited so far."""
@@ -151,7 +151,7 @@ class _Edit:
         """Channels whose entries of the weight are all zero."""
         array = np.moveaxis(self.read(r.weight.name), r.axis, 0)
         filled = (array != 0).reshape(len(array), -1).any(axis=1)
-        place = find_coordinates(r.weight.axes[r.axis])[d]
+        place = find_coordinates(r.weight.axes[r.axis], (d,))[d]
         hit = place >= 0
         found: Bools = np.bincount(place[hit], filled[hit].astype(float), d.size) == 0
         return found
@@ -248,7 +248,7 @@ class _Edit:
 
 def is_covering(v: Value, d: Dim) -> bool:
     """Does every entry of a value belong to a channel of the dim?"""
-    return any((find_coordinates(a).get(d, np.full(1, -1)) >= 0).all() for a in v.axes)
+    return any((find_coordinates(a, (d,)).get(d, np.full(1, -1)) >= 0).all() for a in v.axes)
 
 
 __all__ = ["Redirected", "redirect_channels"]

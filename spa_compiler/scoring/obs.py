@@ -303,7 +303,7 @@ def score_products(graph: DependencyGraph, group: Group, meeting: ActivationProd
     for axes, squares in meeting.sides:
         index = np.full((1,) * len(axes), NO_CHANNEL, np.int64)
         for i, a in enumerate(axes):
-            if set(group.dims) & set(find_coordinates(a)):
+            if find_coordinates(a, group.dims):
                 index = spread_owners(group, axes, i)
         where = np.broadcast_to(index, squares.shape)
         hit = where != NO_CHANNEL

@@ -178,11 +178,10 @@ class Power:
 def _find_kept_positions(axis: Expr, group: Group, masks: Masks) -> Bools:
     """Positions of an axis that hold a kept unit of a group."""
     out = np.zeros(axis.size, bool)
-    for d, place in find_coordinates(axis).items():
-        if d in group.dims:
-            mask = masks.get(d, np.ones(d.size, bool))
-            left: Bools = np.asarray(mask if mask.ndim == 1 else mask.any(0))
-            out |= (place != NO_CHANNEL) & left[np.maximum(place, 0)]
+    for d, place in find_coordinates(axis, frozenset(group.dims)).items():
+        mask = masks.get(d, np.ones(d.size, bool))
+        left: Bools = np.asarray(mask if mask.ndim == 1 else mask.any(0))
+        out |= (place != NO_CHANNEL) & left[np.maximum(place, 0)]
     return out
 
 

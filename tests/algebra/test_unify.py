@@ -124,6 +124,9 @@ def test_coordinates_and_strides_find_the_positions_again(e: Expr) -> None:
         held = np.flatnonzero(channel >= 0)
         first = held - channel[held] * step[d][held]
         assert (where[d][first] == 0).all()
+        (found,) = find_coordinates(e, {d}).values()
+        assert (found == channel).all()
+    assert find_coordinates(e, ()) == {}
 
 
 @given(exprs(), st.randoms(use_true_random=False))

@@ -68,9 +68,9 @@ class SizeWriter:
         return any(e is None and not s.reads for e, s in zip(known, sources, strict=True))
 
     def has_room(self, site: Site, operand: Operand) -> bool:
-        """May the operand hold a -1 that it does not hold yet?"""
-        held = site.entries(operand.slot, operand.attr) or ()
-        return operand.infers and -1 not in held and not self.is_fed(site, operand)
+        """May the operand hold a -1 that it does not hold yet? Of one of which nothing is known, that is not known."""
+        held = site.entries(operand.slot, operand.attr)
+        return operand.infers and held is not None and -1 not in held and not self.is_fed(site, operand)
 
     def find_axes_read(self, site: Site, operand: Operand) -> list[list[Expr]]:
         """For each entry of such an operand the axes that can lose channels and whose sizes it is computed from."""

@@ -115,5 +115,7 @@ def _count_repeats(mask: Array, axis: int, e: Expr) -> tuple[int, int]:
     e = resolve(e)
     sizes = [p.size for p in e.parts] if isinstance(e, Prod) else [e.size]
     digits = np.moveaxis(mask, axis, 0).reshape(*sizes, -1)
-    needed = [k for k in range(len(sizes)) if (digits != digits.take([0], k)).any()] or [0]
+    needed = [k for k in range(len(sizes)) if (digits != digits.take([0], k)).any()]
+    if not needed:
+        return math.prod(sizes), 1
     return math.prod(sizes[: needed[0]]), math.prod(sizes[needed[-1] + 1 :])

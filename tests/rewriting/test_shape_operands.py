@@ -237,3 +237,38 @@ def test_bounds_keep_their_type(dtype: type[np.generic]) -> None:
     small = rewrite(graph, {graph.groups[0].dims[0]: np.arange(8) < 5})
     assert {small.array(t).dtype for n, t in small.constants().items() if not n.startswith("w")} == {np.dtype(dtype)}
     assert outputs(small, {"x": np.zeros((2, 8, 6), np.float32)})[0].shape == (2, 4, 3)
+
+
+FOLDED = """(float[N,5,4] x) => (float[N,3,5,5] y) {
+    q1 = MatMul(x, wq)  q2 = Reshape(q1, split)  q3 = Transpose<perm=[0,2,1,3]>(q2)  q = Reshape(q3, join)
+    k1 = MatMul(x, wk)  k2 = Reshape(k1, split)  k3 = Transpose<perm=[0,2,3,1]>(k2)  k = Reshape(k3, turned)
+    a = MatMul(q, k)  y = Reshape(a, back) }"""
+FOLDED_CONSTANTS: dict[str, Init] = {
+    "wq": (4, 12), "wk": (4, 12), "split": [0, 5, 3, 4], "join": [-1, 5, 4], "turned": [-1, 4, 5], "back": [-1, 3, 5, 5]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("alike", [True, False], ids=["the same in every head", "others in every head"])
+def test_masks_of_heads_in_the_batch_fit_any_batch(alike: bool) -> None:
+    graph = graph_of(Case(FOLDED, FOLDED_CONSTANTS, None))
+    group = next(g for g in graph.groups if g.block is not None)
+    assert group.shape == (3, 4)
+    kept = np.tile(np.array([True, False, True, True]), (3, 1))
+    if not alike:
+        kept[1] = kept[1][[1, 0, 2, 3]]
+    check_plan(graph, dict.fromkeys(group.dims, kept))
+
+
+def test_a_shape_of_which_nothing_is_known_may_hold_a_minus_one() -> None:
+    text = """(float[N,T,4] x) => (float[N,T,3] y) {
+        parts = SplitToSequence<axis=1>(x, one)  s = ConcatFromSequence<axis=1>(parts)  a = MatMul(s, w1)  r = Relu(a)
+        whole = Shape(s)  n = Gather(whole, zero)  row = Unsqueeze(n, axes)
+        shape = Concat<axis=0>(row, one1, minus, width)  p = Reshape(r, shape)  q = Transpose<perm=[0,2,1,3]>(p)
+        u = Reshape(q, joined)  y = MatMul(u, w2) }"""
+    constants: dict[str, Init] = {
+        "w1": (4, 6), "one": 1, "zero": 0, "axes": [0], "one1": [1], "minus": [-1], "width": [6], "joined": [0, -1, 6],
+        "w2": (6, 3),
+    }  # fmt: skip
+    graph = graph_of(Case(text, constants, None))
+    site = next(s for s in graph.sites if s.outputs[0] is not None and s.outputs[0].name == "p")
+    assert [graph.size_writer.has_room(site, o) for o in site.operands] == [False]

@@ -28,6 +28,12 @@ WILD: list[tuple[str, ...]] = [
     ("--report", "model.onnx"), ("--report", "."), ("--save-plan", "plan.out"), ("--save-plan", "model.onnx"),
     ("-o", "model.onnx"), ("-o", "nowhere/out.onnx"), ("-o", "."), ("--dry-run",), ("--fail-under", "cosine=0.99"),
     ("--fail-under", "nothing=1"), ("--fail-under", "cosine=nan"), ("--fail-under", "drop<=1%"), ("--allow-noop",),
+    ("--max-drop", "1%"), ("--max-drop", "-1"), ("--max-drop", "nan"), ("--ratio", "auto"), ("--ratio", "*=0.3"),
+    ("--ratio", "nothing=0.3"), ("--device", "avx2"), ("--device", "nothing"), ("--device", "arm64"), ("--of", "latency"),
+    ("--times", "nowhere.json"), ("--times", "plan.json"), ("--layer-ratio", "*=2"), ("--layer-ratio", "*=0.2"),
+    ("--scope", "erk"), ("--scope", "pq"), ("--scope", "exact"), ("--scope", "angle"), ("--scope", "sensitivity"),
+    ("--criterion", "0.5*l2+fpgm"), ("--criterion", "l2+"), ("--criterion", "order"), ("--with", "repeat{steps=2}"),
+    ("--with", "repeat{steps=0}"), ("--target", "1ms"), ("--target", "50%"), ("--align", "auto"),
     ("--quiet",), ("--preprocess", "resize=0"), ("--preprocess", "x"), ("--time-limit", "1"),
 ]  # fmt: skip
 """Options of all kinds; most are wrong in some way, and each has to give a documented exit code."""

@@ -178,6 +178,8 @@ def check_files(case: Case, ran: Ran, folder: Path, before: dict[str, str]) -> V
         PLAN,
         *(case.argv[k + 1] for k, w in enumerate(case.argv[:-1]) if w in ("--report", "-o", "--save-plan")),
     }
+    if "." in asked:  # `-o .` is the folder
+        asked.add("model.pruned.onnx")
     changed = [n for n in before if after.get(n) != before[n]]
     if changed:
         return Verdict("changed an input", "fault", f"changed {changed[0]}", str(changed))

@@ -76,6 +76,8 @@ def find_value_type(own: DeclaredOption) -> str:
         return "Patterns"
     if own.shown.file:
         return "Path"
+    if own.shown.switch:
+        return f"bool | {name_kind(own)} | None"
     if own.shown.choices and not callable(own.shown.choices):
         words = f"Literal[{', '.join(map(json.dumps, own.shown.choices))}]"
         entries = "Mapping[str, float] | Sequence[float | str] | str | " if own.shown.entries else ""

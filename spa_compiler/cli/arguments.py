@@ -36,9 +36,6 @@ def make_option(own: DeclaredOption) -> Decorator:
     """A declared option as click has it."""
     shown, plain = own.shown, find_plain_type(own.kind)
     common: dict[str, Any] = {"help": shown.help}
-    if plain is bool and own.default is None:
-        flag = f"{own.flag}/--no-{own.flag.removeprefix('--')}"
-        return click.option(flag, own.name, default=None, **common)
     if plain is bool:  # given, it says the opposite of the default
         return click.option(
             own.flag,
@@ -51,6 +48,9 @@ def make_option(own: DeclaredOption) -> Decorator:
         )
     if shown.metavar:
         common["metavar"] = shown.metavar
+    if shown.switch:
+        kind = find_value_type(own, plain)
+        return click.option(own.flag, own.name, cls=SwitchOption, switch=shown.switch, type=kind, **common)
     if plain is tuple:
         return click.option(own.flag, own.name, multiple=True, **common)
     if shown.file:
@@ -70,6 +70,31 @@ def find_plain_type(kind: Any) -> type[Any]:
     parts = [a for a in typing.get_args(kind) if a is not type(None)]
     found: type[Any] = typing.get_origin(kind) if typing.get_origin(kind) is tuple else parts[0] if parts else kind
     return found
+
+
+class SwitchOption(click.Option):
+    """An option with a value that may be left out, and which --no-NAME sets, too."""
+
+    def __init__(self, *args: Any, switch: tuple[str, str], **given: Any) -> None:
+        super().__init__(*args, **given)
+        self.switch = switch
+
+    def spell_out(self, text: str, following: str | None) -> str:
+        """A word of the command line with its value, if it is this option; `following` is the word behind it."""
+        flag, (alone, without) = self.opts[0], self.switch
+        if text == f"--no-{flag.removeprefix('--')}":
+            return f"{flag}={without}"
+        words = self.type.choices if isinstance(self.type, click.Choice) else ()
+        return f"{flag}={alone}" if text == flag and following not in words else text
+
+
+def spell_out_switches(params: Sequence[click.Parameter], args: Sequence[str]) -> list[str]:
+    """Arguments in which every option that can be given without a value has one."""
+    end = args.index("--") if "--" in args else len(args)
+    out = list(args)
+    for own in (p for p in params if isinstance(p, SwitchOption)):
+        out[:end] = [own.spell_out(text, args[k + 1] if k + 1 < end else None) for k, text in enumerate(out[:end])]
+    return out
 
 
 class _FiniteRange(click.FloatRange):

@@ -15,6 +15,7 @@ from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.cost_registry import find_costs, list_table_costs
 from spa_compiler.analysis.dependency_graph import Axis, DependencyGraph
 from spa_compiler.calibration.user_inputs import decide_scale
+from spa_compiler.compensation.policy import find_policy, find_policy_points
 from spa_compiler.compiler import compile_file
 from spa_compiler.datasets.dataset import open_dataset
 from spa_compiler.datasets.preprocess import parse_preprocess
@@ -306,7 +307,7 @@ def make_comparison_table(found: Mapping[str, Any]) -> Table:
 
 
 def describe_passes() -> dict[str, dict[str, Any]]:
-    """Passes with their options and defaults, then criteria, scopes, costs and devices, each with a sentence."""
+    """Passes with options and defaults; criteria, scopes, policies, costs and devices, each with a sentence."""
     kinds = {name: passes.find_pass_type(name) for name in sorted(passes.find_passes())}
     return {
         "passes": {
@@ -321,6 +322,7 @@ def describe_passes() -> dict[str, dict[str, Any]]:
         },
         "criteria": {n: _find_first_sentence(registry.find_criterion(n)) for n in sorted(registry.find_criteria())},
         "scopes": {n: _find_first_sentence(find_scope(n)) for n in sorted(find_scope_points())},
+        "policies": {n: _find_first_sentence(find_policy(n)) for n in sorted(find_policy_points())},
         "costs": {name: _find_first_sentence(cost) for name, cost in find_costs().items()},
         "devices": {d.name: f"{d.title}: {d.describe()} ({d.source})" for d in find_devices().values()},
     }
@@ -332,7 +334,7 @@ def list_passes(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, entry in found["passes"].items():
         options = ", ".join(o["name"] + (f"={o['default']!r}" if "default" in o else "") for o in entry["options"])
         yield f"  {name}: {entry['text']}" + (f"\n      {options}" if options else "")
-    for kind in ("criteria", "scopes", "costs", "devices"):
+    for kind in ("criteria", "scopes", "policies", "costs", "devices"):
         yield f"{kind}:"
         yield from (f"  {name}: {text}" for name, text in found[kind].items())
 

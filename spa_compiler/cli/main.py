@@ -20,7 +20,14 @@ import click
 from rich.console import Console
 
 from spa_compiler import times
-from spa_compiler.cli.arguments import FILE, add_options, make_named_option, make_topic_options, read_options
+from spa_compiler.cli.arguments import (
+    FILE,
+    add_options,
+    make_named_option,
+    make_topic_options,
+    read_options,
+    spell_out_switches,
+)
 from spa_compiler.cli.inspection import (
     compare_files,
     compare_with_random,
@@ -322,6 +329,10 @@ class _Command(click.Command):
         if is_verb and not Path(given[0]).is_file():
             return spa.main(**{**extra, "args": given, "prog_name": "spa-compile"})
         return super().main(*args, **extra)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; an option that may stand alone gets the value that this means."""
+        return super().parse_args(ctx, spell_out_switches(self.params, args))
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """The context of a run; what is wrong with the options is one line, in the style of all errors."""

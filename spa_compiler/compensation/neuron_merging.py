@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from spa_compiler.algebra.masks import NO_CHANNEL
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.analysis.weight_slices import Slices, find_slices, stack_rows
+from spa_compiler.compensation.apply import Outcome
+from spa_compiler.compensation.policy import Task, policy
 from spa_compiler.compensation.settings import COMPENSATION
 from spa_compiler.execution.finite import ignore_overflow, is_finite
 from spa_compiler.ir.model import Model, make_constant
@@ -22,6 +24,12 @@ from spa_compiler.planning.plan import Plan
 from spa_compiler.rewriting.prune import slice_array
 
 Floats = NDArray[np.float64]
+
+
+@policy()
+def merge(task: Task) -> tuple[Model, Outcome]:
+    """Removed channels are added to the kept ones that resemble them, by weights alone (Kim et al. 2020)."""
+    return merge_channels(task.graph, task.plan, task.small), Outcome()
 
 
 def merge_channels(graph: DependencyGraph, plan: Plan, small: Model) -> Model:

@@ -27,6 +27,7 @@ class OptionText:
     lists them where they are registered; `word` stands for the default there; `start` is the command's
     default where that of the pass must stay what it was for texts that were written before. `entries` is the option
     that takes values of the form PATTERN=R that are given under this one, which has no flag of its own (`hidden`).
+    `switch`: values of an option that is given without one, and as --no-NAME; True and False in Python.
     """
 
     help: str
@@ -43,6 +44,7 @@ class OptionText:
     start: int | float | str | None = None
     entries: str = ""
     hidden: bool = False
+    switch: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,10 @@ class OptionsBesideRatio(TypedDict, total=False):
     """Apply a saved plan (JSON) instead of scoring."""
     allow_unproven: bool
     """Exit 0 although nothing that the proof sees depends on some groups."""
-    compensate: bool | None
-    """Update the remaining weights by least squares to absorb what was removed; default: where the criterion
-    calibrates (obspa, flap).
+    compensate: bool | str | None
+    """How the remaining weights absorb what was removed: none (--no-compensate), or a policy that `spa passes`
+    lists; without a name lockstep (least squares). Default: lockstep where the criterion calibrates (obspa,
+    flap) and no --plan is given, else none.
     """
     max_drop: str
     """Remove as much as the metric may lose, in points: measured with --data and labels, else estimated."""
@@ -134,7 +135,7 @@ class OptionAttributes:
     layer_ratio: tuple[str, ...]
     plan: str
     allow_unproven: bool
-    compensate: bool | None
+    compensate: str
     max_drop: str
     pipeline: str
     with_passes: tuple[str, ...]

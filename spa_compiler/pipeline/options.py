@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Unpack
 
+from spa_compiler.compensation.policy import NO_POLICY, USUAL_POLICY, find_policy
 from spa_compiler.errors import UsageError
 from spa_compiler.pipeline.default_order import find_default_passes, sort_by_place
 from spa_compiler.pipeline.fields import (
@@ -100,8 +101,6 @@ def _find_options(owner: str, kind: type[Any]) -> Iterator[DeclaredOption]:
         if shown := find_text(f):
             default = f.default if shown.start is None else shown.start
             yield DeclaredOption(shown.name or f.name, hints[f.name], default, shown, {owner: f.name})
-    if shown := getattr(kind, "switch", None):  # an option that says whether the pass is run at all
-        yield DeclaredOption(shown.name or owner, bool | None, None, shown, {owner: ""})
 
 
 class Options(OptionAttributes):
@@ -160,21 +159,25 @@ class Options(OptionAttributes):
         return bool(self.max_drop) or self.ratio == AUTO
 
     def is_calibrating(self) -> bool:
-        """Does the criterion read moments? Then what is left is compensated, too, whoever chose what goes."""
-        reads = bool(self.ratio or self.target or self.plan or self.has_own_ratios() or self.max_drop)
+        """Are channels chosen here, by a criterion that reads moments? Then what is left is compensated, too."""
+        reads = bool(self.ratio or self.target or self.has_own_ratios() or self.max_drop) and not self.plan
         return reads and find_criterion(self.criterion).needs == "moments"
 
     def is_scored_by_moments(self) -> bool:
         """Are channels scored here, and by moments?"""
-        return self.is_calibrating() and not self.scores and not self.plan
+        return self.is_calibrating() and not self.scores
 
     def is_shared_by_inputs(self) -> bool:
         """Do groups share the budget by what is measured on inputs?"""
         return self.is_pruning() and self.scope != AUTO_SCOPE and find_scope(self.scope).needs == "inputs"
 
+    def find_policy(self) -> str:
+        """How the remaining weights are updated; a plan gives slices unless something else is asked for."""
+        return self.compensate or (USUAL_POLICY if self.is_calibrating() else NO_POLICY)
+
     def is_compensated(self) -> bool:
-        """Are the remaining weights updated?"""
-        return self.is_calibrating() if self.compensate is None else bool(self.compensate)
+        """Are the remaining weights updated by what inputs show?"""
+        return self.find_policy() != NO_POLICY and find_policy(self.find_policy()).needs == "inputs"
 
 
 def replace_options(o: Options, **values: Any) -> Options:
@@ -254,7 +257,8 @@ def find_idle(o: Options) -> list[str]:
 
     def has_effect(name: str) -> bool:
         value = getattr(o, name)
-        others = [find_declared()[name].default, *([not value] if isinstance(value, bool) else [])]
+        own = find_declared()[name]
+        others = [own.default, *own.shown.switch, *([not value] if isinstance(value, bool) else [])]
         return any(_is_different(replace_options(o, **{name: other}), steps) for other in others)
 
     return [n for n in list_given(o) if n not in _find_outer_options(o) and not has_effect(n)]

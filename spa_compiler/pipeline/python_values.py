@@ -23,6 +23,8 @@ from spa_compiler.pipeline.fields import DeclaredOption
 def read_value(own: DeclaredOption, value: Any) -> Any:
     """The value of an option as its field has it. Raises UsageError for one that the option cannot have."""
     kinds = list_kinds(own.kind)
+    if own.shown.switch and (value is None or isinstance(value, bool)):
+        return own.default if value is None else own.shown.switch[0 if value else 1]
     if value is None and type(None) in kinds:
         return None
     if tuple in kinds:

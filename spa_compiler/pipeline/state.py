@@ -108,8 +108,8 @@ class Pass(Protocol):
     both that and `provides` are names of fields of State. More may be said, as class variables: `after`, names of
     passes that it is put behind; `from_options(options)`, a class method that gives it where it is part of the pipeline
     that options stand for; `automatic`, that it is put in where something requires what it provides; `exact`, that it
-    edits the model without changing its function, which is then proven; `switch`, an option of the command line for it;
-    `resolve()`, a method that gives the pass with what it would read from the machine among its options.
+    edits the model without changing its function, which is then proven; `resolve()`, a method that gives the pass
+    with what it would read from the machine among its options.
     """
 
     name: ClassVar[str]

@@ -187,11 +187,14 @@ def test_version_and_help_work() -> None:
         assert 'default: ""' not in result.output
 
 
-def test_a_plan_applied_by_default_is_compensated(models: Path, tmp_path: Path) -> None:
+def test_a_plan_gives_slices_unless_compensation_is_asked_for(models: Path, tmp_path: Path) -> None:
     source, plan = models / "digits_resnet.onnx", tmp_path / "plan.json"
     data = ("--data", models / "digits_test.npz", "--no-latency")
     assert run(source, "--ratio", 0.5, "--save-plan", plan, "-o", tmp_path / "a.onnx", *data).exit_code == 0
-    result = run(source, "--plan", plan, "-o", tmp_path / "b.onnx", *data)
+    assert run(source, "--plan", plan, "-o", tmp_path / "slices.onnx", *data).exit_code == 0
+    found = run_spa("verify", source, tmp_path / "slices.onnx", "--plan", plan)
+    assert (found.exit_code, last(found).split()[0]) == (0, "VERIFIED")
+    result = run(source, "--plan", plan, "--compensate", "-o", tmp_path / "b.onnx", *data)
     assert float(re.findall(r"-> ([\d.]+)%", last(result))[0]) > 97
     found = run_spa("verify", source, tmp_path / "b.onnx", "--plan", plan)
     assert (found.exit_code, last(found)) == (1, "UNPROVEN weights")

@@ -33,6 +33,8 @@ IDLE: list[tuple[dict[str, Any], set[str]]] = [
     ({"plan": "p.json", "group_ratio": ("a=0.5",), "max_group_ratio": 0.5}, {"group_ratio", "max_group_ratio"}),
     ({"plan": "p.json", "criterion": "flap"}, {"criterion"}),
     ({"plan": "p.json", "compensate": False, "samples": 8}, {"samples"}),
+    ({"plan": "p.json", "samples": 8, "calib": "white"}, {"samples", "calib"}),
+    ({"ratio": 0.5, "criterion": "l2", "compensate": "merge", "samples": 8}, {"samples"}),
     ({"pipeline": TEXT, "criterion": "l2", "scores": "s.npz"}, {"criterion", "scores"}),
     ({"pipeline": TEXT, "compensate": False, "input_shape": ("1,2",)}, {"compensate", "input_shape"}),
     ({"pipeline": TEXT, "compensate": True, "min_keep": 2}, {"compensate", "min_keep"}),
@@ -46,7 +48,9 @@ HEEDED: list[dict[str, Any]] = [
     {"ratio": 0.5, "criterion": "l1", "compensate": False, "seed": 1, "exclude": ("a",), "align": 8},
     {"ratio": 0.5, "scores": "s.npz", "criterion": "l2", "of": "params", "max_group_ratio": 0.5, "scope": "global"},
     {"ratio": 0.0, "exclude": ("a",), "include": ("b",), "min_keep": 2, "group_ratio": ("a=0.5",), "samples": 8},
-    {"plan": "p.json", "criterion": "l2", "input_shape": ("1,2",), "dry_run": True, "fail_under": ("cosine=0.5",)},
+    {"plan": "p.json", "compensate": False, "input_shape": ("1,2",), "dry_run": True, "fail_under": ("cosine=0.5",)},
+    {"plan": "p.json", "compensate": "bias", "samples": 8},
+    {"ratio": 0.5, "criterion": "l2", "compensate": "none"},
     {"pipeline": TEXT, "data": "d.npz", "input_range": ("0,1",), "seed": 1},
 ]
 

@@ -43,6 +43,11 @@ class Compensate:
         """Where the criterion calibrates, or where it is asked for."""
         return cls(options.find_policy()) if options.find_policy() != NO_POLICY else None
 
+    @property
+    def is_writing_norms(self) -> bool:
+        """Does it update operands of normalisations, too?"""
+        return find_policy(self.method).is_writing_norms
+
     def run(self, state: State) -> State:
         """`model` gets new weights and biases; an empty plan leaves it alone. Raises UsageError without inputs."""
         found = find_policy(self.method)
@@ -60,6 +65,8 @@ class Compensate:
             why = "their values in calibration are not finite or too large"
             text = f"{len(outcome.unfit)} contractions keep their old weights ({few}): {why}, see `compensation`"
             state = state.add_notes(text)
+        if not outcome.solved and not outcome.left:
+            state = state.add_notes(f"--compensate {self.method} found nothing to update in this model")
         return replace(state, model=model).add_results(
             compensation={"method": self.method, "ridge": self.ridge, **asdict(outcome)}
         )

@@ -47,6 +47,7 @@ LIMITS = {
     "calibration.front_end_choice.LARGEST_CEPSTRA": "facts of formats",
     "calibration.front_end_choice.SPOKEN_BY": "time",
     "calibration.front_end_choice.TRIALS": "time",
+    "compensation.norm_solver.LEAST_SCALE": "keeps what is divided by it finite",
     "calibration.bn_matching.STEP_WORK": "time, measured",
     "calibration.bn_matching.MATCHING_MACS": "time",
     "calibration.inputs.SEPARATE_RUNS": "time",

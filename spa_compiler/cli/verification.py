@@ -174,7 +174,7 @@ def _prove_by_plan(
     candidate = small
     if said.is_solved():
         pruned = rewrite(graph, masks)
-        out.structure = compare_structure(_as_written(pruned, source), small)
+        out.structure = compare_structure(_as_written(pruned, source), small, norms=said.is_writing_norms())
         if not out.structure.is_same:
             candidate = pruned
             out.unproven = f"{_describe_solved(out.structure)}, as the file's own pipeline says"

@@ -42,7 +42,7 @@ class Replacement:
 
 @dataclass
 class Outcome:
-    """How many contractions were solved, which of them are recurrent, and why others that were cut were not.
+    """How many nodes have new weights, which of them are recurrent, and why contractions that were cut have none.
 
     `unfit` are those of the others whose values in calibration are not finite, or too large to be squared.
     """

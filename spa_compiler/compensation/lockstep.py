@@ -24,6 +24,7 @@ from spa_compiler.compensation.cell_solver import CellSolver
 from spa_compiler.compensation.contraction_solver import NOT_COMPENSATED, ContractionSolver
 from spa_compiler.compensation.expert_solver import ExpertSolver
 from spa_compiler.compensation.model_pair import ModelPair
+from spa_compiler.compensation.norm_solver import NormSolver, Rescaling
 from spa_compiler.compensation.options import Options
 from spa_compiler.compensation.solutions import NewTable, Refusal, Solution, Unfit
 from spa_compiler.errors import Conflict
@@ -59,6 +60,7 @@ class Lockstep:
         self.options, self.pair = options, ModelPair(graph, masks, Walk(graph.model), Walk(small))
         self.dense, self.compiled = self.pair.dense, self.pair.compiled
         self.contractions = ContractionSolver(self.pair, options)
+        self.norms = NormSolver(self.pair, options)
         self.cells, self.experts = CellSolver(self.pair, options), ExpertSolver(self.pair, options)
         self.place = {n.output[0]: i for i, n in enumerate(self.dense.nodes) if n.output}
         self.updates: dict[str, Update | Replacement] = {}
@@ -110,8 +112,11 @@ class Lockstep:
                 elif name in self.dense.constants:
                     self.compiled.constants[name] = self.dense.constants[name]
         else:
-            bias = update.form.spread(update.bias, update.weights) if update is not None else None
-            self.compiled.finish(theirs, self._cut_affine(i, affine), bias)
+            bias = update.form.spread(update.bias, update.weights) if isinstance(update, Update) else None
+            cut = self._cut_affine(i, affine)
+            if isinstance(update, Rescaling) and cut is not None:
+                cut = update.compose(cut)
+            self.compiled.finish(theirs, cut, bias)
         return None
 
     def _run_inside(self, i: int, j: int, mine: Step, theirs: Step) -> None:
@@ -132,7 +137,7 @@ class Lockstep:
             for a, b in zip(known.inputs.values(), found.inputs.values(), strict=True)
         )
         update = None if same else self._solve(mine, theirs, mine.outputs[0])
-        if update is not None:
+        if isinstance(update, Update):
             bias = update.form.spread(update.bias, update.weights)
             self.compiled.amend(j, theirs.node.output[0], bias.astype(update.weights.dtype))
 
@@ -158,12 +163,15 @@ class Lockstep:
             return affine
         return Affine(affine.scale[positions.ravel()], affine.shift[positions.ravel()])
 
-    def _solve(self, mine: Step, theirs: Step, raw: Chunks | None) -> Update | None:
-        """Solve a node and put its new weights into the compiled model; an update whose bias has yet to be added."""
+    def _solve(self, mine: Step, theirs: Step, raw: Chunks | None) -> Update | Rescaling | None:
+        """Solve a node and put its new weights into the compiled model; an update whose bias has yet to be added.
+
+        A normalisation that calibration replaces by a map gives how that changes.
+        """
         if self.options.only is not None and mine.index not in self.options.only:
             return None
         try:
-            solution = Refusal("its outputs are not known") if raw is None else self._find_solution(mine, theirs, raw)
+            solution = self._find_solution(mine, theirs, raw)
         except Conflict as e:  # an axis has grown, and it is not known where
             solution = Refusal(str(e))
         if isinstance(solution, Refusal):
@@ -176,10 +184,16 @@ class Lockstep:
             if theirs.node.op_type in GATES:
                 name = self.pair.graph.sites[mine.index].name
                 self.outcome.recurrent.append(name or find_key(theirs.node.output))
-        return solution if isinstance(solution, Update) else None
+        return solution if isinstance(solution, Update | Rescaling) else None
 
-    def _find_solution(self, mine: Step, theirs: Step, raw: Chunks) -> Solution:
+    def _find_solution(self, mine: Step, theirs: Step, raw: Chunks | None) -> Solution:
         """New weights, from compiled inputs to dense outputs, by the solver for this kind of node."""
+        if mine.traits.norm is not None and self.options.norms:
+            return self.norms.solve(mine, theirs, raw)
+        if not self.options.contractions or self._is_left_to_norm(theirs):
+            return None
+        if raw is None:
+            return Refusal("its outputs are not known")
         if theirs.node.op_type in GATES:
             return self.cells.solve(mine, theirs, raw)
         self.experts.note_lookup(mine, theirs)
@@ -191,6 +205,15 @@ class Lockstep:
         if output is not None and any(n in self.experts.lookups for n in theirs.node.input):
             return self.experts.solve(mine, theirs, raw)
         return Refusal(NOT_COMPENSATED)
+
+    def _is_left_to_norm(self, theirs: Step) -> bool:
+        """Does a normalisation alone read it, by stored statistics, which is solved and takes any bias?"""
+        walk, name = self.compiled, theirs.node.output[0] if theirs.node.output else ""
+        readers = walk.liveness.readers_of.get(name, [])
+        if self.options.norms != "affine" or len(readers) != 1 or len(walk.liveness.readers[name]) != 1:
+            return False
+        step = walk.step(readers[0])
+        return step.is_normalised and self.norms.can_solve(step)
 
     def _put(self, theirs: Step, solution: Update | Replacement | NewTable) -> None:
         """New weights for the nodes that follow, and for the model that is written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from spa_compiler.compensation.settings import COMPENSATION
 from spa_compiler.interpreter.activation_maps import Adjust
@@ -19,6 +20,8 @@ class Options:
     shrink      shrink covariances towards their diagonal by what so few inputs cannot tell
     everything  solve contractions that were not cut, but whose inputs changed, too
     bias_only   only the intercept (FLAP): W stays
+    contractions  solve contractions at all
+    norms       normalisations, too: "statistics" that are stored, or "affine": gain and bias
     repair      largest factor by which the deviation of an output row may be restored; 1: not at all
     late        inputs that join on the way
     only        numbers of the sites whose weights may change; None: all
@@ -30,6 +33,8 @@ class Options:
     shrink: bool = True
     everything: bool = True
     bias_only: bool = False
+    contractions: bool = True
+    norms: Literal["", "statistics", "affine"] = ""
     repair: float = COMPENSATION.most_repair
     late: Late | None = None
     seed: int = 0

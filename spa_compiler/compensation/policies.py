@@ -33,3 +33,15 @@ def lockstep(task: Task) -> tuple[Model, Outcome]:
 def bias(task: Task) -> tuple[Model, Outcome]:
     """Only biases: what removed channels added on average (FLAP, An et al. 2024, eq. 6)."""
     return run_side_by_side(task, bias_only=True)
+
+
+@policy(needs="inputs", is_writing_norms=True)
+def norm(task: Task) -> tuple[Model, Outcome]:
+    """Only means and variances of BatchNormalization, estimated again (FedTiny, Huang et al. 2023)."""
+    return run_side_by_side(task, contractions=False, norms="statistics")
+
+
+@policy(needs="inputs", is_writing_norms=True)
+def affine(task: Task) -> tuple[Model, Outcome]:
+    """Only gains of normalisations, and biases: (a, b) = argmin E (y - a y' - b)^2 (PERP, Zimmer et al. 2023)."""
+    return run_side_by_side(task, bias_only=True, norms="affine")

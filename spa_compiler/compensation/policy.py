@@ -52,18 +52,23 @@ Updating = Callable[[Task], tuple[Model, Outcome]]
 
 @dataclass(frozen=True)
 class Policy:
-    """A way to new weights. `needs`: what it is computed from; inputs are drawn or read by calibration."""
+    """A way to new weights.
+
+    `needs`: what it is computed from; inputs are drawn or read by calibration. `is_writing_norms`: it also updates
+    gains, biases and statistics of normalisations, which `spa verify` takes for damage elsewhere.
+    """
 
     update: Updating
     needs: Needs = "weights"
+    is_writing_norms: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.update.__doc__)
 
 
-def policy(needs: Needs = "weights") -> Callable[[Updating], Policy]:
-    """Make a function a policy that says what it needs."""
-    return lambda update: Policy(update, needs)
+def policy(needs: Needs = "weights", is_writing_norms: bool = False) -> Callable[[Updating], Policy]:
+    """Make a function a policy that says what it needs and writes."""
+    return lambda update: Policy(update, needs, is_writing_norms)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 import onnx
 
 from spa_compiler.errors import UsageError, VerificationError
-from spa_compiler.pipeline.passes import Pipeline
+from spa_compiler.pipeline.passes import Pipeline, iterate_deep
 from spa_compiler.planning.plan import Plan
 
 METADATA_PREFIX = "spa_compile."
@@ -68,6 +68,12 @@ class Provenance:
             return Pipeline.parse(self.pipeline).complete() if self.pipeline else None
         except UsageError:
             return None
+
+    def is_writing_norms(self) -> bool:
+        """Does one of the passes say that it updates operands of normalisations?"""
+        steps = self.parse_pipeline()
+        every = () if steps is None else iterate_deep(steps.iterate_flat())
+        return any(getattr(p, "is_writing_norms", False) for p in every)
 
     def is_solved(self) -> bool:
         """Does a pass change the model after its rewrite was proven? Also where a pass is not installed here."""

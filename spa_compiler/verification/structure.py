@@ -6,7 +6,8 @@
 Both are walked from their outputs to their inputs, node beside node; what nodes and values are called inside does not
 matter. Operators, attributes, wires, and the types and shapes of all constants have to agree, and so have the numbers
 of every constant that compensation never writes: sizes, positions, tables, statistics, scales. What it writes (weights
-of contractions, cells and experts, biases, an Add behind a product that has none) may have other numbers.
+of contractions, cells and experts, biases, an Add behind a product that has none) may have other numbers, and so
+may operands of normalisations where a policy updates them.
 """
 
 from __future__ import annotations
@@ -82,20 +83,21 @@ def reopen(proto: onnx.ModelProto, source: Model) -> Model:
     return from_proto(out, source.path)
 
 
-def compare_structure(expected: Model, compiled: Model, strict: bool = False) -> Structure:
+def compare_structure(expected: Model, compiled: Model, strict: bool = False, norms: bool = False) -> Structure:
     """The differences between the numbers of two graphs that are the same otherwise.
 
-    `strict`: nothing may have been added behind the expected graph. Raises VerificationError that names the first place
+    `strict`: nothing may have been added behind the expected graph; `norms`: gains, biases and statistics of
+    normalisations may have been updated, too. Raises VerificationError that names the first place
     where they are not the same.
     """
-    return _Walk(expected, compiled, strict).run()
+    return _Walk(expected, compiled, strict, norms).run()
 
 
 class _Walk:
     """Pairs of values that have to mean the same, from the outputs on."""
 
-    def __init__(self, expected: Model, compiled: Model, strict: bool) -> None:
-        self.models, self.strict = (expected, compiled), strict
+    def __init__(self, expected: Model, compiled: Model, strict: bool, norms: bool) -> None:
+        self.models, self.strict, self.norms = (expected, compiled), strict, norms
         self.protos = tuple({id(n): p for n, p in zip(m.graph.nodes, m.flat(), strict=True)} for m in self.models)
         self.found = Structure()
         self.partner: dict[str, str] = {}
@@ -225,6 +227,12 @@ class _Walk:
             return Place(text, True, outer.integers or traits.dequantizes)
         if traits.is_contraction or traits.lookup:
             return Place(text, not traits.is_quantized, optional=traits.is_contraction and k > 1)
+        if (
+            self.norms
+            and traits.norm is not None
+            and traits.norm.gain <= k <= max(traits.norm.gain + 1, *traits.norm.statistics, 0)
+        ):
+            return Place(text, True, optional=k == traits.norm.gain + 1 and not traits.norm.is_stored)
         beside = [t.inputs[0] for t in node.inputs if t.inputs and t.name in self.moving]
         return Place(text, is_sum(node) and any(self._find_traits(0, n).is_contraction for n in beside))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from commands import run, run_spa
-from networks import DENSE
+from commands import last, run, run_spa
+from networks import DENSE, cut, feeds, graph_of, outputs
+from spa_compiler.calibration.inputs import Calibration
 from spa_compiler.cli.arguments import spell_out_switches
 from spa_compiler.cli.main import compile_command
-from spa_compiler.compensation.policy import find_policy, list_policy_names
+from spa_compiler.compensation.policy import Task, find_policy, list_policy_names
 from spa_compiler.errors import UsageError
+from spa_compiler.execution.session import add_outputs, open_session
+from spa_compiler.ir.model import Model
 from spa_compiler.pipeline.options import Options, pipeline_of
-from zoo_base import build
+from spa_compiler.planning.plan import Plan
+from spa_compiler.rewriting.prune import rewrite
+from zoo_base import Case, build
 
 SHORT = ("--align", 1, "--no-latency", "--no-quality")
 
@@ -65,7 +71,7 @@ def test_a_policy_of_weights_alone_calibrates_nothing() -> None:
 
 
 def test_an_unknown_policy_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(UsageError, match="'none', 'bias'"):
+    with pytest.raises(UsageError, match="'none', 'affine', 'bias'"):
         Options(ratio=0.5, compensate="biases")
     with pytest.raises(UsageError, match=r"no policy is called 'x'; there are .*lockstep"):
         find_policy("x")
@@ -122,3 +128,125 @@ def measure(dense: Path, file: Path, calib: Path) -> float:
 def run_model(file: Path, x: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
+
+
+NORMED = Case(
+    "(float[N,3,8,8] x) => (float[N,4] y) { a = Conv <pads = [1,1,1,1]> (x, w1)"
+    "  n = BatchNormalization (a, g1, b1, m1, var1)  r = Relu(n)  c = Conv <pads = [1,1,1,1]> (r, w2, c2)"
+    "  k = BatchNormalization (c, g2, b2, m2, var2)  q = Relu(k)  p = GlobalAveragePool(q)  f = Flatten(p)"
+    "  y = Gemm <transB = 1> (f, w3, b3) }",
+    {
+        "w1": (16, 3, 3, 3), "g1": (16,), "b1": (16,), "m1": (16,), "var1": (16,), "w2": (24, 16, 3, 3), "c2": (24,),
+        "g2": (24,), "b2": (24,), "m2": (24,), "var2": (24,), "w3": (4, 24), "b3": (4,),
+    },
+    None,
+)  # fmt: skip
+TOKENS = Case(
+    "(float[N,6,512] x) => (float[N,6,512] y) { a = LayerNormalization (x, g1, b1)  h = MatMul(a, w1)  i = Add(h, c1)"
+    "  r = Relu(i)  o = MatMul(r, w2)  s = Add(o, x)  m = LayerNormalization (s, g2, b2)  u = MatMul(m, w3)"
+    "  v = Relu(u)  z = MatMul(v, w4)  t = RMSNormalization (z, g3)  y = MatMul(t, w5) }",
+    {
+        "g1": (512,), "b1": (512,), "w1": (512, 1024), "c1": (1024,), "w2": (1024, 512), "g2": (512,), "b2": (512,),
+        "w3": (512, 1024), "w4": (1024, 512), "g3": (512,), "w5": (512, 512),
+    },
+    None, opset=23,
+)  # fmt: skip
+
+
+def cut_with(case: Case, policy: str, given: list[dict[str, np.ndarray]], share: float = 0.5) -> tuple[Any, Model, Any]:
+    """The dense graph, the model that a policy makes of a cut of it, and what became of its nodes."""
+    graph = graph_of(case)
+    masks = cut(graph, share)
+    plan = Plan({g.label: masks[g.dims[0]] for g in graph.groups})
+    small = rewrite(graph, plan.masks(graph))
+    task = Task(graph, plan, small, Calibration(given, "given"))
+    return graph, *find_policy(policy).update(task)
+
+
+def test_norm_gives_what_activations_read_its_dense_mean_and_deviation() -> None:
+    """Row FedTiny: moments before each activation are those of the dense model, on the data that was used."""
+    given = feeds((32, 3, 8, 8))
+    graph, small, outcome = cut_with(NORMED, "norm", given)
+    assert outcome.solved == 2
+    dense, cut_graph = (measure_before_relu(m, given) for m in (graph.model, small))
+    masks = cut(graph)
+    for (mean, deviation), (mine, own), size in zip(dense, cut_graph, (16, 24), strict=True):
+        kept = next(m for m in masks.values() if m.size == size)
+        np.testing.assert_allclose(mine, mean[kept], atol=1e-3)
+        np.testing.assert_allclose(own, deviation[kept], atol=1e-3)
+    before, after = graph.model.constants(), small.constants()
+    changed = {n for n in after if after[n].shape == before[n].shape and n[0] in "mv"}
+    assert changed <= {"m1", "var1", "m2", "var2"}
+    for n in ("w1", "g1", "b1"):
+        kept = next(m for m in masks.values() if m.size == 16)
+        np.testing.assert_array_equal(small.array(after[n]), graph.model.array(before[n])[kept])
+
+
+def measure_before_relu(model: Model, given: list[dict[str, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Mean and deviation per channel of what each Relu reads."""
+    names = [n.inputs[0].name for n in model.graph.nodes if n.op == "Relu"]
+    session = open_session(add_outputs(model.proto(), names), model.folder)
+    runs = [session.run(names, f) for f in given]
+    return [(a.mean((0, 2, 3)), a.std((0, 2, 3))) for a in (np.concatenate([r[k] for r in runs]) for k in range(2))]
+
+
+@pytest.mark.parametrize("case", [NORMED, TOKENS], ids=["batch", "layer and rms"])
+def test_affine_changes_gains_and_biases_and_lowers_the_error(case: Case) -> None:
+    """Row PERP: few parameters change, and the outputs are nearer to the dense ones on inputs that were not used."""
+    shape = (32, 3, 8, 8) if case is NORMED else (64, 6, 512)
+    unseen = feeds(shape, seed=5)
+    errors = {}
+    for name in ("affine", "bias", "none"):
+        if name == "none":
+            graph = graph_of(case)
+            model = rewrite(graph, cut(graph))
+        else:
+            graph, model, _ = cut_with(case, name, feeds(shape))
+        errors[name] = float(np.square(outputs(model, unseen) - outputs(graph.model, unseen)).mean())
+        if name == "affine":
+            small = rewrite(graph, cut(graph))
+            old, new = small.constants(), model.constants()
+            changed = [n for n in new if n not in old or not np.array_equal(model.array(new[n]), small.array(old[n]))]
+            assert changed
+            assert all(model.array(new[n]).ndim == 1 for n in changed)
+            total = sum(model.array(t).size for t in new.values())
+            share = sum(model.array(new[n]).size for n in changed) / total
+            assert share < (0.0035 if case is TOKENS else 1), share
+    assert errors["affine"] < errors["bias"] < errors["none"]
+
+
+def test_norm_says_so_where_there_is_nothing_to_estimate(dense: Path, tmp_path: Path) -> None:
+    report = tmp_path / "r.json"
+    chosen = ("--criterion", "l2", "--ratio", 0.4, "--compensate", "norm", "--samples", 16, "--report", report)
+    assert run(dense, tmp_path / "o.onnx", *chosen, *SHORT).exit_code == 0
+    assert "--compensate norm found nothing to update in this model" in json.loads(report.read_text())["notes"]
+
+
+@pytest.mark.parametrize("policy", ["norm", "affine"])
+def test_what_training_knew_of_drawn_pictures_stays(policy: str, models: Path, tmp_path: Path) -> None:
+    """Statistics of drawn inputs are not those of real ones: only their change by the cut reaches the file."""
+    data = ("--data", models / "digits_test.npz", "--no-latency", "--criterion", "l2", "--ratio", 0.3, "--align", 1)
+    accuracy = {}
+    for name in ("none", policy):
+        more = ("--samples", 64) if name != "none" else ()
+        out = ("-o", tmp_path / f"{name}.onnx")
+        result = run(models / "digits_resnet.onnx", *data, "--compensate", name, *more, *out)
+        accuracy[name] = float(re.findall(r"-> ([\d.]+)%", last(result))[0])
+    assert accuracy[policy] > accuracy["none"]
+
+
+@pytest.mark.parametrize("policy", ["norm", "affine"])
+def test_spa_verify_knows_which_policies_write_normalisations(policy: str, models: Path, tmp_path: Path) -> None:
+    """The pipeline that a file names decides which constants may be other than slices; `--rerun` proves them."""
+    source, out, plan = models / "digits_resnet.onnx", tmp_path / "o.onnx", tmp_path / "p.json"
+    more = ("--criterion", "l2", "--ratio", 0.3, "--samples", 16, "--save-plan", plan)
+    assert run(source, out, *more, "--compensate", policy, *SHORT).exit_code == 0
+    assert last(run_spa("verify", source, out, "--plan", plan)) == "UNPROVEN weights"
+    found = run_spa("verify", source, out, "--plan", plan, "--rerun")
+    assert last(found).startswith("VERIFIED"), found.output
+    file = onnx.load(out)
+    entry = next(p for p in file.metadata_props if "pipeline" in p.key)
+    entry.value = entry.value.replace(f"{{method={policy}}}", "{method=bias}")
+    onnx.save(file, out)
+    assert run_spa("verify", source, out, "--plan", plan).exit_code == 1
+    assert "the structure differs" in run_spa("verify", source, out, "--plan", plan).output

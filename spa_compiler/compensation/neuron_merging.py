@@ -1,17 +1,22 @@
-"""Neuron merging, a baseline: removed channels are added to the most similar kept ones, by weights alone.
+"""Merging: what reads a removed channel reads the kept ones that make it up best, by weights alone.
 
-Neuron Merging (Kim et al. 2020, eq. 5): where the weights that produce channel r point the way of those of a kept
-channel k, x_r is about s x_k with s = |w_r| / |w_k|, so that what reads r may read s x_k instead. Exact through ReLU
-for parallel weights and s > 0. It is the weights' view of what `lockstep` learns from inputs, and loses to it.
+For removed channel j the factors s are ridge least squares over all kept channels K of its group,
+
+    s = (G_KK + lambda I)^-1 G_Kj,     W[:, K] += W[:, j] s^T,
+
+where G holds the products of channels on white inputs: of the rows that produce them (with bias, times the gain of
+BatchNormalization) where only linear maps follow (UDFC, Bai et al. 2023), and behind a rectifier the arc-cosine
+kernel |a| |b| (sin t + (pi - t) cos t) / 2 pi of rows at an angle t, which is E relu(a x) relu(b x) (Cho and Saul
+2009). A channel that kept ones make up exactly goes exactly: a linear combination, behind a rectifier a positive
+multiple. It is the weights' view of what `lockstep` learns from inputs, and loses to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
+from spa_compiler.algebra.expr import iterate_dims
 from spa_compiler.algebra.masks import NO_CHANNEL
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.analysis.weight_slices import Slices, find_slices, stack_rows
@@ -28,7 +33,7 @@ Floats = NDArray[np.float64]
 
 @policy()
 def merge(task: Task) -> tuple[Model, Outcome]:
-    """Removed channels are added to the kept ones that resemble them, by weights alone (Kim et al. 2020)."""
+    """Removed channels are added to all kept ones by ridge least squares on the weights that make them (UDFC)."""
     model = merge_channels(task.graph, task.plan, task.small)
     before, after = task.small.constants(), model.constants()
     changed = [n for n, t in after.items() if not np.array_equal(model.array(t), task.small.array(before[n]))]
@@ -52,7 +57,7 @@ def _merge_all(graph: DependencyGraph, plan: Plan, small: Model) -> Model:
         if mask is None or mask.all() or group.block is not None:
             continue
         parts = list(find_slices(graph, group))
-        share = _find_shares(group, parts, mask)
+        share = _find_shares(find_rows(graph, group, parts), mask, is_rectified(graph, group))
         for part in parts:
             if part.member.role == "in":
                 name = part.member.value
@@ -67,30 +72,76 @@ def _merge_all(graph: DependencyGraph, plan: Plan, small: Model) -> Model:
     return out
 
 
-def _find_shares(group: Group, parts: list[Slices], mask: NDArray[np.bool_]) -> Mapping[int, tuple[int, float]]:
-    """For every removed channel that is like a kept one: which, and how much of it."""
-    produced = [stack_rows(p, group.size) for p in parts if p.member.role != "in"]
-    if not produced:
-        return {}
-    w = np.concatenate(produced, axis=1)
-    norms = np.linalg.norm(w, axis=1) + 1e-30
-    cosine = np.nan_to_num(w @ w.T, nan=-1.0, posinf=-1.0, neginf=-1.0) / norms[:, None] / norms[None]
-    cosine[:, ~mask] = -np.inf
-    best = cosine.argmax(axis=1)
-    return {
-        int(r): (int(best[r]), float(norms[r] / norms[best[r]]))
-        for r in np.flatnonzero(~mask)
-        if cosine[r, best[r]] > COMPENSATION.least_similarity
-    }
+def find_rows(graph: DependencyGraph, group: Group, parts: list[Slices]) -> Floats:
+    """The weights that produce each channel, one row a channel, as a normalisation by stored statistics scales them."""
+    factors, idle, shifts = dict[str, Floats](), set[str](), list[Floats]()
+    by_name = {p.member.value: p for p in parts}
+    for site in graph.sites:
+        norm, x = site.traits.norm, site.inputs[0] if site.inputs else None
+        maker = graph.makers.get(x.name) if x is not None else None
+        if norm is None or not norm.is_stored or maker is None or not maker.traits.is_contraction:
+            continue
+        names = [site.x(k).name for k in (norm.gain, norm.gain + 1, *norm.statistics)]
+        if not all(n in by_name for n in names):
+            continue
+        gain, bias, mean, variance = (by_name[n].sum_channels(by_name[n].numbers, group.size) for n in names)
+        factor = gain / np.sqrt(np.maximum(variance, 0) + float(site.attrs.get("epsilon", norm.epsilon)))
+        factors |= {v.name: factor for v in maker.inputs[1:] if v is not None}
+        idle.update(names)
+        shifts.append(bias - mean * factor)
+    rows = [
+        stack_rows(p, group.size) * factors.get(p.member.value, np.ones(group.size))[:, None]
+        for p in parts
+        if p.member.role != "in" and p.member.value not in idle
+    ]
+    return np.concatenate([*rows, *(s[:, None] for s in shifts), np.zeros((group.size, 0))], axis=1)
 
 
-def _move_weights(part: Slices, share: Mapping[int, tuple[int, float]], array: Floats) -> Floats:
+def _find_shares(rows: Floats, mask: NDArray[np.bool_], rectified: bool) -> Floats:
+    """How much of each kept channel every removed one is: (channels, channels), zeros elsewhere."""
+    out = np.zeros((mask.size, mask.size))
+    kept, removed = np.flatnonzero(mask), np.flatnonzero(~mask)
+    if not rows.any() or not is_finite(rows):
+        return out
+    gram = _multiply_channels(rows, rectified)
+    inner, cross = gram[np.ix_(kept, kept)], gram[np.ix_(kept, removed)]
+    strength = COMPENSATION.merge_ridge * max(float(np.trace(inner)) / kept.size, 1e-30)
+    out[np.ix_(kept, removed)] = np.linalg.solve(inner + strength * np.eye(kept.size), cross)
+    return out
+
+
+def _multiply_channels(rows: Floats, rectified: bool) -> Floats:
+    """Mean products of channels on white inputs, from the rows that produce them."""
+    gram = rows @ rows.T
+    if not rectified:
+        return gram
+    norms = np.linalg.norm(rows, axis=1)
+    size = norms[:, None] * norms[None]
+    cosine = np.clip(np.divide(gram, size, out=np.zeros_like(gram), where=size > 0), -1, 1)
+    angle = np.arccos(cosine)
+    return np.asarray(size * (np.sin(angle) + (np.pi - angle) * cosine) / (2 * np.pi))
+
+
+def is_rectified(graph: DependencyGraph, group: Group) -> bool:
+    """Does a function that cuts off one side act on the channels of a group?"""
+    dims = set(group.dims)
+    for site in graph.sites:
+        traits, x = site.traits, site.inputs[0] if site.inputs else None
+        acts = traits.rectifies or traits.zero == "clip" or (traits.unary and traits.zero == "keeps")
+        linear = traits.identity or traits.reorders or traits.moves or traits.squashes
+        if acts and not linear and x is not None and any(not dims.isdisjoint(iterate_dims(a)) for a in x.axes):
+            return True
+    return False
+
+
+def _move_weights(part: Slices, share: Floats, array: Floats) -> Floats:
     """Weights on removed channels, scaled, added to those on the channels that they are merged into."""
     axis = part.member.axis
     along = np.moveaxis(np.broadcast_to(part.channel, array.shape), axis, 0).reshape(array.shape[axis], -1)[:, 0]
-    places = {c: np.flatnonzero(along == c) for c in set(along.tolist()) - {NO_CHANNEL}}
+    places = {c: np.flatnonzero(along == c) for c in sorted(set(along.tolist()) - {NO_CHANNEL})}
+    if len(places) < len(share) or len({p.size for p in places.values()}) != 1:
+        return array
+    at = np.stack(list(places.values()))  # (channels, places)
     out = np.moveaxis(array.copy(), axis, 0)
-    for removed, (kept, scale) in share.items():
-        if len(places.get(removed, ())) == len(places.get(kept, ())):
-            out[places[kept]] += scale * out[places[removed]]
+    out[at] += np.einsum("kr,rp...->kp...", share, out[at])
     return np.moveaxis(out, 0, axis)

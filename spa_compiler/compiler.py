@@ -56,7 +56,9 @@ from spa_compiler.quality.gates import Gate, describe_missed, judge_gates, parse
 from spa_compiler.quality.inputs import choose_inputs, draw_noise
 from spa_compiler.quality.judgement import Worth, measure_worth, measure_worth_on_data
 from spa_compiler.quality.verdict import advise
+from spa_compiler.report.contractions import list_contraction_rows, time_contractions
 from spa_compiler.report.document import list_metric_names, list_metrics, summarize
+from spa_compiler.report.environment import describe_environment
 from spa_compiler.report.numbers import replace_unfinite
 from spa_compiler.verification.feeds import Feed
 from spa_compiler.verification.latency import Latency, draw_sample, measure_latency
@@ -329,6 +331,7 @@ def _make_report(
     check_signature(sessions[0], sessions[1], only)
     worth, found = _measure_worth(state, sessions, options, data)
     checked = time.perf_counter()
+    contractions, others = list_contraction_rows(state), None
     if options.latency and known is not None:
         found["latency"] = _predict_latency(state, known).document()
     elif options.latency and (not state.plan.is_empty or state.edits):
@@ -336,8 +339,10 @@ def _make_report(
         feed = draw_sample(state.require_graph().model, sessions, ranges, options.seed)
         threads = bound_threads(options.threads) or PROCESSORS
         found["latency"] = _measure_until_faster(sessions, feed, threads).document()
+        others = time_contractions(contractions, state, file, feed, options.threads)
     seconds = {"compare": checked - start, "latency": time.perf_counter() - checked}
     summary = summarize(state, text, file, bound_threads(options.threads))
+    summary |= {"layers": contractions, "other_nodes": others, "environment": describe_environment(), "command": None}
     if options.threads > PROCESSORS:
         summary["notes"].append(f"--threads {options.threads}: there are {PROCESSORS} cores, and so many were taken")
     summary["notes"] += found.pop("notes")

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim, Expr, Sum, iterate_dims, resolve
 from spa_compiler.analysis.cost_registry import find_counted_costs
+from spa_compiler.analysis.cost_terms import list_contractions
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.ir.symbols import list_symbols
 from spa_compiler.operators.macs import list_products
-from spa_compiler.operators.site import describe_place
+from spa_compiler.operators.site import Site, describe_place
 
 Array = NDArray[Any]
 Widths = Mapping[Dim, float]
@@ -134,6 +135,15 @@ class CostModel:
         """Those of some dims that take part in the total."""
         return dims & self._count(unit).find_dims()
 
+    def count_by_contraction(self, widths: Widths) -> dict[str, float]:
+        """Multiply-accumulates of every node that has some, by its name, in the model's order."""
+        out: dict[str, float] = {}
+        for site, terms in list_contractions(self.graph):
+            products = [make_product(t.axes, self._find_fixed, t.factor) for t in terms]
+            name = name_contraction(site)
+            out[name] = out.get(name, 0.0) + math.fsum(p(widths) for p in products)
+        return out
+
     def add_count(self, unit: str, parts: Sequence[Evaluated]) -> None:
         """One more cost, which is the sum of these parts."""
         self._counts[unit] = _Count(parts, [p.find_dims() for p in parts])
@@ -184,6 +194,12 @@ class _Count:
         return dict.fromkeys(k for d in group.dims for k in self._by_dim.get(d, ()))
 
 
+def name_contraction(site: Site) -> str:
+    """The name of a node in reports: its own, else that of what it gives."""
+    given = next((v.name for v in site.outputs if v is not None), "")
+    return site.name or given
+
+
 def describe_uncounted(cost: CostModel) -> list[str]:
     """A note for the report where multiply-accumulates are missing from the count, and whose they are."""
     names = cost.uncounted
@@ -209,4 +225,4 @@ def _find_batch_dims(graph: DependencyGraph) -> set[Dim]:
     return out
 
 
-__all__ = ["CostModel", "Widths", "describe_uncounted", "make_group_widths"]
+__all__ = ["CostModel", "Widths", "describe_uncounted", "make_group_widths", "name_contraction"]

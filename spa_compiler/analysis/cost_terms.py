@@ -17,6 +17,7 @@ from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.control_flow import find_scan_axes
 from spa_compiler.ir.model import find_element_type
 from spa_compiler.operators.macs import list_products
+from spa_compiler.operators.site import Site
 
 UNKNOWN_TRIPS = 1 << 31
 """Trip counts from which a Loop is one that only its condition ends; exporters write the largest integer."""
@@ -24,12 +25,16 @@ UNKNOWN_TRIPS = 1 << 31
 
 def list_mac_terms(graph: DependencyGraph) -> list[Term]:
     """Multiply-accumulates of one sample."""
-    out: list[Term] = []
+    return [term for _, terms in list_contractions(graph) for term in terms]
+
+
+def list_contractions(graph: DependencyGraph) -> Iterator[tuple[Site, list[Term]]]:
+    """Nodes that multiply and accumulate, in the model's order, with how often they do for one sample."""
     runs = _count_runs(graph)
     for site in graph.sites:
         often, share = runs[site.path]
-        out += [Term((*axes, *often), share) for axes in list_products(site) or ()]
-    return out
+        if products := list_products(site):
+            yield site, [Term((*axes, *often), share) for axes in products]
 
 
 def _count_runs(graph: DependencyGraph) -> dict[str, tuple[tuple[Expr, ...], float]]:

@@ -9,6 +9,7 @@ import errno
 import functools
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -189,14 +190,21 @@ def _compile_and_save(source: Path, output: Path | None, given: dict[str, Any]) 
             result = compile_file(source, target, options, tell, None, beside)
     except GateError as e:
         if e.report is not None:
+            e.report["command"] = _tell_command()
             _show_missed(e.report, given)
         raise
+    result.report["command"] = _tell_command()
     failures = list(_save(result, beside))
     _print_result(result, given)
     if failures:
         written = result.report["output"]["path"]
         done = f"the model was written ({written})" if written else "the dry run was done"
         raise ReportError(f"{done}, {'; '.join(failures)}")
+
+
+def _tell_command() -> str:
+    """The command as it was typed, with what a shell needs in quotes."""
+    return shlex.join(["spa-compile", *sys.argv[1:]])
 
 
 def _report_failure(error: Exception, source: Path, given: dict[str, Any]) -> None:

@@ -50,14 +50,17 @@ class _Session(ort.InferenceSession):  # type: ignore[misc]
 
 def open_quiet_session(
     source: bytes | str, level: int = 1, threads: int = 1, folder: str = "", exact: bool = False,
-    weights: Mapping[str, Array] | None = None,
+    weights: Mapping[str, Array] | None = None, profile: str = "",
 ) -> ort.InferenceSession:  # fmt: skip
     """A CPU session that prints nothing; `level` 0 to 3 is how much onnxruntime may optimise.
 
     `exact`: products of integers do not overflow, which those of signed weights do on some processors (from level 2).
-    `weights`: values of initializers that are external in `source`; no file is read for them.
+    `weights`: values of initializers that are external in `source`; no file is read for them. `profile`: how the file
+    begins that onnxruntime writes times of nodes to, at `end_profiling`.
     """
     options = ort.SessionOptions()
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = bound_threads(threads)

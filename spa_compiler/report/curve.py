@@ -1,23 +1,18 @@
 """The curve of a model as a picture that a page holds: what is lost over what is removed, and how much faster it is.
 
 svg = draw_curve(rows, best)        # "" where matplotlib is missing, or nothing can be drawn
-
-matplotlib draws it: it writes SVG, which a page embeds without a network, a script or a font, and which stays sharp.
 """
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from spa_compiler.report.pictures import REPLACED, style_axes, write_svg
 
 SIZE = (7.2, 3.2)
 """Inches, at 72 points; the page scales it."""
 LINE_COLOURS = {"drop": "#1f6feb", "speedup": "#d4730b"}
-TEXT_COLOUR, REPLACED = "currentColor", "#123456"
-"""Texts and axes take the colour of the page; matplotlib knows none such, so what it draws with is replaced."""
-NO_PICTURE = "pictures need matplotlib: pip install 'spa-compile[report]'"
 
 
 def draw_curve(rows: Sequence[Mapping[str, Any]], limit: float | None = None, best: float | None = None) -> str:
@@ -45,7 +40,7 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], limit: float | None = None, be
     if best is not None:
         axes.axvline(100 * best, color=REPLACED, linestyle=":", linewidth=1)
     axes.set_xlabel("MACs removed, %", color=REPLACED)
-    return _write_svg(figure)
+    return write_svg(figure)
 
 
 def _list_points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
@@ -57,23 +52,7 @@ def _draw_line(axes: Any, points: list[tuple[float, float]], name: str, title: s
     if points:
         axes.plot(*zip(*points, strict=True), marker="o", color=LINE_COLOURS[name], linewidth=1.6, markersize=4)
         axes.set_ylabel(title, color=LINE_COLOURS[name])
-    axes.patch.set_alpha(0)
-    axes.tick_params(colors=REPLACED)
-    for side in axes.spines.values():
-        side.set_color(REPLACED)
+    style_axes(axes)
 
 
-def _write_svg(figure: Any) -> str:
-    """The picture alone, without a date, with texts as texts."""
-    import matplotlib as mpl
-
-    out = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "spa-compile", "font.family": "sans-serif"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :].replace(REPLACED, TEXT_COLOUR)
-    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r'\1width="100%"', text, count=1)
-
-
-__all__ = ["NO_PICTURE", "draw_curve"]
+__all__ = ["draw_curve"]

@@ -9,7 +9,6 @@ Its first word is about the proof (is this the pruned model?), the second field 
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,7 @@ from spa_compiler.ir.snapshots import hash_file
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan, find_widths
 from spa_compiler.quality.verdict import describe_quality
-from spa_compiler.report.curve import NO_PICTURE, draw_curve
-from spa_compiler.report.inputs import describe_inputs, show_inputs, strip_thumbnails
-from spa_compiler.report.numbers import write_json
+from spa_compiler.report.inputs import describe_inputs
 from spa_compiler.version import VERSION
 
 REPORT_FORMAT = 2
@@ -181,7 +178,7 @@ def _measure_gain(found: Mapping[str, Any], unit: str) -> float:
     return float(1 - found[f"compiled_{unit}"] / found[f"dense_{unit}"])
 
 
-def _find_reached(report: dict[str, Any], cost: Cost) -> float | None:
+def _find_reached(report: Mapping[str, Any], cost: Cost) -> float | None:
     """The share of a cost that went; None for one that was not measured."""
     if isinstance(cost, MeasuredCost) and cost.apart:
         return _measure_gain(report[cost.name], cost.unit) if report.get(cost.name) else None
@@ -237,10 +234,10 @@ def show_report(report: dict[str, Any], console: Console, verbose: bool = False)
     for row in list_cost_rows(report):
         table.add_row(*row)
     console.print(table)
-    console.print("\n".join(_list_lines(report, verbose)), soft_wrap=True, highlight=False, markup=False)
+    console.print("\n".join(list_lines(report, verbose)), soft_wrap=True, highlight=False, markup=False)
 
 
-def _list_budget_lines(report: dict[str, Any]) -> Iterator[str]:
+def _list_budget_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """Shares that were asked for beside those that went, and how far errors add up where their sum was minimised."""
     asked = report["asked"]
     of = find_costs().get(asked.get("of", ""))
@@ -257,7 +254,8 @@ def _list_budget_lines(report: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _list_lines(report: dict[str, Any], verbose: bool) -> list[str]:
+def list_lines(report: Mapping[str, Any], verbose: bool = False) -> list[str]:
+    """The run in sentences; `verbose`: every reason and every group."""
     fidelity, analysis = report["fidelity"], report["analysis"]
     lines = [*_list_budget_lines(report), *_list_device_lines(report["device"])]
     if report["latency"] and report["latency"]["slower"]:
@@ -363,29 +361,3 @@ def _list_reasons(what: str, found: dict[str, str], verbose: bool) -> list[str]:
         return [f"{what}:", *(f"  {name}: {reason}" for name, reason in found.items())]
     name, reason = next(iter(found.items()))
     return [f"{what}: {len(found)} contractions, such as '{name}' ({reason})"]
-
-
-def _show_search(report: Mapping[str, Any]) -> str:
-    """The curve of what was tried, or nothing."""
-    found = report["search"]
-    if not found:
-        return ""
-    best = found["best"]["removed"] if found["best"] else None
-    return draw_curve(found["trials"], found["limit"], best) or f"<p>{html.escape(NO_PICTURE)}</p>"
-
-
-def format_html(report: dict[str, Any]) -> str:
-    """The report as a page."""
-    text = write_json(strip_thumbnails(report))
-    rows = "".join(
-        f"<tr><td>{html.escape(g['label'])}</td><td>{g['size']}</td><td>{g['kept']}</td><td>{g['blocks']}</td></tr>"
-        for g in report["groups"]
-    )
-    return (
-        "<!doctype html><meta charset=utf-8><title>spa-compile</title>"
-        "<style>body{font:15px system-ui;max-width:60em;margin:2em auto}td,th{padding:.2em .8em;text-align:right}"
-        "td:first-child,th:first-child{text-align:left}pre{background:#f4f4f4;padding:1em;overflow:auto}</style>"
-        f"<h1>{html.escape(Path(report['input']['path']).name)}</h1><p>{html.escape(format_last_line(report))}</p>"
-        f"{_show_search(report)}{show_inputs(report)}<table><tr><th>group<th>channels<th>kept<th>blocks</tr>{rows}</table>"
-        f"<h2>Report</h2><pre>{html.escape(text)}</pre>"
-    )

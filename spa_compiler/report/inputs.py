@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,21 +36,13 @@ def list_given(report: Mapping[str, Any]) -> list[tuple[str, Given]]:
     return [(title, given) for title, given in found if given]
 
 
-def show_inputs(report: Mapping[str, Any]) -> str:
-    """A section of the page for each."""
-    return "".join(_show_section(title, given) for title, given in list_given(report))
-
-
-def _show_section(title: str, given: Given) -> str:
-    pictures = "".join(f'<img src="{html.escape(t)}" alt="an input"> ' for t in given["thumbnails"])
-    ranges = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(r['shape']))}</td><td>{r['dtype']}</td>"
-        f"<td>{_format_values(r.get('low', []))}</td><td>{_format_values(r.get('high', []))}</td></tr>"
+def list_range_rows(given: Given) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of the table of ranges, by input."""
+    rows: list[tuple[str, ...]] = [
+        (name, str(r["shape"]), str(r["dtype"]), _format_values(r.get("low", [])), _format_values(r.get("high", [])))
         for name, r in given["ranges"].items()
-    )
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in describe_inputs(given))
-    head = "<tr><th>input<th>shape<th>type<th>low<th>high</tr>"
-    return f"<h2>{title}</h2>{lines}<p>{pictures}</p><table>{head}{ranges}</table>"
+    ]
+    return ("input", "shape", "type", "low", "high"), rows
 
 
 def _format_values(values: list[float | None]) -> str:

@@ -5,15 +5,13 @@ save_report(report, Path("run.md"))
 
 from __future__ import annotations
 
-import html
 import os
 from pathlib import Path
 from typing import Any
 
-from spa_compiler.report.document import format_html
-from spa_compiler.report.failure import FAILED_STATUSES
 from spa_compiler.report.markdown import format_markdown
 from spa_compiler.report.numbers import write_json
+from spa_compiler.report.page import format_page
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 """The environment variable that names the file of a job's summary, to which every step adds."""
@@ -38,7 +36,7 @@ def _format_report(report: dict[str, Any], suffix: str) -> str:
     if suffix in (".md", ".markdown"):
         return format_markdown(report)
     if suffix in (".html", ".htm"):
-        return _format_failed_page(report) if report["status"] in FAILED_STATUSES else format_html(report)
+        return format_page(report)
     return write_json(report) + "\n"
 
 
@@ -58,14 +56,6 @@ def is_replaceable(path: Path) -> bool:
     with path.open("rb") as file:
         begins = file.read(128).decode("utf-8", "replace")
     return not begins or begins.startswith(OWN_BEGINNINGS)
-
-
-def _format_failed_page(report: dict[str, Any]) -> str:
-    name = html.escape(Path(report["input"]["path"]).name)
-    return (
-        f"<!doctype html><meta charset=utf-8><title>spa-compile</title><h1>{name}</h1>"
-        f"<p>{report['status']} (exit code {report['exit_code']}): {html.escape(report['error'])}</p>\n"
-    )
 
 
 __all__ = ["is_replaceable", "is_summary", "save_report"]

@@ -7,7 +7,6 @@ save_rows({"input": "model.onnx", "rows": rows}, Path("curve.html"))
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 
 from spa_compiler.analysis.cost_registry import list_table_costs
 from spa_compiler.quality.verdict import shorten_quality
-from spa_compiler.report.curve import NO_PICTURE, draw_curve
 from spa_compiler.report.document import format_si
 from spa_compiler.report.numbers import replace_unfinite, write_json
+from spa_compiler.report.page import format_sweep_page
 
 FORMAT = {"format": "spa-compile sweep", "version": 1}
 Row = Mapping[str, Any]
@@ -93,24 +92,7 @@ def _format_markdown(found: Mapping[str, Any]) -> str:
 
 def _format_page(found: Mapping[str, Any]) -> str:
     rows = [{**r, "removed": r.get("macs_removed")} for r in found["rows"]]
-    picture = draw_curve(rows) or f"<p>{html.escape(NO_PICTURE)}</p>"
-    heads = "".join(f"<th>{html.escape(h)}" for h in list_heads())
-    body = "".join("<tr>" + _format_cells(r) + "</tr>" for r in found["rows"])
-    name = html.escape(Path(found["input"]).name)
-    return (
-        "<!doctype html><meta charset=utf-8><title>spa-compile</title><meta name=viewport content='width=device-width'>"
-        "<style>:root{color-scheme:light dark}body{font:15px system-ui;max-width:60em;margin:2em auto;padding:0 1em}"
-        "td,th{padding:.2em .8em;text-align:right}td:first-child,th:first-child{text-align:left}"
-        "div{overflow-x:auto}</style>"
-        f"<h1>{name}</h1>{picture}<div><table><tr>{heads}</tr>{body}</table></div>\n"
-    )
-
-
-def _format_cells(row: Row) -> str:
-    cells = [html.escape(c) for c in list_cells(row)]
-    if "error" in row:
-        return f"<td>{cells[0]}<td colspan={len(list_heads()) - 1} style='text-align:left'>{cells[1]}"
-    return "".join(f"<td>{c}" for c in cells)
+    return format_sweep_page(Path(found["input"]).name, rows, list_heads(), [list_cells(r) for r in found["rows"]])
 
 
 __all__ = ["format_json", "format_rows", "list_cells", "list_heads", "save_rows"]

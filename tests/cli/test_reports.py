@@ -117,7 +117,14 @@ def test_every_command_prints_json(source: Path) -> None:
     swept = read_json(run_spa("sweep", source, "--ratios", "0.2,0.999", "--criterion", "l2", "--json"))
     assert [r["ratio"] for r in swept["rows"]] == [0.2, 0.999]
     assert swept["rows"][0]["verdict"] and "at most" in swept["rows"][1]["error"]
-    assert set(read_json(run_spa("passes", "--json"))) == {"passes", "criteria", "scopes", "costs", "devices"}
+    assert set(read_json(run_spa("passes", "--json"))) == {
+        "passes",
+        "criteria",
+        "scopes",
+        "costs",
+        "devices",
+        "policies",
+    }
     verified = read_json(run_spa("verify", source, small, "--fail-under", "cosine=0", "--json"))
     assert verified["exit_code"] == 0
 

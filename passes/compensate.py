@@ -14,7 +14,7 @@ from spa_compiler.compensation.policy import (
 )
 from spa_compiler.compensation.settings import COMPENSATION
 from spa_compiler.errors import UsageError
-from spa_compiler.pipeline.fields import make_option
+from spa_compiler.pipeline.fields import make_option, make_seed_option
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.parts import find_parts
@@ -22,7 +22,7 @@ from spa_compiler.planning.parts import find_parts
 
 @dataclass(frozen=True)
 class Compensate:
-    """`method`: a policy by name (`spa passes` lists them); `ridge`, `seed`: of those that solve least squares."""
+    """`method`: a policy by name (`spa passes` lists them); `ridge`: of those that solve least squares."""
 
     method: str = make_option(
         USUAL_POLICY,
@@ -32,7 +32,7 @@ class Compensate:
         "calibration", name="compensate", start="", choices=list_policy_names, switch=(USUAL_POLICY, NO_POLICY),
     )  # fmt: skip
     ridge: float = COMPENSATION.ridge
-    seed: int = 0
+    seed: int = make_seed_option()
     name: ClassVar[str] = "compensate"
     after: ClassVar[tuple[str, ...]] = ("verify",)
     requires: ClassVar[tuple[str, ...]] = ("graph", "pruned")
@@ -41,7 +41,8 @@ class Compensate:
     @classmethod
     def from_options(cls, options: Options) -> Compensate | None:
         """Where the criterion calibrates, or where it is asked for."""
-        return cls(options.find_policy()) if options.find_policy() != NO_POLICY else None
+        found = options.find_policy()
+        return cls(found, **options.fields_of(cls, "seed")) if found != NO_POLICY else None
 
     @property
     def is_writing_norms(self) -> bool:

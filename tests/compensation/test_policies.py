@@ -250,3 +250,47 @@ def test_spa_verify_knows_which_policies_write_normalisations(policy: str, model
     onnx.save(file, out)
     assert run_spa("verify", source, out, "--plan", plan).exit_code == 1
     assert "the structure differs" in run_spa("verify", source, out, "--plan", plan).output
+
+
+def test_fresh_weights_have_the_shapes_of_the_slices_and_follow_from_the_seed(models: Path, tmp_path: Path) -> None:
+    """Row "Rethinking the Value of Network Pruning": the same graph and shapes, new weights."""
+    files = {}
+    for name, seed in (("none", 0), ("fresh", 0), ("fresh", 0), ("fresh", 1)):
+        out = tmp_path / f"{len(files)}.onnx"
+        chosen = ("--criterion", "l2", "--ratio", 0.4, "--compensate", name, "--seed", seed)
+        assert run(models / "digits_vit.onnx", out, *chosen, *SHORT).exit_code == 0
+        files[out.name] = onnx.load(out)
+    plain, once, *_ = files.values()
+    assert [n.SerializeToString() for n in plain.graph.node] == [n.SerializeToString() for n in once.graph.node]
+    slices, new, same, others = (
+        {t.name: numpy_helper.to_array(t) for t in f.graph.initializer} for f in files.values()
+    )
+    assert {n: a.shape for n, a in slices.items()} == {n: a.shape for n, a in new.items()}
+    assert all(a.tobytes() == same[n].tobytes() for n, a in new.items())
+    drawn = [n for n, a in new.items() if a.ndim > 1 and not np.array_equal(a, slices[n])]
+    assert sum(new[n].size for n in drawn) > 0.95 * sum(a.size for a in new.values())
+    assert not any(np.array_equal(new[n], others[n]) for n in drawn)
+
+
+FANS = Case(
+    "(float[1,32,9,9] x) => (float[1,8,9,9] y) { a = Conv <pads = [1,1,1,1], group = 4> (x, w1, b1)  r = Relu(a)"
+    "  n = BatchNormalization (r, g, b, m, var)  t = ConvTranspose <group = 2, pads = [1,1,1,1]> (n, w2)"
+    "  q = Transpose <perm = [0,2,3,1]> (t)  z = MatMul(q, w3)  s = Add(z, b3)  y = Transpose <perm = [0,3,1,2]> (s) }",
+    {
+        "w1": (128, 8, 3, 3), "b1": (128,), "g": (128,), "b": (128,), "m": (128,), "var": (128,),
+        "w2": (128, 40, 3, 3), "w3": (80, 8), "b3": (8,),
+    },
+    None,
+)  # fmt: skip
+
+
+def test_fresh_weights_have_the_variance_of_their_fan_in() -> None:
+    """He et al. 2015: a number of the output sums 8 * 9, 64 * 9 (of a group) and 80 products."""
+    graph = graph_of(FANS)
+    plan = Plan({})
+    model, _ = find_policy("fresh").update(Task(graph, plan, rewrite(graph, {})))
+    new = {n: model.array(t) for n, t in model.constants().items()}
+    for name, fan in (("w1", 8 * 9), ("w2", 64 * 9), ("w3", 80)):
+        assert new[name].std() == pytest.approx((2 / fan) ** 0.5, rel=0.1), name
+    for name, value in {"b1": 0, "b3": 0, "b": 0, "m": 0, "g": 1, "var": 1}.items():
+        assert (new[name] == value).all(), name

@@ -102,13 +102,27 @@ def resolve(e: Expr) -> Expr:
     return at
 
 
+def _follow(e: Expr) -> Expr:
+    """The end of a chain of links."""
+    while isinstance(e, Dim) and e.link is not None:
+        e = e.link
+    return e
+
+
 def _flatten(e: Prod | Sum) -> Expr:
     if len(e.parts) > 1 and all(isinstance(p, Dim) and p.link is None and not is_trivial(p) for p in e.parts):
         return e
     kind = type(e)
     parts: list[Expr] = []
-    for p in map(resolve, e.parts):
-        parts += p.parts if isinstance(p, kind) else [p]
+    todo = list(e.parts[::-1])
+    while todo:  # no recursion: an axis that was cut a thousand times is nested as deeply
+        p = _follow(todo.pop())
+        if isinstance(p, kind):
+            todo += p.parts[::-1]
+        else:
+            parts.append(p if isinstance(p, Dim) else _flatten(p))
+    if any(isinstance(p, kind) for p in parts):  # a product in a sum in a product, say, came to one part
+        return _flatten(kind(tuple(parts)))
     if kind is Prod:
         parts = [p for p in parts if not is_trivial(p)] or parts[:1] or [Dim(1)]  # a scalar is the empty product
     elif len(parts) > 1:

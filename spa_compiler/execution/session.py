@@ -27,7 +27,7 @@ from spa_compiler.ir.model import Model, find_element_type
 from spa_compiler.ir.reader import read_proto
 from spa_compiler.ir.subgraphs import list_subgraphs
 from spa_compiler.ir.writer import write
-from spa_compiler.operators.facts import CELLS, CONTRACTS_INTEGERS, DRAWS, RANDOM_OPERATORS
+from spa_compiler.operators.facts import CONTRACTS_INTEGERS, DRAWS, RANDOM_OPERATORS
 
 Array = NDArray[Any]
 LEVELS = (
@@ -117,11 +117,10 @@ OPEN_IN_CHILD = (
 def find_deadly_signal(model: Model, path: Path) -> str:
     """The signal by which onnxruntime ends the process where it loads a file, '' where it does not.
 
-    Its optimisations do so with some models of half floats that have bodies or recurrent cells: only files of such a
-    `model` are tried, in a process of their own.
+    Its optimisations do so with some models of half floats (with bodies, recurrent cells, norms put together from
+    pieces): only files of such a `model` are tried, in a process of their own.
     """
-    half = any(find_element_type(t) == onnx.TensorProto.FLOAT16 for t in model.constants().values())
-    if not half or not (model.bodies or any(n.op in CELLS for n in model.graph.nodes)):
+    if not any(find_element_type(t) == onnx.TensorProto.FLOAT16 for t in model.constants().values()):
         return ""
     code = subprocess.run([sys.executable, "-c", OPEN_IN_CHILD, str(path)], capture_output=True).returncode
     return signal.Signals(-code).name if code < 0 else ""

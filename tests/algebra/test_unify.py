@@ -142,3 +142,13 @@ def test_order_of_a_block_that_is_the_minor_digit() -> None:
     assert list_kept_positions(Prod((d, h)), {d: mask}, {d: h}, {}).tolist() == [0, 3, 4, 5]
     assert list_kept_positions(Prod((h, d)), {d: mask}, {d: h}, {}).tolist() == [0, 2, 4, 5]
     assert list_kept_positions(d, {d: mask}, {d: h}, {h: 1}).tolist() == [1, 2]
+
+
+def test_an_axis_that_is_cut_position_by_position_is_flat_in_the_end() -> None:
+    n = 3000
+    long, one = Dim(n - 1), Dim(1, unit=True)
+    units = tuple(Dim(1, unit=True) for _ in range(n))
+    unify(Sum((one, long)), Sum(units))
+    found = resolve(Sum((one, long)))
+    assert isinstance(found, Sum) and len(found.parts) == n
+    assert len(list(iterate_dims(long))) == n - 1

@@ -88,6 +88,7 @@ LOOP = """y = Loop(n, , x) <body = b (int64 i, bool c, float16[2,8] s) => (bool 
     d = Identity(c)  m = MatMul(s, w)  t = Tanh(m) }>"""
 HALF = {
     "a cell": (f"(float16[5,2,8] x) => (float16[5,1,2,4] y) {{ {CELL} }}", {"w": (1, 12, 8), "r": (1, 12, 4)}),
+    "products": ("(float16[2,8] x) => (float16[2,8] y) { d = MatMul(x, w)  y = Tanh(d) }", {"w": (8, 8)}),
     "a body": (f"(float16[2,8] x) => (float16[2,8] y) {{ {LOOP} }}", {"w": (8, 8), "n": np.array(3)}),
 }
 

@@ -102,7 +102,7 @@ def resolve(e: Expr) -> Expr:
     return at
 
 
-def _follow(e: Expr) -> Expr:
+def _find_end(e: Expr) -> Expr:
     """The end of a chain of links."""
     while isinstance(e, Dim) and e.link is not None:
         e = e.link
@@ -116,7 +116,7 @@ def _flatten(e: Prod | Sum) -> Expr:
     parts: list[Expr] = []
     todo = list(e.parts[::-1])
     while todo:  # no recursion: an axis that was cut a thousand times is nested as deeply
-        p = _follow(todo.pop())
+        p = _find_end(todo.pop())
         if isinstance(p, kind):
             todo += p.parts[::-1]
         else:

@@ -199,7 +199,12 @@ def write_masked(node: onnx.NodeProto, stays: Array, kind: np.dtype[Any]) -> lis
     return made
 
 
-def check_plan(plan: Mapping[str, Any], dense: onnx.ModelProto, kept: Mapping[str, Array]) -> None:
+BY_CHANCE = 0.8
+"""Of a channel that is gone, up to so large a share of the numbers of one that stays is found again by chance, where
+numbers are half floats: there are few of them."""
+
+
+def check_plan(plan: Mapping[str, Any], dense: onnx.ModelProto, kept: Mapping[str, Array], half: bool) -> None:
     """Compare what is gone with what the plan says, where a label is a whole axis of a weight."""
     known = {n: tuple(t.dims) for n, t in tensors(dense.graph) if t.data_type in FLOATS}
     for label, group in plan["groups"].items():
@@ -210,7 +215,8 @@ def check_plan(plan: Mapping[str, Any], dense: onnx.ModelProto, kept: Mapping[st
             continue
         if known[name][int(axis)] != group["size"]:
             continue
-        stays = np.moveaxis(kept[name], int(axis), 0).reshape(group["size"], -1).any(1)
+        shares = np.moveaxis(kept[name], int(axis), 0).reshape(group["size"], -1).mean(1)
+        stays = shares > (shares.max() * BY_CHANCE if half else 0)
         if np.flatnonzero(stays).tolist() != group["keep"]:
             raise Differs("the file keeps other channels than the plan says")
 
@@ -288,7 +294,7 @@ def compare(
         mask_statistics(masked.graph, kept, np.dtype(np.float16 if half else np.float32))
         exact = not any("stat" in n for n in kept)
         if plan is not None:
-            check_plan(plan, dense, kept)
+            check_plan(plan, dense, kept, half)
     wanted_session = open_session(masked)
     defaults = {v.name for v in wanted_session.get_overridable_initializers()}
     done, worst = 0, 0.0

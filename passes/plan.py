@@ -13,14 +13,18 @@ from spa_compiler.errors import UsageError
 from spa_compiler.pipeline.fields import require_option
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
-from spa_compiler.planning.plan import Plan
+from spa_compiler.planning.plan import Plan, lower_removed
+from spa_compiler.planning.plan_template import PlanTemplate, load_template
 
 
 @dataclass(frozen=True)
 class UsePlan:
-    """`file`: what `--save-plan` wrote, or an .npz with one boolean keep-mask per group label."""
+    """`file`: what `--save-plan` wrote, a template (`plan_template`), or an .npz with a keep-mask per group label."""
 
-    file: str = require_option("Apply a saved plan (JSON) instead of scoring.", "scoring", name="plan", file=True)
+    file: str = require_option(
+        "Apply a saved plan (JSON), or one written by hand: widths, shares and thresholds by pattern, which scores "
+        "fill in (docs/budgets.md).", "scoring", name="plan", file=True,
+    )  # fmt: skip
     name: ClassVar[str] = "plan"
     after: ClassVar[tuple[str, ...]] = ("erase", "score")
     requires: ClassVar[tuple[str, ...]] = ("graph",)
@@ -34,9 +38,16 @@ class UsePlan:
     def run(self, state: State) -> State:
         """The state with the plan. Raises UsageError when the file or a group in it does not fit the model."""
         path = Path(self.file)
-        plan = _load_masks(path) if path.suffix == ".npz" else Plan.load(path)
-        plan.masks(state.require_graph())
+        graph = state.require_graph()
+        plan = _load_masks(path) if path.suffix == ".npz" else self._fill_in(state, load_template(path))
+        plan.masks(graph)
         return replace(state, plan=plan.merge(state.plan)).add_results(asked={"plan": path.name})
+
+    def _fill_in(self, state: State, template: PlanTemplate) -> Plan:
+        """The plan that a file comes to by the scores that there are."""
+        if template.has_gaps and not state.scores:
+            raise UsageError(f"{self.file}: widths, shares and thresholds need scores: put `score` before `plan`")
+        return template.resolve(state.require_graph(), lower_removed(state.scores, state.plan))
 
 
 def _load_masks(path: Path) -> Plan:

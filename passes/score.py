@@ -47,8 +47,8 @@ class Score:
 
     @classmethod
     def from_options(cls, options: Options) -> Score | None:
-        """Where there is a budget."""
-        if not options.is_pruning():
+        """Where there is a budget, or a plan that leaves to scores which channels stay."""
+        if not options.is_scored():
             return None
         return cls(**options.fields_of(cls, *(("file",) if options.scores else ("criterion", "seed"))))
 

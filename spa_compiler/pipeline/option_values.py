@@ -59,7 +59,9 @@ class OptionsBesideRatio(TypedDict, total=False):
     layer_ratio: Patterns
     """Share of the weights that contractions lose, by node or weight: widths follow by least squares."""
     plan: Path
-    """Apply a saved plan (JSON) instead of scoring."""
+    """Apply a saved plan (JSON), or one written by hand: widths, shares and thresholds by pattern, which scores fill
+    in (docs/budgets.md).
+    """
     allow_unproven: bool
     """Exit 0 although nothing that the proof sees depends on some groups."""
     compensate: bool | str | None

@@ -37,6 +37,7 @@ from spa_compiler.pipeline.option_values import OptionAttributes, OptionValues
 from spa_compiler.pipeline.passes import Pipeline, find_passes, replace_inner
 from spa_compiler.pipeline.python_values import read_value, split_entries
 from spa_compiler.pipeline.state import Pass
+from spa_compiler.planning.plan_template import has_open_entries
 from spa_compiler.planning.scopes import AUTO_SCOPE, find_scope
 from spa_compiler.scoring.registry import find_criterion
 
@@ -158,14 +159,19 @@ class Options(OptionAttributes):
         """Do they leave it open how much goes?"""
         return bool(self.max_drop) or self.ratio == AUTO
 
+    def is_scored(self) -> bool:
+        """Do scores choose channels, under a budget or where a plan leaves that open?"""
+        return self.is_pruning() or (bool(self.plan) and has_open_entries(self.plan))
+
     def is_calibrating(self) -> bool:
-        """Are channels chosen here, by a criterion that reads moments? Then what is left is compensated, too."""
+        """Is there a budget, and a criterion that reads moments? Then what is left is compensated, too."""
         reads = bool(self.ratio or self.target or self.has_own_ratios() or self.max_drop) and not self.plan
         return reads and find_criterion(self.criterion).needs == "moments"
 
     def is_scored_by_moments(self) -> bool:
         """Are channels scored here, and by moments?"""
-        return self.is_calibrating() and not self.scores
+        scored = self.is_calibrating() or (bool(self.plan) and self.is_scored())
+        return scored and not self.scores and find_criterion(self.criterion).needs == "moments"
 
     def is_shared_by_inputs(self) -> bool:
         """Do groups share the budget by what is measured on inputs?"""

@@ -89,7 +89,7 @@ class Plan:
             or not isinstance(document.get("groups"), dict)
         ):
             raise UsageError(f'{source}: not a plan: expected {{"version": {PLAN_FORMAT}, "groups": {{...}}}}')
-        return cls(dict(_parse_group(source, n, g) for n, g in document["groups"].items()))
+        return cls(dict(parse_group(source, n, g) for n, g in document["groups"].items()))
 
     @classmethod
     def load(cls, path: Path) -> Plan:
@@ -106,8 +106,13 @@ LARGEST_GROUP = 1 << 28
 """Channels above which no group is read: masks take a byte for each."""
 
 
-def _parse_group(source: str, name: str, entry: Any) -> tuple[str, Bools]:
+def parse_group(source: str, name: str, entry: Any) -> tuple[str, Bools]:
+    """The mask of an entry of the JSON form. Raises UsageError that names the group."""
     try:
+        if not isinstance(entry, dict):
+            raise ValueError(
+                'expected {"size": n, "keep": [...]}; `spa-compile --plan` takes others, --save-plan these'
+            )
         size, rows = entry["size"], entry["keep"]
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= LARGEST_GROUP:
             raise ValueError(f"expected a number of channels as its size, not {size}")

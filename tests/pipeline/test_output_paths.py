@@ -18,6 +18,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spa_compiler.passes import plan as plan_pass
 
 from commands import QUICK, folder, last, run, run_spa
 from spa_compiler import compiler
@@ -372,10 +373,10 @@ def test_a_pipe_is_read_once(source: Path) -> None:
     os.mkfifo(pipe)
     handle = os.open(pipe, os.O_RDWR)
     os.write(handle, plan.read_bytes())
-    reader = Plan.load
+    reader = plan_pass.load_template
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Plan, "load", classmethod(lambda cls, path: reader(plan) if path == pipe else reader(path)))
+            patch.setattr(plan_pass, "load_template", lambda path: reader(plan if path == pipe else path))
             result = run(source, "--plan", pipe, "--no-latency", "--no-compensate", "--dry-run")
         assert result.exit_code == 0, result.stderr
         assert os.read(handle, 1 << 16) == plan.read_bytes()

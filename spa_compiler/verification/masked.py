@@ -25,12 +25,10 @@ from spa_compiler.verification.comparison import measure_difference
 from spa_compiler.verification.feeds import Feed
 from spa_compiler.verification.inside import Cuts, Push, add_pushes, draw_pushes, find_pushed, name_pushes, zero_pushes
 from spa_compiler.verification.replay import list_compared, list_decisions, replay_decisions
+from spa_compiler.verification.rounding import discount_noise, is_noise_possible, shake
 from spa_compiler.verification.runs import Side, list_outer_values
 from spa_compiler.verification.sizes import Sizes
 from spa_compiler.verification.unproven_groups import Power, list_unfinite_constants
-
-NOISE_SLACK, NOISE_FACTOR = 100.0, 32.0
-"""Up to how many times the tolerance an error may be rounding, and how far above that of the masked model itself."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +177,10 @@ class Comparison:
         out = []
         for round_, found in zip(rounds, errors, strict=True):
             worst = max(found.values(), default=0.0)
-            if self.limit < worst <= NOISE_SLACK * self.limit:
+            if is_noise_possible(worst, self.limit):
                 exact, noisy = (self._open_masked().run(f, found) for f in self._noisy_feeds(round_))
                 noise = {n: measure_difference(noisy[n], exact[n]).error for n in noisy}
-                found = {
-                    n: e * self.limit / max(self.limit, NOISE_FACTOR * noise.get(n, 0.0)) for n, e in found.items()
-                }
+                found = discount_noise(found, noise, self.limit)
             out.append(found)
         return out
 
@@ -195,8 +191,7 @@ class Comparison:
         for name, a in feed.items():
             wide = self.pushes[0].get(self.pushed_by.get(name, ""), a)
             if a.dtype.kind == "f":
-                off = np.finfo(a.dtype).eps * rng.uniform(-2, 2, wide.shape)
-                noisy[name] = np.asarray(a + off * np.maximum(np.abs(a), name in self.pushed_by), a.dtype)
+                noisy[name] = shake(a, rng, wide.shape, float(name in self.pushed_by))
         return feed, feed | noisy
 
     def _judge(self, errors: list[dict[str, float]], rounds: list[Round], made: Iterable[str] = ()) -> Outcome:

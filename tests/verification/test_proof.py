@@ -14,11 +14,13 @@ import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from spa_compiler.passes import normalize as step
 
 from commands import QUICK, folder, last, run, run_spa
 from laws import Masks, analyze_proto
+from networks import graph_of
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import UnprovenError, VerificationError
 from spa_compiler.ir.model import Model, make_constant
@@ -110,6 +112,36 @@ def test_what_is_not_finite_on_both_sides_is_not_compared() -> None:
     assert measure_difference(np.full((2, 2), np.nan), np.full((2, 2), np.nan)) == comparison.Difference(0.0, 0)
     for wrong in ([[1.0, 0.0, np.inf, 2.0]], [[1.0, np.nan, -np.inf, 2.0]], [[np.nan, np.nan, np.inf, 2.0]]):
         assert measure_difference(np.array(wrong, np.float32), reference).error == np.inf
+
+
+def test_maps_are_measured_as_the_matrix_that_they_are() -> None:
+    """Behind a ZipMap a class that is near zero for one row is no more than the same class of all rows."""
+    scores = np.array([[4.0, -3.0], [1e-6, 2.0], [-5.0, 1.0]], np.float32)
+    off = scores + np.float32(4e-6)
+
+    def zip_rows(values: NDArray[np.float32]) -> list[dict[str, float]]:
+        return [dict(zip("ab", map(float, row), strict=True)) for row in values]
+
+    assert measure_difference(zip_rows(off), zip_rows(scores)).error == measure_difference(off, scores).error
+    assert measure_difference(off, scores).error < FLOAT_TOLERANCE
+    other = [{k: v for k, v in row.items() if k != "b"} for row in zip_rows(scores)]
+    assert measure_difference(other, zip_rows(scores)).error == float("inf")
+
+
+def test_rounding_that_the_file_itself_makes_large_is_no_error_of_its_reading(tmp_path: Path) -> None:
+    """Logits of ten thousand differ by a thousandth when they are added in another order, and so do probabilities."""
+    w, scale = np.random.default_rng(7).standard_normal((8, 3)).astype(np.float32), np.float32(5000)
+    text = "(float[n,8] x) => (float[n,3] y) {{ a = MatMul(x, w)  {}  y = Softmax({}) }}"
+    file = graph_of(Case(text.format("b = Mul(a, k)", "b"), {"w": w, "k": np.full((), scale)}, None))
+
+    def compare(by: float, seed: int) -> float | None:
+        read = build(Case(text.format("", "a"), {"w": w * scale * np.float32(by)}, None))
+        pair = SourcePair(file, file.model, Side(read, ROOT, ["y"], "the graph"), FLOAT_TOLERANCE)
+        return pair.compare({"x": np.random.default_rng(seed).standard_normal((40, 8)).astype(np.float32)}, "")
+
+    assert all((compare(1.0, seed) or 0) <= FLOAT_TOLERANCE for seed in range(4))
+    with pytest.raises(VerificationError, match="is not what the file computes"):
+        compare(-1.0, 0)
 
 
 def test_sequences_maps_and_text_are_compared_entry_by_entry() -> None:

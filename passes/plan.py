@@ -13,7 +13,7 @@ from spa_compiler.errors import UsageError
 from spa_compiler.pipeline.fields import require_option
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
-from spa_compiler.planning.plan import Plan, lower_removed
+from spa_compiler.planning.plan import Plan
 from spa_compiler.planning.plan_template import PlanTemplate, load_template
 
 
@@ -47,7 +47,7 @@ class UsePlan:
         """The plan that a file comes to by the scores that there are."""
         if template.has_gaps and not state.scores:
             raise UsageError(f"{self.file}: widths, shares and thresholds need scores: put `score` before `plan`")
-        return template.resolve(state.require_graph(), lower_removed(state.scores, state.plan))
+        return template.resolve(state.require_graph(), state.scores, state.plan)
 
 
 def _load_masks(path: Path) -> Plan:

@@ -39,6 +39,7 @@ from spa_compiler.cli.inspection import (
     make_comparison_table,
     parse_axis,
 )
+from spa_compiler.cli.score_columns import add_columns, make_score_table
 from spa_compiler.cli.verification import verify_file
 from spa_compiler.compiler import Result, compile_file
 from spa_compiler.errors import (
@@ -396,14 +397,21 @@ spa.add_command(_make_command("compile"), "compile")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @JSON_OPTION
 @click.option("-v", "--verbose", is_flag=True, help="The members of every group, and where an error comes from.")
+@click.option("--criterion", help="Columns of the scores of each group by this criterion, and of its zero weights.")
+@click.option("--calib", metavar="SOURCE", help="Columns of how often units are not 0 on these inputs, too.")
+@add_options([make_named_option(n) for n in ("samples", "preprocess", "input_range", "seed")])
 @add_options([make_named_option("input_shape"), make_named_option("memory"), make_named_option("time_limit")])
 @_guard
 def inspect_command(
-    source: Path, as_json: bool, input_shape: tuple[str, ...], memory: str, verbose: bool, time_limit: float
+    source: Path, as_json: bool, verbose: bool, criterion: str | None, calib: str | None, **given: Any
 ) -> None:
     """List the groups of coupled channels, and why the rest is frozen."""
-    found = inspect_file(source, input_shape, memory)
+    options = read_options(given)
+    found = inspect_file(source, options.input_shape, options.memory)
+    add_columns(found, source, criterion, calib, options)
     _print_json(found) if as_json else click.echo("\n".join(found.lines(verbose)))
+    if "criterion" in found and not as_json:
+        Console().print(make_score_table(found))
 
 
 @spa.command("explain")

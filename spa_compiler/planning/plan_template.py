@@ -19,9 +19,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.errors import UsageError
-from spa_compiler.planning.plan import PLAN_FORMAT, Plan, make_best_plan, parse_group
+from spa_compiler.planning.plan import PLAN_FORMAT, Floats, Plan, lower_removed, make_best_plan, parse_group
 from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.width_ladder import LEAST_OF_STATISTIC, is_matching, suggest_names
 
@@ -43,9 +45,12 @@ class PlanTemplate:
         """Does an entry leave open which channels stay?"""
         return any(is_open(e) for e in self.entries.values())
 
-    def resolve(self, graph: DependencyGraph, scores: Scores) -> Plan:
-        """The plan of a graph. Raises UsageError that names the key: nothing matches it, or it does not fit."""
-        chosen = self._choose_entries(graph)
+    def resolve(self, graph: DependencyGraph, scores: Scores, erased: Plan | None = None) -> Plan:
+        """The plan of a graph, of which channels that are `erased` go first.
+
+        Raises UsageError that names the key: nothing matches it, or it does not fit.
+        """
+        chosen, erased = self._choose_entries(graph), erased or Plan()
         lists, widths = dict[str, Any](), dict[str, int]()
         for label, (key, entry) in chosen.items():
             group = graph.group(label)
@@ -54,9 +59,10 @@ class PlanTemplate:
             elif label not in scores:
                 raise UsageError(f"{self.source}: '{key}' leaves channels of '{label}' to scores, which it has none of")
             else:
-                widths[label] = self._find_width(key, entry, group, scores)
+                left = erased.keep.get(label, np.ones(group.shape, bool))
+                widths[label] = self._find_width(key, entry, group, np.where(left, scores[label], -np.inf))
         found = Plan(lists)
-        return found.merge(make_best_plan(graph, scores, widths)) if widths else found
+        return found.merge(make_best_plan(graph, lower_removed(scores, erased), widths)) if widths else found
 
     def _choose_entries(self, graph: DependencyGraph) -> dict[str, tuple[str, Entry]]:
         """The key and the entry of each group that one matches."""
@@ -81,11 +87,11 @@ class PlanTemplate:
         whole = entry if isinstance(entry, dict) else {"size": group.size, "keep": entry}
         return parse_group(self.source, key, whole)[1]
 
-    def _find_width(self, key: str, entry: Entry, group: Group, scores: Scores) -> int:
+    def _find_width(self, key: str, entry: Entry, group: Group, scores: Floats) -> int:
         """Channels of each block that stay."""
         size, least = group.size, LEAST_OF_STATISTIC if group.stat and group.size > 1 else 1
         if isinstance(entry, dict):
-            rows = scores[group.label].reshape(-1, size)
+            rows = scores.reshape(-1, size)
             return max(least, int((rows > float(entry["above"])).sum(1).max()))
         if isinstance(entry, float):
             return max(least, math.floor(size * entry + 0.5))

@@ -54,14 +54,21 @@ def list_proof_sizes(model: Model, macs: float) -> list[Sizes]:
 
 
 def has_room(model: Model, sizes: Sizes) -> bool:
-    """Can a proof hold every value at these sizes, as far as its shape follows from them?"""
+    """Can a proof hold every value at these sizes? An axis that does not follow from them counts by how they grow."""
     assert model.shapes is not None
     numbers: dict[Size, int | None] = {}
+    first, symbols = list_analysis_sizes(model)[0], list_symbols(model)
+    growth = [
+        math.prod(sizes[s.name] / first[s.name] for s in symbols if s.name in sizes and s.batch == batch)
+        for batch in (False, True)
+    ]
     for name, axes in model.shapes.axes.items():
         shape = [s if isinstance(s, int) else compute_value(s, sizes, numbers) for s in axes]
-        known = [s for s in shape if s is not None]
-        bytes_held = HELD_VALUES * count_bytes(model.shapes.kind.get(name, 0), known)
-        if len(known) == len(shape) and bytes_held > model.memory:
+        guessed = [
+            s if s is not None else math.ceil(model.shapes.shape[name][i] * max(growth[0] * (1 if i else growth[1]), 1))
+            for i, s in enumerate(shape)
+        ]
+        if HELD_VALUES * count_bytes(model.shapes.kind.get(name, 0), guessed) > model.memory:
             return False
     return True
 

@@ -294,3 +294,30 @@ def test_fresh_weights_have_the_variance_of_their_fan_in() -> None:
         assert new[name].std() == pytest.approx((2 / fan) ** 0.5, rel=0.1), name
     for name, value in {"b1": 0, "b3": 0, "b": 0, "m": 0, "g": 1, "var": 1}.items():
         assert (new[name] == value).all(), name
+
+
+@pytest.mark.parametrize("kind", ["matmul", "gemm", "convolution"])
+@pytest.mark.parametrize("function", ["Relu", "Sigmoid"])
+def test_a_channel_without_variance_goes_exactly_into_a_bias(kind: str, function: str) -> None:
+    """FLAP, eq. 6: b += W mean(x), also behind a product that had no bias; nothing varies, so nothing is lost."""
+    plain = "x, w1, b1)  r = FUNCTION (a)"
+    texts = {
+        "matmul": f"(float[N,5] x) => (float[N,3] y) {{ a = Gemm <transB = 1> ({plain}  y = MatMul(r, w2) }}",
+        "gemm": f"(float[N,5] x) => (float[N,3] y) {{ a = Gemm <transB = 1> ({plain}  y = Gemm(r, w2, b2) }}",
+        "convolution": f"(float[N,5,4,4] x) => (float[N,3,2,2] y) {{ a = Conv ({plain}  y = Conv (r, w2) }}",
+    }
+    rng, places = np.random.default_rng(0), (1, 1) if kind == "convolution" else ()
+    inits: dict[str, np.ndarray] = {"w1": rng.standard_normal((7, 5, *places)), "b1": rng.standard_normal(7)}
+    inits["w2"] = rng.standard_normal((3, 7, 3, 3) if places else (7, 3))
+    inits |= {"b2": rng.standard_normal(3)} if kind == "gemm" else {}
+    inits["w1"][[2, 5]], inits["b1"][[2, 5]] = 0, (1.5, 0.75)
+    case = Case(texts[kind].replace("FUNCTION", function), {n: a.astype(np.float32) for n, a in inits.items()}, None)
+    graph, shape = graph_of(case), (16, 5, 4, 4) if places else (64, 5)
+    (group,) = graph.groups
+    plan = Plan({group.label: ~np.isin(np.arange(7), [2, 5])})
+    small = rewrite(graph, plan.masks(graph))
+    task = Task(graph, plan, small, Calibration(feeds(shape), "given"))
+    better, unseen = find_policy("bias").update(task)[0], feeds(shape, seed=7)
+    dense, cut_off, exact = (outputs(m, unseen) for m in (graph.model, small, better))
+    assert np.abs(cut_off - dense).max() > 0.1
+    np.testing.assert_allclose(exact, dense, atol=1e-5)

@@ -13,6 +13,7 @@ earlier blocks are corrected, not passed on (docs/data-free; OSSCAR, Meng et al.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,6 +64,8 @@ class Lockstep:
         self.norms = NormSolver(self.pair, options)
         self.cells, self.experts = CellSolver(self.pair, options), ExpertSolver(self.pair, options)
         self.place = {n.output[0]: i for i, n in enumerate(self.dense.nodes) if n.output}
+        kept = {n.output[0] for n in self.compiled.nodes if n.output}
+        self.alone = deque(i for i, n in enumerate(self.dense.nodes) if n.output and n.output[0] not in kept)
         self.updates: dict[str, Update | Replacement] = {}
         self.outcome = Outcome()
 
@@ -80,10 +83,20 @@ class Lockstep:
             if i is None:
                 self.compiled.finish(self.compiled.step(j))
             else:
+                self._run_alone(i)
                 self._run_pair(i, j)
                 self.dense.forget(i)
             self.compiled.forget(j)
         return self.updates
+
+    def _run_alone(self, stop: int) -> None:
+        """Nodes before this one that the compiled model has no more: a size that it holds as a number, say."""
+        while self.alone and self.alone[0] < stop:
+            i = self.alone.popleft()
+            if not self.dense.bodies.is_inside(i):
+                step = self.dense.step(i)
+                self.dense.finish(step, self.options.adjust.of(self.dense, step))
+            self.dense.forget(i)
 
     def _join_late(self) -> None:
         """The late inputs reach both models; what was the same for the first inputs is the same for all."""

@@ -87,7 +87,7 @@ def advise(given: bool, labelled: bool, folded: bool, compensated: bool) -> Sequ
     """
     advice = ["remove less (a lower --ratio)"]
     if not compensated:
-        advice.append("leave out --criterion: the default updates the weights that stay")
+        advice.append("update the weights that stay: --compensate, or the default --criterion")
     if not given:
         advice.append("give real inputs: --calib FOLDER (64 are enough, no labels)")
     if folded and not given:

@@ -24,6 +24,7 @@ from laws import analyze_proto, random_masks
 from spa_compiler.analysis import cost_registry
 from spa_compiler.analysis.cost import CostModel
 from spa_compiler.cli.main import spa
+from spa_compiler.compensation import policy
 from spa_compiler.errors import BudgetError, GateError, NothingToPrune, UsageError
 from spa_compiler.pipeline import passes
 from spa_compiler.planning import scopes
@@ -52,6 +53,7 @@ def forget() -> None:
     passes.find_passes.cache_clear()
     registry.find_criteria.cache_clear()
     scopes.find_scope_points.cache_clear()
+    policy.find_policy_points.cache_clear()
     cost_registry.find_cost_points.cache_clear()
     cost_registry.find_costs.cache_clear()
 
@@ -94,6 +96,21 @@ def test_an_outside_scope_says_how_groups_share_a_budget(models: Path) -> None:
     lost = {g["size"]: 1 - g["kept"] / g["size"] for g in found.report["groups"]}
     assert lost[max(lost)] > lost[min(lost)]
     assert "scope=longest" in found.report["pipeline"]
+
+
+@pytest.mark.usefixtures("site")
+def test_an_outside_policy_makes_new_weights(models: Path, tmp_path: Path) -> None:
+    options = {"ratio": 0.3, "criterion": "l2", "latency": False, "quality": False}
+    found = spa_compiler.compile(models / "digits_mobilenet.onnx", compensate="dropout", **options)
+    plain = spa_compiler.compile(models / "digits_mobilenet.onnx", compensate=False, **options)
+    assert found.report["compensation"]["method"] == "dropout"
+    assert "compensate{method=dropout}" in found.report["pipeline"]
+    graph, plan = found.state.require_graph(), found.state.plan
+    group = next(g for g in graph.groups if g.label in plan.keep)
+    read = next(m.value for m in group.members if m.role == "in")
+    made = [r.state.model for r in (found, plain)]
+    grown, cut = (m.array(m.constants()[read]) for m in made)
+    np.testing.assert_allclose(grown, cut * (group.size / plan.count_kept(group)), rtol=1e-6)
 
 
 @pytest.mark.usefixtures("site")

@@ -9,6 +9,9 @@ import numpy as np
 
 from spa_compiler import DependencyGraph, Plan, State
 from spa_compiler.analysis.channel_index import find_owners
+from spa_compiler.compensation.apply import Outcome
+from spa_compiler.compensation.policy import Task
+from spa_compiler.ir.model import Model, make_constant
 from spa_compiler.planning.scopes import ScopeInputs
 from spa_compiler.scoring.criterion import criterion
 from spa_compiler.scoring.obs import find_readers
@@ -80,3 +83,15 @@ def position(graph: DependencyGraph, moments: Any, rng: np.random.Generator) -> 
 def share_by_size(view: ScopeInputs) -> dict[str, float]:
     """Larger groups lose more."""
     return {g.label: float(g.size) for g in view.graph.groups}
+
+
+def scale_up(task: Task) -> tuple[Model, Outcome]:
+    """Weights that read a group grow by what it has lost, as dropout has it."""
+    model, outcome = task.small.copy(), Outcome()
+    constants = model.constants()
+    for g in task.graph.groups:
+        for m in (m for m in g.members if m.role == "in" and g.label in task.plan.keep):
+            grown = model.array(constants[m.value]) * np.float32(g.size / task.plan.count_kept(g))
+            constants[m.value]._values = make_constant(m.value, grown)._values
+            outcome.solved += 1
+    return model, outcome

@@ -54,7 +54,7 @@ class Calibrate:
     stored: bool = False
     moments: bool = True
     name: ClassVar[str] = "calibrate"
-    after: ClassVar[tuple[str, ...]] = ("erase",)
+    after: ClassVar[tuple[str, ...]] = ("analyze", "erase")
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("calibration", "moments")
 

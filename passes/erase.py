@@ -26,9 +26,9 @@ class Erase:
     provides: ClassVar[tuple[str, ...]] = ("plan", "erased")
 
     @classmethod
-    def from_options(cls, options: Options) -> Erase:
-        """Part of every pipeline; a saved plan says itself what is left alone."""
-        return cls() if options.plan else cls(**options.fields_of(cls))
+    def from_options(cls, options: Options) -> Erase | None:
+        """Part of every pipeline but where a plan says itself what goes, and all checkpoints keep the same."""
+        return None if options.plan else cls(**options.fields_of(cls))
 
     def run(self, state: State) -> State:
         """The plan without the channels that are dead; blocks lose equally many."""

@@ -43,7 +43,7 @@ class Score:
     @property
     def after(self) -> tuple[str, ...]:
         """Passes that it goes after: scores of a file need no calibration."""
-        return ("erase",) if self.file else ("erase", "calibrate")
+        return ("analyze", "erase") if self.file else ("analyze", "erase", "calibrate")
 
     @classmethod
     def from_options(cls, options: Options) -> Score | None:

@@ -136,6 +136,23 @@ def test_a_plan_of_one_checkpoint_gives_slices_of_another(name: str, tmp_path: P
         assert b[n].tobytes() == first[n].astype(b[n].dtype).ravel()[at].tobytes(), n
 
 
+@pytest.mark.parametrize("name", ["dense", "convolutions"])
+def test_a_plan_keeps_what_is_still_zero_in_another_checkpoint(name: str, tmp_path: Path) -> None:
+    """Units that training starts at zero are no dead ones: the ticket has the shapes of the trained model."""
+    trained, plan = save(NETWORKS[name], tmp_path / "m.onnx"), tmp_path / "p.json"
+    assert (
+        run(trained, tmp_path / "a.onnx", "--ratio", 0.3, "--criterion", "l2", "--save-plan", plan, *SHORT).exit_code
+        == 0
+    )
+    start = {n: a.copy() for n, a in read(trained).items()}
+    for n in ("w1", "b1"):
+        start[n][Plan.load(plan).keep[list_groups(trained)[0]["label"]]] = 0
+    early = write(trained, start, tmp_path / "early.onnx")
+    assert run(early, tmp_path / "b.onnx", "--plan", plan, "--allow-unproven", *SHORT[2:]).exit_code == 0
+    a, b = read(tmp_path / "a.onnx"), read(tmp_path / "b.onnx")
+    assert {n: w.shape for n, w in a.items()} == {n: w.shape for n, w in b.items()}
+
+
 @pytest.mark.parametrize("name", ["dense", "convolutions", "residual"])
 def test_a_plan_of_a_compiled_model_composes_with_its_own(name: str, tmp_path: Path) -> None:
     """EfficientLLM's repeated small steps: one after the other is the same file as both at once."""

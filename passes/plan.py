@@ -26,7 +26,7 @@ class UsePlan:
         "fill in (docs/budgets.md).", "scoring", name="plan", file=True,
     )  # fmt: skip
     name: ClassVar[str] = "plan"
-    after: ClassVar[tuple[str, ...]] = ("analyze", "erase", "score")
+    after: ClassVar[tuple[str, ...]] = ("analyze", "basis", "erase", "score")
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("plan",)
 

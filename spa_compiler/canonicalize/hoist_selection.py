@@ -14,7 +14,15 @@ from spa_compiler.ir.model import Model
 from spa_compiler.operators import build
 from spa_compiler.operators.build import new_node
 from spa_compiler.operators.facts import POINTWISE
-from spa_compiler.operators.movement import Pick, find_order, find_pick, is_regrouping
+from spa_compiler.operators.movement import (
+    Pick,
+    find_lost_axes,
+    find_new_axes,
+    find_order,
+    find_pick,
+    is_moving_axes,
+    is_regrouping,
+)
 
 Axes = tuple[Size, ...]
 
@@ -29,22 +37,55 @@ def hoist_selections(model: Model, axes: Mapping[str, Axes]) -> int:
         pick = find_pick(model, node, axes)
         if pick is None or not node.inputs[0].inputs:
             continue
-        turned, after = _find_pointwise(node.inputs[0])
-        if not turned.inputs:
+        found = _find_grid(node.inputs[0])
+        if found is None:
             continue
-        before = turned.inputs[0]
-        rank = len(axes[node.inputs[0].name])
-        turned_axes = find_order(before, rank)
-        shaped, between = _find_pointwise(before.inputs[0]) if turned_axes is not None else (turned, [])
-        grid = shaped.inputs[0] if shaped.inputs else before
-        known = is_regrouping(grid) and {grid.inputs[0].name, grid.outputs[0].name} <= axes.keys()
+        grid, moves, late = found
+        known = {grid.inputs[0].name, grid.outputs[0].name} <= axes.keys()
         if not known or not isinstance(grid.inputs[0], gs.Variable):
             continue
-        order = turned_axes if turned_axes is not None else list(range(rank))
-        made += _rewrite_pick(model, node, pick, grid, order, turned_axes is not None, [*between, *after], axes)
+        order = _find_places(model, moves, len(axes[grid.outputs[0].name]))
+        if order is not None:
+            made += _rewrite_pick(model, node, pick, grid, order, late, axes)
     if made:
         drop_dead(model)
     return made
+
+
+def _find_grid(tensor: gs.Variable) -> tuple[gs.Node, list[gs.Node], list[gs.Node]] | None:
+    """Up to the Reshape that made the digits: what moves their axes in between, and what is pointwise, in order."""
+    moves: list[gs.Node] = []
+    late: list[gs.Node] = []
+    while True:
+        tensor, found = _find_pointwise(tensor)
+        late = [*found, *late]
+        if not tensor.inputs:
+            return None
+        node = tensor.inputs[0]
+        if is_regrouping(node):
+            return node, moves, late
+        if not is_moving_axes(node):
+            return None
+        moves.insert(0, node)
+        tensor = node.inputs[0]
+
+
+def _find_places(model: Model, moves: list[gs.Node], rank: int) -> list[int | None] | None:
+    """The axis of the digits that lies at each place behind these nodes, None for a new one of size 1; or not known."""
+    places: list[int | None] = list(range(rank))
+    for node in moves:
+        order = find_order(node, len(places))
+        new, lost = find_new_axes(model, node, len(places)), find_lost_axes(model, node, len(places))
+        if order is not None:
+            places = [places[p] for p in order]
+        elif new is not None:
+            for a in new:
+                places.insert(a, None)
+        elif lost is not None and all(places[a] is None for a in lost):
+            places = [p for a, p in enumerate(places) if a not in lost]
+        else:
+            return None
+    return places
 
 
 def _find_pointwise(tensor: gs.Variable) -> tuple[gs.Variable, list[gs.Node]]:
@@ -75,12 +116,14 @@ def _copy_nodes(model: Model, nodes: list[gs.Node], x: gs.Variable, out: gs.Vari
 
 
 def _rewrite_pick(
-    model: Model, node: gs.Node, pick: Pick, grid: gs.Node, perm: list[int], turned: bool, late: list[gs.Node],
+    model: Model, node: gs.Node, pick: Pick, grid: gs.Node, places: list[int | None], late: list[gs.Node],
     axes: Mapping[str, Axes],
 ) -> bool:  # fmt: skip
     """Rewrite one pick; False where the digit is not the major digit of one axis of the linear output."""
     x, xs, parts = grid.inputs[0], axes[grid.inputs[0].name], axes[grid.outputs[0].name]
-    digit = perm[pick.axis]
+    digit = places[pick.axis]
+    if digit is None:
+        return False
     many, before = parts[digit], multiply_all(parts[:digit])
     lengths = [(k, s) for k, s in enumerate(xs) if isinstance(s, int) and multiply_all(xs[:k]) == before]
     axis, length = next(((k, s) for k, s in lengths if isinstance(many, int) and s > many), (0, 0))
@@ -94,19 +137,28 @@ def _rewrite_pick(
     fresh: list[gs.Node] = []
     for out, (start, taken) in zip(list(node.outputs), pick.runs, strict=True):
         target = [taken if i == digit else s if isinstance(s, int) else -1 for i, s in enumerate(parts)]
-        order = list(perm)
+        left = [p for p in places if p != digit or not pick.drop]
         if pick.drop:
             target.pop(digit)
-            order = [p - (p > digit) for p in perm if p != digit]
+        order = _spell_order(left, digit if pick.drop else len(parts), target)
         end = model.new_value(f"{out.name}.moved", x.dtype) if late else out
         out.inputs.clear()
         run = start * unit, (start + taken) * unit
-        fresh += _make_chain(model, end, x, axis, run, target, order if turned else None)
+        fresh += _make_chain(model, end, x, axis, run, target, order if order != list(range(len(order))) else None)
         fresh += _copy_nodes(model, late, end, out)
     node.inputs.clear()
     del model.graph.nodes[at]
     model.graph.nodes[at:at] = fresh
     return True
+
+
+def _spell_order(places: list[int | None], gone: int, target: list[int]) -> list[int]:
+    """Where each axis is found in the target shape, from which axis `gone` is; those of size 1 are put at its end."""
+    order = []
+    for p in places:
+        order.append(len(target) if p is None else p - (p > gone))
+        target += [1] * (p is None)
+    return order
 
 
 def _make_chain(

@@ -70,11 +70,38 @@ def is_permuting_axes(op: str) -> bool:
     return op == "Transpose"
 
 
+def is_moving_axes(node: gs.Node) -> bool:
+    """Does this node put axes into another order, or axes of size 1 in or out?"""
+    return node.op in ("Transpose", "Unsqueeze", "Squeeze")
+
+
 def find_order(node: gs.Node, rank: int) -> list[int] | None:
     """Which axis of its input each axis of the output is, for a node that reorders `rank` axes; None for any other."""
     if not is_transposition(node):
         return None
     return [int(p) for p in node.attrs.get("perm") or range(rank)[::-1]]
+
+
+def find_new_axes(model: Model, node: gs.Node, rank: int) -> list[int] | None:
+    """Axes of size 1 that a node puts into its input of `rank` axes, as places of its output; None for any other."""
+    return _find_axes(model, node, rank, 1) if node.op == "Unsqueeze" else None
+
+
+def find_lost_axes(model: Model, node: gs.Node, rank: int) -> list[int] | None:
+    """Axes of size 1 that a node takes out of its input; None for any other, and where it does not say which."""
+    return _find_axes(model, node, rank, 0) if node.op == "Squeeze" else None
+
+
+def _find_axes(model: Model, node: gs.Node, rank: int, grows: int) -> list[int] | None:
+    operand = node.inputs[1] if len(node.inputs) > 1 else None
+    if isinstance(operand, gs.Constant):
+        axes = [int(a) for a in np.ravel(model.array(operand))]
+    elif "axes" in node.attrs:
+        axes = [int(a) for a in node.attrs["axes"]]
+    else:
+        return None
+    whole = rank + grows * len(axes)
+    return sorted(a % whole for a in axes)
 
 
 def find_gathered_axis(node: gs.Node) -> int | None:

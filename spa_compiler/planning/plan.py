@@ -33,6 +33,8 @@ class Plan:
     """Keep-masks by group label, of the group's shape; groups without one keep everything."""
 
     keep: Mapping[str, Bools] = field(default_factory=dict)
+    turned: frozenset[str] = frozenset()
+    """Groups whose channels are those of another basis than the file's (pass `basis`)."""
 
     def masks(self, graph: DependencyGraph) -> dict[Dim, Bools]:
         """The plan on the dims of a graph. Raises UsageError for a label or a size that the graph does not have."""
@@ -58,7 +60,8 @@ class Plan:
     def merge(self, other: Plan) -> Plan:
         """Both plans at once: a channel stays when both keep it."""
         shared = self.keep.keys() & other.keep.keys()
-        return Plan({**self.keep, **other.keep, **{n: self.keep[n] & other.keep[n] for n in shared}})
+        both = {**self.keep, **other.keep, **{n: self.keep[n] & other.keep[n] for n in shared}}
+        return Plan(both, self.turned | other.turned)
 
     def document(self) -> dict[str, Any]:
         """The JSON form: per group its size and the channels that stay."""
@@ -66,6 +69,7 @@ class Plan:
             n: {
                 "size": m.shape[-1],
                 "keep": [np.flatnonzero(r).tolist() for r in m] if m.ndim > 1 else np.flatnonzero(m).tolist(),
+                **({"turned": True} if n in self.turned else {}),
             }
             for n, m in sorted(self.keep.items())
             if not m.all()
@@ -89,7 +93,9 @@ class Plan:
             or not isinstance(document.get("groups"), dict)
         ):
             raise UsageError(f'{source}: not a plan: expected {{"version": {PLAN_FORMAT}, "groups": {{...}}}}')
-        return cls(dict(parse_group(source, n, g) for n, g in document["groups"].items()))
+        groups = document["groups"]
+        turned = frozenset(n for n, g in groups.items() if isinstance(g, dict) and g.get("turned") is True)
+        return cls(dict(parse_group(source, n, g) for n, g in groups.items()), turned)
 
     @classmethod
     def load(cls, path: Path) -> Plan:

@@ -161,6 +161,18 @@ def load_template(path: Path) -> PlanTemplate:
     return PlanTemplate(groups, source)
 
 
+def list_turned(path: str) -> list[str]:
+    """Groups of a saved plan whose channels are those of another basis; none in a file that cannot be read."""
+    file = Path(path)
+    if file.suffix == ".npz" or not file.is_file():
+        return []
+    try:
+        entries = load_template(file).entries
+    except UsageError:  # it is named where the plan is read
+        return []
+    return [name for name, entry in entries.items() if isinstance(entry, dict) and entry.get("turned") is True]
+
+
 def has_open_entries(path: str) -> bool:
     """Does a plan file leave open which channels stay? False for one that cannot be read, or only once."""
     file = Path(path)

@@ -68,6 +68,7 @@ def summarize(state: State, text: str, file: Path, threads: int = 0) -> dict[str
             "folded": dict(state.folded or {}),
             "erased_channels": _count_removed(state.erased),
             "redirected": state.results.get("redirected"),
+            "turned": state.results.get("turned", []),
         },
         "groups": [_make_group_entry(graph, plan, g.label) for g in graph.groups],
         "plan_sha256": plan.digest(),
@@ -315,6 +316,8 @@ def _list_exact_lines(analysis: Mapping[str, Any]) -> list[str]:
         what = [f"{found['channels']} channels are multiples of others, or numbers"] * bool(found["channels"])
         what += [f"{found['terms']} terms of sums are zero"] * bool(found["terms"])
         lines.append(f"{' and '.join(what)}: not computed any more, which changes no output")
+    if turned := analysis["turned"]:
+        lines.append(f"{len(turned)} groups were turned, so that few channels carry most, which changes no output")
     return lines
 
 

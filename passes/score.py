@@ -18,7 +18,7 @@ from spa_compiler.execution.parallel import limit_threads
 from spa_compiler.pipeline.fields import make_option, make_seed_option
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
-from spa_compiler.planning.scores import NotedScores, Scores, check_scores
+from spa_compiler.planning.scores import NotedScores, Scores, check_scores, map_tensor_scores
 from spa_compiler.scoring.rank_correction import raise_low_rank
 from spa_compiler.scoring.registry import find_criterion
 
@@ -35,7 +35,13 @@ class Score:
         start="obspa",
     )  # fmt: skip
     seed: int = make_seed_option()
-    file: str = make_option("", "Scores from an .npz, one array per group label.", "scoring", name="scores", file=True)
+    file: str = make_option(
+        "",
+        "Scores from an .npz: an array per group label, or per weight in its shape.",
+        "scoring",
+        name="scores",
+        file=True,
+    )
     name: ClassVar[str] = "score"
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("scores",)
@@ -58,7 +64,9 @@ class Score:
         if self.file:
             if self.criterion != Score.criterion:
                 raise UsageError("score: a file of scores is a criterion: give it without criterion")
-            return replace(state, scores=load_scores(graph, Path(self.file)), scores_are_errors=False)
+            scores, idle = load_scores(state, Path(self.file))
+            notes = [f"--scores: no group cuts {', '.join(idle[:3])}{', ...' if len(idle) > 3 else ''}"] if idle else []
+            return replace(state, scores=scores, scores_are_errors=False).add_notes(*notes)
         inputs, chosen, name = state.calibration, find_criterion(self.criterion), self.criterion
         if inputs is not None and inputs.is_guessed and chosen.stand_in:
             chosen, name = find_criterion(chosen.stand_in), chosen.stand_in
@@ -98,6 +106,11 @@ def describe_spoiled(graph: DependencyGraph) -> Iterator[str]:
         yield f"{len(names)} weights hold NaN or infinite values ({few}): channels that have some are kept first"
 
 
-def load_scores(graph: DependencyGraph, path: Path) -> Scores:
-    """Scores by group label. Raises UsageError for an unknown label, a wrong shape or a file that is no .npz."""
-    return check_scores(graph, load_npz(path), str(path))
+def load_scores(state: State, path: Path) -> tuple[Scores, list[str]]:
+    """Scores by group label, and weights that no group cuts.
+
+    Raises UsageError for an unknown name, a wrong shape or a file that is no .npz.
+    """
+    graph = state.require_graph()
+    found, idle = map_tensor_scores(graph, state.require_dense_graph(), load_npz(path), str(path))
+    return check_scores(graph, found, str(path)), idle

@@ -30,7 +30,7 @@ class OptionsBesideRatio(TypedDict, total=False):
     criterion: str
     """How channels are scored; `spa passes` lists them. 0.5*l2+obspa blends several."""
     scores: Path
-    """Scores from an .npz, one array per group label."""
+    """Scores from an .npz: an array per group label, or per weight in its shape."""
     parts: Patterns
     """Shares of the cost of parts of the model, by node or weight: --ratio 'unet/*=0.35'."""
     of: str

@@ -24,7 +24,8 @@ from spa_compiler.analysis.cost import Product, make_group_widths, make_product
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import UsageError
 from spa_compiler.operators.site import Site
-from spa_compiler.planning.width_ladder import WidthLadder, suggest_names
+from spa_compiler.planning.scores import suggest_names
+from spa_compiler.planning.width_ladder import WidthLadder
 
 Array = NDArray[Any]
 MODERATION = 1e-4

@@ -24,8 +24,8 @@ import numpy as np
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.errors import UsageError
 from spa_compiler.planning.plan import PLAN_FORMAT, Floats, Plan, lower_removed, make_best_plan, parse_group
-from spa_compiler.planning.scores import Scores
-from spa_compiler.planning.width_ladder import LEAST_OF_STATISTIC, is_matching, suggest_names
+from spa_compiler.planning.scores import Scores, suggest_names
+from spa_compiler.planning.width_ladder import LEAST_OF_STATISTIC, is_matching
 
 WILDCARDS = frozenset("*?[")
 """Signs that make a key a pattern."""

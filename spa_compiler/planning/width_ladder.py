@@ -9,7 +9,6 @@ sorted scores.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ from spa_compiler.errors import UsageError
 from spa_compiler.execution.finite import find_exponent
 from spa_compiler.ir.model import find_element_type
 from spa_compiler.planning.device import Device
-from spa_compiler.planning.scores import Scores, check_scores
+from spa_compiler.planning.scores import Scores, check_scores, suggest_names
 from spa_compiler.planning.settings import PLANNING
 
 Curve = NDArray[np.float64]
@@ -127,12 +126,6 @@ def check_pattern(graph: DependencyGraph, pattern: str) -> None:
     if not any(is_matching(graph, g, pattern) for g in graph.groups):
         near = suggest_names(pattern, [g.label for g in graph.groups])
         raise UsageError(f"the pattern '{pattern}' matches no group{near}; `spa inspect` lists them")
-
-
-def suggest_names(pattern: str, names: Iterable[str]) -> str:
-    """The end of a message about a pattern that matches nothing: names that look like it; '' where none does."""
-    near = difflib.get_close_matches(pattern.strip("*"), list(names), n=2)
-    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 
 def make_ladders(graph: DependencyGraph, scores: Scores, limits: Limits, left: Mapping[str, int]) -> list[WidthLadder]:

@@ -19,12 +19,14 @@ from spa_compiler.calibration.inputs import Calibration
 from spa_compiler.cli.arguments import spell_out_switches
 from spa_compiler.cli.main import compile_command
 from spa_compiler.compensation.policy import Task, find_policy, list_policy_names
-from spa_compiler.errors import UsageError
+from spa_compiler.compiler import compile_file
+from spa_compiler.errors import NothingToPrune, UsageError
 from spa_compiler.execution.session import add_outputs, open_session
 from spa_compiler.ir.model import Model
 from spa_compiler.pipeline.options import Options, pipeline_of
 from spa_compiler.planning.plan import Plan
 from spa_compiler.rewriting.prune import rewrite
+from zoo import CASES
 from zoo_base import Case, build
 
 SHORT = ("--align", 1, "--no-latency", "--no-quality")
@@ -321,3 +323,28 @@ def test_a_channel_without_variance_goes_exactly_into_a_bias(kind: str, function
     dense, cut_off, exact = (outputs(m, unseen) for m in (graph.model, small, better))
     assert np.abs(cut_off - dense).max() > 0.1
     np.testing.assert_allclose(exact, dense, atol=1e-5)
+
+
+POLICIES = sorted(set(list_policy_names()) - {"none"})
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", sorted(n for n, c in CASES.items() if c.runs)[4::40])
+def test_every_policy_leaves_the_graph_and_finite_weights(name: str, policy: str, tmp_path: Path) -> None:
+    """On models of every kind: only constants change, but for biases that are added, and onnxruntime loads the file."""
+    onnx.save(build(CASES[name]), tmp_path / "m.onnx")
+    calibrated = "calibrate{samples=8,moments=false}," if find_policy(policy).needs == "inputs" else ""
+    chosen = "score{criterion=l2},allocate{ratio=0.3,of=channels,align=1},remove,verify{allow_unproven=true}"
+    text = f"normalize,erase,{calibrated}{chosen},compensate{{method={policy}}}"
+    options, out = Options(pipeline=text, latency=False, quality=False), tmp_path / "o.onnx"
+    try:
+        state = compile_file(tmp_path / "m.onnx", out, options).state
+    except NothingToPrune:
+        pytest.skip("nothing is removed")
+    slices = state.pruned
+    assert slices is not None
+    before, after = slices.constants(), {n: state.model.array(t) for n, t in state.model.constants().items()}
+    assert all(np.isfinite(a).all() for a in after.values() if a.dtype.kind == "f")
+    assert all(after[n].size == slices.array(t).size for n, t in before.items() if n in after)
+    added = len(state.model.graph.nodes) - len(slices.graph.nodes)
+    assert added == 0 or find_policy(policy).needs == "inputs"

@@ -35,6 +35,8 @@ WILD: list[tuple[str, ...]] = [
     ("--scope", "erk"), ("--scope", "pq"), ("--scope", "exact"), ("--scope", "angle"), ("--scope", "sensitivity"),
     ("--criterion", "0.5*l2+fpgm"), ("--criterion", "l2+"), ("--criterion", "order"), ("--with", "repeat{steps=2}"),
     ("--with", "repeat{steps=0}"), ("--target", "1ms"), ("--target", "50%"), ("--align", "auto"),
+    ("--compensate", "bias"), ("--compensate", "norm"), ("--compensate", "affine"), ("--compensate", "merge"),
+    ("--compensate", "fresh"), ("--compensate",), ("--no-compensate",), ("--compensate", "nothing"),
     ("--quiet",), ("--preprocess", "resize=0"), ("--preprocess", "x"), ("--time-limit", "1"),
 ]  # fmt: skip
 """Options of all kinds; most are wrong in some way, and each has to give a documented exit code."""

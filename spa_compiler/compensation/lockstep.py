@@ -171,7 +171,11 @@ class Lockstep:
         value = self.pair.graph.sites[i].first_output
         if affine is None or value is None:
             return None
-        positions = find_kept(self.pair.graph, value, self.pair.masks).positions[1]
+        shape = (*value.shape[:1], affine.scale.size, *value.shape[2:])  # its channels may be counted with the batch
+        try:
+            positions = find_kept(self.pair.graph, value, self.pair.masks, shape).positions[1]
+        except Conflict:  # an axis has grown, and it is not known where: it runs as the file has it
+            return None
         if positions is None:
             return affine
         return Affine(affine.scale[positions.ravel()], affine.shift[positions.ravel()])

@@ -18,6 +18,7 @@ from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.scoring.obs import flap, obspa
 from spa_compiler.statistics.covariance import repair_variance, solve_least_squares
 from spa_compiler.statistics.moments import collect_moments
+from zoo import CASES
 from zoo_base import Case, value
 
 GROUPED = Case(
@@ -337,3 +338,16 @@ def test_a_fused_convolution_is_compensated_as_its_plain_form() -> None:
         assert outcome.solved == 3 and not outcome.left
         found.append(outputs(model, feeds(IMAGES, seed=5)))
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_statistics_of_the_batch_fit_channels_that_are_counted_with_it(chunks: int) -> None:
+    """PyTorch writes InstanceNorm with stored statistics as BatchNormalization over batch times channels."""
+    case = CASES["instancenorm_stored"]
+    graph = graph_of(case)
+    masks = cut(graph)
+    small, given = rewrite(graph, masks), feeds((16, 3, 4, 4), chunks)
+    better = compensate(graph, masks, small, given, Options(adjust=Adjust(batch_norm=True)))
+    unseen = feeds((16, 3, 4, 4), seed=5)
+    dense, plain, found = (outputs(m, unseen) for m in (graph.model, small, better))
+    assert np.square(found - dense).mean() < np.square(plain - dense).mean()

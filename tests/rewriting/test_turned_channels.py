@@ -136,7 +136,9 @@ def test_planted_low_rank_goes_without_loss(tmp_path: Path) -> None:
     assert set(kept.values()) == {3}
     assert sorted(result.report["analysis"]["turned"]) == sorted(kept)
     x = np.random.default_rng(1).standard_normal((4, 5, 12)).astype(np.float32)
-    np.testing.assert_allclose(run_file(result.model.SerializeToString(), x), run_file(str(path), x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        run_file(result.model.SerializeToString(), x), run_file(str(path), x), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_saved_plan_turns_again_and_gives_the_same_slices(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
     pair = SourcePair(graph, source, dense, limit)
     pair.compare(feed, " at N=2")     # 3e-07; None where the file itself does not run
 
-An error above the tolerance counts by what rounding does to the file's own values (`rounding`). Both are run on the
+An error above the tolerance counts by what rounding does to the graph's own values (`rounding`). Both are run on the
 same inputs, at the sizes of the analysis and at others. What the file itself refuses to run is not asked of the
 normalised graph.
 """
@@ -14,16 +14,19 @@ import math
 from typing import Any
 
 import numpy as np
+import onnx
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.errors import ModelError, VerificationError
-from spa_compiler.ir.model import Model, describe_node
+from spa_compiler.ir.model import Model, describe_node, find_element_type, make_constant
 from spa_compiler.verification.comparison import measure_difference
 from spa_compiler.verification.inside import MOST_BYTES
 from spa_compiler.verification.replay import list_compared, list_decisions, list_taps, replay_decisions
 from spa_compiler.verification.rounding import discount_noise, is_noise_possible, shake
 from spa_compiler.verification.runs import Feed, Side, list_outer_values
 
+FRACTIONS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+"""Types of weights that may be off by an ulp."""
 NO_WAY_OUT = "no --exclude avoids it, because it does not come from what is removed"
 
 
@@ -55,7 +58,7 @@ class SourcePair:
             again = self._measure_errors(self.file.run(feed, self.names), given)
             errors = {n: e for n, e in errors.items() if again[n] <= self.limit}
         if is_noise_possible(max(errors.values(), default=0.0), self.limit):
-            errors = discount_noise(errors, self._measure_noise(feed), self.limit)
+            errors = discount_noise(errors, self._measure_noise(feed, found), self.limit)
         worst = max(errors.values(), default=0.0)
         if not errors or worst <= self.limit:
             return worst
@@ -63,11 +66,18 @@ class SourcePair:
             return error
         raise VerificationError(self._write_message(where, self._find_first(feed, errors)))
 
-    def _measure_noise(self, feed: Feed) -> dict[str, float]:
-        """How far the values of the file move when every number that is fed is off by an ulp or so."""
-        rng = np.random.default_rng(1)
+    def _measure_noise(self, feed: Feed, found: dict[str, Any]) -> dict[str, float]:
+        """How far the values of the graph move when every number that is fed, and every weight, is off by an ulp or so.
+
+        Of ids alone nothing can be off.
+        """
+        rng, model = np.random.default_rng(1), self.graph.model.copy()
         noisy = {n: shake(a, rng) if a.dtype.kind == "f" else a for n, a in feed.items()}
-        return self._measure_errors(self.file.run(noisy, self.names), self.given)
+        for name, tensor in model.constants().items():
+            if find_element_type(tensor) in FRACTIONS and math.prod(tensor.shape) > 1:
+                tensor._values = make_constant(name, shake(model.array(tensor), rng))._values
+        side = Side(model.proto(), model.folder, self.names, "the graph with weights off by an ulp")
+        return self._measure_errors(side.run(noisy, self.names), found)
 
     @staticmethod
     def _measure_errors(found: dict[str, Any], given: dict[str, Any]) -> dict[str, float]:

@@ -567,3 +567,21 @@ def test_bodies_that_declare_no_shape_run_behind_a_value_that_is_pushed(choice: 
     graph = analyze_proto(model)
     masks = Plan({g.label: np.arange(g.size) > 0 for g in graph.groups if g.size > 1}).masks(graph)
     assert masks and prove_rewrite(graph, masks, rewrite(graph, masks)).error < FLOAT_TOLERANCE
+
+
+def test_rounding_is_told_from_errors_where_nothing_but_ids_is_fed() -> None:
+    """No number of the inputs can be off by an ulp: those of the weights are."""
+    rng = np.random.default_rng(7)
+    table, w = rng.standard_normal((9, 8)).astype(np.float32), rng.standard_normal((8, 3)).astype(np.float32)
+    text = "(int64[n] x) => (float[n,3] y) {{ e = Gather(t, x)  a = MatMul(e, w)  {}  y = Softmax({}) }}"
+    scale = np.float32(5000)
+    file = graph_of(Case(text.format("b = Mul(a, k)", "b"), {"t": table, "w": w, "k": np.full((), scale)}, None))
+
+    def compare(by: float) -> float | None:
+        read = build(Case(text.format("", "a"), {"t": table, "w": w * scale * np.float32(by)}, None))
+        pair = SourcePair(file, file.model, Side(read, ROOT, ["y"], "the graph"), FLOAT_TOLERANCE)
+        return pair.compare({"x": np.arange(9)}, "")
+
+    assert (compare(1.0) or 0) <= FLOAT_TOLERANCE
+    with pytest.raises(VerificationError, match="is not what the file computes"):
+        compare(-1.0)

@@ -100,6 +100,11 @@ def divide(a: V, b: V) -> Call[V]:
     return Call("Div", [a, b])
 
 
+def multiply_matrices(a: V, b: V) -> Call[V]:
+    """A @ b; leading axes are broadcast."""
+    return Call("MatMul", [a, b])
+
+
 def is_product(node: gs.Node) -> bool:
     """Is this a node that `multiply` makes?"""
     return bool(node.op == "Mul")

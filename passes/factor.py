@@ -29,7 +29,7 @@ class Factor:
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     name: ClassVar[str] = "factor"
-    after: ClassVar[tuple[str, ...]] = ("redirect", "analyze")
+    after: ClassVar[tuple[str, ...]] = ("analyze", "redirect", "basis")
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("model",)
     exact: ClassVar[bool] = True

@@ -21,7 +21,7 @@ class Erase:
     include: tuple[str, ...] = make_include_option()
     min_keep: int = make_min_keep_option()
     name: ClassVar[str] = "erase"
-    after: ClassVar[tuple[str, ...]] = ("analyze", "redirect")
+    after: ClassVar[tuple[str, ...]] = ("analyze", "fold", "redirect")
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("plan", "erased")
 

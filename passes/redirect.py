@@ -23,7 +23,7 @@ class Redirect:
     exclude: tuple[str, ...] = make_exclude_option()
     include: tuple[str, ...] = make_include_option()
     name: ClassVar[str] = "redirect"
-    after: ClassVar[tuple[str, ...]] = ("analyze",)
+    after: ClassVar[tuple[str, ...]] = ("analyze", "fold")
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("model",)
     exact: ClassVar[bool] = True

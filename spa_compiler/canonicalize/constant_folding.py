@@ -82,7 +82,7 @@ def fold_statistics(model: Model) -> int:
     targets = [n for n in inner if is_statistic(n) and n.outputs[0].name not in {t.name for t in model.graph.outputs}]
     if not targets:
         return 0
-    values = _evaluate_nodes(model, inner, [n.outputs[0].name for n in targets])
+    values = evaluate_nodes(model, inner, [n.outputs[0].name for n in targets])
     for node in targets:
         _replace(node.outputs[0], make_constant(node.outputs[0].name, values[node.outputs[0].name]))
     return len(targets)
@@ -92,7 +92,7 @@ def _has_body(node: gs.Node) -> bool:
     return is_marker(node) or is_control(node) or any(isinstance(a, gs.Graph) for a in node.attrs.values())
 
 
-def _evaluate_nodes(model: Model, nodes: list[gs.Node], names: list[str]) -> dict[str, Array]:
+def evaluate_nodes(model: Model, nodes: list[gs.Node], names: list[str]) -> dict[str, Array]:
     """Values that depend on constants only, by a run of the nodes that make them."""
     part = model.copy()
     wanted = {n.outputs[0].name for n in nodes}

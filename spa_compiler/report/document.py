@@ -69,6 +69,7 @@ def summarize(state: State, text: str, file: Path, threads: int = 0) -> dict[str
             "erased_channels": _count_removed(state.erased),
             "redirected": state.results.get("redirected"),
             "turned": state.results.get("turned", []),
+            "folded_maps": state.results.get("folded_maps"),
         },
         "groups": [_make_group_entry(graph, plan, g.label) for g in graph.groups],
         "plan_sha256": plan.digest(),
@@ -318,6 +319,10 @@ def _list_exact_lines(analysis: Mapping[str, Any]) -> list[str]:
         lines.append(f"{' and '.join(what)}: not computed any more, which changes no output")
     if turned := analysis["turned"]:
         lines.append(f"{len(turned)} groups were turned, so that few channels carry most, which changes no output")
+    if found := analysis["folded_maps"]:
+        what = [f"{found['factors']} factors"] * bool(found["factors"])
+        what += [f"{found['expressions']} expressions of constants"] * bool(found["expressions"])
+        lines.append(f"{' and '.join(what)} are in the weights now, which changes no output")
     return lines
 
 

@@ -163,7 +163,7 @@ def test_a_distribution_whose_pass_cannot_be_loaded_stops_nothing_else() -> None
 def test_a_scope_that_measures_is_given_inputs_and_no_more(name: str) -> None:
     text = str(pipeline_of(Options(ratio=0.3, criterion="l2", scope=name, samples=8)))
     assert text == (
-        "normalize,analyze,redirect,erase,calibrate{samples=8,moments=false},score,"
+        "normalize,analyze,fold,redirect,erase,calibrate{samples=8,moments=false},score,"
         f"allocate{{ratio=0.3,scope={name}}},remove,verify"
     )
     assert not find_idle(Options(ratio=0.3, criterion="l2", scope=name, samples=8))

@@ -130,7 +130,7 @@ def test_with_puts_a_pass_where_its_after_says(models: Path, tmp_path: Path) -> 
     result = CliRunner().invoke(spa, [*map(str, arguments), "--no-latency"])
     assert result.exit_code == 0, result.output
     said = {p.key: p.value for p in onnx.load(out).metadata_props}["spa_compile.pipeline"]
-    assert said == "normalize,analyze,redirect,erase,every_other{step=4},remove,verify"
+    assert said == "normalize,analyze,fold,redirect,erase,every_other{step=4},remove,verify"
 
 
 @pytest.mark.usefixtures("site")
@@ -156,13 +156,13 @@ def test_a_pass_that_says_no_place_is_not_put_anywhere() -> None:
         passes.Pipeline.parse("normalize").insert(passes.make_pass("compensate"))
 
 
-def scaled(file: Path, hidden: int = 8) -> Path:
-    """x, a weight, a scale and a weight: `frozen` by one hidden unit, it has nothing that may be pruned."""
+def scaled(file: Path, hidden: int = 8, op: str = "Mul") -> Path:
+    """x, a weight, a scale (another `op` stays in the graph) and a weight: the hidden units are its only group."""
     rng = np.random.default_rng(0)
     weights = {"w1": (4, hidden), "s": (hidden,), "w2": (hidden, 3)}
     model = onnx.parser.parse_model(
-        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 3] y)
-        { a = MatMul(x, w1) r = Relu(a) m = Mul(r, s) y = MatMul(m, w2) }"""
+        f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 3] y)
+        {{ a = MatMul(x, w1) r = Relu(a) m = {op}(r, s) y = MatMul(m, w2) }}"""
     )
     tensors = {n: rng.uniform(0.5, 1.5, shape).astype(np.float32) for n, shape in weights.items()}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in tensors.items())
@@ -248,7 +248,7 @@ def test_a_budget_of_an_outside_cost_is_met_and_reported(
     site: Path, tmp_path: Path, budget: tuple[object, ...], of: str, kept: int, called: str
 ) -> None:
     """By one file of the plug-in: nothing else in the compiler knows these costs."""
-    source, file = scaled(tmp_path / "m.onnx"), tmp_path / "r.json"
+    source, file = scaled(tmp_path / "m.onnx", op="Add"), tmp_path / "r.json"
     done = run_shell(site, "compile", source, *budget, "--criterion", "l2", "--no-latency", "--report", file)
     assert done.returncode == 0, done.stderr
     report = json.loads(file.read_text())
@@ -266,7 +266,7 @@ def test_a_budget_of_an_outside_cost_is_met_and_reported(
 )
 def test_an_outside_cost_of_every_kind_is_a_budget(tmp_path: Path, budget: dict[str, Any], of: str, kept: int) -> None:
     report = spa_compiler.compile(
-        scaled(tmp_path / "m.onnx"), **budget, criterion="l2", latency=False, quality=False
+        scaled(tmp_path / "m.onnx", op="Add"), **budget, criterion="l2", latency=False, quality=False
     ).report
     check_outside_costs(report, of)
     assert [g["kept"] for g in report["groups"]] == [kept]
@@ -274,7 +274,7 @@ def test_an_outside_cost_of_every_kind_is_a_budget(tmp_path: Path, budget: dict[
 
 @pytest.mark.usefixtures("site")
 def test_an_outside_cost_that_is_measured_is_a_budget(tmp_path: Path) -> None:
-    source = scaled(tmp_path / "m.onnx", hidden=400)
+    source = scaled(tmp_path / "m.onnx", hidden=400, op="Add")
     report = spa_compiler.compile(source, 0.2, of="file", criterion="l2", latency=False, quality=False).report
     check_report(report)
     assert 0.2 <= report["reached"]["file"] <= 0.23
@@ -291,7 +291,7 @@ def test_an_outside_cost_that_is_measured_is_a_budget(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("site")
 def test_a_gate_takes_an_outside_cost(tmp_path: Path) -> None:
-    source, options = scaled(tmp_path / "m.onnx"), {"criterion": "l2", "latency": False}
+    source, options = scaled(tmp_path / "m.onnx", op="Add"), {"criterion": "l2", "latency": False}
     spa_compiler.compile(source, 0.5, fail_under=("energy_reduction=0.5",), **options)
     with pytest.raises(GateError, match=r"activations_reduction is 0\.3636, under the gate of 0\.5"):
         spa_compiler.compile(source, 0.5, fail_under=("activations_reduction=0.5",), **options)
@@ -301,7 +301,7 @@ def test_a_gate_takes_an_outside_cost(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("site")
 def test_tables_show_an_outside_cost(tmp_path: Path) -> None:
-    source = scaled(tmp_path / "m.onnx")
+    source = scaled(tmp_path / "m.onnx", op="Add")
     found = json.loads(run_spa("inspect", source, "--json").stdout)
     assert found["energy"] == found["groups"][0]["energy"] == round(8 * ENERGY)
     assert (found["activations"], found["groups"][0]["activations"]) == (11, 8)
@@ -313,7 +313,7 @@ def test_tables_show_an_outside_cost(tmp_path: Path) -> None:
 
 
 def test_an_unknown_cost_is_refused_with_those_that_there_are(site: Path, tmp_path: Path) -> None:
-    source = scaled(tmp_path / "m.onnx")
+    source = scaled(tmp_path / "m.onnx", op="Add")
     names = ["macs", "params", "size", "latency", "channels", "flops", "activations", "energy", "file", "heads"]
     done = run_shell(site, "compile", source, "--of", "joules", "--ratio", 0.5)
     assert done.returncode == 2 and all(f"'{n}'" in done.stderr for n in names)
@@ -371,7 +371,7 @@ def test_two_costs_of_one_unit_are_an_error(site: Path) -> None:
 
 def test_a_cost_that_cannot_be_loaded_concerns_only_who_asks_for_it(site: Path, tmp_path: Path) -> None:
     rename(site, "energy = spa_every_other.costs:energy", "broken = spa_every_other.costs:nothing")
-    source = scaled(tmp_path / "m.onnx")
+    source = scaled(tmp_path / "m.onnx", op="Add")
     options = {"criterion": "l2", "latency": False}
     with pytest.raises(UsageError, match=r"the cost 'broken' \(spa_every_other.costs:nothing\) cannot be loaded: "):
         spa_compiler.compile(source, 0.5, of="broken", **options)

@@ -1,0 +1,320 @@
+"""Linear maps with nothing between them are one: factors and expressions of constants go into the weights.
+
+    found = fold_maps(graph)           # found.model, or None where there is nothing to fold
+
+A product by constants, one for all or one a channel, goes into the weights before it (through Relu where none is below
+0) or behind it; numbers that are computed of constants alone are written down where the file gets smaller by it.
+Weights that something else reads, that are tied, or that are stored as integers stay as they are; so do norms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from spa_compiler.analysis.channel_multiples import EXACT_TYPES
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.canonicalize.constant_folding import evaluate_nodes
+from spa_compiler.ir.control_flow import is_control, is_marker
+from spa_compiler.ir.editing import drop_dead, drop_repeats
+from spa_compiler.ir.model import Model, find_element_type, make_constant
+from spa_compiler.operators.facts import UNFOLDED
+from spa_compiler.operators.site import Site, Value
+
+Array = NDArray[Any]
+Edits = dict[str, Array]
+"""New numbers of constants, by name."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The edited copy of a model, and how many factors and expressions are not computed any more."""
+
+    model: Model
+    factors: int
+    expressions: int
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Numbers by which a value is multiplied, along one axis of it; one number where `axis` is None."""
+
+    numbers: Array
+    axis: int | None
+
+    def shape_for(self, rank: int, axis: int | None) -> Array:
+        """The numbers so that they broadcast along `axis` of an array of this rank."""
+        if self.axis is None or axis is None:
+            return self.numbers.reshape(())
+        return self.numbers.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def fold_maps(graph: DependencyGraph) -> Folded | None:
+    """A copy of the analysed model with what is linear folded; None where nothing is."""
+    edit = _Edit(graph)
+    edit.fold_expressions()
+    edit.fold_factors()
+    if not edit.factors and not edit.expressions:
+        return None
+    drop_dead(edit.model)
+    return Folded(edit.model, edit.factors, edit.expressions)
+
+
+class _Edit:
+    """The copy of the model, as far as it has been edited."""
+
+    def __init__(self, graph: DependencyGraph) -> None:
+        self.graph, self.model = graph, graph.model.copy()
+        self.sites = {id(n): s for n, s in zip(self.model.graph.nodes, graph.sites, strict=True)}
+        self.fixed = {t.name for t in self.model.graph.outputs} | set(self.model.captured)
+        self.tied = set(self.model.copies) | set(self.model.copies.values())
+        self.factors = self.expressions = 0
+
+    def find_site(self, node: gs.Node) -> Site | None:
+        """The site of a node of the main graph that this edit has not made."""
+        site = self.sites.get(id(node))
+        return site if site is not None and not site.path and not (is_marker(node) or is_control(node)) else None
+
+    def is_own(self, t: gs.Tensor) -> bool:
+        """Is it a constant with a fraction that one node reads, and nothing else?"""
+        is_used_once = len(t.outputs) == 1 and t.name not in self.fixed and t.name not in self.tied
+        return isinstance(t, gs.Constant) and is_used_once and find_element_type(t) in EXACT_TYPES
+
+    def is_passed_on(self, t: gs.Tensor) -> bool:
+        """Is it a computed value that one input of one node reads, and nothing else?"""
+        is_computed = not isinstance(t, gs.Constant) and len(t.inputs) == 1
+        return is_computed and len(t.outputs) == 1 and t.name not in self.fixed
+
+    def read(self, t: gs.Constant) -> Array:
+        """Its numbers, in double precision."""
+        return np.asarray(self.model.array(t), np.float64)
+
+    def round(self, edits: Edits | None) -> Edits | None:
+        """New numbers in the types that the constants have; None where one overflows."""
+        tensors = self.model.constants() if edits else {}
+        with np.errstate(over="ignore"):
+            made = {n: a.astype(np.asarray(self.model.array(tensors[n])).dtype) for n, a in (edits or {}).items()}
+        return made if made and all(np.isfinite(a).all() for a in made.values()) else None
+
+    def write(self, edits: Edits) -> None:
+        """Give constants other numbers."""
+        tensors = self.model.constants()
+        for name, array in edits.items():
+            tensors[name]._values = make_constant(name, array)._values
+
+    # expressions of constants
+
+    def fold_expressions(self) -> None:
+        """Write down what is computed of constants by products and sums, where the file gets smaller."""
+        known: set[str] = set(self.model.constants())
+        inner = list[gs.Node]()
+        for node in self.model.graph.nodes:
+            if node.inputs and self.is_computable(node) and all(not t.name or t.name in known for t in node.inputs):
+                known |= {t.name for t in node.outputs}
+                inner.append(node)
+        within = {id(n) for n in inner}
+        ends = [n for n in inner if not all(id(r) in within for r in n.outputs[0].outputs)]
+        cones = {n.outputs[0].name: cone for n in ends if (cone := self.find_cone(n))}
+        if not cones:
+            return
+        values = evaluate_nodes(self.model, inner, list(cones))
+        for name, cone in cones.items():
+            self.write_down(cone, np.asarray(values[name]))
+
+    def is_computable(self, node: gs.Node) -> bool:
+        """Does a node make one value with a fraction, the same in every run?"""
+        site, shapes = self.find_site(node), self.model.shapes
+        if site is None or shapes is None or node.op in UNFOLDED or len(node.outputs) != 1:
+            return False
+        is_plain = not any(isinstance(a, gs.Graph) for a in node.attrs.values())
+        return is_plain and shapes.kind.get(node.outputs[0].name, 0) in EXACT_TYPES
+
+    def find_cone(self, end: gs.Node) -> list[gs.Node]:
+        """All nodes that a value is computed by, itself first; none where another value needs one of them."""
+        cone = [end]
+        for node in cone:
+            cone += drop_repeats([m for t in node.inputs for m in t.inputs if all(m is not n for n in cone)])
+        within = {id(n) for n in cone}
+        inner = [t for n in cone[1:] for t in n.outputs]
+        sites = [s for n in cone if (s := self.find_site(n)) is not None]
+        is_worth = any(s.traits.is_contraction or s.traits.arithmetic or s.traits.sums for s in sites)
+        is_read = any(t.name in self.fixed or any(id(r) not in within for r in t.outputs) for t in inner)
+        is_tied = any(t.name in self.tied for n in cone for t in n.inputs)
+        return cone if is_worth and not is_read and not is_tied and end.outputs[0].name not in self.fixed else []
+
+    def write_down(self, cone: list[gs.Node], values: Array) -> None:
+        """Put the numbers in the place of the nodes, where they take fewer bytes than what only these read.
+
+        They get the name of the one weight among these that has their shape, if there is one.
+        """
+        within, end = {id(n) for n in cone}, cone[0].outputs[0]
+        held = {t.name: t for n in cone for t in n.inputs if isinstance(t, gs.Constant)}
+        gone = [t for t in held.values() if t.name not in self.fixed and all(id(r) in within for r in t.outputs)]
+        arrays = [np.asarray(self.model.array(t)) for t in gone]
+        if values.nbytes >= sum(a.nbytes for a in arrays) or not np.isfinite(values.astype(np.float64)).all():
+            return
+        same = [t for t, a in zip(gone, arrays, strict=True) if a.shape == values.shape and a.dtype == values.dtype]
+        made = make_constant(same[0].name if len(same) == 1 else end.name, values)
+        for reader in list(end.outputs):
+            for i, t in enumerate(reader.inputs):
+                if t is end:
+                    reader.inputs[i] = made
+        for node in cone:
+            node.inputs.clear()
+            node.outputs.clear()
+        self.model.graph.nodes[:] = [n for n in self.model.graph.nodes if id(n) not in within]
+        self.expressions += 1
+
+    # factors
+
+    def fold_factors(self) -> None:
+        """Put products by constants into the weights beside them."""
+        behind: set[str] = set()  # values that a contraction lies before
+        for node in list(self.model.graph.nodes):
+            site = self.find_site(node)
+            if site is not None and (site.traits.is_contraction or any(t.name in behind for t in node.inputs)):
+                behind |= {t.name for t in node.outputs}
+            found = self.find_factor(node)
+            if found is None:
+                continue
+            x, factor = found
+            y = node.outputs[0]
+            if (edits := self.round(self.scale_before(x, factor))) is not None:
+                producer = x.inputs[0]
+                self.drop(node)
+                producer.outputs = [y if t is x else t for t in producer.outputs]
+            elif x.name in behind and (edits := self.round(self.scale_behind(y, factor))) is not None:
+                self.drop(node)
+                for reader in drop_repeats(list(y.outputs)):
+                    reader.inputs = [x if t is y else t for t in reader.inputs]
+            else:
+                continue
+            self.write(edits)
+            self.factors += 1
+
+    def drop(self, node: gs.Node) -> None:
+        """Take a node out of the graph."""
+        node.inputs.clear()
+        node.outputs.clear()
+        self.model.graph.nodes[:] = [n for n in self.model.graph.nodes if n is not node]
+
+    def find_factor(self, node: gs.Node) -> tuple[gs.Tensor, Factor] | None:
+        """A value that a node multiplies by constants, and these, where they differ along one axis at most."""
+        site = self.find_site(node)
+        if site is None or site.traits.arithmetic != "multiply" or len(node.inputs) != 2:
+            return None
+        held = [isinstance(t, gs.Constant) for t in node.inputs]
+        if held[0] == held[1]:
+            return None
+        c, x = node.inputs[held.index(True)], node.inputs[held.index(False)]
+        value, y = site.inputs[held.index(False)], site.first_output
+        if find_element_type(c) not in EXACT_TYPES or value is None or y is None or not is_same_size(value, y):
+            return None
+        numbers = self.read(c)
+        wide = [i for i, n in enumerate(numbers.shape) if n != 1]
+        if len(wide) > 1 or numbers.ndim > len(y.shape) or not np.isfinite(numbers).all():
+            return None
+        return x, Factor(numbers.ravel(), len(y.shape) - numbers.ndim + wide[0] if wide else None)
+
+    def scale_before(self, t: gs.Tensor, factor: Factor) -> Edits | None:
+        """The numbers by which a value becomes so many times as large; None where they are not to be changed."""
+        site = self.find_site(t.inputs[0]) if self.is_passed_on(t) else None
+        if site is None:
+            return None
+        node = t.inputs[0]
+        if site.traits.rectifies:
+            return self.scale_before(node.inputs[0], factor) if (factor.numbers >= 0).all() else None
+        if site.traits.sums and len(node.inputs) == 2:
+            return self.scale_sum(node, site, factor)
+        norm = site.traits.norm
+        if site.traits.is_linear:
+            return self.scale_weights(node, site, factor, (1, site.traits.bias))
+        if norm is not None and norm.sum_output is None and len(node.outputs) == 1:
+            return self.scale_weights(node, site, factor, (norm.gain, norm.gain + 1 if norm.centred else 0))
+        return None
+
+    def scale_sum(self, node: gs.Node, site: Site, factor: Factor) -> Edits | None:
+        """A value with constants added to it: both are scaled."""
+        held = [isinstance(t, gs.Constant) for t in node.inputs]
+        if held[0] == held[1] or not self.is_own(node.inputs[held.index(True)]):
+            return None
+        c, value, y = node.inputs[held.index(True)], site.inputs[held.index(False)], site.first_output
+        edits = self.scale_before(node.inputs[held.index(False)], factor)
+        if edits is None or value is None or y is None or not is_same_size(value, y):
+            return None
+        numbers, rank = self.read(c), len(y.shape)
+        if numbers.ndim > rank:
+            return None
+        whole = numbers.reshape([1] * (rank - numbers.ndim) + list(numbers.shape))
+        scaled = whole * factor.shape_for(rank, factor.axis)
+        keep = numbers.ndim if scaled.size == numbers.size else max(numbers.ndim, rank - (factor.axis or 0))
+        return edits | {c.name: scaled.reshape(scaled.shape[rank - keep :])}
+
+    def scale_weights(self, node: gs.Node, site: Site, factor: Factor, slots: tuple[int, int]) -> Edits | None:
+        """The weight (or gain) and bias of a node, scaled along the axis that the output has from them."""
+        weight, bias = slots
+        out: Edits = {}
+        for slot in (weight, *([bias] if 0 < bias < len(node.inputs) and node.inputs[bias].name else [])):
+            t = node.inputs[slot] if slot < len(node.inputs) else None
+            if t is None or not self.is_own(t):
+                return None
+            array = self.read(t)
+            at = None if factor.axis is None else find_axis(site, site.first_output, factor.axis, site.inputs[slot])
+            if factor.axis is not None and (at is None or array.shape[at] != factor.numbers.size):
+                return None
+            out[t.name] = array * factor.shape_for(array.ndim, at)
+        return out
+
+    def scale_behind(self, t: gs.Tensor, factor: Factor) -> Edits | None:
+        """The weights of all that contracts a value with its factor in them; None where something else reads it."""
+        if t.name in self.fixed or not t.outputs:
+            return None
+        out: Edits = {}
+        for node in drop_repeats(list(t.outputs)):
+            edits = self.scale_reader(node, t, factor)
+            if edits is None:
+                return None
+            out |= edits
+        return out
+
+    def scale_reader(self, node: gs.Node, t: gs.Tensor, factor: Factor) -> Edits | None:
+        site = self.find_site(node)
+        if site is None or sum(x is t for x in node.inputs) != 1 or node.inputs[0] is not t:
+            return None
+        if site.traits.rectifies:
+            return self.scale_behind(node.outputs[0], factor) if (factor.numbers >= 0).all() else None
+        weight = node.inputs[1] if site.traits.is_linear else None
+        if weight is None or not self.is_own(weight):
+            return None
+        array = self.read(weight)
+        at = None if factor.axis is None else find_axis(site, site.inputs[0], factor.axis, site.inputs[1])
+        if factor.axis is not None and (at is None or array.shape[at] != factor.numbers.size):
+            return None
+        return {weight.name: array * factor.shape_for(array.ndim, at)}
+
+
+def is_same_size(a: Value, b: Value) -> bool:
+    """Have two values the same shape at every size of the inputs?"""
+    return len(a.shape) == len(b.shape) and all(a.size(i) == b.size(i) for i in range(len(a.shape)))
+
+
+def find_axis(site: Site, value: Value | None, axis: int, other: Value | None) -> int | None:
+    """The axis of `other` that holds the channels of this axis of a value, by the node's rule; None where none does."""
+    for scope in site.scopes:
+        rows = {id(v): row for v, _, row in scope.tensors}
+        own, held = rows.get(id(value)), rows.get(id(other))
+        if own is None or held is None or len(own) <= axis:
+            continue
+        wide = {n for n, e in scope.env.items() if e.size > 1}
+        wanted = own[axis] & wide
+        found = [i for i, names in enumerate(held) if wanted and names & wide == wanted]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+__all__ = ["Folded", "fold_maps"]

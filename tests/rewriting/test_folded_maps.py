@@ -1,0 +1,116 @@
+"""Factors and expressions of constants go into the weights, exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from rewriting.test_redirected_channels import compile_exactly, save_graph, shape_of
+
+import spa_compiler
+
+Arrays = dict[str, Any]
+make = helper.make_node
+
+
+def count(model: onnx.ModelProto, op: str) -> int:
+    return sum(n.op_type == op for n in model.graph.node)
+
+
+def make_layers(file: Path, middle: list[onnx.NodeProto], more: Arrays, kind: str = "MatMul") -> Path:
+    """A layer from x to h, nodes from h to r, and a layer from r to y."""
+    rng = np.random.default_rng(0)
+    if kind == "Conv":
+        w = {
+            "w1": rng.standard_normal((8, 3, 3, 3)),
+            "b1": rng.standard_normal(8),
+            "w2": rng.standard_normal((4, 8, 1, 1)),
+        }
+        first = [make("Conv", ["x", "w1", "b1"], ["h"], pads=[1] * 4)]
+        return save_graph(file, [*first, *middle, make("Conv", ["r", "w2"], ["y"])], w | more,
+                          ["n", 3, 6, 6], ["n", 4, 6, 6])  # fmt: skip
+    w = {"w1": rng.standard_normal((6, 8)), "b1": rng.standard_normal(8), "w2": rng.standard_normal((8, 4))}
+    first = [make("MatMul", ["x", "w1"], ["m"]), make("Add", ["m", "b1"], ["h"])]
+    if kind == "Gemm":
+        w["w1"], first = w["w1"].T, [make("Gemm", ["x", "w1", "b1"], ["h"], transB=1, alpha=0.5, beta=2.0)]
+    return save_graph(file, [*first, *middle, make("MatMul", ["r", "w2"], ["y"])], w | more, ["n", 6], ["n", 4])
+
+
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm", "Conv"])
+@pytest.mark.parametrize("act", ["before", "after", "sigmoid before", "none"])
+def test_a_gate_of_zeros_and_ones_leaves_no_product_and_no_channel(tmp_path: Path, kind: str, act: str) -> None:
+    gate = np.array([1, 0, 1, 1, 0.5, 0, 2, 1])
+    scale = make("Mul", ["g", "a" if "before" in act else "h"], ["r" if act != "after" else "a"])
+    function = make("Sigmoid" if "sigmoid" in act else "Relu", ["h" if "before" in act else "a"],
+                    ["a" if "before" in act else "r"])  # fmt: skip
+    middle = {"none": [scale], "after": [scale, function]}.get(act, [function, scale])
+    more = {"g": gate.reshape(-1, 1, 1) if kind == "Conv" else gate}
+    model, report = compile_exactly(make_layers(tmp_path / "m.onnx", middle, more, kind))
+    assert count(model, "Mul") == 0 and report["analysis"]["folded_maps"]["factors"] == 1
+    widths = {t.name: list(t.dims) for t in model.graph.initializer}
+    assert 6 in widths["w1"] and 6 in widths["w2"]  # both gates of 0 are gone
+    assert {t.name for t in model.graph.output} == {"y"}
+
+
+@pytest.mark.parametrize("plant", ["negative", "read twice", "output"])
+def test_what_is_read_elsewhere_or_not_passed_stays(tmp_path: Path, plant: str) -> None:
+    scale = -np.ones(8) if plant == "negative" else np.full(8, 0.5)
+    middle = [make("Relu", ["h"], ["a"]), make("Mul", ["a", "g"], ["s"]), make("Sigmoid", ["s"], ["r"])]
+    if plant == "read twice":
+        middle[-1] = make("Add", ["q", "s"], ["r"])
+        middle.insert(0, make("Sigmoid", ["h"], ["q"]))
+    file = make_layers(tmp_path / "m.onnx", middle, {"g": scale})
+    if plant == "output":
+        proto = onnx.load(file)
+        proto.graph.output.append(helper.make_tensor_value_info("h", 1, ["n", 8]))
+        onnx.save(proto, file)
+    found = spa_compiler.compile(file, 0.0, latency=False, quality=False)
+    assert found.model.SerializeToString() == file.read_bytes()
+    assert found.report["analysis"]["folded_maps"] is None
+
+
+def test_a_scale_of_inputs_stays(tmp_path: Path) -> None:
+    """The scale of pictures is read from the model's first nodes."""
+    w = {"w": np.ones((6, 4)) * 0.1, "s": np.float32(0.25)}
+    nodes = [make("Mul", ["x", "s"], ["a"]), make("MatMul", ["a", "w"], ["y"])]
+    file = save_graph(tmp_path / "m.onnx", nodes, w, ["n", 6], ["n", 4])
+    found = spa_compiler.compile(file, 0.0, latency=False, quality=False)
+    assert found.model.SerializeToString() == file.read_bytes()
+
+
+@pytest.mark.parametrize("form", ["low rank", "mask", "low rank and sparse"])
+def test_expressions_of_constants_are_written_down(tmp_path: Path, form: str) -> None:
+    rng = np.random.default_rng(4)
+    w = {"base": rng.standard_normal((16, 24)), "u": rng.standard_normal((16, 2)), "v": rng.standard_normal((2, 24)),
+         "s": rng.standard_normal((16, 24)), "m": rng.integers(0, 2, (16, 24)), "w2": rng.standard_normal((24, 4)),
+         }  # fmt: skip
+    nodes = {
+        "low rank": [make("MatMul", ["u", "v"], ["d"]), make("Add", ["base", "d"], ["w"])],
+        "mask": [make("Mul", ["base", "m"], ["w"])],
+        "low rank and sparse": [make("MatMul", ["u", "v"], ["d"]), make("Add", ["base", "d"], ["e"]),
+                                make("Add", ["e", "s"], ["w"])],
+    }[form]  # fmt: skip
+    read = {i for n in nodes for i in n.input} | {"w2"}
+    nodes += [make("MatMul", ["x", "w"], ["h"]), make("Relu", ["h"], ["r"]), make("MatMul", ["r", "w2"], ["y"])]
+    file = save_graph(tmp_path / "m.onnx", nodes, {n: a for n, a in w.items() if n in read}, ["n", 16], ["n", 4])
+    model, report = compile_exactly(file)
+    assert [n.op_type for n in model.graph.node] == ["MatMul", "Relu", "MatMul"]
+    assert report["analysis"]["folded_maps"] == {"factors": 0, "expressions": 1}
+    assert report["compiled"]["macs"] == 16 * 24 + 24 * 4
+    if form == "low rank":
+        assert {t.name for t in model.graph.initializer} == {"base", "w2"}  # the weight keeps its name
+    assert shape_of(file) == [0, 16]
+
+
+def test_a_weight_that_something_else_reads_is_not_written_twice(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    w = {"base": rng.standard_normal((8, 8)), "m": rng.standard_normal((8, 1))}
+    nodes = [make("Mul", ["base", "m"], ["w"]), make("MatMul", ["x", "w"], ["h"]), make("Relu", ["h"], ["r"]),
+             make("MatMul", ["r", "base"], ["y"])]  # fmt: skip
+    file = save_graph(tmp_path / "m.onnx", nodes, w, ["n", 8], ["n", 8])
+    found = spa_compiler.compile(file, 0.0, latency=False, quality=False)
+    assert found.model.SerializeToString() == file.read_bytes()

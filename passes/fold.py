@@ -1,4 +1,4 @@
-"""fold: put factors and expressions of constants into the weights beside them."""
+"""fold: make one of linear maps, factors and expressions of constants that have nothing between them."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ class Fold:
         found = fold_maps(state.require_graph())
         if found is None:
             return state
-        counts = {"factors": found.factors, "expressions": found.expressions}
+        counts = {"factors": found.factors, "expressions": found.expressions, "branches": found.branches}
         return replace(state, model=found.model).add_results(folded_maps=counts)

@@ -322,6 +322,7 @@ def _list_exact_lines(analysis: Mapping[str, Any]) -> list[str]:
     if found := analysis["folded_maps"]:
         what = [f"{found['factors']} factors"] * bool(found["factors"])
         what += [f"{found['expressions']} expressions of constants"] * bool(found["expressions"])
+        what += [f"{found['branches']} linear maps"] * bool(found["branches"])
         lines.append(f"{' and '.join(what)} are in the weights now, which changes no output")
     return lines
 

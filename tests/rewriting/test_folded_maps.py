@@ -99,7 +99,7 @@ def test_expressions_of_constants_are_written_down(tmp_path: Path, form: str) ->
     file = save_graph(tmp_path / "m.onnx", nodes, {n: a for n, a in w.items() if n in read}, ["n", 16], ["n", 4])
     model, report = compile_exactly(file)
     assert [n.op_type for n in model.graph.node] == ["MatMul", "Relu", "MatMul"]
-    assert report["analysis"]["folded_maps"] == {"factors": 0, "expressions": 1}
+    assert report["analysis"]["folded_maps"] == {"factors": 0, "expressions": 1, "branches": 0}
     assert report["compiled"]["macs"] == 16 * 24 + 24 * 4
     if form == "low rank":
         assert {t.name for t in model.graph.initializer} == {"base", "w2"}  # the weight keeps its name
@@ -112,5 +112,103 @@ def test_a_weight_that_something_else_reads_is_not_written_twice(tmp_path: Path)
     nodes = [make("Mul", ["base", "m"], ["w"]), make("MatMul", ["x", "w"], ["h"]), make("Relu", ["h"], ["r"]),
              make("MatMul", ["r", "base"], ["y"])]  # fmt: skip
     file = save_graph(tmp_path / "m.onnx", nodes, w, ["n", 8], ["n", 8])
+    found = spa_compiler.compile(file, 0.0, latency=False, quality=False)
+    assert found.model.SerializeToString() == file.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["plain", "biased", "gemm", "gated", "scaled by one number"])
+def test_low_rank_branches_are_one_with_their_weight(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(6)
+    w = {"w": rng.standard_normal((16, 24)), "a": rng.standard_normal((16, 2)), "b": rng.standard_normal((2, 24)),
+         "w2": rng.standard_normal((24, 4))}  # fmt: skip
+    if kind == "gemm":
+        w |= {"w": w["w"].T, "bias": rng.standard_normal(24)}
+        nodes = [make("Gemm", ["x", "w", "bias"], ["p"], transB=1)]
+    else:
+        nodes = [make("MatMul", ["x", "w"], ["p" if kind != "biased" else "p0"])]
+    if kind == "biased":
+        w["bias"] = rng.standard_normal(24)
+        nodes += [make("Add", ["bias", "p0"], ["p"])]
+    nodes += [make("MatMul", ["x", "a"], ["i"])]
+    if kind == "gated":
+        w["g"] = np.array([0.0, 0.7])
+    nodes += [make("Mul", ["i", "g"], ["j"])] if kind == "gated" else []
+    nodes += [make("MatMul", ["j" if kind == "gated" else "i", "b"], ["q0" if "scaled" in kind else "q"])]
+    if "scaled" in kind:
+        w["s"] = np.float32(0.5)
+        nodes += [make("Mul", ["q0", "s"], ["q"])]
+    nodes += [make("Add", ["p", "q"], ["h"]), make("Relu", ["h"], ["r"]), make("MatMul", ["r", "w2"], ["y"])]
+    file = save_graph(tmp_path / "m.onnx", nodes, w, ["n", 16], ["n", 4])
+    model, report = compile_exactly(file)
+    assert report["analysis"]["folded_maps"]["branches"] == 2
+    assert report["compiled"]["macs"] == 16 * 24 + 24 * 4
+    assert {t.name for t in model.graph.initializer} == {"w", "w2", *({"bias"} & w.keys())}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_chain_without_branches_stays(tmp_path: Path, bias: bool) -> None:
+    rng = np.random.default_rng(7)
+    w = {"a": rng.standard_normal((16, 40)), "b": rng.standard_normal((40, 16)), "c": rng.standard_normal(16)}
+    nodes = [make("MatMul", ["x", "a"], ["h"]), make("MatMul", ["h", "b"], ["z" if bias else "y"])]
+    nodes += [make("Add", ["z", "c"], ["y"])] if bias else []
+    w = {n: a for n, a in w.items() if bias or n != "c"}
+    file = save_graph(tmp_path / "m.onnx", nodes, w, ["n", 16], ["n", 16])
+    found = spa_compiler.compile(file, 0.0, latency=False, quality=False)
+    assert found.model.SerializeToString() == file.read_bytes()
+
+
+def test_a_branch_that_is_no_smaller_together_stays(tmp_path: Path) -> None:
+    """Two low-rank branches, and no whole matrix beside them."""
+    rng = np.random.default_rng(7)
+    w = {n: rng.standard_normal(s) for n, s in (("a", (16, 2)), ("b", (2, 16)), ("c", (16, 2)), ("d", (2, 16)))}
+    nodes = [make("MatMul", ["x", "a"], ["h"]), make("MatMul", ["h", "b"], ["p"]), make("MatMul", ["x", "c"], ["i"]),
+             make("MatMul", ["i", "d"], ["q"]), make("Add", ["p", "q"], ["y"])]  # fmt: skip
+    file = save_graph(tmp_path / "m.onnx", nodes, w, ["n", 16], ["n", 16])
+    found = spa_compiler.compile(file, 0.0, latency=False, quality=False)
+    assert found.model.SerializeToString() == file.read_bytes()
+
+
+@pytest.mark.parametrize(("kernel", "attributes", "branches"), [
+    (1, {}, 1), (3, {"pads": [1] * 4}, 1), (3, {"pads": [2] * 4, "dilations": [2, 2]}, 1),
+    (3, {"pads": [3] * 4, "dilations": [3, 3]}, 0),
+])  # fmt: skip
+@pytest.mark.parametrize("groups", [1, 4])
+def test_parallel_kernels_are_one(
+    tmp_path: Path, kernel: int, attributes: dict[str, Any], branches: int, groups: int
+) -> None:
+    rng = np.random.default_rng(8)
+    w = {"w": rng.standard_normal((8, 4 // groups, 5, 5)), "c": rng.standard_normal(8),
+         "v": rng.standard_normal((8, 4 // groups, kernel, kernel)), "w2": rng.standard_normal((3, 8, 1, 1)),
+         }  # fmt: skip
+    nodes = [make("Conv", ["x", "v"], ["q"], group=groups, **attributes),
+             make("Conv", ["x", "w", "c"], ["p"], pads=[2] * 4, group=groups), make("Add", ["q", "p"], ["h"]),
+             make("Relu", ["h"], ["r"]), make("Conv", ["r", "w2"], ["y"])]  # fmt: skip
+    file = save_graph(tmp_path / "m.onnx", nodes, w, ["n", 4, 7, 7], ["n", 3, 7, 7])
+    model, report = compile_exactly(file)
+    assert (report["analysis"]["folded_maps"] or {"branches": 0})["branches"] == branches
+    assert count(model, "Conv") == 3 - branches
+
+
+def test_maps_with_a_norm_or_a_function_between_them_stay(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    w = {"w": rng.standard_normal((8, 4, 3, 3)), "v": rng.standard_normal((8, 4, 1, 1))}
+    w |= {n: rng.uniform(0.5, 1, 8) for n in "gbmv_"} | {"v": rng.standard_normal((8, 4, 1, 1))}
+    nodes = [make("Conv", ["x", "w"], ["p"], pads=[1] * 4), make("Conv", ["x", "v"], ["q"]),
+             make("BatchNormalization", ["p", "g", "b", "m", "_"], ["k"]), make("Add", ["k", "q"], ["y"])]  # fmt: skip
+    file = save_graph(tmp_path / "m.onnx", nodes, w, ["n", 4, 7, 7], ["n", 8, 7, 7])
+    found = spa_compiler.compile(file, 0.0, latency=False, quality=False)
+    assert found.model.SerializeToString() == file.read_bytes()
+
+
+def test_branches_of_other_sizes_stay(tmp_path: Path) -> None:
+    """One number everywhere is added to all places."""
+    rng = np.random.default_rng(10)
+    w = {"w": rng.standard_normal((8, 4, 3, 3)), "v": rng.standard_normal((8, 4, 7, 7))}
+    nodes = [
+        make("Conv", ["x", "w"], ["p"], pads=[1] * 4),
+        make("Conv", ["x", "v"], ["q"]),
+        make("Add", ["p", "q"], ["y"]),
+    ]
+    file = save_graph(tmp_path / "m.onnx", nodes, w, ["n", 4, 7, 7], ["n", 8, 7, 7])
     found = spa_compiler.compile(file, 0.0, latency=False, quality=False)
     assert found.model.SerializeToString() == file.read_bytes()

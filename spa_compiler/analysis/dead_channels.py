@@ -20,6 +20,7 @@ from spa_compiler.algebra.masks import NO_CHANNEL, Bools, find_coordinates
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.analysis.weight_slices import find_spoiled
 from spa_compiler.ir.model import find_element_type
+from spa_compiler.operators.recurrent_cell import STATES, B, R, W, find_zero_units
 from spa_compiler.operators.site import Scope, Site, Value
 
 Zeros = dict[tuple[str, Dim], Bools]
@@ -105,6 +106,7 @@ class _Forward:
         rules: dict[str, Callable[[Site, list[Value], Dim], Bools | None]]
         rules = {"product": self.product, "sum": self.sum, "multiply": self.multiply, "keeps": self.movement}
         rules |= {"gain": self.gain, "clip": self.clip, "pad": self.pad, "resize": self.resize}
+        rules |= {"cell": self.cell}
         rule = rules.get(site.traits.zero)
         if rule is None:
             return
@@ -194,6 +196,27 @@ class _Forward:
         slot = site.traits.norm.gain if site.traits.norm is not None else 1
         return self.zero(site.x(slot), d) & self.zero(site.x(slot + 1), d)
 
+    def cell(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """Recurrent units whose candidate gate is zero, and that start from zero."""
+        w, r, b = (self.read(site, slot) for slot in (W, R, B))
+        if w is None or r is None or (b is None and len(site.inputs) > B and site.inputs[B] is not None):
+            return None
+        units = find_zero_units(w, r, b, site.attrs.get("activations") or ())
+        place = find_coordinates(site.x(R).axes[2], (d,)).get(d)
+        if place is None:
+            return None
+        hit = place != NO_CHANNEL
+        found = np.bincount(place[hit], (~units)[hit].astype(float), d.size) == 0
+        states = [v for v in site.inputs[STATES] if v is not None and not self.is_empty(v)]
+        return np.asarray(np.logical_and.reduce([found, *(self.zero(v, d) for v in states)]))
+
+    def read(self, site: Site, slot: int) -> Any:
+        """The numbers of a constant operand; None where it is computed, or stored as integers."""
+        value = site.inputs[slot] if slot < len(site.inputs) else None
+        tensor = None if value is None else self.constants.get(value.name)
+        is_plain = tensor is not None and find_element_type(tensor) in ZERO_TESTED_TYPES
+        return np.asarray(self.model.array(tensor)) if is_plain else None
+
 
 def _find_carriers(site: Site, d: Dim) -> list[Value]:
     """Inputs that share a name with the output that stands for this dim: not those that only sum over it."""
@@ -213,6 +236,8 @@ def _find_consumptions(graph: DependencyGraph, live: set[Dim], zeros: Zeros) -> 
         join = np.logical_or if site.traits.is_contraction else np.logical_and
         for scope in site.scopes:
             for held, dims in _find_summed(scope, live):
+                if site.traits.zero == "cell":  # the state is one of the factors, and an output
+                    held = [*held, *(y for y in site.outputs[:1] if y is not None)]
                 for d in dims:
                     none = np.zeros(d.size, bool)
                     out.setdefault(d, []).append(join.reduce([zeros.get((v.name, d), none) for v in held]))

@@ -29,6 +29,29 @@ Array = NDArray[Any]
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 X, W, R, B, SEQUENCE_LENS, H0 = range(6)
 """Input slots; an LSTM has C0 and peepholes behind them, which nothing here needs: peepholes are no contraction."""
+STATES = slice(H0, H0 + 2)
+"""Input slots of the initial states."""
+
+
+FUNCTIONS_OF_CELLS = frozenset(("tanh", "relu", "leakyrelu", "thresholdedrelu", "elu", "softsign", "scaledtanh"))
+"""Functions of a cell that give 0 at 0, in lower case: names are read so by their specification."""
+
+
+def find_zero_units(w: Array, r: Array, b: Array | None, activations: Sequence[str | bytes]) -> Array:
+    """Hidden units that stay zero when they start so: their candidate gate, the last one, is zero in all directions.
+
+    Then LSTM's cell is f * 0 + i * g(0), GRU's state z * 0 + (1 - z) * g(0) and RNN's state f(0), whatever comes in.
+    """
+    (directions, rows, _), hidden = w.shape, r.shape[-1]
+    gates = rows // hidden
+    names = [a.decode() if isinstance(a, bytes) else a for a in activations]
+    each = names[: len(names) // directions] if names else []
+    zeroed = all(n.lower() in FUNCTIONS_OF_CELLS for i, n in enumerate(names) if gates == 1 or i % len(each))
+    both = np.zeros((directions, 2 * rows)) if b is None else np.asarray(b)
+    bias = both.reshape(directions, 2, rows)[:, :, rows - hidden :]
+    filled = (w[:, rows - hidden :] != 0).any(axis=(0, 2)) | (r[:, rows - hidden :] != 0).any(axis=(0, 2))
+    units: Array = ~(filled | (bias != 0).any(axis=(0, 1))) & zeroed
+    return units
 
 
 @dataclass(frozen=True)

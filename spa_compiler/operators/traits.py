@@ -14,7 +14,7 @@ from typing import Literal
 
 EVERY_NAME = "*"
 UNCOUNTED = "?"
-Zero = Literal["", "keeps", "sum", "multiply", "product", "gain", "clip", "pad", "resize", "fill"]
+Zero = Literal["", "keeps", "sum", "multiply", "product", "gain", "clip", "pad", "resize", "fill", "cell"]
 Kernel = Literal["", "convolution", "transposed", "matrix"]
 NO_ATTRIBUTES: Mapping[str, int] = {}
 
@@ -63,7 +63,7 @@ class Traits:
     zero           which channels of the output are zero: "keeps": where all inputs are; "sum": so, if all inputs have
                    the channel; "multiply": where any input is; "product": where activation or weight is, and the bias;
                    "gain": where gain and bias are; "clip", "pad", "resize": as "keeps", depending on attributes;
-                   "fill": all of them, where it fills with zeros
+                   "fill": all of them, where it fills with zeros; "cell": units whose candidate and state are zero
     one_output     this holds for the first output only
     neutral        what an entry has to be to change nothing in a reduction over it
     mean           a reduction that divides by the number of entries

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -248,3 +249,61 @@ def test_ratio_0_without_dead_channels_gives_the_same_bytes(tmp_path: Path, mode
     for source in sorted(models.glob("*.onnx")):
         spa_compiler.compile(source, ratio=0, output=tmp_path / "out.onnx")
         assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
+
+
+def recurrent_model(
+    op: str, spoil: str = "", directions: int = 1, state: bool = True, **attributes: Any
+) -> onnx.ModelProto:
+    """A cell of eight units, of which 2 and 5 have a candidate gate of zeros, and a product with what it gives."""
+    rng, gates = np.random.default_rng(0), {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    w = {"w": rng.standard_normal((directions, gates * 8, 3)), "r": rng.standard_normal((directions, gates * 8, 8)),
+         "b": rng.standard_normal((directions, 2 * gates * 8)), "h": rng.standard_normal((directions, 2, 8)),
+         "v": rng.standard_normal((8, 4))}  # fmt: skip
+    last = (gates - 1) * 8 + np.array([2, 5])
+    for name in ("w", "r"):
+        w[name][:, last] = 0
+    for both in (0, gates * 8):
+        w["b"][:, both + last] = 0
+    w["h"][:, :, [2, 5]] = 0
+    if spoil:
+        w[spoil][0, *(last[0],) if spoil != "h" else (0, 2)] += 1
+    states = ["h", "h"][: 2 if op == "LSTM" else 1] if state else []
+    nodes = [onnx.helper.make_node(op, ["x", "w", "r", "b", "", *states], ["y0"], hidden_size=8,
+                                   direction="bidirectional" if directions == 2 else "forward", **attributes),
+             onnx.helper.make_node("MatMul", ["y0", "v"], ["y"])]  # fmt: skip
+    used = {i for n in nodes for i in n.input}
+    graph = onnx.helper.make_graph(
+        nodes, "g", [onnx.helper.make_tensor_value_info("x", 1, [5, 2, 3])],
+        [onnx.helper.make_tensor_value_info("y", 1, [5, directions, 2, 4])],
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in w.items() if n in used],
+    )  # fmt: skip
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("state", [True, False])
+@pytest.mark.parametrize(("op", "attributes"), [
+    ("RNN", {}), ("GRU", {}), ("GRU", {"linear_before_reset": 1}), ("LSTM", {}),
+])  # fmt: skip
+def test_recurrent_units_without_a_candidate_go(
+    tmp_path: Path, op: str, attributes: dict[str, Any], state: bool, directions: int
+) -> None:
+    file = tmp_path / "m.onnx"
+    onnx.save(recurrent_model(op, "", directions, state, **attributes), file)
+    found = spa_compiler.compile(file, 0.0, latency=False, quality=False)
+    assert found.report["analysis"]["erased_channels"] == 2
+    assert [g["kept"] for g in found.report["groups"] if g["size"] == 8] == [6]
+    x = {"x": np.random.default_rng(1).standard_normal((5, 2, 3)).astype(np.float32)}
+    protos = (onnx.load(file), found.model)
+    dense, small = (onnxruntime.InferenceSession(m.SerializeToString()).run(None, x) for m in protos)
+    assert np.abs(dense[0] - small[0]).max() <= 1e-5
+
+
+@pytest.mark.parametrize(("op", "spoil", "activations"), [
+    ("RNN", "w", []), ("GRU", "r", []), ("LSTM", "b", []), ("GRU", "h", []), ("RNN", "", ["Sigmoid"]),
+    ("LSTM", "", ["Sigmoid", "Sigmoid", "Tanh"]),
+])  # fmt: skip
+def test_recurrent_units_that_may_move_stay(op: str, spoil: str, activations: list[str]) -> None:
+    graph = analyze_proto(recurrent_model(op, spoil, **({"activations": activations} if activations else {})))
+    found = find_dead_channels(graph)
+    assert sum(int(m.sum()) for m in found.values()) == (1 if spoil else 0)

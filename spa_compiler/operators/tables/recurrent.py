@@ -30,7 +30,7 @@ def recurrent(gates: int) -> Rule:
 
 def row(gates: int) -> Row:
     """At every step each direction's gates read the input and the state."""
-    return Row(recurrent(gates), macs=f"T b D {gates} h i, T b D {gates} h h")
+    return Row(recurrent(gates), macs=f"T b D {gates} h i, T b D {gates} h h", zero="cell")
 
 
 RULES: dict[str, Rule] = {"RNN": row(1), "GRU": row(3), "LSTM": row(4)}

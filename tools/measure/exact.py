@@ -2,8 +2,9 @@
 
     python -m tools.measure.exact DIR [DIR ...] [--out TABLE.md]
 
-Channels that are multiples or numbers, zero terms of sums and dead channels are counted; MACs, bytes of weights and
-milliseconds (one thread, minimum of alternating runs) before and after; the error of the proof. A file with nothing to
+What is folded into other weights, channels that are multiples or numbers, zero terms of sums and dead channels are
+counted; MACs, bytes of weights and milliseconds (one thread, minimum of alternating runs) before and after; the error
+of the proof. A file with nothing to
 take has to come out byte for byte.
 """
 
@@ -17,7 +18,18 @@ import spa_compiler
 from spa_compiler.errors import SpaError
 from tools.measure.benchmark import markdown
 
-HEAD = ["model", "multiples, numbers", "zero terms", "dead channels", "MACs", "bytes of weights", "ms", "proof", "file"]
+HEAD = [
+    "model",
+    "folded",
+    "multiples, numbers",
+    "zero terms",
+    "dead channels",
+    "MACs",
+    "bytes of weights",
+    "ms",
+    "proof",
+    "file",
+]
 
 
 def list_rows(folders: list[Path]) -> Iterator[list[str]]:
@@ -30,10 +42,12 @@ def list_rows(folders: list[Path]) -> Iterator[list[str]]:
             continue
         report, analysis = found.report, found.report["analysis"]
         redirected = analysis["redirected"] or {"channels": 0, "terms": 0}
+        folded = sum((analysis["folded_maps"] or {}).values())
         proof, times = report["verification"]["prune_equals_mask"], report["latency"]
         same = found.model.SerializeToString() == path.read_bytes()
         yield [
-            path.stem, str(redirected["channels"]), str(redirected["terms"]), str(analysis["erased_channels"]),
+            path.stem, str(folded),
+            str(redirected["channels"]), str(redirected["terms"]), str(analysis["erased_channels"]),
             f"{report['reached']['macs']:.1%}", f"{report['reached']['bytes']:.1%}",
             f"{times['dense_min_ms']:.3g} -> {times['compiled_min_ms']:.3g}" if times else "",
             f"{proof['error']:.0e}" if proof else "", "the same bytes" if same else "changed",

@@ -3,6 +3,7 @@
     with open_scratch(output) as folder:               # beside the output, so that a rename publishes
         write(proto, source, folder / output.name)
         publish(folder, output, keep=read)
+    copy_model(source, output)                         # a model as it is, with its external data
 
 External data has a name of its own (`data_name`), so the old model and the new one each find their own data at any
 moment: the data is put down first, the model is renamed over the old one, and then the old one's data is removed. What
@@ -23,6 +24,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -30,6 +32,9 @@ from google.protobuf.message import DecodeError
 from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.execution.interrupts import check_stop, hold_signals
 from spa_compiler.ir.external_data import PROTOBUF_LIMIT, find_locations
+from spa_compiler.ir.reader import read_proto
+from spa_compiler.ir.snapshots import Snapshot, hash_file
+from spa_compiler.ir.writer import write
 
 if sys.platform != "win32":
     import fcntl
@@ -151,6 +156,33 @@ def publish(folder: Path, output: Path, read: Collection[Path] = ()) -> None:
         finally:
             if alone:
                 remove_unnamed(names, output.parent, read)
+
+
+def copy_model(source: Path, output: Path) -> dict[str, Any]:
+    """Put a copy of a model in a place, at once or not at all; returns what the report says of an output.
+
+    A model without external data is copied byte by byte. External data gets a file of its own, named as that of
+    compiled models, so that the copy may lie in another folder and does not depend on the file it was made from.
+    """
+    proto = read_proto(source)
+    read = [source, *(source.parent / name for name in find_locations(proto))]
+    before = Snapshot.of(read)
+    with open_scratch(output) as folder:
+        file = folder / output.name
+        if len(read) == 1:
+            shutil.copyfile(source, file)
+        else:
+            write(proto, source.parent, file)
+        data = [p for p in folder.iterdir() if p.name != file.name]
+        found = {
+            "path": str(output),
+            "data": data[0].name if data else None,
+            "bytes": sum(p.stat().st_size for p in (file, *data)),
+            "sha256": hash_file(file),
+        }
+        before.check()
+        publish(folder, output, read)
+    return found
 
 
 @contextmanager

@@ -55,6 +55,7 @@ from spa_compiler.errors import (
 from spa_compiler.execution.interrupts import raise_on_signals
 from spa_compiler.execution.time_limit import limit_time
 from spa_compiler.exit_codes import ExitCode
+from spa_compiler.output import copy_model
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.output_paths import check_apart, check_place
 from spa_compiler.planning.plan import Plan
@@ -139,7 +140,7 @@ RUN_OPTIONS: list[Callable[..., Any]] = [
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else."),
     make_named_option("fail_under"),
-    click.option("--allow-noop", is_flag=True, help="Exit 0 instead of 5 when nothing can be pruned."),
+    click.option("--allow-noop", is_flag=True, help="Copy the model and exit 0, not 5, when nothing can be pruned."),
     make_named_option("latency"),
     make_named_option("quality"),
     click.option("-q", "--quiet", is_flag=True, help="Only the last line."),
@@ -167,25 +168,40 @@ def _make_options(given: dict[str, Any]) -> Options:
 
 def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
     """Compile, print and save what was asked for; a run that fails says so in its reports, too."""
+    target = output or source.with_name(f"{source.stem}.pruned.onnx")
     try:
-        _compile_and_save(source, output, given)
+        try:
+            _compile_and_save(source, target, given)
+        except NothingToPrune as e:
+            if not given["allow_noop"]:
+                raise
+            _copy_unchanged(e, source, target, given)
     except (GateError, ReportError):  # they have a report of the whole run
         raise
     except Exception as e:
-        _report_failure(e, source, given)
-        if isinstance(e, NothingToPrune) and given["allow_noop"]:
-            return
+        _report_failure(make_failed_report(e, source), [] if isinstance(e, PlaceError) else given["reports"], given)
         raise
 
 
-def _compile_and_save(source: Path, output: Path | None, given: dict[str, Any]) -> None:
+def _copy_unchanged(error: NothingToPrune, source: Path, target: Path, given: dict[str, Any]) -> None:
+    """Where nothing could be pruned and that is allowed, the next step gets the model as it is, and a report."""
+    copy = None if given["dry_run"] else copy_model(source, target)
+    failures = _report_failure(make_failed_report(error, source, copy, True), given["reports"], given)
+    if not given["as_json"]:
+        rest = "; --fail-under was not judged" if given["fail_under"] else ""
+        did = f"{target} is a copy of {source}" if copy else "dry run: nothing was written"
+        click.echo(f"UNCHANGED | {error}; {did}{rest}")
+    if failures:
+        raise ReportError(f"{'the copy was written' if copy else 'the dry run was done'}; {'; '.join(failures)}")
+
+
+def _compile_and_save(source: Path, target: Path, given: dict[str, Any]) -> None:
     options = _make_options(given)
     beside = _list_other_outputs(given)
     for _, file in beside:
         check_place(file)
     if not source.is_file():
         raise ModelError(f"{source}: no such file" if not source.exists() else f"{source}: not a file")
-    target = output or source.with_name(f"{source.stem}.pruned.onnx")
     try:
         with _describe_unproven(" | nothing was written", given["as_json"]), _show_progress(given["quiet"]) as tell:
             result = compile_file(source, target, options, tell, None, beside)
@@ -208,18 +224,19 @@ def _tell_command() -> str:
     return shlex.join(["spa-compile", *sys.argv[1:]])
 
 
-def _report_failure(error: Exception, source: Path, given: dict[str, Any]) -> None:
-    """Save and print the report of a run that ended without a result."""
-    report = make_failed_report(error, source, given["allow_noop"])
-    for file in given["reports"] if not isinstance(error, PlaceError) else []:  # where could it be written?
+def _report_failure(report: dict[str, Any], files: Sequence[Path], given: dict[str, Any]) -> list[str]:
+    """Save and print the report of a run that ended without a result; a sentence for each that could not be saved."""
+    failures = []
+    for file in files:
         if not is_replaceable(file):
-            click.echo(f"spa-compile: {file} is no report and stays as it is; none of this run is written", err=True)
+            failures.append(f"{file} is no report and stays as it is; none of this run is written")
         elif why := _write(file, lambda f: save_report(report, f)):
-            click.echo(f"spa-compile: the report {file} was not written: {why}", err=True)
+            failures.append(f"the report {file} was not written: {why}")
+    for failure in failures:
+        click.echo(f"spa-compile: {failure}", err=True)
     if given["as_json"]:
         _print_json(report)
-    elif report["status"] == "UNCHANGED" and given["allow_noop"]:
-        click.echo(f"UNCHANGED | {error}; nothing was written")
+    return failures
 
 
 def _show_missed(report: dict[str, Any], given: dict[str, Any]) -> None:

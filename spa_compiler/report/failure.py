@@ -19,9 +19,13 @@ FAILED_STATUSES = ("FAILED", "UNCHANGED", "ERROR")
 """Of runs that have no result."""
 
 
-def make_failed_report(error: Exception, source: Path, allow_noop: bool = False) -> dict[str, Any]:
-    """The report of a run that raised this; `allow_noop`: it ends with 0 where nothing could be pruned."""
-    code = find_exit_code(error)
+def make_failed_report(
+    error: Exception, source: Path, output: dict[str, Any] | None = None, is_allowed: bool = False
+) -> dict[str, Any]:
+    """The report of a run that raised this.
+
+    `is_allowed`: nothing could be pruned, and the run ends with 0; `output` then says which copy of the input it wrote.
+    """
     unchanged = isinstance(error, NothingToPrune)
     status = "UNCHANGED" if unchanged else "FAILED" if isinstance(error, VerificationError) else "ERROR"
     return {
@@ -29,9 +33,10 @@ def make_failed_report(error: Exception, source: Path, allow_noop: bool = False)
         "version": REPORT_FORMAT,
         "tool": f"spa-compile {VERSION}",
         "status": status,
-        "exit_code": int(ExitCode.DONE if unchanged and allow_noop else code),
+        "exit_code": int(ExitCode.DONE if is_allowed else find_exit_code(error)),
         "error": describe_error(error),
         "input": {"path": str(source)},
+        **({"output": output} if output else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,12 +17,13 @@ import numpy as np
 import onnx
 import pytest
 
-from commands import QUICK, folder, last, run
+from commands import QUICK, check_report, folder, last, run
 from spa_compiler import compiler
 from spa_compiler.cli import main
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import UsageError
 from spa_compiler.exit_codes import ExitCode
+from spa_compiler.ir.snapshots import hash_file
 from spa_compiler.pipeline.options import Options
 from spa_compiler.verification import proof
 
@@ -211,7 +213,42 @@ def test_exit_5_when_nothing_can_be_pruned_unless_that_is_allowed(tmp_path: Path
     allowed = run(file, "--ratio", 0.5, "--allow-noop", *QUICK)
     assert allowed.exit_code == 0
     assert last(allowed).startswith("UNCHANGED | ")
-    assert set(folder(tmp_path)) == {"linear.onnx"}
+    assert (tmp_path / "linear.pruned.onnx").read_bytes() == file.read_bytes()
+    assert set(folder(tmp_path)) == {"linear.onnx", "linear.pruned.onnx"}
+
+
+@pytest.mark.parametrize("external", [False, True], ids=["one file", "external data"])
+def test_an_allowed_noop_gives_the_next_step_a_model_and_a_report(tmp_path: Path, external: bool) -> None:
+    there = tmp_path / "next"
+    file = linear(tmp_path / "linear.onnx")
+    if external:
+        onnx.save(onnx.load(file), file, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    before = folder(tmp_path)
+    out, report = there / "small.onnx", tmp_path / "r.json"
+    result = run(file, out, "--ratio", 0.5, "--allow-noop", "--report", report, *QUICK)
+    assert result.exit_code == 0
+    assert f"{out} is a copy of {file}" in last(result)
+    found = json.loads(report.read_text())
+    check_report(found)
+    assert (found["status"], found["exit_code"], found["output"]["path"]) == ("UNCHANGED", 0, str(out))
+    assert found["output"]["bytes"] == sum(p.stat().st_size for p in there.iterdir())
+    assert found["output"]["sha256"] == folder(there)["small.onnx"]
+    assert set(folder(there)) == {"small.onnx", found["output"]["data"]} - {None}
+    if external:
+        (tmp_path / "weights.bin").unlink()  # the copy has its own
+        del before["weights.bin"]
+    assert onnx.numpy_helper.to_array(onnx.load(out).graph.initializer[0]).tolist() == np.ones((4, 3)).tolist()
+    assert {n: hash_file(tmp_path / n) for n in before} == before
+
+
+def test_an_allowed_noop_keeps_to_dry_runs_and_refuses_the_input_as_output(tmp_path: Path) -> None:
+    file = linear(tmp_path / "linear.onnx")
+    before = folder(tmp_path)
+    dry = run(file, "--ratio", 0.5, "--allow-noop", "--dry-run", "--fail-under", "macs_reduction=0.1", *QUICK)
+    assert (dry.exit_code, folder(tmp_path)) == (0, before)
+    assert last(dry).endswith("nothing was written; --fail-under was not judged")
+    assert run(file, file, "--ratio", 0.5, "--allow-noop", *QUICK).exit_code == 2
+    assert folder(tmp_path) == before
 
 
 def test_exit_5_when_the_target_is_met_already(source: Path) -> None:

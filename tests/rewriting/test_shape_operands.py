@@ -270,5 +270,5 @@ def test_a_shape_of_which_nothing_is_known_may_hold_a_minus_one() -> None:
         "w2": (6, 3),
     }  # fmt: skip
     graph = graph_of(Case(text, constants, None))
-    site = next(s for s in graph.sites if s.outputs[0] is not None and s.outputs[0].name == "p")
+    site = next(s for s in graph.sites if s.first_output is not None and s.first_output.name == "p")
     assert [graph.size_writer.has_room(site, o) for o in site.operands] == [False]

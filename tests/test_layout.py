@@ -28,14 +28,14 @@ MODULES = [*LIBRARY, *PASSES]
 ORDER = """
     exit_codes errors plugins version settings times algebra ir operators execution shape_inference canonicalize
     analysis rewriting datasets verification planning interpreter autodiff calibration statistics scoring compensation
-    quality output pipeline report compiler sweeps __init__ cli __main__
+    quality output pipeline report compiler sweeps __init__ cli olive __main__
 """.split()
 """Packages, and modules beside them: each imports only from those before it (docs/architecture.md)."""
 SLOW = {"sympy", "matplotlib", "jinja2"}
 """Half a second to import each: where the first expression of sizes is made, and where a page has a picture."""
 FORBIDDEN = re.compile(r"(?i)(?:^|_)(layer|filter|handler|manager|util|helper)s?(?:_|$)")
-FOREIGN = {"filter", "helper", "numpy_helper", "external_data_helper", "layer_ratio"}
-"""Names of Python and onnx that are used under their own name, and an option of layers as papers call them."""
+FOREIGN = {"filter", "helper", "numpy_helper", "external_data_helper", "layer_ratio", "ONNXModelHandler"}
+"""Names of Python, onnx and Olive that are used under their own name, and an option of layers as papers call them."""
 
 
 SAID_EVERYWHERE = {"If", "Loop", "Scan", "Constant", "Shape", "Size", "Sum", "Max", "Min", "Mean"}

@@ -5,7 +5,7 @@
 A product by constants, one for all or one a channel, goes into the weights before it (through Relu where none is below
 0) or behind it; numbers that are computed of constants alone are written down where the file gets smaller; branches
 that are linear maps of one value become one (`folded_branches`). Weights that something else reads, that are tied, or
-that are stored as integers stay as they are; so do norms.
+that are stored as integers stay as they are; so do norms, those that are written as a product and a sum among them.
 """
 
 from __future__ import annotations
@@ -143,6 +143,8 @@ class _Edit(WeightEdit):
                 continue
             x, factor = found
             y = node.outputs[0]
+            if self.is_written_norm(y, factor):
+                continue
             if (edits := self.round(self.scale_before(x, factor))) is not None:
                 producer = x.inputs[0]
                 self.drop(node)
@@ -173,6 +175,16 @@ class _Edit(WeightEdit):
         if len(wide) > 1 or numbers.ndim > len(y.shape) or not np.isfinite(numbers).all():
             return None
         return x, Factor(numbers.ravel(), len(y.shape) - numbers.ndim + wide[0] if wide else None)
+
+    def is_written_norm(self, y: gs.Tensor, factor: Factor) -> bool:
+        """Is a product by numbers of every channel, with constants added, a norm that was written out?
+
+        What reads statistics and shares errors takes its scale: like BatchNormalization, it is not folded before.
+        """
+        site = self.find_site(y.outputs[0]) if len(y.outputs) == 1 else None
+        if factor.axis is None or site is None or not site.traits.sums or (factor.numbers == 0).any():
+            return False
+        return any(isinstance(t, gs.Constant) for t in y.outputs[0].inputs)
 
     def scale_before(self, t: gs.Tensor, factor: Factor) -> Edits | None:
         """The numbers by which a value becomes so many times as large; None where they are not to be changed."""

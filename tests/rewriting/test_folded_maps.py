@@ -212,3 +212,14 @@ def test_branches_of_other_sizes_stay(tmp_path: Path) -> None:
     file = save_graph(tmp_path / "m.onnx", nodes, w, ["n", 4, 7, 7], ["n", 8, 7, 7])
     found = spa_compiler.compile(file, 0.0, latency=False, quality=False)
     assert found.model.SerializeToString() == file.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["MatMul", "Conv"])
+def test_a_norm_that_is_written_as_a_product_and_a_sum_stays_for_calibration(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(3)
+    shape = (8, 1, 1) if kind == "Conv" else (8,)
+    middle = [make("Mul", ["h", "g"], ["s"]), make("Add", ["s", "t"], ["q"]), make("Relu", ["q"], ["r"])]
+    more = {"g": rng.uniform(0.5, 2, shape), "t": rng.standard_normal(shape)}
+    file = make_layers(tmp_path / "m.onnx", middle, more, kind)
+    found = spa_compiler.compile(file, 0.0, latency=False, quality=False)
+    assert found.model.SerializeToString() == file.read_bytes()

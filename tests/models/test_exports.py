@@ -127,8 +127,11 @@ def error_of_compiling_again(path: Path, options: Options) -> float:
 
 @pytest.mark.parametrize("name", EXPORTS)
 def test_ratio_0_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
-    compile_file(path_of(name), tmp_path / "out.onnx", Options(ratio=0.0, latency=False, quality=False, threads=1))
-    assert (tmp_path / "out.onnx").read_bytes() == path_of(name).read_bytes()
+    """Where nothing goes without loss: five of them have a product by constants that a weight takes over."""
+    options = Options(ratio=0.0, latency=False, quality=False, threads=1)
+    found = compile_file(path_of(name), tmp_path / "out.onnx", options).report["analysis"]
+    exact = found["erased_channels"] or found["redirected"] or found["folded_maps"]
+    assert ((tmp_path / "out.onnx").read_bytes() == path_of(name).read_bytes()) == (not exact)
 
 
 @pytest.mark.parametrize("name", PRUNABLE)

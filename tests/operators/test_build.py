@@ -17,6 +17,7 @@ CALLS: dict[str, tuple[int, Callable[[int], Call[str]]]] = {
     "maximum": (8, lambda opset: build.maximum("a", "b")),
     "subtract": (7, lambda opset: build.subtract("a", "b")),
     "multiply": (7, lambda opset: build.multiply("a", "b")),
+    "multiply_matrices": (7, lambda opset: build.multiply_matrices("a", "b")),
     "dequantize": (13, lambda opset: build.dequantize(["a", "s", "z"], 0)),
     "divide": (7, lambda opset: build.divide("a", "b")),
     "square_root": (7, lambda opset: build.square_root("a")),

@@ -170,6 +170,21 @@ def _check_requirements(step: Pass, there: set[str]) -> None:
         raise UsageError(f"pass '{step.name}' needs the {missing} of an earlier pass: put {names or 'one'} before it")
 
 
+def _take_options(step: Pass, given: Pass) -> Pass:
+    """The pass with the options of another of its kind, those that are not at their defaults."""
+    options = {f.name: (getattr(given, f.name), f.default) for f in find_option_fields(type(step))}
+    made: Pass = replace(step, **{n: v for n, (v, usual) in options.items() if v != usual})  # type: ignore[type-var]
+    return made
+
+
+def _exchange(steps: Iterable[Pass], step: Pass) -> tuple[Pass, ...]:
+    """Passes with this one in the place of the one of its name, wherever it lies."""
+    return tuple(
+        step if p.name == step.name else replace_inner(p, _exchange(inner, step)) if (inner := find_inner(p)) else p
+        for p in steps
+    )
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Passes in order; itself a pass."""
@@ -263,12 +278,17 @@ class Pipeline:
     def insert(self, step: Pass, added: frozenset[Pass] = frozenset()) -> Pipeline:
         """The pipeline with a pass where its `after` says: behind the last of these passes, and those `added` there.
 
-        Raises UsageError where it does not say, where none of them is here, and where it is here already.
+        One that is here takes the options that are not at their defaults. Raises UsageError where it does not say,
+        where none of them is here, and where it is here already, as it is or just added.
         """
         steps, names = list(self.iterate_flat()), getattr(step, "after", ())
         wraps = getattr(step, "wraps_from", "")
-        if any(p.name == step.name for p in iterate_deep(steps)):
-            raise UsageError(f"--with {step.name}: the pipeline has this pass: {self}")
+        same = [p for p in iterate_deep(steps) if p.name == step.name]
+        if same:
+            changed = _take_options(same[0], step)
+            if changed == same[0] or find_inner(same[0]) or any(p.name == step.name for p in added):
+                raise UsageError(f"--with {step.name}: the pipeline has this pass: {self}")
+            return Pipeline(_exchange(steps, changed))
         if not names:
             raise UsageError(f"--with {step.name}: the pass does not say what it goes after (`after`); give --pipeline")
         if wraps and not find_inner(step):

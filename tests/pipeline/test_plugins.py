@@ -390,3 +390,13 @@ def test_without_the_plugin_its_names_are_unknown() -> None:
     assert "every_other" not in passes.find_passes()
     assert "position" not in registry.find_criteria()
     assert list(cost_registry.find_costs()) == ["macs", "params", "size", "latency", "channels", "flops"]
+
+
+def test_with_gives_a_pass_that_is_there_its_options() -> None:
+    steps = passes.Pipeline.parse("normalize,analyze,basis,erase,calibrate,score,protect(allocate{ratio=0.5},remove)")
+    turned = steps.insert(passes.make_pass("basis", dims="all"))
+    assert str(turned) == str(steps).replace("basis", "basis{dims=all}")
+    inner = passes.Pipeline.parse("allocate{ratio=0.25}").passes[0]
+    assert str(steps.insert(inner)) == str(steps).replace("ratio=0.5", "ratio=0.25")
+    with pytest.raises(UsageError, match="the pipeline has this pass"):
+        turned.insert(passes.make_pass("basis", dims="all"))

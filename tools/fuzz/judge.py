@@ -21,8 +21,8 @@ from tools.fuzz.oracle import Differs, can_run, compare
 CODES = {0, 1, 2, 3, 4, 5, 6, 7, 130}
 FIRST_WORDS = ("VERIFIED", "UNPROVEN", "UNCHANGED", "GATE_MISSED", "PASSED")
 ERRORS = ("spa-compile: error:", "Error:", "spa-compile: interrupted", "Usage:", "Try ")
-WITHOUT_LOSS = "not computed any more, which changes no output"
-"""Words of a run that reads channels from others, which a reference of zeros cannot follow."""
+WITHOUT_LOSS = "which changes no output"
+"""Words of a run that reads channels from others or folds weights, which a reference of zeros cannot follow."""
 RESIDENT = 3 << 30
 """Bytes that a run may hold; `--memory` is 2 GB by default."""
 FRAME = re.compile(r'File "[^"]*?(?:spa_compiler|passes)/([^"]+)", line \d+, in (\S+)')

@@ -76,7 +76,7 @@ def fold_branches(edit: WeightEdit) -> int:
 def trace(edit: WeightEdit, node: gs.Node) -> Maps:
     """The first output of a node as linear maps."""
     site = edit.find_site(node)
-    if site is None or len(node.outputs) != 1:
+    if site is None or site.first_output is None or len(node.outputs) != 1:
         return {}
     if site.traits.sums and len(node.inputs) == 2:
         return trace_sum(edit, node, site)

@@ -75,6 +75,23 @@ def test_little_known_values_anywhere_are_compiled_around(kind: str, place: int,
     assert result.report["compiled"]["macs"] < result.report["dense"]["macs"]
 
 
+def test_a_sum_whose_shape_a_run_may_give_is_compiled_around(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,6] x, int64[1] given) => (float[N,3] y) {
+        a = MatMul(x, w1)  r = Relu(a)  b = MatMul(r, w2)  o = Shape(b)  s = Slice(o, zero, one, given)
+        t = Concat <axis = 0> (s, rest)  c = Reshape(b, t)  d = MatMul(c, w3)  e = Add(b, d)  y = MatMul(e, w4) }"""
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in {"w1": (6, 8), "w2": (8, 6), "w3": (6, 6), "w4": (6, 3)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([0]), "given"))
+    for name, number in {"zero": 0, "one": 1, "rest": -1}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.array([number]), name))
+    onnx.save(proto, tmp_path / "net.onnx")
+    report = spa_compiler.compile(tmp_path / "net.onnx", 0.2, latency=False).report
+    assert report["status"] == "VERIFIED"
+    assert report["compiled"]["macs"] < report["dense"]["macs"]
+
+
 ZIPMAP = 'z = ai.onnx.ml.ZipMap <classlabels_strings = ["a", "b", "c"]> (y)'
 
 

@@ -103,12 +103,17 @@ def match_scale(drawn: Sequence[Feed], given: Sequence[Feed]) -> list[Feed]:
         wanted, found = (np.concatenate([np.ravel(f[name]) for f in feeds]) for feeds in (given, drawn))
         if wanted.dtype.kind != "f" or not wanted.size or not found.size:
             continue
-        (mean, std), (own, spread) = ((float(x.mean()), float(x.std())) for x in (wanted, found))
+        (mean, std), (own, spread) = (_measure(x) for x in (wanted, found))
         near = 1 / FAR_SCALE <= spread / max(std, 1e-30) <= FAR_SCALE and abs(mean - own) <= FAR_SCALE * std
         if not near and spread > 0:
             for f in out:
                 f[name] = np.asarray((f[name] - own) / spread * std + mean, f[name].dtype)  # 0-d stays an array
     return out
+
+
+def _measure(x: Array) -> tuple[float, float]:
+    """Mean and deviation; the squares of half floats are beyond the largest one."""
+    return float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))
 
 
 def count_judged(graph: DependencyGraph) -> int:

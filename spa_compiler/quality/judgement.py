@@ -88,11 +88,35 @@ def count_numbers(feed: Feed) -> int:
 def judge_quality(
     dense: list[list[Any]], compiled: list[list[Any]], evidence: Evidence, kind: InputKind, reason: str = ""
 ) -> Quality:
-    """The verdict on outputs: none is needed where they are equal, none is possible where inputs tell nothing."""
+    """The verdict on outputs: none is needed where they are equal, none is possible where inputs tell nothing.
+
+    Equal outputs tell nothing where the dense model says the same to all inputs.
+    """
+    if silence := find_silence(dense):
+        return Quality.of_nothing(silence)
     if is_equal(dense, compiled):
         return Quality("GOOD", "measured", 0.0, 0.0, 0.0)
     estimate = estimate_drop(evidence, kind)
     return Quality.of_nothing(reason) if estimate is None else Quality.of_estimate(estimate)
+
+
+def find_silence(dense: Sequence[Sequence[Any]]) -> str:
+    """Why outputs of the dense model (run by run) tell nothing, whatever the compiled one gives; "" where they do."""
+    floats = [a for run in dense for a in run if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+    if floats and not any(np.isfinite(a).any() for a in floats):
+        return "the dense model gives no finite number on the inputs at hand"
+    rows = [list(map(_list_rows, output)) for output in zip(*dense, strict=True)]
+    if any(len({r for run in output for r in run}) > 1 for output in rows):
+        return ""
+    is_many = any(sum(map(len, output)) > 1 for output in rows)
+    return "the dense model gives the same for all inputs at hand" if is_many else ""
+
+
+def _list_rows(output: Any) -> list[bytes]:
+    """Bytes of each row of an output; what has no rows is one."""
+    if isinstance(output, np.ndarray) and output.ndim and output.dtype.kind != "O":
+        return [row.tobytes() for row in output]
+    return [str(output).encode()]
 
 
 def is_equal(dense: list[list[Any]], compiled: list[list[Any]]) -> bool:
@@ -107,4 +131,4 @@ def is_equal(dense: list[list[Any]], compiled: list[list[Any]]) -> bool:
     return all(is_same(x, y) for x, y in pairs)
 
 
-__all__ = ["Worth", "is_equal", "judge_quality", "measure_worth", "measure_worth_on_data"]
+__all__ = ["Worth", "find_silence", "is_equal", "judge_quality", "measure_worth", "measure_worth_on_data"]

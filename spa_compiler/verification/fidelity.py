@@ -165,8 +165,9 @@ def explain_variance(dense: list[list[Any]], compiled: list[list[Any]]) -> float
         if not np.isfinite(b[finite]).all():
             return 0.0
         count = np.maximum(finite.sum(0), 1)
-        mean = np.where(finite, a, 0).sum(0) / count
-        error, variance = float(((a - b)[finite] ** 2).sum()), float(((a - mean)[finite] ** 2).sum())
+        a, b = np.where(finite, a, 0), np.where(finite, b, 0)
+        mean = np.where(finite, a.sum(0) / count, 0)
+        error, variance = float(((a - b) ** 2).sum()), float(((a - mean) ** 2).sum())
         if variance or error:
             lost.append(error / variance if variance else 1.0)
     return 1 - float(np.mean(lost)) if lost else 1.0

@@ -19,7 +19,8 @@ from spa_compiler.calibration.inputs import Calibration
 from spa_compiler.errors import UsageError
 from spa_compiler.quality import inputs
 from spa_compiler.quality.estimate import estimate_drop
-from spa_compiler.quality.evidence import Evidence
+from spa_compiler.quality.evidence import Evidence, collect_evidence
+from spa_compiler.quality.judgement import judge_quality
 from spa_compiler.quality.verdict import Quality, judge_drop
 
 JUDGED = ["--criterion", "l2", "--no-latency"]
@@ -89,6 +90,25 @@ def test_tables_of_numbers_are_no_evidence(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
     result = run(path, "--ratio", 0.5, *JUDGED)
     assert "| quality UNKNOWN (the graph does not say what its inputs are) |" in last(result)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1, 60])
+def test_half_floats_are_brought_to_the_scale_of_the_given_ones(scale: float) -> None:
+    """Their squares are beyond the largest half float."""
+    rng = np.random.default_rng(0)
+    given = [{"x": rng.normal(0, 70, (2, 3, 64, 64)).astype(np.float16)}]
+    drawn = [{"x": rng.normal(0, scale, (2, 3, 64, 64)).astype(np.float16)} for _ in range(3)]
+    found = np.concatenate([f["x"] for f in inputs.match_scale(drawn, given)]).astype(np.float64)
+    assert np.isfinite(found).all() and 17 < found.std() < 280
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_equal_outputs_that_say_nothing_are_no_verdict(value: float) -> None:
+    silent = [[np.full((8, 3), value, np.float32)] for _ in range(2)]
+    found = judge_quality(silent, silent, collect_evidence(silent, silent), "drawn")
+    assert found.verdict == "UNKNOWN" and "the dense model gives" in found.reason
+    one = [[np.zeros((1, 3), np.float32)]]
+    assert judge_quality(one, one, collect_evidence(one, one), "drawn").verdict == "GOOD"
 
 
 @pytest.mark.parametrize("is_given", [False, True])

@@ -23,7 +23,7 @@ from spa_compiler.analysis.channel_multiples import EXACT_TYPES
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.analysis.weight_slices import index_channels
 from spa_compiler.ir.model import find_element_type
-from spa_compiler.operators.site import Scope, Site, Value
+from spa_compiler.operators.site import Site, Value
 
 Ints = NDArray[np.int64]
 Tag = str
@@ -61,18 +61,24 @@ class _Flow:
 
 def find_mixable(graph: DependencyGraph, groups: Sequence[Group]) -> list[Mixable]:
     """Those of the groups whose channels may be mixed, with the two sides of each."""
+    touching = list_touching(graph)
+    found = (_find_sides(graph, g, touching.get(g.dims[0], [])) for g in groups if len(g.dims) == 1)
+    return [m for m in found if m is not None]
+
+
+def list_touching(graph: DependencyGraph) -> dict[Dim, list[Site]]:
+    """The nodes that read or give a value with a dim, in their order."""
     touching: dict[Dim, list[Site]] = {}
     for site in graph.sites:
         held = {d for v in (*site.inputs, *site.outputs) if v is not None for a in v.axes for d in graph.find_dims(a)}
         for d in held:
             touching.setdefault(d, []).append(site)
-    found = (_find_sides(graph, g, touching.get(g.dims[0], [])) for g in groups if len(g.dims) == 1)
-    return [m for m in found if m is not None]
+    return touching
 
 
 def _find_sides(graph: DependencyGraph, group: Group, sites: list[Site]) -> Mixable | None:
     d = group.dims[0]
-    if d.stat or d.unit or not all(_is_own(graph, m.value) for m in group.members):
+    if d.stat or d.unit or not all(is_own(graph, m.value) for m in group.members):
         return None
     flow = _Flow()
     if any(_trace_site(graph, site, d, flow) is None for site in sites):
@@ -83,7 +89,7 @@ def _find_sides(graph: DependencyGraph, group: Group, sites: list[Site]) -> Mixa
     return _split_sides(graph, group, flow)
 
 
-def _is_own(graph: DependencyGraph, name: str) -> bool:
+def is_own(graph: DependencyGraph, name: str) -> bool:
     """May the entries of a constant be changed? They are numbers with a fraction, and one node alone reads them."""
     tensor = graph.constants.get(name)
     if tensor is None or find_element_type(tensor) not in EXACT_TYPES or name in graph.model.captured:
@@ -94,8 +100,8 @@ def _is_own(graph: DependencyGraph, name: str) -> bool:
 
 def _trace_site(graph: DependencyGraph, site: Site, d: Dim, flow: _Flow) -> frozenset[Tag] | None:
     """The weights that made what a node gives; None where it does what a change of basis does not leave alone."""
-    holding = [v for v in site.inputs if v is not None and _is_held(graph, v, d)]
-    made = [v for v in site.outputs if v is not None and _is_held(graph, v, d)]
+    holding = [v for v in site.inputs if v is not None and is_held(graph, v, d)]
+    made = [v for v in site.outputs if v is not None and is_held(graph, v, d)]
     if not made and all(v.name in flow.tags for v in holding) and site.shape_reads is not None:
         return frozenset()
     if site.path or site.traits.activation:
@@ -116,7 +122,8 @@ def _trace_site(graph: DependencyGraph, site: Site, d: Dim, flow: _Flow) -> froz
     return found
 
 
-def _is_held(graph: DependencyGraph, value: Value, d: Dim) -> bool:
+def is_held(graph: DependencyGraph, value: Value, d: Dim) -> bool:
+    """Has a value the dim on one of its axes?"""
     return any(d in graph.find_dims(a) for a in value.axes)
 
 
@@ -124,12 +131,11 @@ def _trace_contraction(
     graph: DependencyGraph, site: Site, d: Dim, flow: _Flow, holding: list[Value]
 ) -> frozenset[Tag] | None:
     """Tags of what a product gives, empty where it sums over the dim."""
-    scope = site.scopes[0]
     slot = site.traits.bias
     bias = site.inputs[slot] if 0 < slot < len(site.inputs) else None
     weights = [v for v in holding if v.constant and v is not bias]
     values = [v for v in holding if not v.constant]
-    summed = _is_named(graph, scope, scope.find_contracted(), d)
+    summed = is_summed(graph, site, d)
     if len(weights) == 1 and not values and not summed and float(site.attrs.get("alpha", 1.0)) == 1:
         beside = [bias.name] if bias is not None and bias in holding else []
         if bias is not None and (not beside or not bias.constant or float(site.attrs.get("beta", 1.0)) != 1):
@@ -147,8 +153,10 @@ def _trace_contraction(
     return None
 
 
-def _is_named(graph: DependencyGraph, scope: Scope, names: set[str], d: Dim) -> bool:
-    return any(d in graph.find_dims(scope.env[n]) for n in names if n in scope.env)
+def is_summed(graph: DependencyGraph, site: Site, d: Dim) -> bool:
+    """Does a contraction sum over the dim?"""
+    scope = site.scopes[0]
+    return any(d in graph.find_dims(scope.env[n]) for n in scope.find_contracted() if n in scope.env)
 
 
 def _trace_sum(site: Site, flow: _Flow, holding: list[Value], known: frozenset[Tag]) -> frozenset[Tag] | None:
@@ -166,7 +174,7 @@ def _trace_sum(site: Site, flow: _Flow, holding: list[Value], known: frozenset[T
 def _split_sides(graph: DependencyGraph, group: Group, flow: _Flow) -> Mixable | None:
     known: dict[str, Columns] = {}
     for m in group.members:
-        found = _find_columns(graph, group, m.value)
+        found = find_columns(graph, group, m.value)
         if found is None:
             return None
         known[m.value] = found
@@ -202,7 +210,7 @@ def _tell_sides(
     return (sides[0], sides[1]) if len(sides[0]) + len(sides[1]) == len(known) else None
 
 
-def _find_columns(graph: DependencyGraph, group: Group, name: str) -> Columns | None:
+def find_columns(graph: DependencyGraph, group: Group, name: str) -> Columns | None:
     """The channels of a constant, block by block; rows go by the place on the axis of the channels first."""
     member = next(m for m in group.members if m.value == name)
     shape = graph.values[name].shape
@@ -227,4 +235,4 @@ def _halve(columns: Columns) -> tuple[Columns, Columns] | None:
     return Columns(columns.value, first), Columns(columns.value, second)
 
 
-__all__ = ["Columns", "Mixable", "find_mixable"]
+__all__ = ["Columns", "Mixable", "find_columns", "find_mixable", "is_held", "is_own", "is_summed", "list_touching"]

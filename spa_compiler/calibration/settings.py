@@ -32,6 +32,13 @@ class CalibrationSettings:
         chosen_on=("ResNet-20 folded", "ResNet-56", "LMFRNet", "smmk47_vit"),
         rows=("E18",),
     )
+    stream_inputs: int = setting(
+        64, "inputs that tell which directions a residual stream uses", unit="inputs", rows=("E112",)
+    )
+    least_stream_inputs: int = setting(4, "the same where the model is large", unit="inputs", rows=("E112",))
+    stream_work: float = setting(
+        5e10, "work of the dense model on these inputs, at most", unit="multiply-accumulates", rows=("E112",)
+    )
     chosen_one_of: int = setting(
         3,
         "of so many drawn inputs one is kept where the graph has become narrow enough for more",

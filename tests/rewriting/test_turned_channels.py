@@ -175,7 +175,7 @@ def test_nothing_is_turned_unless_channels_are_chosen_by_errors(tmp_path: Path, 
 
 
 def test_other_dims_are_turned_where_that_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="heads, all"):
+    with pytest.raises(UsageError, match="heads, streams, all"):
         Basis("some")
     graph = graph_of(Case(LINEAR.format(between="d = Identity(b)"), {"w1": (6, 8), "b1": (8,), "w2": (8, 4)}, None))
     assert find_mixable(graph, graph.groups)

@@ -19,7 +19,7 @@ from spa_compiler.planning.plan_template import PlanTemplate, load_template
 
 @dataclass(frozen=True)
 class UsePlan:
-    """`file`: what `--save-plan` wrote, a template (`plan_template`), or an .npz with a keep-mask per group label."""
+    """`file`: what `--save-plan` wrote, a template (`plan_template`), or an .npz with a keep-mask per group."""
 
     file: str = require_option(
         "Apply a saved plan (JSON), or one written by hand: widths, shares and thresholds by pattern, which scores "
@@ -40,6 +40,7 @@ class UsePlan:
         path = Path(self.file)
         graph = state.require_graph()
         plan = _load_masks(path) if path.suffix == ".npz" else self._fill_in(state, load_template(path))
+        plan = plan.use_labels(graph)
         plan.masks(graph)
         return replace(state, plan=plan.merge(state.plan)).add_results(asked={"plan": path.name})
 

@@ -25,7 +25,7 @@ from spa_compiler.scoring.registry import find_criterion
 
 @dataclass(frozen=True)
 class Score:
-    """`find_criterion` by name; `file`: an .npz with one array per group label instead.
+    """`find_criterion` by name; `file`: an .npz with one array per group instead.
 
     Where the calibration inputs are a guess (tabular data), magnitude stands in for obspa.
     """
@@ -37,7 +37,7 @@ class Score:
     seed: int = make_seed_option()
     file: str = make_option(
         "",
-        "Scores from an .npz: an array per group label, or per weight in its shape.",
+        "Scores from an .npz: an array per group (name or label), or per weight in its shape.",
         "scoring",
         name="scores",
         file=True,

@@ -10,10 +10,11 @@ node that stated it, and finds the paths that explain a coupling. Neither repeat
 
 from __future__ import annotations
 
+import difflib
 import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,9 @@ from spa_compiler.algebra.expr import Dim, Expr, Reason, count_positions, freeze
 from spa_compiler.algebra.masks import find_covering_dims, resize_axis
 from spa_compiler.algebra.unify import UndecidedError, allow_choices, naming
 from spa_compiler.analysis.blocks import find_blocks
+from spa_compiler.analysis.group_names import name_groups
+from spa_compiler.analysis.groups import Group, Member
+from spa_compiler.analysis.scope_names import read_module
 from spa_compiler.analysis.written_sizes import SizeWriter, find_fixed_dims, freeze_unwritable
 from spa_compiler.errors import Conflict, UsageError
 from spa_compiler.execution.gc_pause import pause_collector
@@ -39,47 +43,6 @@ from spa_compiler.operators.site import Scope, Site, Value
 
 Axis = tuple[str, int]
 TensorProto = onnx.TensorProto
-
-
-@dataclass(frozen=True)
-class Member:
-    """One axis of a constant that a group cuts. Roles: `out` produced, `in` contracted, `scale` one per channel."""
-
-    value: str
-    axis: int
-    role: str
-
-
-@dataclass(eq=False)
-class Group:
-    """Coupled channels: every axis that shares a dim (or the units of one dim that was written out as units).
-
-    With `blocks` > 1, channels are chosen inside each block (head, convolution group) on their own.
-    """
-
-    label: str
-    dims: tuple[Dim, ...]
-    members: list[Member]
-    block: Dim | None = None
-
-    @property
-    def size(self) -> int:
-        """Channels, per block where there are blocks."""
-        return sum(d.size for d in self.dims)
-
-    @property
-    def blocks(self) -> int:
-        return self.block.size if self.block is not None else 1
-
-    @property
-    def stat(self) -> str:
-        """The statistic that is taken over this group, or ''."""
-        return next((d.stat for d in self.dims if d.stat), "")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the group's mask: (size,) or (blocks, size)."""
-        return (self.size,) if self.block is None else (self.blocks, self.size)
 
 
 @dataclass(eq=False)
@@ -96,10 +59,15 @@ class DependencyGraph:
     _dims: dict[int, frozenset[Dim]] = field(default_factory=dict, repr=False)
 
     def group(self, name: str) -> Group:
-        """The group with this label. Raises UsageError with the nearest labels."""
-        if name in self.by_label:
-            return self.by_label[name]
-        raise UsageError(f"no group is called '{name}'; `spa inspect` lists them")
+        """The group with this label, or else with this name. Raises UsageError with the nearest of them."""
+        if (found := self.find_group(name)) is not None:
+            return found
+        near = suggest_names(name, [n for g in self.groups for n in (g.name, g.label)])
+        raise UsageError(f"no group is called '{name}'{near}; `spa inspect` lists them")
+
+    def find_group(self, name: str) -> Group | None:
+        """The group with this label, or else with this name; None without."""
+        return self.by_label.get(name) or self.by_name.get(name)
 
     def count_channels(self, group: Group) -> int:
         """Channels that all units of a group are, on the axis of a constant that has most of them."""
@@ -110,6 +78,11 @@ class DependencyGraph:
     def by_label(self) -> dict[str, Group]:
         """Groups by their labels."""
         return {g.label: g for g in reversed(self.groups)}
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, Group]:
+        """Groups by their names."""
+        return {g.name: g for g in self.groups}
 
     @functools.cached_property
     def readers(self) -> dict[str, list[Site]]:
@@ -268,6 +241,12 @@ class DependencyGraph:
         return max(sizes, key=lambda text: sizes[text]) if sizes else nothing
 
 
+def suggest_names(pattern: str, names: Iterable[str]) -> str:
+    """The end of a message about a pattern that matches nothing: names that look like it; '' where none does."""
+    near = difflib.get_close_matches(pattern.strip("*"), list(names), n=2)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
 def _has_only_constants(site: Site) -> bool:
     """Is everything that this node makes a constant?"""
     return all(v is None or v.constant for v in site.outputs)
@@ -299,6 +278,7 @@ def analyze(model: Model, order: Sequence[int] | None = None) -> DependencyGraph
     weights = [n for n, t in model.constants().items() if find_element_type(t) in WEIGHT_TYPES and len(t.shape) > 0]
     graph = DependencyGraph(model, values, sites, weights, writer, find_blocks(values, sites))
     graph.groups = list(_find_groups(graph))
+    name_groups(graph.groups, sites, weights)
     return graph
 
 
@@ -357,6 +337,8 @@ def _make_site(model: Model, node: gs.Node, values: dict[str, Value], chain: Cha
         name = f"{path}/{name}"
     opset = model.opset.get(domain, 1)
     site = Site(node.op, name, opset, inputs, outputs, attrs, consts, path=path, known=known, traits=traits)
+    if node.outputs and (origin := model.origin.get(node.outputs[0].name)) is not None:
+        site.module = read_module(origin)
     if len(outputs) > 1:
         held = {t.name for t in model.graph.outputs} | set(model.captured)
         site.read = frozenset(k for k, t in enumerate(node.outputs) if t.name and (t.outputs or t.name in held))
@@ -436,3 +418,6 @@ def _find_groups(graph: DependencyGraph) -> Iterator[Group]:
         taken[stem] = taken.get(stem, 0) + 1
         name = stem if taken[stem] == 1 else f"{stem}#{taken[stem]}"
         yield Group(name, tuple(dims), cut, graph.blocks.get(dims[0]))
+
+
+__all__ = ["Axis", "DependencyGraph", "Group", "Member", "analyze", "suggest_names"]

@@ -77,7 +77,7 @@ class Inspection(dict[str, Any]):
             blocks = f" in each of {g['blocks']} blocks" if g["blocks"] > 1 else ""
             stat = " (statistic)" if g["statistic"] else ""
             hangs = f"{g['parameters']:,} parameters{_format_others(g)}"
-            yield f"{g['label']}: {g['size']} units{blocks}, {g['channels']} channels{stat}, {hangs}"
+            yield f"{g['name']}: {g['size']} units{blocks}, {g['channels']} channels{stat}, {hangs}"
             if verbose:
                 yield from (f"    {m['role']:5} {m['value']}:{m['axis']}" for m in g["members"])
         if frozen:
@@ -95,7 +95,8 @@ def inspect_file(path: Path, input_shape: tuple[str, ...] = (), memory: str = US
         hang = {u: round(cost.of_group(g, u, {}) - cost.of_group(g, u, none)) for u in (PARAMETERS, *units)}
         groups.append(
             {
-                "label": g.label, "size": g.size, "blocks": g.blocks, "units": g.size * g.blocks,
+                "label": g.label, "name": g.name, "kind": g.kind,
+                "size": g.size, "blocks": g.blocks, "units": g.size * g.blocks,
                 "channels": graph.count_channels(g), "statistic": g.stat,
                 "parameters": hang.pop(PARAMETERS), **hang,
                 "members": [{"value": m.value, "axis": m.axis, "role": m.role} for m in g.members],

@@ -125,7 +125,9 @@ CALIBRATION_OPTIONS, INPUT_OPTIONS, UNPROVEN_OPTIONS = (
 )
 SCORING_OPTIONS = make_topic_options("scoring", leave_out=("pipeline", "with_passes"))
 TEXTS = [
-    click.option("--mask", type=FILE, help="Apply keep-masks from an .npz, one boolean array per group label."),
+    click.option(
+        "--mask", type=FILE, help="Apply keep-masks from an .npz, one boolean array per group (name or label)."
+    ),
     make_named_option("pipeline"),
     make_named_option("with_passes"),
 ]

@@ -114,7 +114,7 @@ def make_score_table(found: Mapping[str, Any]) -> Table:
     names = (f"mean {found['criterion']}", "zeros", "PQ index", "not 0", "never", "zero weights", "N:M")
     table = Table(Column("group", overflow="fold"), *names, box=None)
     for g in found["groups"]:
-        table.add_row(g["label"], *format_row(g))
+        table.add_row(g["name"], *format_row(g))
     return table
 
 

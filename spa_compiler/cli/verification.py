@@ -148,6 +148,7 @@ def _prove(source: Model, small: Model, plan: Plan | None, options: Options, rer
         said = Provenance()
     said.check_source(digest)
     if plan is not None:
+        plan = _use_labels(plan, source, said, options)
         said.check_plan(plan, "the plan given")
     out.provenance = {
         "source": "equal" if said.source_sha256 else "not said",
@@ -163,6 +164,14 @@ def _prove(source: Model, small: Model, plan: Plan | None, options: Options, rer
         _prove_by_plan(source, small, plan, said, options, out)
     elif digest != own:
         out.unproven = NO_PLAN
+
+
+def _use_labels(plan: Plan, source: Model, said: Provenance, options: Options) -> Plan:
+    """A plan as files are saved: where its groups are called by their names, by their labels."""
+    if said.plan_sha256 in ("", plan.digest()):
+        return plan
+    graph = _analyze(source, said, options)
+    return plan.use_labels(graph) if all(graph.find_group(n) for n in plan.keep) else plan
 
 
 def _prove_by_plan(

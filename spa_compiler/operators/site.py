@@ -122,6 +122,7 @@ class Site:
     known: dict[int, tuple[int | None, ...]] = field(default_factory=dict)  # entries of operands that follow a symbol
     read: frozenset[int] = frozenset()  # numbers of the outputs that something reads
     path: str = ""  # of the body that the node lies in
+    module: str = ""  # that the node lies in, where its metadata say so
     failure: str = ""  # what its rule stumbled over; a fault of the rule, not of the model
     traits: Traits = field(default_factory=Traits)
 

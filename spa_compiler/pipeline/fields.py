@@ -138,7 +138,7 @@ def make_preprocess_option() -> str:
 
 def make_exclude_option() -> tuple[str, ...]:
     """Groups that are left alone."""
-    return make_option((), "Leave groups alone, by label, weight or node.", "budget", metavar="PATTERN")
+    return make_option((), "Leave groups alone, by name, label, weight or node.", "budget", metavar="PATTERN")
 
 
 def make_include_option() -> tuple[str, ...]:

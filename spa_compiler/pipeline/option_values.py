@@ -30,7 +30,7 @@ class OptionsBesideRatio(TypedDict, total=False):
     criterion: str
     """How channels are scored; `spa passes` lists them. 0.5*l2+obspa blends several."""
     scores: Path
-    """Scores from an .npz: an array per group label, or per weight in its shape."""
+    """Scores from an .npz: an array per group (name or label), or per weight in its shape."""
     parts: Patterns
     """Shares of the cost of parts of the model, by node or weight: --ratio 'unet/*=0.35'."""
     of: str
@@ -51,7 +51,7 @@ class OptionsBesideRatio(TypedDict, total=False):
     max_group_ratio: float
     """Most that one group may lose."""
     exclude: Patterns
-    """Leave groups alone, by label, weight or node."""
+    """Leave groups alone, by name, label, weight or node."""
     include: Patterns
     """Prune these groups only."""
     group_ratio: Patterns

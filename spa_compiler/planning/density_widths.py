@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim
 from spa_compiler.analysis.cost import Product, make_group_widths, make_product
-from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.analysis.dependency_graph import DependencyGraph, suggest_names
 from spa_compiler.errors import UsageError
 from spa_compiler.operators.site import Site
-from spa_compiler.planning.scores import suggest_names
 from spa_compiler.planning.width_ladder import WidthLadder
 
 Array = NDArray[Any]

@@ -14,10 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from spa_compiler.analysis.cost import CostModel, Widths
-from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, suggest_names
 from spa_compiler.errors import UsageError
 from spa_compiler.operators.site import Site
-from spa_compiler.planning.scores import suggest_names
 
 
 class PartCost(CostModel):

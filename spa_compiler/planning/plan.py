@@ -47,6 +47,20 @@ class Plan:
             raise UsageError(f"the plan would remove every channel of '{name}' axis {axis}")
         return out
 
+    def use_labels(self, graph: DependencyGraph) -> Plan:
+        """The same plan with every group called by its label.
+
+        Raises UsageError for a group that there is not, or that is called by its label and by its name.
+        """
+        names: dict[str, str] = {}
+        for n in self.keep:
+            label = graph.group(n).label
+            if label in names:
+                raise UsageError(f"the plan names one group twice: '{names[label]}' and '{n}'")
+            names[label] = n
+        turned = frozenset(graph.group(n).label for n in self.turned)
+        return Plan({label: self.keep[n] for label, n in names.items()}, turned)
+
     def count_kept(self, group: Group) -> int:
         """Channels that a group keeps (per block)."""
         mask = self.keep.get(group.label)

@@ -4,8 +4,8 @@
 
 An entry is a list of channels that stay (a list for each block), a whole number (how many stay, of each block), a share
 between 0 and 1 (of those that stay), {"above": t} (those whose score is larger), or what a saved plan has. A key is a
-group's label, one of its members (weight:axis), or a shell pattern of these, of weights and of nodes, as --include
-takes them. Names count before patterns, and of several patterns the first.
+group's name or label, one of its members (weight:axis), or a shell pattern of these, of weights and of nodes, as
+--include takes them. Names count before patterns, and of several patterns the first.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, suggest_names
 from spa_compiler.errors import UsageError
 from spa_compiler.planning.plan import PLAN_FORMAT, Floats, Plan, lower_removed, make_best_plan, parse_group
-from spa_compiler.planning.scores import Scores, suggest_names
+from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.width_ladder import LEAST_OF_STATISTIC, is_matching
 
 WILDCARDS = frozenset("*?[")
@@ -67,7 +67,7 @@ class PlanTemplate:
     def _choose_entries(self, graph: DependencyGraph) -> dict[str, tuple[str, Entry]]:
         """The key and the entry of each group that one matches."""
         out: dict[str, tuple[str, Entry]] = {}
-        by_name = sorted(self.entries, key=lambda k: is_pattern(k) and k not in graph.by_label)
+        by_name = sorted(self.entries, key=lambda k: is_pattern(k) and graph.find_group(k) is None)
         for key in by_name:
             groups = list(find_groups(graph, key))
             if not groups:
@@ -114,11 +114,11 @@ def is_pattern(key: str) -> bool:
 
 
 def find_groups(graph: DependencyGraph, key: str) -> Iterator[Group]:
-    """Groups that a key names: by label or member, else by weights and nodes, as --include does."""
-    if key in graph.by_label:
-        yield graph.by_label[key]
+    """Groups that a key names: by label, name or member, else by weights and nodes, as --include does."""
+    if (found := graph.find_group(key)) is not None:
+        yield found
         return
-    named = [g for g in graph.groups if any(fnmatchcase(n, key) for n in (g.label, *_list_members(g)))]
+    named = [g for g in graph.groups if any(fnmatchcase(n, key) for n in (g.label, g.name, *_list_members(g)))]
     yield from named or [g for g in graph.groups if is_matching(graph, g, key)]
 
 
@@ -127,8 +127,8 @@ def _list_members(group: Group) -> Iterable[str]:
 
 
 def list_names(graph: DependencyGraph) -> list[str]:
-    """Labels and members of all groups."""
-    return list(dict.fromkeys(n for g in graph.groups for n in (g.label, *_list_members(g))))
+    """Names, labels and members of all groups."""
+    return list(dict.fromkeys(n for g in graph.groups for n in (g.name, g.label, *_list_members(g))))
 
 
 def check_entry(source: str, key: str, entry: Entry) -> None:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, suggest_names
 from spa_compiler.analysis.weight_slices import Slices, index_channels
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.finite import is_finite
 
 Scores = dict[str, NDArray[np.float64]]
-
-
-def suggest_names(pattern: str, names: Iterable[str]) -> str:
-    """The end of a message about a pattern that matches nothing: names that look like it; '' where none does."""
-    near = difflib.get_close_matches(pattern.strip("*"), list(names), n=2)
-    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 
 class NotedScores(Scores):
@@ -32,13 +25,13 @@ class NotedScores(Scores):
 
 
 def check_scores(graph: DependencyGraph, scores: Mapping[str, Any], source: str) -> Scores:
-    """Scores as float64, in the shapes of their groups and finite; `source` says whose they are.
+    """Scores by label as float64, in the shapes of their groups and finite; `source` says whose they are.
 
     Groups may be left out: they are not cut. Raises UsageError that names the group.
     """
     out: Scores = {}
-    for label, given in scores.items():
-        wanted = graph.group(label).shape
+    for name, given in scores.items():
+        label, wanted = graph.group(name).label, graph.group(name).shape
         try:
             out[label] = np.asarray(given, np.float64)
         except (TypeError, ValueError) as e:
@@ -55,19 +48,23 @@ def check_scores(graph: DependencyGraph, scores: Mapping[str, Any], source: str)
 def map_tensor_scores(
     graph: DependencyGraph, dense: DependencyGraph, arrays: Mapping[str, NDArray[Any]], source: str
 ) -> tuple[Scores, list[str]]:
-    """Scores of groups from arrays of group labels, and of weights by name, each number that of one weight.
+    """Scores of groups from arrays of group labels or names, and of weights by name, each number that of one weight.
 
     Of a weight the numbers of a unit are summed over all of its slices that are scored, whatever group of `dense` (the
     graph before exact edits) they lie in: those of a low-rank branch go to the group of what it is added to. Returns
     also the names of weights that no group cuts. Raises UsageError for other names and shapes.
     """
-    out: Scores = {n: a for n, a in arrays.items() if n in graph.by_label}
-    tensors = {n: np.asarray(a) for n, a in arrays.items() if n not in out}
+    groups = {n: g for n in arrays if (g := graph.find_group(n)) is not None}
+    out: Scores = {g.label: arrays[n] for n, g in groups.items()}
+    if len(out) < len(groups):
+        both = next((n, g.label) for n, g in groups.items() if n != g.label and g.label in groups)
+        raise UsageError(f"{source}: '{both[0]}' and '{both[1]}' are one group")
+    tensors = {n: np.asarray(a) for n, a in arrays.items() if n not in groups}
     used = set[str]()
     for name, array in tensors.items():
         shape = dense.model.array(dense.constants[name]).shape if name in dense.constants else None
         if shape is None:
-            near = suggest_names(name, [*graph.by_label, *dense.constants])
+            near = suggest_names(name, [*graph.by_label, *graph.by_name, *dense.constants])
             raise UsageError(f"{source}: no group and no weight is called '{name}'{near}; `spa inspect` lists them")
         if array.shape != shape or array.dtype.kind not in "fiu":
             raise UsageError(
@@ -79,7 +76,7 @@ def map_tensor_scores(
         if not parts or target is None:
             continue
         used.update(m.value for m in parts)
-        if target.label in arrays:
+        if any(g is target for g in groups.values()):
             raise UsageError(f"{source}: '{target.label}' and '{parts[0].value}' both score group '{target.label}'")
         slices = (Slices(m, tensors[m.value], index_channels(dense, group, m)) for m in parts)
         total = sum((s.sum_channels(s.values.astype(np.float64), size) for s in slices), np.zeros(size))

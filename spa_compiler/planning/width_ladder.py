@@ -18,12 +18,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, suggest_names
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.finite import find_exponent
 from spa_compiler.ir.model import find_element_type
 from spa_compiler.planning.device import Device
-from spa_compiler.planning.scores import Scores, check_scores, suggest_names
+from spa_compiler.planning.scores import Scores, check_scores
 from spa_compiler.planning.settings import PLANNING
 
 Curve = NDArray[np.float64]
@@ -33,7 +33,7 @@ LEAST_OF_STATISTIC = 2
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of what a group may lose. Patterns match a group's label, its members or the nodes that read them."""
+    """Limits of what a group may lose. Patterns match its name or label, its members or the nodes that read them."""
 
     align: int = 0  # widths in multiples of this; 0: what the kernels of the device need
     device: Device = field(default_factory=lambda: Device(convolution=16))  # whose kernels the widths are to fill
@@ -47,7 +47,7 @@ class Limits:
 
 def is_matching(graph: DependencyGraph, group: Group, pattern: str) -> bool:
     """Does a shell pattern name this group, one of its members, or a node that reads one?"""
-    names = {group.label, *(m.value for m in group.members)}
+    names = {group.name, group.label, *(m.value for m in group.members)}
     names |= {s.name for m in group.members for s in graph.readers.get(m.value, ())}
     return any(fnmatch.fnmatchcase(n, pattern) for n in names)
 
@@ -124,7 +124,7 @@ def find_open_groups(graph: DependencyGraph, exclude: tuple[str, ...], include: 
 def check_pattern(graph: DependencyGraph, pattern: str) -> None:
     """Raise UsageError for a pattern that matches no group."""
     if not any(is_matching(graph, g, pattern) for g in graph.groups):
-        near = suggest_names(pattern, [g.label for g in graph.groups])
+        near = suggest_names(pattern, [n for g in graph.groups for n in (g.name, g.label)])
         raise UsageError(f"the pattern '{pattern}' matches no group{near}; `spa inspect` lists them")
 
 

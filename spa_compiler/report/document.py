@@ -110,6 +110,8 @@ def _make_group_entry(graph: DependencyGraph, plan: Plan, label: str) -> dict[st
     group = graph.group(label)
     return {
         "label": label,
+        "name": group.name,
+        "kind": group.kind,
         "size": group.size,
         "blocks": group.blocks,
         "kept": plan.count_kept(group),
@@ -292,7 +294,7 @@ def list_lines(report: Mapping[str, Any], verbose: bool = False) -> list[str]:
         lines += [f"  {n:>12,}  {reason}" for reason, n in analysis["frozen_parameters"].items()]
         cut = [g for g in report["groups"] if g["kept"] < g["size"]]
         lines += [
-            f"  {g['label']}: {g['size']} -> {g['kept']}"
+            f"  {g['name']}: {g['size']} -> {g['kept']}"
             + (f" in each of {g['blocks']} blocks" if g["blocks"] > 1 else "")
             for g in cut
         ]

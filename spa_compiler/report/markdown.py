@@ -55,7 +55,7 @@ def _list_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield f"<details><summary>{len(cut)} groups lost channels</summary>"
         yield ""
-        yield from _make_table(("group", "channels", "kept"), [(f"`{g['label']}`", g["size"], g["kept"]) for g in cut])
+        yield from _make_table(("group", "channels", "kept"), [(f"`{g['name']}`", g["size"], g["kept"]) for g in cut])
         yield ""
         yield "</details>"
 

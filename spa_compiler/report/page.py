@@ -158,7 +158,7 @@ def _show_costs(report: Mapping[str, Any]) -> Iterator[Section]:
 
 def _show_groups(report: Mapping[str, Any]) -> Iterator[Section]:
     groups = report["groups"]
-    widths = [(g["label"], g["size"], g["kept"], g["blocks"], g["statistic"]) for g in groups]
+    widths = [(g["name"], g["size"], g["kept"], g["blocks"], g["statistic"]) for g in groups]
     yield Section(
         "widths",
         "Groups of channels that go together",

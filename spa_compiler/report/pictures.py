@@ -90,7 +90,7 @@ def draw_widths(groups: Sequence[Mapping[str, Any]]) -> str:
         return ""
     shown = _choose_rows(groups, lambda g: (g["size"] - g["kept"]) * g["blocks"])
     sizes = [[g[k] * g["blocks"] for g in shown] for k in ("size", "kept")]
-    return _draw_bars([g["label"] for g in shown], sizes[0], sizes[1], "channels")
+    return _draw_bars([g["name"] for g in shown], sizes[0], sizes[1], "channels")
 
 
 def draw_contractions(contractions: Sequence[Mapping[str, Any]], unit: str, title: str) -> str:

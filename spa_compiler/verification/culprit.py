@@ -51,7 +51,7 @@ def describe_culprits(groups: list[Group], total: int, proven: bool) -> str:
     """A message about these groups, and how to compile the rest."""
     if not groups:
         return "several groups break it together; no --exclude was found that compiles the rest"
-    names = ", ".join(f"'{g.label}'" for g in groups[:4]) + ", ..." * (len(groups) > 4)
+    names = ", ".join(f"'{g.name}'" for g in groups[:4]) + ", ..." * (len(groups) > 4)
     what = f"the culprit is the group {names}" if len(groups) == 1 else f"the culprits are the groups {names}"
     if not proven or len(groups) == total:
         return f"{what}; no --exclude was found that compiles the rest"
@@ -60,4 +60,4 @@ def describe_culprits(groups: list[Group], total: int, proven: bool) -> str:
 
 def format_exclude_option(group: Group) -> str:
     """The option that leaves a group alone; characters that patterns give a meaning are taken as they are."""
-    return f"--exclude {shlex.quote(glob.escape(group.label))}"
+    return f"--exclude {shlex.quote(glob.escape(group.name))}"

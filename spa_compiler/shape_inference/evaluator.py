@@ -27,6 +27,7 @@ from spa_compiler.ir.memory import check_bytes
 from spa_compiler.ir.model import Model, Shapes, find_element_type
 from spa_compiler.ir.subgraphs import list_subgraphs
 from spa_compiler.ir.symbols import Ties, find_input_axes, is_telling, make_input_types, substitute
+from spa_compiler.operators import build
 from spa_compiler.operators.facts import KEEPS_ENTRIES, SHAPED_BY_VALUE, SIZED_BY_DATA, UNFOLDED, can_grow
 from spa_compiler.operators.shape_uses import find_shaping_defaults
 from spa_compiler.shape_inference.control_flow import Flow
@@ -317,17 +318,32 @@ def record_shapes(
             dynamic[name] = tuple(not isinstance(s, int) for s in found)
     kinds = {n: t.tensor_type.elem_type for n, t in first.types.items()}
     why = {**general.why, **second.why, **first.why}
-    return Shapes(shape, dynamic, sizes, kinds, why, axes, _find_entries(general))
+    return Shapes(shape, dynamic, sizes, kinds, why, axes, _find_entries(model, general, shape))
 
 
-def _find_entries(general: General) -> dict[str, tuple[int | None, ...]]:
+def _find_entries(
+    model: Model, general: General, shape: dict[str, tuple[int, ...]]
+) -> dict[str, tuple[int | None, ...]]:
     """Integers of small operands that are known for every binding in part only."""
     out = {}
+    for node in model.graph.nodes:  # what stands beside sizes of which nothing is known
+        length = shape.get(node.outputs[0].name, ()) if build.is_concat(node) else ()
+        found = tuple(e for t in node.inputs for e in _list_entries(model, t, shape)) if len(length) == 1 else ()
+        if length == (len(found),):
+            out[node.outputs[0].name] = found
     for name, table in general.tables.items():
         if table.size <= KNOWN_ENTRIES:
             known = [e if isinstance(e, int) and not isinstance(e, bool) else None for e in table.ravel()]
             out[name] = tuple(known)
     return out
+
+
+def _list_entries(model: Model, part: gs.Tensor, shape: dict[str, tuple[int, ...]]) -> list[int | None]:
+    """The entries of a part of a shape: of a constant they are known."""
+    count = math.prod(part.shape if isinstance(part, gs.Constant) else shape.get(part.name, ()))
+    if not isinstance(part, gs.Constant) or count > KNOWN_ENTRIES or np.dtype(part.dtype).kind != "i":
+        return [None] * min(count, KNOWN_ENTRIES + 1)
+    return [int(e) for e in model.array(part).ravel()]
 
 
 def find_missing(model: Model, facts: Facts) -> list[str]:

@@ -92,6 +92,22 @@ def test_a_sum_whose_shape_a_run_may_give_is_compiled_around(tmp_path: Path) -> 
     assert report["compiled"]["macs"] < report["dense"]["macs"]
 
 
+def test_a_size_that_is_worked_out_stays_so_beside_one_of_which_nothing_is_known(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> net (float[2,T,5] x) => (float[2,T,3] y) {
+        a = MatMul(x, w1)  parts = SplitToSequence <axis = 2> (a, halves)  b = ConcatFromSequence <axis = 2> (parts)
+        c = MatMul(b, w2)  o = Shape(b)  s = Slice(o, zero, one, zero)  t = Concat <axis = 0> (s, rest)
+        d = Reshape(c, t)  u = Shape(c)  e = Reshape(d, u)  y = MatMul(e, w3) }"""
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in {"w1": (5, 8), "w2": (8, 6), "w3": (6, 3)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    for key, number in {"halves": [4, 4], "zero": [0], "one": [1], "rest": [-1]}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(number), key))
+    onnx.save(proto, tmp_path / "net.onnx")
+    report = spa_compiler.compile(tmp_path / "net.onnx", 0.3, criterion="l2", latency=False).report
+    assert report["status"] == "VERIFIED" and report["compiled"]["macs"] < report["dense"]["macs"]
+
+
 ZIPMAP = 'z = ai.onnx.ml.ZipMap <classlabels_strings = ["a", "b", "c"]> (y)'
 
 

@@ -33,7 +33,12 @@ class CalibrationSettings:
         rows=("E18",),
     )
     stream_inputs: int = setting(
-        64, "inputs that tell which directions a residual stream uses", unit="inputs", rows=("E112",)
+        64,
+        "inputs that tell which directions a residual stream uses",
+        unit="inputs",
+        source="top-1",
+        chosen_on=("digits_vit",),
+        rows=("E112",),
     )
     least_stream_inputs: int = setting(4, "the same where the model is large", unit="inputs", rows=("E112",))
     stream_work: float = setting(

@@ -56,13 +56,18 @@ def measure_products(graph: DependencyGraph, streams: Sequence[Stream], feeds: S
     return {k: v / max(count[k], 1) for k, v in sums.items()}
 
 
-def normalise(x: NDArray[np.floating], is_centred: bool) -> Floats:
-    """Rows [n, D] of length sqrt(D), without their mean where the norm takes it off; those of nothing are left out."""
-    x = np.asarray(x, np.float64)
-    x = x[np.isfinite(x).all(1)]
-    x = x - x.mean(1, keepdims=True) if is_centred else x
-    length = np.sqrt((x**2).mean(1, keepdims=True))
-    return np.asarray(x[length[:, 0] > 0] / length[length[:, 0] > 0])
+def normalise(x: NDArray[np.floating], is_centred: bool | None) -> Floats:
+    """Rows [n, D] of length sqrt(D), without their mean where the norm takes it off; those of nothing are left out.
+
+    None: they are normed already.
+    """
+    rows: Floats = x[np.isfinite(x).all(1)].astype(np.float64)
+    if is_centred is None:
+        return rows
+    rows = rows - rows.mean(1, keepdims=True) if is_centred else rows
+    length = np.sqrt((rows**2).mean(1, keepdims=True))
+    live = length[:, 0] > 0
+    return np.asarray(rows[live] / length[live])
 
 
 __all__ = ["draw_stream_inputs", "measure_products", "normalise"]

@@ -74,6 +74,8 @@ class Traits:
     unary          a function of every number of its only input
     additive       each input shows in the output whatever the others are
     arithmetic     an addition or a multiplication of two inputs
+    power          its first input to the power of the second
+    divides        its first input by the second
     sums           "plus": the sum of its inputs, "minus": the first less the second
     moves          gives numbers of its inputs, each as it is, in other places
     identity       gives its first input
@@ -101,6 +103,8 @@ class Traits:
     unary: bool = False
     additive: bool = False
     arithmetic: Literal["", "add", "multiply"] = ""
+    power: bool = False
+    divides: bool = False
     sums: Literal["", "plus", "minus"] = ""
     moves: bool = False
     identity: bool = False

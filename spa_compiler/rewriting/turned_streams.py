@@ -2,8 +2,8 @@
 
     model = turn_streams(graph, model, find_streams(graph, graph.groups), products)
 
-With U the directions of the rows that the norms give, most first, channels become those of Q = U for norms that are not
-centred. Where the mean is subtracted, it has to stay the mean: Q = [1/sqrt(D), U] H, with H Helmert's matrix, of
+With U the directions of the rows that norms give, most first, channels become those of Q = U where nothing reads their
+mean. Where it is subtracted, it has to stay the mean: Q = [1/sqrt(D), U] H, with H Helmert's matrix, of
 which row k holds nothing behind entry k: what lies in the first k directions stands in the first k + 1 channels, and
 the ones stay ones. What is written loses its mean, which no norm sees; gains go into the weights that read.
 [SliceGPT, arXiv 2401.15024, section 3.2; Helmert, 1876]
@@ -28,15 +28,15 @@ LARGEST_SHIFT = 100.0
 """A bias over its gain: larger ones would drown what is normalised."""
 
 
-def find_turn(products: Floats, is_centred: bool) -> Floats:
+def find_turn(products: Floats, keeps_mean: bool) -> Floats:
     """The orthogonal matrix (D, D) whose columns are the new channels, for mean products (D, D) of normed rows.
 
-    >>> q = find_turn(np.diag([1.0, 9.0, 4.0]), is_centred=True)
+    >>> q = find_turn(np.diag([1.0, 9.0, 4.0]), keeps_mean=True)
     >>> bool(np.allclose(q @ q.T, np.eye(3)) and np.allclose(q.sum(0), 1) and np.allclose(q.sum(1), 1))
     True
     """
     d = len(products)
-    if not is_centred:
+    if not keeps_mean:
         return np.asarray(np.linalg.eigh(products)[1][:, ::-1])
     centre = np.eye(d) - 1 / d
     u = np.linalg.eigh(centre @ products @ centre)[1][:, ::-1]
@@ -63,7 +63,7 @@ def turn_streams(
     read, out = _Reader(graph, model), model.copy()
     new: dict[str, Floats] = {}
     for stream in streams:
-        q = find_turn(products[stream.group.label], stream.is_centred)
+        q = find_turn(products[stream.group.label], stream.keeps_mean)
         for c in stream.written:
             rows = read(c)
             read.write(c, (rows - rows.mean(1, keepdims=True) if stream.is_centred else rows) @ q, new)

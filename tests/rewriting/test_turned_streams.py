@@ -56,6 +56,16 @@ def check_same(graph: DependencyGraph, model: spa_compiler.Model) -> None:
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * max(1.0, float(np.abs(b).max(initial=0))))
 
 
+def write_out(norm: str, x: str, y: str, gain: str, shift: str) -> str:
+    """A norm in single operators, as exporters write them where the opset has none."""
+    if norm == "root mean square":
+        return f"""{y}q = Pow({x}, two)  {y}m = ReduceMean<axes=[-1], keepdims=1>({y}q)  {y}e = Add({y}m, eps)
+            {y}r = Sqrt({y}e)  {y}i = Reciprocal({y}r)  {y}n = Mul({x}, {y}i)  {y} = Mul({gain}, {y}n)"""
+    return f"""{y}a = ReduceMean<axes=[-1], keepdims=1>({x})  {y}c = Sub({x}, {y}a)  {y}q = Mul({y}c, {y}c)
+        {y}m = ReduceMean<axes=[-1], keepdims=1>({y}q)  {y}e = Add({y}m, eps)  {y}r = Sqrt({y}e)
+        {y}n = Div({y}c, {y}r)  {y}g = Mul({y}n, {gain})  {y} = Add({y}g, {shift})"""
+
+
 def make_case(block: str = "", norm: str = "LayerNormalization", opset: int = 17, rank: int = WIDTH) -> Case:
     """Pictures of tokens, a class token and positions, and a block whose norm reads the stream."""
     rng = np.random.default_rng(1)
@@ -65,22 +75,29 @@ def make_case(block: str = "", norm: str = "LayerNormalization", opset: int = 17
         return (rng.standard_normal((*shape, rank)) @ low).astype(np.float32)
 
     block = block or f"n = {norm}(s, gain, shift)  u = MatMul(n, w1)  v = Relu(u)  o = MatMul(v, w2)  t = Add(s, o)"
-    shift = ", shift" if norm == "LayerNormalization" else ""
-    block = block if shift else block.replace(", shift", "")
+    last = f"z = {norm}(t, gain2, shift2)"
+    if norm == "RMSNormalization":
+        block, last = block.replace(", shift", ""), last.replace(", shift2", "")
+    if " " in norm:
+        block = block.replace(f"n = {norm}(s, gain, shift)", write_out(norm, "s", "n", "gain", "shift"))
+        last = write_out(norm, "t", "z", "gain2", "shift2")
     text = f"""(float[N,5,7] x) => (float[N,6,4] y) {{
         e = MatMul(x, embed)  a = Add(e, bias)  n0 = Shape<start=0, end=1>(x)  size = Concat<axis=0>(n0, rest)
         c = Expand(token, size)  j = Concat<axis=1>(c, a)  s = Add(j, positions)  {block}
-        z = {norm}(t, gain2{shift.replace("shift", "shift2")})  y = MatMul(z, head) }}"""
+        {last}  y = MatMul(z, head) }}"""
     weights: dict[str, Init] = {
         "embed": write(7), "bias": write(), "rest": [1, WIDTH], "token": write(1, 1), "positions": write(1, 6),
         "gain": (1 + rng.random(WIDTH)).astype(np.float32), "shift": (WIDTH,), "w1": (WIDTH, 20), "w2": write(20),
         "gain2": (0.5 + rng.random(WIDTH)).astype(np.float32), "shift2": (WIDTH,), "head": (WIDTH, 4), "w3": (WIDTH, 4),
-        "zero": np.zeros(WIDTH, np.float32), "half": 0.5, "w4": (WIDTH, WIDTH),
+        "zero": np.zeros(WIDTH, np.float32), "half": 0.5, "two": 2.0, "eps": 1e-5, "w4": (WIDTH, WIDTH),
     }  # fmt: skip
     return Case(text, {n: w for n, w in weights.items() if f"{n})" in text or f"{n}," in text}, None, opset=opset)
 
 
-@pytest.mark.parametrize("norm, opset", [("LayerNormalization", 17), ("RMSNormalization", 23)])
+NORMS = {"LayerNormalization": 17, "RMSNormalization": 23, "root mean square": 17, "written out": 17}
+
+
+@pytest.mark.parametrize("norm, opset", NORMS.items())
 def test_a_stream_that_norms_read_is_turned_and_computes_the_same(norm: str, opset: int) -> None:
     graph = graph_of(make_case(norm=norm, opset=opset))
     found = find_streams(graph, graph.groups)
@@ -113,6 +130,10 @@ BLOCKS = {
     "a norm over tokens, too": (
         "n = LayerNormalization<axis=1>(s, gain, shift)  u = MatMul(n, w1)  o = MatMul(u, w2)  t = Add(s, o)", False
     ),
+    "a root of the stream": ("o = Pow(s, half)  t = Add(s, o)", False),
+    "a square that is added": ("o = Mul(s, s)  t = Add(s, o)", False),
+    "a factor for each token": ("m = ReduceMean<axes=[-1], keepdims=1>(s)  t = Mul(s, m)", True),
+    "a length for each token": ("q = Mul(s, s)  m = ReduceMean<axes=[-1], keepdims=1>(q)  t = Mul(s, m)", True),
     "a mean over tokens": ("o = ReduceMean<axes=[1], keepdims=1>(s)  t = Add(s, o)", True),
 }  # fmt: skip
 

@@ -23,8 +23,8 @@ Sin Sinh Softsign Sqrt Swish Tan""".split()
 FUNCTIONS = """Acos Acosh Atanh BitwiseNot Cos Cosh Exp IsInf IsNaN Log Not Reciprocal Shrink Softplus ThresholdedRelu
 BitCast Affine ParametricSoftplus Scale ScaledTanh""".split()
 """Functions of one number that do not give 0 for 0, or of which nobody has said that they do."""
-OPERATIONS = """And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Mod Or
-Pow SwiGLU Xor""".split()
+OPERATIONS = """And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Mod Or
+SwiGLU Xor""".split()
 DRAWN_BY_POSITION = "random numbers are drawn position by position"
 GROUP_DEFAULT = {"group": 1}
 """Convolutions that say nothing of groups have one."""
@@ -341,6 +341,8 @@ RULES: dict[str, Rule] = {
     "Mean": Row(elementwise, zero="sum", additive=True),
     **dict.fromkeys(("Max", "Min"), Row(elementwise, zero="sum")),
     "Mul": Row(elementwise, zero="multiply", arithmetic="multiply"),
+    "Div": Row(elementwise, divides=True),
+    "Pow": Row(elementwise, power=True),
     "Where": Row(elementwise, additive=True),
     **dict.fromkeys(FROM_ZERO_TO_ZERO, Row(elementwise, unary=True, zero="keeps")),
     **dict.fromkeys(FUNCTIONS, Row(elementwise, unary=True)),

@@ -213,14 +213,25 @@ class DependencyGraph:
         """Elements of a constant."""
         return int(np.prod(self.values[name].shape, dtype=np.int64))
 
+    def find_users(self, name: str) -> list[Site]:
+        """Nodes that read a constant and work on activations, through nodes that work on constants only."""
+        out: dict[int, Site] = {}
+        for site in self.readers.get(name, ()):
+            inner = [v.name for v in site.outputs if v is not None] if _has_only_constants(site) else []
+            found = [s for n in inner for s in self.find_users(n)] if inner else [site]
+            out |= {id(s): s for s in found}
+        return list(out.values())
+
+    def list_frozen_weights(self) -> list[tuple[str, str]]:
+        """Constants that no group can cut, each with the reason."""
+        live = {m.value for g in self.groups for m in g.members}
+        return [(n, self._find_reason(self.values[n])) for n in self.weights if n not in live]
+
     def frozen_parameters(self) -> dict[str, int]:
         """Float parameters that no group can cut, by reason, largest first."""
-        live = {m.value for g in self.groups for m in g.members}
         out: dict[str, int] = {}
-        for name in self.weights:
-            if name not in live:
-                reason = self._find_reason(self.values[name])
-                out[reason] = out.get(reason, 0) + self.count_parameters(name)
+        for name, reason in self.list_frozen_weights():
+            out[reason] = out.get(reason, 0) + self.count_parameters(name)
         inside = "inside the body of an operator that is not opened"
         for reason, tensors in ((inside, self.model.inner_weights()), (REPLACEABLE, self.model.default_weights())):
             if elements := sum(int(np.prod(t.dims, dtype=np.int64)) for t in tensors):

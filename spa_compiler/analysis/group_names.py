@@ -1,6 +1,8 @@
 """Names of groups: the module that writes their channels, and their kind: `layers.0.attn heads`, `conv1 channels`.
 
-    name_groups(groups, sites, weights)      # sets `name` and `kind` of every group
+    name_groups(groups, sites, weights)      # sets `name`, `kind`, `writers` and `readers` of every group
+
+Every node with weights gets the module that it lies in, too (`Site.module`).
 
 A name follows from the graph and from names of modules alone, never from numbers in weights: exports of one network
 with other weights have the same names. It is unique: where the module around all nodes that write and read a group is
@@ -43,12 +45,19 @@ MOST_LEVELS = 2
 
 
 def name_groups(groups: Sequence[Group], sites: Sequence[Site], weights: Collection[str]) -> None:
-    """Give every group its name and its kind."""
+    """Give every group its name, its kind and the modules around it, and every node with weights its module."""
+    namer = _Namer(sites, frozenset(weights))
+    names = [
+        namer.name_site(k) if read else s.module for k, (s, read) in enumerate(zip(sites, namer.weights, strict=True))
+    ]
+    for s, name in zip(sites, names, strict=True):
+        s.module = name
     if not groups:
         return
-    namer = _Namer(sites, frozenset(weights))
     kinds = _KindFinder(groups, sites)
     rows = [(g, *namer.list_writers_and_readers(g)) for g in groups]
+    for g, writers, readers in rows:
+        g.writers, g.readers = (tuple(dict.fromkeys(map(namer.name_site, ks))) for ks in (writers, readers))
     around = {g.dims[0]: readers for g, _, readers in rows}  # of heads: where what they give is read
     rows = [
         (g, writers, readers or (around.get(g.block, []) if g.block is not None else []))

@@ -21,8 +21,8 @@ class Group:
     """Coupled channels: every axis that shares a dim (or the units of one dim that was written out as units).
 
     With `blocks` > 1, channels are chosen inside each block (head, convolution group) on their own. `label` is the
-    first member that produces them, the key of plans and masks; `name` is the one that people know, and ends in `kind`
-    (`group_names`).
+    first member that produces them, the key of plans and masks; `name` is the one that people know, and ends in `kind`;
+    `writers` and `readers` are modules that make them and that sum over them (`group_names`).
     """
 
     label: str
@@ -31,6 +31,8 @@ class Group:
     block: Dim | None = None
     name: str = ""
     kind: str = ""
+    writers: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:

@@ -19,7 +19,7 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 """Key of a node's metadata: the modules around it from the outermost on, and its own name last."""
 NO_SCOPE = re.compile(r"_empty_nn_module_stack.*")
 PARAMETER = re.compile(
-    r"(?i)[._/](?:weight(?:_bias)?|weights|bias|kernel|gamma|beta|embeddings?|alpha|running_mean|running_var|w|b|r|[wb]_\d+)"
+    r"(?i)[._/](?:weight(?:_bias)?|weights|bias|kernel|gamma|beta|embeddings?|alpha|running_mean|running_var|weight_[ih]h(?:_l\d+)?|bias_[ih]h(?:_l\d+)?|w|b|r|[wb]_\d+)"
     r"(?:_quantized|_dequant|_deepcopy_\d+|_fused_bn|:\d+)*$"
 )
 """The end of a weight's name that says which parameter of its module it is."""

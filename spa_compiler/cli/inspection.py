@@ -1,4 +1,4 @@
-"""The output of `spa inspect`, `explain`, `compare` and `passes`."""
+"""The output of `spa explain`, `compare` and `passes`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from spa_compiler.analysis.cost import CostModel, make_group_widths
+from spa_compiler.analysis.cost import CostModel
 from spa_compiler.analysis.cost_registry import find_costs, list_table_costs
 from spa_compiler.analysis.dependency_graph import Axis, DependencyGraph
 from spa_compiler.calibration.user_inputs import decide_scale
@@ -48,8 +48,6 @@ from spa_compiler.verification.latency import draw_sample, measure_latency
 from spa_compiler.verification.on_data import measure_on_data
 from spa_compiler.verification.signature import check_signature
 
-PARAMETERS = "params"
-"""The unit of the cost of which `spa inspect` also says what is frozen."""
 DRAWING_OPTIONS = {"input_shape", "input_range", "seed"}
 """Options that say how inputs are drawn."""
 
@@ -58,53 +56,6 @@ def analyze_file(path: Path, input_shape: tuple[str, ...] = (), memory: str = US
     """Load, normalise and analyse a file whose values may take so much memory."""
     source = load(path, parse_bytes("--memory", memory))
     return make_front_end(Options(input_shape=input_shape)).run(State.of(source)).require_graph()
-
-
-def _format_others(totals: dict[str, Any]) -> str:
-    """Costs beside the parameters, which are told in full."""
-    return "".join(f", {format_si(totals[c.unit])} {c.title}" for c in list_table_costs() if c.unit != PARAMETERS)
-
-
-class Inspection(dict[str, Any]):
-    """The groups and what is frozen, as JSON and as text."""
-
-    def lines(self, verbose: bool = False) -> Iterator[str]:
-        """One line a group: its units, the channels that they are, what hangs on it, and (verbose) its members."""
-        total, frozen = self["parameters"], sum(self["frozen"].values())
-        prunable = f"{total - frozen:,} of {total:,} parameters are prunable"
-        yield f"{len(self['groups'])} groups; {prunable}{_format_others(self)}"
-        for g in self["groups"]:
-            blocks = f" in each of {g['blocks']} blocks" if g["blocks"] > 1 else ""
-            stat = " (statistic)" if g["statistic"] else ""
-            hangs = f"{g['parameters']:,} parameters{_format_others(g)}"
-            yield f"{g['name']}: {g['size']} units{blocks}, {g['channels']} channels{stat}, {hangs}"
-            if verbose:
-                yield from (f"    {m['role']:5} {m['value']}:{m['axis']}" for m in g["members"])
-        if frozen:
-            yield "frozen parameters:"
-            yield from (f"  {n:>12,}  {reason}" for reason, n in self["frozen"].items())
-
-
-def inspect_file(path: Path, input_shape: tuple[str, ...] = (), memory: str = USUAL_MEMORY) -> Inspection:
-    """Groups with members, size, and what would go with all channels of a group: parameters, MACs and added costs."""
-    graph = analyze_file(path, input_shape, memory)
-    cost, units = CostModel(graph), [c.unit for c in list_table_costs() if c.unit != PARAMETERS]
-    groups = []
-    for g in graph.groups:
-        none = make_group_widths(g, 0)
-        hang = {u: round(cost.of_group(g, u, {}) - cost.of_group(g, u, none)) for u in (PARAMETERS, *units)}
-        groups.append(
-            {
-                "label": g.label, "name": g.name, "kind": g.kind,
-                "size": g.size, "blocks": g.blocks, "units": g.size * g.blocks,
-                "channels": graph.count_channels(g), "statistic": g.stat,
-                "parameters": hang.pop(PARAMETERS), **hang,
-                "members": [{"value": m.value, "axis": m.axis, "role": m.role} for m in g.members],
-            }
-        )  # fmt: skip
-    totals = cost.totals({})
-    others = {u: totals[u] for u in units}
-    return Inspection(groups=groups, frozen=graph.frozen_parameters(), parameters=totals[PARAMETERS], **others)
 
 
 def parse_axis(text: str) -> Axis:

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.table import Table
 
 from spa_compiler import times
 from spa_compiler.cli.arguments import (
@@ -29,12 +30,12 @@ from spa_compiler.cli.arguments import (
     read_options,
     spell_out_switches,
 )
+from spa_compiler.cli.group_table import inspect_file, list_orders, make_frozen_table, make_group_table
 from spa_compiler.cli.inspection import (
     compare_files,
     compare_with_random,
     describe_passes,
     explain_axes,
-    inspect_file,
     list_passes,
     make_comparison_table,
     parse_axis,
@@ -149,6 +150,8 @@ RUN_OPTIONS: list[Callable[..., Any]] = [
     click.option("-v", "--verbose", is_flag=True, help="Groups, frozen parameters by reason, tracebacks."),
 ]
 TRACE_OPTIONS = [click.option("-v", "--verbose", is_flag=True, help="Say where an error comes from.")]
+MOST_COLUMNS = 10_000
+"""Width of a table that is not for a terminal: no name is folded."""
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 STANDARD_OUTPUT = Path("-")
 """Stands for standard output where a report is asked for."""
@@ -415,6 +418,8 @@ spa.add_command(_make_command("compile"), "compile")
 @spa.command("inspect")
 @click.argument("source", metavar="IN.onnx", type=FILE)
 @JSON_OPTION
+@click.option("--sort", type=click.Choice(list_orders()), default="macs", show_default=True, help="Order of groups.")
+@click.option("--top", type=click.IntRange(1), metavar="N", help="The first N groups, and N nodes that are frozen.")
 @click.option("-v", "--verbose", is_flag=True, help="The members of every group, and where an error comes from.")
 @click.option("--criterion", help="Columns of the scores of each group by this criterion, and of its zero weights.")
 @click.option("--calib", metavar="SOURCE", help="Columns of how often units are not 0 on these inputs, too.")
@@ -422,15 +427,43 @@ spa.add_command(_make_command("compile"), "compile")
 @add_options([make_named_option("input_shape"), make_named_option("memory"), make_named_option("time_limit")])
 @_guard
 def inspect_command(
-    source: Path, as_json: bool, verbose: bool, criterion: str | None, calib: str | None, **given: Any
+    source: Path,
+    as_json: bool,
+    sort: str,
+    top: int | None,
+    verbose: bool,
+    criterion: str | None,
+    calib: str | None,
+    **given: Any,
 ) -> None:
-    """List the groups of coupled channels, and why the rest is frozen."""
+    """List the groups of coupled channels, and why the rest is frozen.
+
+    What hangs on a group (MACs, parameters and their shares) would go with all of its channels. Shares overlap: a
+    weight between two groups counts for both.
+    """
     options = read_options(given)
-    found = inspect_file(source, options.input_shape, options.memory)
-    add_columns(found, source, criterion, calib, options)
-    _print_json(found) if as_json else click.echo("\n".join(found.lines(verbose)))
-    if "criterion" in found and not as_json:
-        Console().print(make_score_table(found))
+    whole = inspect_file(source, options.input_shape, options.memory)
+    add_columns(whole, source, criterion, calib, options)
+    found = whole.arrange(sort, top)
+    if as_json:
+        _print_json(found)
+        return
+    click.echo("\n".join(found.list_totals()))
+    if found["groups"]:
+        _print_table(make_group_table(found))
+    if verbose:
+        click.echo("\n".join(found.list_members()))
+    if found["frozen_nodes"]:
+        _print_table(make_frozen_table(found))
+    if "criterion" in found:
+        _print_table(make_score_table(found))
+
+
+def _print_table(table: Table) -> None:
+    """Print a table, in full width where it goes into a file or a pipe."""
+    console = Console()
+    lines = console if console.is_terminal else Console(width=MOST_COLUMNS)
+    lines.print(table)
 
 
 @spa.command("explain")

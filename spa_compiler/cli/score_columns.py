@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Column, Table
+from rich.text import Text
 
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.analysis.sparsity import find_pattern, list_group_weights, measure_zeros
@@ -114,7 +115,7 @@ def make_score_table(found: Mapping[str, Any]) -> Table:
     names = (f"mean {found['criterion']}", "zeros", "PQ index", "not 0", "never", "zero weights", "N:M")
     table = Table(Column("group", overflow="fold"), *names, box=None)
     for g in found["groups"]:
-        table.add_row(g["name"], *format_row(g))
+        table.add_row(*map(Text, (g["name"], *format_row(g))))
     return table
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.analysis.patterns import is_site_named, suggest_sites
 from spa_compiler.errors import UsageError
+from spa_compiler.operators.site import Site
 from spa_compiler.pipeline.state import State
 from spa_compiler.rewriting.factored_products import factor_products
 
@@ -20,7 +22,7 @@ class Factor:
     `kind`: `svd` for matrices of low rank, whose rank is then a dim that is pruned like any other; `monarch` for
     products of two block-diagonal matrices with a permutation between (arXiv 2204.00595). `tol`: distance of the pair
     from the matrix, as a share of its norm. `growth`: the pair may take so many times the multiplications of the matrix
-    (at 2, `svd` gives every matrix a rank to prune). `exclude` and `include`: patterns of weights or nodes.
+    (at 2, `svd` gives every matrix a rank to prune). `exclude` and `include`: patterns of weights, nodes or operators.
     """
 
     kind: str = "svd"
@@ -44,6 +46,7 @@ class Factor:
 
     def run(self, state: State) -> State:
         """The state with the edited model; notes say what was factored, and how far the nearest other matrix is."""
+        self._check_patterns(state.require_graph())
         found = factor_products(state.require_graph(), self.kind, self._is_open, self.tol, self.growth)
         unit = "rank" if self.kind == "svd" else "blocks"
         notes = [
@@ -57,8 +60,12 @@ class Factor:
         made = replace(state, model=found.model) if found.factored else state
         return made.add_notes(*notes)
 
-    def _is_open(self, names: set[str]) -> bool:
-        def is_named(patterns: tuple[str, ...]) -> bool:
-            return any(fnmatch.fnmatchcase(n, p) for n in names for p in patterns)
+    def _is_open(self, site: Site) -> bool:
+        is_included = not self.include or any(is_site_named(site, p) for p in self.include)
+        return is_included and not any(is_site_named(site, p) for p in self.exclude)
 
-        return (not self.include or is_named(self.include)) and not is_named(self.exclude)
+    def _check_patterns(self, graph: DependencyGraph) -> None:
+        """Raise UsageError for a pattern that names no node."""
+        for pattern in (*self.include, *self.exclude):
+            if not any(is_site_named(s, pattern) for s in graph.sites):
+                raise UsageError(f"factor: the pattern '{pattern}' names no node{suggest_sites(graph, pattern)}")

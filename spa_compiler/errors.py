@@ -23,6 +23,7 @@ spa_compiler.errors.ModelError: model.onnx: node 'conv1' reads 'w', which nothin
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -139,3 +140,25 @@ class RuleError(SpaError):
     def __init__(self, rule: str, place: int, text: str) -> None:
         self.rule, self.place, self.text = rule, place, text
         super().__init__(f"{text} (character {place + 1} of `{rule}`)")
+
+
+MOST_SUGGESTIONS = 2
+"""Names that a message about a name gives."""
+
+
+def suggest_names(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a name that there is not: names that look like it; '' where none does."""
+    return _join_suggestions(difflib.get_close_matches(name, list(dict.fromkeys(names)), n=MOST_SUGGESTIONS))
+
+
+def suggest_patterns(pattern: str, names: Iterable[str]) -> str:
+    """The same of a shell pattern that matches nothing: also one of all names that have it inside."""
+    core, names = pattern.strip("*"), list(dict.fromkeys(names))
+    near = difflib.get_close_matches(core, names, n=MOST_SUGGESTIONS)
+    if core and any(core in n for n in names) and not any(core in n for n in near):
+        near = [f"*{core}*", *near][:MOST_SUGGESTIONS]
+    return _join_suggestions(near)
+
+
+def _join_suggestions(near: list[str]) -> str:
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""

@@ -10,11 +10,10 @@ node that stated it, and finds the paths that explain a coupling. Neither repeat
 
 from __future__ import annotations
 
-import difflib
 import functools
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +30,7 @@ from spa_compiler.analysis.group_names import name_groups
 from spa_compiler.analysis.groups import Group, Member
 from spa_compiler.analysis.scope_names import read_module
 from spa_compiler.analysis.written_sizes import SizeWriter, find_fixed_dims, freeze_unwritable
-from spa_compiler.errors import Conflict, UsageError
+from spa_compiler.errors import Conflict, UsageError, suggest_names
 from spa_compiler.execution.gc_pause import pause_collector
 from spa_compiler.ir.control_flow import Chain, find_chains, is_control, is_marker
 from spa_compiler.ir.initializers import REPLACEABLE
@@ -252,12 +251,6 @@ class DependencyGraph:
         return max(sizes, key=lambda text: sizes[text]) if sizes else nothing
 
 
-def suggest_names(pattern: str, names: Iterable[str]) -> str:
-    """The end of a message about a pattern that matches nothing: names that look like it; '' where none does."""
-    near = difflib.get_close_matches(pattern.strip("*"), list(names), n=2)
-    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
-
-
 def _has_only_constants(site: Site) -> bool:
     """Is everything that this node makes a constant?"""
     return all(v is None or v.constant for v in site.outputs)
@@ -431,4 +424,4 @@ def _find_groups(graph: DependencyGraph) -> Iterator[Group]:
         yield Group(name, tuple(dims), cut, graph.blocks.get(dims[0]))
 
 
-__all__ = ["Axis", "DependencyGraph", "Group", "Member", "analyze", "suggest_names"]
+__all__ = ["Axis", "DependencyGraph", "Group", "Member", "analyze"]

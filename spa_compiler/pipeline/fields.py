@@ -138,12 +138,17 @@ def make_preprocess_option() -> str:
 
 def make_exclude_option() -> tuple[str, ...]:
     """Groups that are left alone."""
-    return make_option((), "Leave groups alone, by name, label, weight or node.", "budget", metavar="PATTERN")
+    return make_option(
+        (),
+        "Leave groups alone: a shell pattern of names, weights, nodes, or operators (type:Conv).",
+        "budget",
+        metavar="PATTERN",
+    )
 
 
 def make_include_option() -> tuple[str, ...]:
     """The only groups that may be pruned."""
-    return make_option((), "Prune these groups only.", "budget", metavar="PATTERN")
+    return make_option((), "Prune these groups only (patterns as for --exclude).", "budget", metavar="PATTERN")
 
 
 def make_min_keep_option() -> int:

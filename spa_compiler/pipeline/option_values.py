@@ -51,9 +51,9 @@ class OptionsBesideRatio(TypedDict, total=False):
     max_group_ratio: float
     """Most that one group may lose."""
     exclude: Patterns
-    """Leave groups alone, by name, label, weight or node."""
+    """Leave groups alone: a shell pattern of names, weights, nodes, or operators (type:Conv)."""
     include: Patterns
-    """Prune these groups only."""
+    """Prune these groups only (patterns as for --exclude)."""
     group_ratio: Patterns
     """A ratio of their own for some groups, also a larger one."""
     layer_ratio: Patterns

@@ -10,7 +10,6 @@ streams) count as they are.
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,8 +20,9 @@ from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim
 from spa_compiler.analysis.cost import Product, make_group_widths, make_product
-from spa_compiler.analysis.dependency_graph import DependencyGraph, suggest_names
-from spa_compiler.errors import UsageError
+from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.analysis.patterns import is_named, list_own_names, list_site_names
+from spa_compiler.errors import UsageError, suggest_patterns
 from spa_compiler.operators.site import Site
 from spa_compiler.planning.width_ladder import WidthLadder
 
@@ -72,7 +72,8 @@ def _find_densities(graph: DependencyGraph, ratios: Mapping[str, float]) -> list
     for pattern, ratio in ratios.items():
         found = [(s, n) for s in graph.sites for n in _list_weights(graph, s) if _is_named(s, n, pattern)]
         if not found:
-            near = suggest_names(pattern, list_contraction_names(graph))
+            sites = [s for s in graph.sites if _list_weights(graph, s)]
+            near = suggest_patterns(pattern, [n for s in sites for n in list_site_names(s)])
             raise UsageError(f"--layer-ratio {pattern}: no contraction has such a name{near}")
         for _, name in found:
             if name not in seen:
@@ -99,7 +100,7 @@ def _list_weights(graph: DependencyGraph, site: Site) -> list[str]:
 
 
 def _is_named(site: Site, weight: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(site.name, pattern) or fnmatch.fnmatchcase(weight, pattern)
+    return is_named((weight, *list_own_names(site)), pattern)
 
 
 def _list_dims(product: Product) -> set[Dim]:

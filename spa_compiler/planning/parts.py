@@ -3,18 +3,18 @@
     for part in find_parts(graph, {"unet/*": 0.35}):
         part.name, part.ratio, part.cost.total("macs", {})
 
-A node is named by itself or by a weight that it reads. A group is that of the smallest part with all nodes that read
+A node is named as `analysis.patterns` says. A group is that of the smallest part with all nodes that read
 its weights; a channel that leaves a part belongs to none.
 """
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from spa_compiler.analysis.cost import CostModel, Widths
-from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, suggest_names
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.analysis.patterns import is_site_named, suggest_sites
 from spa_compiler.errors import UsageError
 from spa_compiler.operators.site import Site
 
@@ -49,27 +49,12 @@ def find_parts(graph: DependencyGraph, ratios: Mapping[str, float]) -> list[Part
     """The parts, smaller ones first. Raises UsageError for a pattern that names no node, with names that are near."""
     out = list[Part]()
     for pattern, ratio in ratios.items():
-        sites = frozenset(k for k, s in enumerate(graph.sites) if is_named(s, pattern))
+        sites = frozenset(k for k, s in enumerate(graph.sites) if is_site_named(s, pattern))
         if not sites:
-            near = suggest_names(pattern, list_prefixes(s.name for s in graph.sites))
+            near = suggest_sites(graph, pattern)
             raise UsageError(f"--ratio {pattern}={ratio:g}: the pattern matches no node{near}")
         out.append(Part(pattern, ratio, sites, PartCost(graph, sites)))
     return sorted(out, key=lambda p: len(p.sites))
-
-
-def is_named(site: Site, pattern: str) -> bool:
-    """Does a shell pattern name a node, or a weight that it reads?"""
-    names = [site.name, *(v.name for v in site.inputs if v is not None and v.constant)]
-    return any(fnmatch.fnmatchcase(n, pattern) for n in names)
-
-
-def list_prefixes(names: Iterable[str]) -> list[str]:
-    """Names and the folders that they lie in, with what would name all in these."""
-    out: dict[str, None] = {}
-    for name in names:
-        out |= dict.fromkeys(f"{name[:k]}/*" for k, c in enumerate(name) if c == "/" and k)
-        out |= {name: None}
-    return list(out)
 
 
 def measure_part(part: Part, unit: str, widths: Widths) -> float:

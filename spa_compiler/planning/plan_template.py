@@ -4,8 +4,8 @@
 
 An entry is a list of channels that stay (a list for each block), a whole number (how many stay, of each block), a share
 between 0 and 1 (of those that stay), {"above": t} (those whose score is larger), or what a saved plan has. A key is a
-group's name or label, one of its members (weight:axis), or a shell pattern of these, of weights and of nodes, as
---include takes them. Names count before patterns, and of several patterns the first.
+group's name or label, one of its members (weight:axis), or a shell pattern of these, of weights, nodes, modules and
+operators, as --include takes them. Names count before patterns, and of several patterns the first.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, suggest_names
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.analysis.patterns import is_group_named, suggest_groups
 from spa_compiler.errors import UsageError
 from spa_compiler.planning.plan import PLAN_FORMAT, Floats, Plan, lower_removed, make_best_plan, parse_group
 from spa_compiler.planning.scores import Scores
-from spa_compiler.planning.width_ladder import LEAST_OF_STATISTIC, is_matching
+from spa_compiler.planning.width_ladder import LEAST_OF_STATISTIC
 
 WILDCARDS = frozenset("*?[")
 """Signs that make a key a pattern."""
@@ -71,7 +72,7 @@ class PlanTemplate:
         for key in by_name:
             groups = list(find_groups(graph, key))
             if not groups:
-                near = suggest_names(key, list_names(graph))
+                near = suggest_groups(graph, key)
                 raise UsageError(f"{self.source}: '{key}' matches no group{near}; `spa inspect` lists them")
             for group in groups:
                 first = out.setdefault(group.label, (key, self.entries[key]))
@@ -119,16 +120,11 @@ def find_groups(graph: DependencyGraph, key: str) -> Iterator[Group]:
         yield found
         return
     named = [g for g in graph.groups if any(fnmatchcase(n, key) for n in (g.label, g.name, *_list_members(g)))]
-    yield from named or [g for g in graph.groups if is_matching(graph, g, key)]
+    yield from named or [g for g in graph.groups if is_group_named(graph, g, key)]
 
 
 def _list_members(group: Group) -> Iterable[str]:
     return (f"{m.value}:{m.axis}" for m in group.members)
-
-
-def list_names(graph: DependencyGraph) -> list[str]:
-    """Names, labels and members of all groups."""
-    return list(dict.fromkeys(n for g in graph.groups for n in (g.name, g.label, *_list_members(g))))
 
 
 def check_entry(source: str, key: str, entry: Entry) -> None:

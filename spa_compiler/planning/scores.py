@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, suggest_names
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.analysis.weight_slices import Slices, index_channels
-from spa_compiler.errors import UsageError
+from spa_compiler.errors import UsageError, suggest_names
 from spa_compiler.execution.finite import is_finite
 
 Scores = dict[str, NDArray[np.float64]]

@@ -9,7 +9,6 @@ sorted scores.
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from spa_compiler.analysis.dependency_graph import DependencyGraph, Group, suggest_names
+from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.analysis.patterns import is_group_named, suggest_groups
 from spa_compiler.errors import UsageError
 from spa_compiler.execution.finite import find_exponent
 from spa_compiler.ir.model import find_element_type
@@ -33,7 +33,7 @@ LEAST_OF_STATISTIC = 2
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of what a group may lose. Patterns match its name or label, its members or the nodes that read them."""
+    """Limits of what a group may lose. Patterns are those of `analysis.patterns`."""
 
     align: int = 0  # widths in multiples of this; 0: what the kernels of the device need
     device: Device = field(default_factory=lambda: Device(convolution=16))  # whose kernels the widths are to fill
@@ -43,13 +43,6 @@ class Limits:
     include: tuple[str, ...] = ()
     group_ratio: Mapping[str, float] = field(default_factory=dict)
     layer_ratio: Mapping[str, float] = field(default_factory=dict)
-
-
-def is_matching(graph: DependencyGraph, group: Group, pattern: str) -> bool:
-    """Does a shell pattern name this group, one of its members, or a node that reads one?"""
-    names = {group.name, group.label, *(m.value for m in group.members)}
-    names |= {s.name for m in group.members for s in graph.readers.get(m.value, ())}
-    return any(fnmatch.fnmatchcase(n, pattern) for n in names)
 
 
 def find_width_step(graph: DependencyGraph, group: Group, limits: Limits) -> int:
@@ -116,15 +109,15 @@ def find_open_groups(graph: DependencyGraph, exclude: tuple[str, ...], include: 
     for pattern in (*exclude, *include):
         check_pattern(graph, pattern)
     for group in graph.groups:
-        wanted = not include or any(is_matching(graph, group, p) for p in include)
-        if wanted and not any(is_matching(graph, group, p) for p in exclude):
+        wanted = not include or any(is_group_named(graph, group, p) for p in include)
+        if wanted and not any(is_group_named(graph, group, p) for p in exclude):
             yield group
 
 
 def check_pattern(graph: DependencyGraph, pattern: str) -> None:
     """Raise UsageError for a pattern that matches no group."""
-    if not any(is_matching(graph, g, pattern) for g in graph.groups):
-        near = suggest_names(pattern, [n for g in graph.groups for n in (g.name, g.label)])
+    if not any(is_group_named(graph, g, pattern) for g in graph.groups):
+        near = suggest_groups(graph, pattern)
         raise UsageError(f"the pattern '{pattern}' matches no group{near}; `spa inspect` lists them")
 
 
@@ -148,14 +141,14 @@ def make_ladders(graph: DependencyGraph, scores: Scores, limits: Limits, left: M
             out += [found] if len(found.widths) > 1 else []
     for pattern in limits.group_ratio:
         check_pattern(graph, pattern)
-        if not any(is_matching(graph, s.group, pattern) for s in out):
+        if not any(is_group_named(graph, s.group, pattern) for s in out):
             raise UsageError(f"--group-ratio {pattern}: no group that it names has scores and may change")
     return out
 
 
 def find_own_ratio(graph: DependencyGraph, group: Group, limits: Limits) -> float | None:
     """The ratio that the caller has given this group."""
-    return next((r for p, r in limits.group_ratio.items() if is_matching(graph, group, p)), None)
+    return next((r for p, r in limits.group_ratio.items() if is_group_named(graph, group, p)), None)
 
 
 def make_curve(scores: Curve, size: int) -> Curve:

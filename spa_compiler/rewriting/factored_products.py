@@ -1,6 +1,6 @@
 """A product with a matrix that is two smaller ones, made to be these two.
 
-    found = factor_products(graph, "svd", is_open=lambda names: True, tol=1e-5, growth=1.0)
+    found = factor_products(graph, "svd", is_open=lambda site: True, tol=1e-5, growth=1.0)
     found.model, found.factored, found.nearest
 
 "svd": a matrix W [k, n] of rank r is A [k, r] times B [r, n]: r (k + n) of k n multiplications are left, and r is a dim
@@ -27,9 +27,10 @@ from spa_compiler.ir.model import Model, find_element_type
 from spa_compiler.operators import build
 from spa_compiler.operators.build import Call, new_node
 from spa_compiler.operators.matrix import Matrix, find_matrix
+from spa_compiler.operators.site import Site
 
 Floats = NDArray[np.float64]
-IsOpen = Callable[[set[str]], bool]
+IsOpen = Callable[[Site], bool]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def factor_products(graph: DependencyGraph, kind: str, is_open: IsOpen, tol: flo
     for node, matrix in list(_find_products(graph, model)):
         weight = node.inputs[matrix.weight]
         w = np.asarray(model.array(weight))
-        if not is_open({weight.name, node.name}) or not is_finite(w) or not w.any():
+        if not is_open(graph.makers[node.outputs[0].name]) or not is_finite(w) or not w.any():
             continue
         wide = w.astype(np.float64).T if matrix.is_flipped else w.astype(np.float64)
         pair = find(wide, tol, growth)

@@ -19,12 +19,13 @@ from laws import analyze_proto
 from spa_compiler.algebra.expr import Dim
 from spa_compiler.analysis.cost import CostModel, make_group_widths
 from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.analysis.patterns import is_group_named
 from spa_compiler.errors import BudgetError, UsageError
 from spa_compiler.planning.allocation import Budget, allocate
 from spa_compiler.planning.budget import parse_target
 from spa_compiler.planning.device import Device
 from spa_compiler.planning.scores import Scores
-from spa_compiler.planning.width_ladder import Limits, find_width_step, is_matching, make_curve
+from spa_compiler.planning.width_ladder import Limits, find_width_step, make_curve
 from spa_compiler.scoring.registry import find_criterion
 from zoo import CASES, Case, build
 
@@ -161,8 +162,8 @@ def test_patterns_match_labels_weights_and_the_nodes_that_read_them(graphs: Grap
     group = graph.groups[0]
     reader = graph.readers[group.members[0].value][0].name
     for pattern in (group.label, group.members[-1].value, reader, f"*{group.label[3:]}"):
-        assert is_matching(graph, group, pattern)
-    assert not is_matching(graph, group, group.label[:-1])
+        assert is_group_named(graph, group, pattern)
+    assert not is_group_named(graph, group, group.label[:-1])
 
 
 @pytest.mark.parametrize(

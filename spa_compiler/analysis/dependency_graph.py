@@ -38,7 +38,7 @@ from spa_compiler.ir.model import Model, describe_node, find_element_type
 from spa_compiler.ir.subgraphs import WEIGHT_TYPES, find_outer_values
 from spa_compiler.operators import tables
 from spa_compiler.operators.shape_uses import find_fed_values, find_shape_reads, trace_sizes
-from spa_compiler.operators.site import Scope, Site, Value
+from spa_compiler.operators.site import Scope, Site, Value, describe_place
 
 Axis = tuple[str, int]
 TensorProto = onnx.TensorProto
@@ -192,7 +192,33 @@ class DependencyGraph:
         except (nx.NetworkXNoPath, nx.NodeNotFound) as e:
             raise UsageError(f"nothing couples {a[0]}:{a[1]} with {b[0]}:{b[1]}") from e
         steps = itertools.pairwise(path)
-        return [(x, f"{(s := self.network.edges[x, y]['site']).op} '{s.name}'", y) for x, y in steps]
+        return [(x, describe_place(self.network.edges[x, y]["site"]), y) for x, y in steps]
+
+    def find_chain(
+        self, starts: Collection[Axis], ends: Collection[Axis], dims: Collection[Dim] | None = None
+    ) -> list[tuple[Axis, str, Axis]] | None:
+        """The shortest chain as of `explain` along channels that lie on both sides (among `dims`); None without any."""
+        sides = [{d for a in side for d in iterate_dims(self.axis(a)) if not is_trivial(d)} for side in (starts, ends)]
+        shared = sides[0] & sides[1] & (sides[0] if dims is None else set(dims))
+        net: nx.Graph[Axis] = nx.Graph()
+        for site in self.sites if shared else ():
+            values = {v.name: v for v in (*site.inputs, *site.outputs) if v is not None}.values()
+            held = [
+                ((v.name, i), found)
+                for v in values
+                for i, a in enumerate(v.axes)
+                if (found := shared & self.find_dims(a))
+            ]
+            for (x, dims_x), (y, dims_y) in itertools.combinations(held, 2):
+                if dims_x & dims_y:
+                    net.add_edge(x, y, place=describe_place(site))
+        first, last = ("", -1), ("", -2)  # no axes of any value
+        for end, side in ((first, starts), (last, ends)):
+            net.add_edges_from((end, a) for a in side if shared & self.find_dims(self.axis(a)))
+        if not shared or not nx.has_path(net, first, last):
+            return None
+        path = nx.shortest_path(net, first, last)[1:-1]
+        return [(x, str(net.edges[x, y]["place"]), y) for x, y in itertools.pairwise(path)]
 
     def axis(self, axis: Axis) -> Expr:
         """The expression of an axis. Raises UsageError for a name or an index that does not exist."""

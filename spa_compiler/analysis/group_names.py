@@ -2,7 +2,7 @@
 
     name_groups(groups, sites, weights)      # sets `name`, `kind`, `writers` and `readers` of every group
 
-Every node with weights gets the module that it lies in, too (`Site.module`).
+Every node gets the module that it lies in, too, where that is known (`Site.module`).
 
 A name follows from the graph and from names of modules alone, never from numbers in weights: exports of one network
 with other weights have the same names. It is unique: where the module around all nodes that write and read a group is
@@ -45,13 +45,13 @@ MOST_LEVELS = 2
 
 
 def name_groups(groups: Sequence[Group], sites: Sequence[Site], weights: Collection[str]) -> None:
-    """Give every group its name, its kind and the modules around it, and every node with weights its module."""
+    """Give every group its name, its kind and the modules around it, and every node its module."""
     namer = _Namer(sites, frozenset(weights))
     names = [
         namer.name_site(k) if read else s.module for k, (s, read) in enumerate(zip(sites, namer.weights, strict=True))
     ]
     for s, name in zip(sites, names, strict=True):
-        s.module = name
+        s.module = name or (read_path(s.name) if "/" in s.name else "")
     if not groups:
         return
     kinds = _KindFinder(groups, sites)

@@ -1,10 +1,10 @@
-"""The output of `spa explain`, `compare` and `passes`."""
+"""The output of `spa compare` and `passes`, and what the commands share."""
 
 from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from spa_compiler.analysis.cost import CostModel
 from spa_compiler.analysis.cost_registry import find_costs, list_table_costs
-from spa_compiler.analysis.dependency_graph import Axis, DependencyGraph
+from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.calibration.user_inputs import decide_scale
 from spa_compiler.compensation.policy import find_policy, find_policy_points
 from spa_compiler.compiler import compile_file
@@ -23,8 +23,6 @@ from spa_compiler.errors import (
     BudgetError,
     ModelError,
     NothingToPrune,
-    SpaError,
-    UsageError,
     VerificationError,
 )
 from spa_compiler.execution.inputs import parse_ranges
@@ -56,80 +54,6 @@ def analyze_file(path: Path, input_shape: tuple[str, ...] = (), memory: str = US
     """Load, normalise and analyse a file whose values may take so much memory."""
     source = load(path, parse_bytes("--memory", memory))
     return make_front_end(Options(input_shape=input_shape)).run(State.of(source)).require_graph()
-
-
-def parse_axis(text: str) -> Axis:
-    """`VALUE:AXIS`. Raises UsageError for anything else."""
-    name, _, index = text.rpartition(":")
-    if not name or not index.isdigit():
-        raise UsageError(f"'{text}': expected VALUE:AXIS, for example conv1.weight:0")
-    return name, int(index)
-
-
-class Explanation(dict[str, Any]):
-    """Why axes are coupled or frozen, as JSON and as text."""
-
-    def lines(self) -> Iterator[str]:
-        """The chain between two axes, or what is known of one."""
-        if self["other"] is not None:
-            yield from map(_describe_link, self["chain"])
-            if not self["chain"]:
-                yield "the same axis"
-            return
-        name = self["axis"]
-        yield from (f"{name} belongs to the group '{g['label']}' of {g['size']} channels" for g in self["groups"])
-        what = name if not self["groups"] else f"another part of {name}"  # a factor, or a piece of it
-        for reason in self["frozen"]:
-            yield f"{what} is frozen: {reason['reason']}" + (f" (at {reason['where']})" if reason["where"] else "")
-            yield from (f"    {_describe_link(link)}" for link in reason["chain"])
-        if not self["groups"] and not self["frozen"]:
-            yield f"{name} may be pruned, but no weight has this axis"
-
-
-def _describe_link(link: Mapping[str, str]) -> str:
-    return f"{link['axis']}  --[{link['node']}]--  {link['other']}"
-
-
-def explain_axes(
-    path: Path, a: Axis, b: Axis | None, input_shape: tuple[str, ...] = (), memory: str = USUAL_MEMORY
-) -> Explanation:
-    """The path that couples two axes; for one axis why it is frozen, and the groups that it belongs to."""
-    graph = analyze_file(path, input_shape, memory)
-    if b is not None:
-        return Explanation(axis=_name_axis(a), other=_name_axis(b), chain=_list_links(graph.explain(a, b)))
-    live = [g for g in graph.groups if any(m.value == a[0] and m.axis == a[1] for m in g.members)]
-    return Explanation(
-        axis=_name_axis(a),
-        other=None,
-        groups=[{"label": g.label, "size": g.size} for g in live],
-        frozen=[
-            {"reason": r.text, "where": r.where or "", "chain": _list_links(_find_path(graph, a, r.where))}
-            for r in graph.find_reasons(a)
-        ],
-    )
-
-
-def _name_axis(axis: Axis) -> str:
-    return f"{axis[0]}:{axis[1]}"
-
-
-def _list_links(chain: Iterable[tuple[Axis, str, Axis]]) -> list[dict[str, str]]:
-    return [{"axis": _name_axis(x), "node": node, "other": _name_axis(y)} for x, node, y in chain]
-
-
-def _find_path(graph: DependencyGraph, a: Axis, where: str) -> list[tuple[Axis, str, Axis]]:
-    """The shortest chain of equations from an axis to the node or value that froze it."""
-    ends = [n for n in graph.network if n[0] == where]
-    for site in graph.sites:
-        if f"{site.op} '{site.name}'" == where:
-            ends += [(v.name, i) for v in (*site.inputs, *site.outputs) if v is not None for i in range(len(v.axes))]
-    paths = []
-    for end in ends:
-        try:
-            paths.append(graph.explain(a, end))
-        except SpaError:
-            continue
-    return min(paths, key=len, default=[])
 
 
 def open_sessions(paths: list[Path], options: Options) -> tuple[list[Any], Snapshot]:

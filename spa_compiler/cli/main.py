@@ -30,15 +30,14 @@ from spa_compiler.cli.arguments import (
     read_options,
     spell_out_switches,
 )
+from spa_compiler.cli.explanation import explain_file
 from spa_compiler.cli.group_table import inspect_file, list_orders, make_frozen_table, make_group_table
 from spa_compiler.cli.inspection import (
     compare_files,
     compare_with_random,
     describe_passes,
-    explain_axes,
     list_passes,
     make_comparison_table,
-    parse_axis,
 )
 from spa_compiler.cli.score_columns import add_columns, make_score_table
 from spa_compiler.cli.verification import verify_file
@@ -468,23 +467,25 @@ def _print_table(table: Table) -> None:
 
 @spa.command("explain")
 @click.argument("source", metavar="IN.onnx", type=FILE)
-@click.argument("axis_a", metavar="A")
-@click.argument("axis_b", metavar="[B]", required=False)
+@click.argument("one", metavar="A")
+@click.argument("other", metavar="[B]", required=False)
 @JSON_OPTION
 @add_options([make_named_option("input_shape"), make_named_option("memory"), make_named_option("time_limit")])
 @_guard
 def explain_command(
     source: Path,
-    axis_a: str,
-    axis_b: str | None,
+    one: str,
+    other: str | None,
     as_json: bool,
     input_shape: tuple[str, ...],
     memory: str,
     time_limit: float,
 ) -> None:
-    """Print the path that couples axes A and B (VALUE:AXIS), or why A is frozen."""
-    other = parse_axis(axis_b) if axis_b else None
-    found = explain_axes(source, parse_axis(axis_a), other, input_shape, memory)
+    """Print what A is part of, what else hangs on that, and why the rest of it is frozen; with B the chain between.
+
+    A and B are groups (name or label), nodes, modules, values, or axes (VALUE:AXIS).
+    """
+    found = explain_file(source, one, other, input_shape, memory)
     _print_json(found) if as_json else click.echo("\n".join(found.lines()))
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+import spa_compiler
 from commands import LAST_LINE, QUICK, folder, last, run, run_spa
 from spa_compiler.cli.main import spa
 from zoo import CASES, Case, build
@@ -177,6 +180,26 @@ def test_passes_lists_passes_and_criteria() -> None:
     text = run_spa("passes").output
     assert all(f"  {name}: " in text for name in ("allocate", "normalize", "verify", "l2", "random"))
     assert "MISSING" not in text
+
+
+@pytest.mark.parametrize("command", ["compile_command", "spa"])
+def test_the_version_is_told_before_libraries_are_imported(command: str) -> None:
+    code = f"""import sys
+sys.argv[1:] = ["--version"]
+from spa_compiler.cli import start
+try:
+    start.{command}()
+finally:
+    assert not {{"onnx", "onnxruntime", "networkx"}} & set(sys.modules)"""
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (got.returncode, got.stderr) == (0, "") and got.stdout.endswith(f"version {spa_compiler.__version__}\n")
+
+
+def test_the_library_gives_what_it_names_and_nothing_else() -> None:
+    for name in spa_compiler.__all__:
+        assert getattr(spa_compiler, name) is not None and name in dir(spa_compiler)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        spa_compiler.nothing  # noqa: B018
 
 
 def test_version_and_help_work() -> None:

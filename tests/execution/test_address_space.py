@@ -50,6 +50,7 @@ def test_what_cannot_be_loaded_says_why(error: Exception, monkeypatch: pytest.Mo
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space differ")
 @pytest.mark.parametrize(("megabytes", "words"), [(120, "limited to 120 MB"), (350, "")])
 def test_a_process_ends_at_once(megabytes: int, words: str) -> None:
-    code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({megabytes << 20},) * 2); import spa_compiler"
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({megabytes << 20},) * 2)"
+    code = f"{limit}; import spa_compiler; spa_compiler.compile"
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (got.returncode == 0) is (not words) and words in got.stderr

@@ -47,11 +47,20 @@ def estimate_drop(evidence: Evidence, kind: InputKind) -> Estimate | None:
     if kind in ("noise", "guessed") or (kind == "used" and evidence.agreement is None):
         return None
     features = list_features(evidence)
-    curve = _load_curves()["classes" if evidence.agreement is not None else "others"]
+    curve = _load_curves()[find_curve(evidence, kind)]
     weights: dict[str, float] = curve["weights"]
     root = sum(w * features[name] for name, w in weights.items())
     drop, low, high = (find_points(root + shift) for shift in (0.0, curve["low"], curve["high"]))
     return Estimate(drop, low, high)
+
+
+def find_curve(evidence: Evidence, kind: InputKind) -> str:
+    """Which of the curves says what evidence stands for: on inputs of another kind than those of calibration the same
+    drop shows more.
+    """
+    if evidence.agreement is None:
+        return "others"
+    return "foreign" if kind == "foreign" else "classes"
 
 
 def find_points(root: float) -> float:
@@ -66,4 +75,4 @@ def _load_curves() -> dict[str, Any]:
     return found
 
 
-__all__ = ["Estimate", "estimate_drop", "find_points", "list_features"]
+__all__ = ["Estimate", "estimate_drop", "find_curve", "find_points", "list_features"]

@@ -4,7 +4,8 @@ given     real inputs of the caller that calibration did not use
 used      real inputs of the caller that it did use, where there are no others
 drawn     inputs of the bank or the prior that suits the graph, others than those of calibration, in no way chosen by
           the dense model: confident ones tell nothing, a model that has lost ten points still agrees on them
-guessed   the same where nothing says what the inputs are
+foreign   the same where calibration used inputs of the caller: the model was fitted to others than these
+guessed   drawn ones where nothing says what the inputs are
 noise     where nothing else can be drawn
 """
 
@@ -26,7 +27,7 @@ from spa_compiler.verification.feeds import Feed, Ranges
 from spa_compiler.verification.fidelity import draw_feeds
 
 Array = NDArray[Any]
-InputKind = Literal["given", "used", "drawn", "guessed", "noise"]
+InputKind = Literal["given", "used", "drawn", "foreign", "guessed", "noise"]
 MOST_INPUTS, FEWEST_INPUTS = 256, 48
 """256 tell an agreement of 95 % within 1.4 points; below 48 an estimate is worth little."""
 MOST_WORK = 1e11
@@ -73,7 +74,7 @@ def choose_inputs(
         return used
     if drawn:
         drawn = match_scale(drawn, used.feeds) if used else drawn
-        return _describe(drawn, "guessed" if is_guessed else "drawn", "drawn")
+        return _describe(drawn, "guessed" if is_guessed else "foreign" if used else "drawn", "drawn")
     return draw_noise(graph, seed, ranges, "only noise could be drawn as inputs")
 
 

@@ -20,6 +20,7 @@ from spa_compiler.errors import UsageError
 from spa_compiler.quality import inputs
 from spa_compiler.quality.estimate import estimate_drop
 from spa_compiler.quality.evidence import Evidence, collect_evidence
+from spa_compiler.quality.inputs import InputKind
 from spa_compiler.quality.judgement import judge_quality
 from spa_compiler.quality.verdict import Quality, judge_drop
 
@@ -41,16 +42,16 @@ def test_an_estimate_lies_in_its_interval_and_is_a_drop(
     assert found is not None and 0 <= found.low <= found.drop <= found.high <= 100
 
 
-@given(SHARES, SHARES, SHARES, SHARES)
+@given(SHARES, SHARES, SHARES, SHARES, st.sampled_from(["given", "drawn", "foreign"]))
 def test_what_differs_more_is_never_called_better(
-    agreement: float, loss: float, divergence: float, unexplained: float
+    agreement: float, loss: float, divergence: float, unexplained: float, kind: InputKind
 ) -> None:
     one = Evidence(1 - unexplained, 256, agreement, loss, divergence, 0.9, 10)
     worse = replace(
         one, agreement=agreement / 2, expected_loss=(loss + 1) / 2, divergence=divergence + 1,
         explained_variance=-unexplained,
     )  # fmt: skip
-    drops = [estimate_drop(e, "drawn") for e in (one, worse)]
+    drops = [estimate_drop(e, kind) for e in (one, worse)]
     assert drops[0] is not None and drops[1] is not None and drops[0].drop <= drops[1].drop
 
 
@@ -123,3 +124,10 @@ def test_a_prior_that_fails_leaves_the_next_best_inputs(
     given = Calibration([{graph.model.header.graph.input[0].name: np.zeros((4, 1, 8, 8), np.float32)}], "four")
     found = inputs.choose_inputs(graph, given if is_given else None, 0, None)
     assert (found.kind, bool(found.reason)) == (("used" if is_given else "noise"), True)
+
+
+def test_drawn_inputs_beside_given_ones_that_calibration_used_are_foreign(models: Path) -> None:
+    graph = analyze(normalize(load(models / "digits_resnet.onnx"))[0])
+    given = Calibration([{graph.model.header.graph.input[0].name: np.zeros((4, 1, 8, 8), np.float32)}], "four")
+    assert inputs.choose_inputs(graph, given, 0, None).kind == "foreign"
+    assert inputs.choose_inputs(graph, None, 0, None).kind == "drawn"

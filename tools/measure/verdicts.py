@@ -34,7 +34,7 @@ from scipy.stats import spearmanr
 
 from spa_compiler import analyze, load, normalize
 from spa_compiler.execution.session import open_quiet_session
-from spa_compiler.quality.estimate import MOST_DROP, estimate_drop, find_points, list_features
+from spa_compiler.quality.estimate import MOST_DROP, estimate_drop, find_curve, find_points, list_features
 from spa_compiler.quality.evidence import Evidence
 from spa_compiler.quality.inputs import choose_inputs
 from spa_compiler.quality.judgement import measure_worth
@@ -53,7 +53,11 @@ FAMILIES = {
     "digits": "digits",
 }  # fmt: skip
 """Models whose compiles are left out together, by the beginning of their names; others are families of one."""
-FEATURES = {"classes": ("constant", "disagreement", "unexplained"), "others": ("constant", "unexplained")}
+FEATURES = {
+    "classes": ("constant", "disagreement", "unexplained"),
+    "foreign": ("constant", "disagreement", "unexplained"),
+    "others": ("constant", "unexplained"),
+}
 RIDGE = 0.01
 
 
@@ -229,7 +233,7 @@ def make_points(rows: Iterable[dict[str, Any]]) -> list[Point]:
         features = list_features(evidence)
         if estimate_drop(evidence, judged["kind"]) is None:
             continue
-        curve = "classes" if evidence.agreement is not None else "others"
+        curve = find_curve(evidence, "foreign" if row["source"] == "128 real" else judged["kind"])
         out.append(Point(row["model"], row["source"], row["ratio"], features, curve, row["dense"] - row["compiled"]))
     return out
 
@@ -237,8 +241,8 @@ def make_points(rows: Iterable[dict[str, Any]]) -> list[Point]:
 def fit_curve(points: Sequence[Point], curve: str) -> dict[str, Any]:
     """Weights by ridge regression, none below 0, and the residuals between which four of five lie.
 
-    Every family counts the same. The curve without classes is fitted on all compiles, those with classes among them, by
-    explained variance alone.
+    Every family counts the same. A constant below 0 would call all small differences the same. The curve without
+    classes is fitted on all compiles, those with classes among them, by explained variance alone.
     """
     names = FEATURES[curve]
     mine = [p for p in points if curve == "others" or p.curve == curve]
@@ -247,7 +251,7 @@ def fit_curve(points: Sequence[Point], curve: str) -> dict[str, Any]:
     x = np.array([[p.features[n] for n in names] for p in mine])
     y = np.sqrt(np.clip([p.drop for p in mine], 0, MOST_DROP))
     penalty = math.sqrt(RIDGE) * np.diag([0.0, *[1.0] * (len(names) - 1)])
-    least = [-np.inf, *[0.0] * (len(names) - 1)]  # what differs more is never called better
+    least = [0.0] * len(names)  # what differs more is never called better
     both = np.vstack([x * share[:, None], penalty]), np.concatenate([y * share, np.zeros(len(names))])
     weights = lsq_linear(*both, bounds=(least, np.inf)).x
     low, high = np.quantile(y - x @ weights, (0.1, 0.9))

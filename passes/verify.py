@@ -45,5 +45,5 @@ class Verify:
         ranges = parse_ranges(self.input_range, state.source)
         found = prove_rewrite(graph, masks, state.pruned, self.seed, ranges, state.source)
         if found.silent and not self.allow_unproven:
-            raise UnprovenError(found.silent, found.groups, list_unfinite_constants(state.source))
+            raise UnprovenError(found.silent_names, found.groups, list_unfinite_constants(state.source))
         return replace(state, proof=found)

@@ -41,7 +41,7 @@ class VerificationError(SpaError):
 
 
 class UnprovenError(VerificationError):
-    """The proof cannot see some groups that lose a unit: `silent` are their labels, of `groups` in all.
+    """The proof cannot see some groups that lose a unit: `silent` are their names, of `groups` in all.
 
     `unfinite`: constants that hold NaN or infinity, behind which nothing moves.
     """

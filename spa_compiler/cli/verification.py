@@ -117,7 +117,7 @@ def verify_file(dense: Path, compiled: Path, plan: Plan | None, options: Options
     out.lines.append("the signature is the same")
     _prove(source, small, plan, options, rerun, out)
     if out.proof is not None and out.proof.silent and not options.allow_unproven:
-        raise UnprovenError(out.proof.silent, out.proof.groups, list_unfinite_constants(source))
+        raise UnprovenError(out.proof.silent_names, out.proof.groups, list_unfinite_constants(source))
     measured = measure_sessions(dense, sessions, options)
     _add_measures(measured, out)
     out.gates = judge_gates(gates, _list_values(measured))

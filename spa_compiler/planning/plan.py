@@ -152,10 +152,15 @@ def parse_group(source: str, name: str, entry: Any) -> tuple[str, Bools]:
 
 def _check(group: Group, mask: Bools) -> None:
     if mask.shape != group.shape:
-        raise UsageError(f"group '{group.label}' has shape {list(group.shape)}, the plan gives {list(mask.shape)}")
+        raise UsageError(f"{_describe_group(group)} has shape {list(group.shape)}, the plan gives {list(mask.shape)}")
     rows = mask.reshape(-1, group.size).sum(1)
     if (rows != rows[0]).any():
-        raise UsageError(f"group '{group.label}': every block must keep equally many channels, not {rows.tolist()}")
+        raise UsageError(f"{_describe_group(group)}: every block must keep equally many channels, not {rows.tolist()}")
+
+
+def _describe_group(group: Group) -> str:
+    """A group in a message about a plan, which may call it either way."""
+    return f"group '{group.name}' (label '{group.label}')"
 
 
 def _spread_over_dims(group: Group, mask: Bools) -> dict[Dim, Bools]:

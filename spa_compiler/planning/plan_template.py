@@ -58,7 +58,9 @@ class PlanTemplate:
             if not is_open(entry):
                 lists[label] = self._read_list(key, entry, group)
             elif label not in scores:
-                raise UsageError(f"{self.source}: '{key}' leaves channels of '{label}' to scores, which it has none of")
+                raise UsageError(
+                    f"{self.source}: '{key}' leaves channels of '{group.name}' to scores, which it has none of"
+                )
             else:
                 left = erased.keep.get(label, np.ones(group.shape, bool))
                 widths[label] = self._find_width(key, entry, group, np.where(left, scores[label], -np.inf))
@@ -78,7 +80,7 @@ class PlanTemplate:
                 first = out.setdefault(group.label, (key, self.entries[key]))
                 if first[1] != self.entries[key] and not is_pattern(key):
                     raise UsageError(
-                        f"{self.source}: '{first[0]}' and '{key}' are coupled (group '{group.label}') and ask for "
+                        f"{self.source}: '{first[0]}' and '{key}' are coupled (group '{group.name}') and ask for "
                         f"{json.dumps(first[1])} and {json.dumps(self.entries[key])}: give one of them; `spa explain` "
                         "shows what couples them"
                     )
@@ -98,7 +100,7 @@ class PlanTemplate:
             return max(least, math.floor(size * entry + 0.5))
         if not least <= entry <= size:
             raise UsageError(
-                f"{self.source}: '{key}' asks for {entry} channels of '{group.label}', which has {size} and keeps at "
+                f"{self.source}: '{key}' asks for {entry} channels of '{group.name}', which has {size} and keeps at "
                 f"least {least}"
             )
         return int(entry)

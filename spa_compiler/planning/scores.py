@@ -35,13 +35,13 @@ def check_scores(graph: DependencyGraph, scores: Mapping[str, Any], source: str)
         try:
             out[label] = np.asarray(given, np.float64)
         except (TypeError, ValueError) as e:
-            raise UsageError(f"{source}: the scores of '{label}' are not numbers: {e}") from e
+            raise UsageError(f"{source}: the scores of '{name}' are not numbers: {e}") from e
         if out[label].shape != wanted:
             raise UsageError(
-                f"{source}: group '{label}' has shape {list(wanted)}, the scores have {list(out[label].shape)}"
+                f"{source}: group '{name}' has shape {list(wanted)}, the scores have {list(out[label].shape)}"
             )
         if not is_finite(out[label]):
-            raise UsageError(f"{source}: the scores of '{label}' are not finite; every channel needs a number")
+            raise UsageError(f"{source}: the scores of '{name}' are not finite; every channel needs a number")
     return out
 
 
@@ -77,7 +77,7 @@ def map_tensor_scores(
             continue
         used.update(m.value for m in parts)
         if any(g is target for g in groups.values()):
-            raise UsageError(f"{source}: '{target.label}' and '{parts[0].value}' both score group '{target.label}'")
+            raise UsageError(f"{source}: '{target.label}' and '{parts[0].value}' both score group '{target.name}'")
         slices = (Slices(m, tensors[m.value], index_channels(dense, group, m)) for m in parts)
         total = sum((s.sum_channels(s.values.astype(np.float64), size) for s in slices), np.zeros(size))
         out[target.label] = out.get(target.label, np.zeros(target.shape)) + total.reshape(target.shape)

@@ -278,7 +278,7 @@ def list_lines(report: Mapping[str, Any], verbose: bool = False) -> list[str]:
     if check and check["unproven"]:
         lines.append(f"not proven, because they do not run at these sizes: {', '.join(check['unproven'])}")
     if check:
-        lines += _list_proof_lines(check)
+        lines += _list_proof_lines(check, {g["label"]: g["name"] for g in report["groups"]})
     if check and check["replayed"]:
         names = ", ".join(check["replayed"][:4]) + ", ..." * (len(check["replayed"]) > 4)
         lines.append(
@@ -346,14 +346,14 @@ def _list_quality_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _list_proof_lines(check: dict[str, Any]) -> list[str]:
+def _list_proof_lines(check: dict[str, Any], names: Mapping[str, str]) -> list[str]:
     """Lines about what the proof did not look at."""
     lines = []
     if check["inside"] < check["inside_of"]:
         lines.append(f"{check['inside']} of {check['inside_of']} values inside of the graph were compared")
     if check["silent"]:
-        names = ", ".join(check["silent"][:4]) + ", ..." * (len(check["silent"]) > 4)
-        lines.append(f"nothing that the proof sees depends on these groups: {names}")
+        few = ", ".join(names[n] for n in check["silent"][:4]) + ", ..." * (len(check["silent"]) > 4)
+        lines.append(f"nothing that the proof sees depends on these groups: {few}")
     return lines
 
 

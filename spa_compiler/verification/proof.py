@@ -66,15 +66,17 @@ class Structural:
     inside: int = 0  # values inside of the graph that were compared
     inside_of: int = 0  # and how many there are
     groups: int = 0  # that lose a unit
-    silent: tuple[str, ...] = ()  # of these, those that nothing the proof sees depends on
+    silent: tuple[str, ...] = ()  # of these, the labels of those that nothing the proof sees depends on
     branches: int = 0  # choices of branches under which it was checked as well
     unproven: tuple[str, ...] = ()  # branches that the dense model cannot run on these inputs
     replayed: tuple[str, ...] = ()  # all decisions, where rounding turned one: what follows took the masked model's
     drawn: str = str(Recipe())  # how inputs were drawn
+    silent_names: tuple[str, ...] = ()  # the names of `silent`, for messages
 
     def document(self) -> dict[str, Any]:
         lists = {"silent": list(self.silent), "unproven": list(self.unproven), "replayed": list(self.replayed)}
-        return {**asdict(self), **lists}
+        figures = {n: v for n, v in asdict(self).items() if n != "silent_names"}
+        return {**figures, **lists}
 
 
 def can_show_all(output: Any) -> bool:
@@ -239,7 +241,7 @@ class Proof:
         return Structural(
             found.error, self.limit, checks + tried, unique, self.refused, self.source_error, len(self.inside),
             len(self.every), len(find_cut(self.graph, self.masks)), tuple(silent), len(self.choices), self.unproven,
-            found.replayed, str(self.recipe),
+            found.replayed, str(self.recipe), tuple(self.graph.group(n).name for n in silent),
         )  # fmt: skip
 
     def _find_silent(self, small: Model) -> tuple[list[str], int]:

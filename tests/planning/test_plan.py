@@ -83,7 +83,7 @@ def test_an_unknown_group_is_named() -> None:
 def test_a_mask_of_the_wrong_size_is_named_with_both_sizes() -> None:
     graph = residual()
     label = graph.groups[0].label
-    with pytest.raises(UsageError, match=rf"'{label}' has shape \[{graph.groups[0].size}\], the plan gives \[3\]"):
+    with pytest.raises(UsageError, match=rf"'{label}'\) has shape \[{graph.groups[0].size}\], the plan gives \[3\]"):
         Plan({label: np.array([True, False, True])}).masks(graph)
 
 

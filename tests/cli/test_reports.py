@@ -110,7 +110,7 @@ def test_every_command_prints_json(source: Path) -> None:
     explained = read_json(run_spa("explain", source, axis, "--json"))
     assert explained["axis"] == axis and explained["groups"]
     chain = read_json(run_spa("explain", source, axis, axis, "--json"))
-    assert chain == {"axis": axis, "other": axis, "chain": []}
+    assert chain == {"axis": axis, "other": axis, "coupled": True, "chain": []}
     compared = read_json(run_spa("compare", source, small, "--json"))
     assert [Path(r["model"]).name for r in compared["rows"]] == ["gru.onnx", "small.onnx"]
     assert compared["rows"][1]["macs"] < compared["rows"][0]["macs"]

@@ -29,12 +29,13 @@ from spa_compiler.operators.site import Site, Value
 class Normed:
     """A norm of the stream: the value that it reads, its gain and bias, the weights that read what it gives.
 
-    `is_centred`: does it subtract the mean? None where `value` is normed before, and this is its gain alone.
+    `is_centred`: does it subtract the mean? None where `value` is normed before, if at all, and this is its gain, or
+    only what reads it.
     """
 
     value: str
     is_centred: bool | None
-    gain: Columns
+    gain: Columns | None
     bias: Columns | None
     readers: list[Columns]
 
@@ -58,7 +59,7 @@ class Stream:
 class _Norm:
     value: str
     is_centred: bool | None
-    gain: str
+    gain: str = ""
     bias: str = ""
     readers: list[str] = field(default_factory=list)
 
@@ -109,7 +110,7 @@ def _find_stream(graph: DependencyGraph, group: Group, sites: list[Site]) -> Str
     if len(known) != len(names) or any(len(known[n].positions[0]) > 1 for row in norms for n in row):
         raise _Lost
     return Stream(group, [known[n] for n in flow.written], [
-        Normed(n.value, n.is_centred, known[n.gain], known[n.bias] if n.bias else None, [known[r] for r in n.readers])
+        Normed(n.value, n.is_centred, known.get(n.gain), known.get(n.bias), [known[r] for r in n.readers])
         for n in flow.norms
     ], flow.keeps_mean or any(n.is_centred for n in flow.norms),
         not flow.keeps_mean and not flow.squares and all(n.is_centred for n in flow.norms))  # fmt: skip
@@ -171,7 +172,10 @@ def _follow_contraction(
             raise _Lost
         flow.written += [weights[0].name, *([bias.name] if bias is not None else [])]
         flow.of |= {v.name: None for v in made}
-    elif len(weights) == len(values) == 1 and summed and not made and source is not None:
+    elif len(weights) == len(values) == 1 and summed and not made:
+        if source is None:
+            source = _Norm(values[0].name, None)
+            flow.norms.append(source)
         source.readers.append(weights[0].name)
     elif len(values) == 1 and not weights and not summed:
         flow.of |= {v.name: source for v in made}

@@ -68,10 +68,11 @@ def turn_streams(
             rows = read(c)
             read.write(c, (rows - rows.mean(1, keepdims=True) if stream.is_centred else rows) @ q, new)
         for norm in stream.norms:
-            gain, shift = read(norm.gain)[0], _find_shift(read, norm)
+            gain, shift = _read_gain(read, norm), _find_shift(read, norm)
             for c in norm.readers:
                 read.write(c, read(c) * gain @ q, new)
-            read.write(norm.gain, np.ones_like(gain)[None], new)
+            if norm.gain is not None:
+                read.write(norm.gain, np.ones_like(gain)[None], new)
             if norm.bias is not None and shift is not None:
                 read.write(norm.bias, (shift @ q)[None], new)
     constants = out.constants()
@@ -83,7 +84,7 @@ def turn_streams(
 
 def _find_shift(read: _Reader, norm: Normed) -> Floats | None:
     """The bias of a norm in times of its gain; None where a channel has a bias and next to no gain."""
-    gain = read(norm.gain)[0]
+    gain = _read_gain(read, norm)
     bias = read(norm.bias)[0] if norm.bias is not None else np.zeros_like(gain)
     if not is_finite(gain) or not is_finite(bias):
         return None
@@ -92,6 +93,11 @@ def _find_shift(read: _Reader, norm: Normed) -> Floats | None:
     with np.errstate(divide="ignore", over="ignore"):
         shift[live] = bias[live] / gain[live]
     return shift if np.abs(shift).max(initial=0.0) <= LARGEST_SHIFT else None
+
+
+def _read_gain(read: _Reader, norm: Normed) -> Floats:
+    """The gain of a norm, ones where it has none."""
+    return read(norm.gain)[0] if norm.gain is not None else np.ones(norm.readers[0].positions[0].shape[1])
 
 
 class _Reader:

@@ -117,7 +117,7 @@ BLOCKS = {
     "a number times a branch": ("u = MatMul(s1, w1)  o1 = MatMul(u, w2)  o = Mul(o1, half)  t = Add(s, o)", True),
     "a function of the stream": ("o = Relu(s)  t = Add(s, o)", False),
     "a weight from the stream to the stream": ("o = MatMul(s1, w4)  t = Add(s, o)", False),
-    "weights without a norm": ("o = MatMul(s, w4)  t = Add(s, o)", False),
+    "weights without a norm": ("u = MatMul(s, w1)  o = MatMul(u, w2)  t = Add(s, o)", True),
     "a norm that is the stream": ("t = LayerNormalization(s, gain, shift)", False),
     "a gain of the stream": ("t = Mul(s, gain)", False),
     "a gain of nothing": (

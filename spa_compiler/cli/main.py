@@ -266,7 +266,7 @@ def _save(result: Result, beside: Sequence[tuple[str, Path]]) -> Iterator[str]:
     """Write the plan and the reports; a sentence for each that could not be written, of which nothing is left."""
     writers: dict[str, tuple[str, Callable[[Path], None]]] = {
         "--report": ("report", lambda f: save_report(result.report, f)),
-        "--save-plan": ("plan", result.plan.save),
+        "--save-plan": ("plan", lambda f: result.plan.save(f, result.state.graph)),
     }
     for option, file in beside:
         what, write = writers[option]

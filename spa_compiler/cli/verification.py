@@ -171,7 +171,10 @@ def _use_labels(plan: Plan, source: Model, said: Provenance, options: Options) -
     if said.plan_sha256 in ("", plan.digest()):
         return plan
     graph = _analyze(source, said, options)
-    return plan.use_labels(graph) if all(graph.find_group(n) for n in plan.keep) else plan
+    try:
+        return plan.use_labels(graph)
+    except UsageError:  # a plan of another model: the hash tells
+        return plan
 
 
 def _prove_by_plan(

@@ -35,6 +35,8 @@ class Plan:
     keep: Mapping[str, Bools] = field(default_factory=dict)
     turned: frozenset[str] = frozenset()
     """Groups whose channels are those of another basis than the file's (pass `basis`)."""
+    names: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Names of groups by label, as a file has them: they find a group whose label another export counts differently."""
 
     def masks(self, graph: DependencyGraph) -> dict[Dim, Bools]:
         """The plan on the dims of a graph. Raises UsageError for a label or a size that the graph does not have."""
@@ -52,13 +54,14 @@ class Plan:
 
         Raises UsageError for a group that there is not, or that is called by its label and by its name.
         """
+        labels = {n: find_saved_group(graph, n, self.names.get(n, "")).label for n in self.keep.keys() | self.turned}
         names: dict[str, str] = {}
         for n in self.keep:
-            label = graph.group(n).label
+            label = labels[n]
             if label in names:
                 raise UsageError(f"the plan names one group twice: '{names[label]}' and '{n}'")
             names[label] = n
-        turned = frozenset(graph.group(n).label for n in self.turned)
+        turned = frozenset(labels[n] for n in self.turned)
         return Plan({label: self.keep[n] for label, n in names.items()}, turned)
 
     def count_kept(self, group: Group) -> int:
@@ -94,9 +97,13 @@ class Plan:
         """Hash of the plan: equal plans have equal digests."""
         return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
 
-    def save(self, path: Path) -> None:
-        """Write the JSON form."""
-        path.write_text(json.dumps(self.document(), indent=1) + "\n", encoding="utf-8")
+    def save(self, path: Path, graph: DependencyGraph | None = None) -> None:
+        """Write the JSON form; with a graph the names of groups, too, for people and for other exports."""
+        document = self.document()
+        if graph is not None:
+            for label, entry in document["groups"].items():
+                entry["name"] = graph.group(label).name
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def parse(cls, document: Any, source: str = "plan") -> Plan:
@@ -109,7 +116,8 @@ class Plan:
             raise UsageError(f'{source}: not a plan: expected {{"version": {PLAN_FORMAT}, "groups": {{...}}}}')
         groups = document["groups"]
         turned = frozenset(n for n, g in groups.items() if isinstance(g, dict) and g.get("turned") is True)
-        return cls(dict(parse_group(source, n, g) for n, g in groups.items()), turned)
+        keep = dict(parse_group(source, n, g) for n, g in groups.items())
+        return cls(keep, turned, {n: read_name(g) for n, g in groups.items()})
 
     @classmethod
     def load(cls, path: Path) -> Plan:
@@ -120,6 +128,20 @@ class Plan:
             raise UsageError(f"{path}: no such file") from e
         except (OSError, ValueError, RecursionError) as e:  # brackets can be nested as deep as a file is long
             raise UsageError(f"{path}: cannot read the plan: {e}") from e
+
+
+def read_name(entry: Any) -> str:
+    """The name of a group in an entry of the JSON form; '' without."""
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def find_saved_group(graph: DependencyGraph, key: str, name: str) -> Group:
+    """The group that an entry is of: by its key (label or name), else by the name that was saved with it.
+
+    Raises UsageError for a group that there is not.
+    """
+    return graph.find_group(key) or graph.by_name.get(name) or graph.group(key)
 
 
 LARGEST_GROUP = 1 << 28

@@ -24,7 +24,7 @@ import numpy as np
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.analysis.patterns import is_group_named, suggest_groups
 from spa_compiler.errors import UsageError
-from spa_compiler.planning.plan import PLAN_FORMAT, Floats, Plan, lower_removed, make_best_plan, parse_group
+from spa_compiler.planning.plan import PLAN_FORMAT, Floats, Plan, lower_removed, make_best_plan, parse_group, read_name
 from spa_compiler.planning.scores import Scores
 from spa_compiler.planning.width_ladder import LEAST_OF_STATISTIC
 
@@ -72,7 +72,7 @@ class PlanTemplate:
         out: dict[str, tuple[str, Entry]] = {}
         by_name = sorted(self.entries, key=lambda k: is_pattern(k) and graph.find_group(k) is None)
         for key in by_name:
-            groups = list(find_groups(graph, key))
+            groups = list(find_groups(graph, key)) or [*filter(None, [graph.by_name.get(read_name(self.entries[key]))])]
             if not groups:
                 near = suggest_groups(graph, key)
                 raise UsageError(f"{self.source}: '{key}' matches no group{near}; `spa inspect` lists them")

@@ -11,6 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import spa_compiler
+from commands import run, run_spa
 from laws import analyze_proto
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.analysis.scope_names import find_common_scope, read_module, read_path, read_stem
@@ -190,6 +191,27 @@ def test_plans_masks_and_scores_take_names(tmp_path: Path) -> None:
     assert [t.SerializeToString() for t in onnx.load_from_string(scores[0]).graph.initializer] == [
         t.SerializeToString() for t in onnx.load_from_string(scores[1]).graph.initializer
     ]
+
+
+def test_a_saved_plan_finds_its_groups_where_an_export_counts_differently(tmp_path: Path) -> None:
+    """The file says names beside labels; `verify` takes the plan of the first export for the second, too."""
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    data = (ROOT / "models" / "digits_vit.onnx").read_bytes()
+    first.write_bytes(data)
+    second.write_bytes(data.replace(b"val_45", b"val_05").replace(b"val_88", b"val_45"))
+    plan = tmp_path / "plan.json"
+    options = ("--ratio", 0.1, "--criterion", "l2", "--align", 1, "--no-latency", "--no-quality")
+    only = ("--include", "layers.0.1.body hidden", "--save-plan", plan)
+    result = run(first, *options, *only, "-o", tmp_path / "a.onnx")
+    assert result.exit_code == 0, result.output
+    groups = json.loads(plan.read_text())["groups"]
+    assert {label: g["name"] for label, g in groups.items()} == {"val_45:1": "layers.0.1.body hidden"}
+    plan.write_text(plan.read_text().replace("val_45:1", "val_1045:1"))
+    result = run(second, "--plan", plan, "--no-latency", "-o", tmp_path / "b.onnx")
+    assert result.exit_code == 0, result.output
+    weights = [{t.name: list(t.dims) for t in onnx.load(tmp_path / n).graph.initializer} for n in ("a.onnx", "b.onnx")]
+    assert weights[0]["val_45"] == weights[1]["val_05"] != [64, 192] == weights[1]["val_45"]
+    assert run_spa("verify", second, tmp_path / "b.onnx", "--plan", plan).exit_code == 0
 
 
 def test_one_group_by_label_and_name_is_refused() -> None:

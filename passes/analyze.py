@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from spa_compiler.analysis.dependency_graph import analyze
+from spa_compiler.analysis.group_names import keep_names
 from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.state import State
 
@@ -27,4 +28,7 @@ class Analyze:
 
     def run(self, state: State) -> State:
         """The state with the dependency graph of its model."""
-        return replace(state, graph=analyze(state.model))
+        graph = analyze(state.model)
+        if state.unedited is not None:
+            keep_names(graph.groups, state.unedited.groups)
+        return replace(state, graph=graph)

@@ -72,6 +72,19 @@ def name_groups(groups: Sequence[Group], sites: Sequence[Site], weights: Collect
         g.name = name
 
 
+def keep_names(groups: Sequence[Group], earlier: Sequence[Group]) -> None:
+    """Call groups as they were called before an edit, by their labels: a pattern names the same ones in every pass."""
+    before = {g.label: g for g in earlier}
+    kept = {g.label: old for g in groups if (old := before.get(g.label)) is not None}
+    rest = [g for g in groups if g.label not in kept]
+    taken = {g.label for g in groups} | {old.name for old in kept.values()}
+    for g, name in zip(rest, _choose_names([[g.name] for g in rest], taken), strict=True) if rest else ():
+        g.name = name
+    for g in groups:
+        if (old := kept.get(g.label)) is not None:
+            g.name, g.kind = old.name, old.kind
+
+
 def _choose_names(choices: Sequence[Sequence[str]], taken: set[str]) -> list[str]:
     """One name of each list: the first that no other has, else the last with a number."""
     names = [c[0] for c in choices]
@@ -250,4 +263,4 @@ def _list_sums(site: Site) -> Iterable[tuple[Value, Value]]:
         yield found[0], found[1]
 
 
-__all__ = ["name_groups"]
+__all__ = ["Kind", "keep_names", "name_groups"]

@@ -14,6 +14,7 @@ import spa_compiler
 from commands import run, run_spa
 from laws import analyze_proto
 from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.analysis.group_names import keep_names
 from spa_compiler.analysis.scope_names import find_common_scope, read_module, read_path, read_stem
 from spa_compiler.errors import UsageError
 from spa_compiler.planning.plan import Plan
@@ -149,6 +150,36 @@ def test_modules_of_weights(name: str, module: str) -> None:
 )
 def test_the_module_around_some(names: list[str], module: str) -> None:
     assert find_common_scope(names) == module
+
+
+def drop_first_shortcut(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the sum at the end of its first block."""
+    add = next(n for n in model.graph.node if n.op_type == "Add")
+    model.graph.node.remove(add)
+    for node in model.graph.node:
+        node.input[:] = [add.input[0] if n == add.output[0] else n for n in node.input]
+    return model
+
+
+def test_names_stay_where_an_edit_would_count_them_anew() -> None:
+    """An exact pass may take a whole branch out: the second stream is the only one then."""
+    before = analyze_proto(read_export("resnet.legacy17"))
+    after = analyze_proto(drop_first_shortcut(read_export("resnet.legacy17")))
+    second = before.group("residual stream 2").label
+    assert after.group(second).name == "residual stream"
+    keep_names(after.groups, before.groups)
+    assert after.group(second).name == "residual stream 2"
+    names = {g.label: g.name for g in after.groups}
+    assert names == {**{g.label: g.name for g in before.groups}, "onnx::Conv_68:0": "1.body.1.0 channels"}
+
+
+def test_a_name_that_is_kept_is_given_to_no_other_group() -> None:
+    one, two = (analyze_proto(read_export("resnet.legacy17")).groups for _ in range(2))
+    two[0].label = "new"
+    two[0].name = next(g.name for g in one if g.label == two[1].label)
+    keep_names(two, one)
+    assert len({g.name for g in two}) == len(two)
+    assert two[1].name == next(g.name for g in one if g.label == two[1].label)
 
 
 def test_a_name_finds_its_group() -> None:

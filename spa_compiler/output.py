@@ -100,7 +100,9 @@ def remove_stale(parent: Path) -> None:
 def _is_own_folder(folder: Path) -> bool:
     """Is it a folder of this user, and no link to one?"""
     try:
-        return folder.is_dir() and not folder.is_symlink() and (os.name == "nt" or folder.stat().st_uid == os.geteuid())
+        if not folder.is_dir() or folder.is_symlink():
+            return False
+        return sys.platform == "win32" or folder.stat().st_uid == os.geteuid()
     except OSError:
         return False
 

@@ -51,7 +51,7 @@ def names_in(path: Path) -> frozenset[str]:
     """Names that a module defines or imports at its top, and those inside of its classes."""
     tree = ast.parse(path.read_text())
     inner = [n for c in tree.body if isinstance(c, ast.ClassDef) for n in c.body]
-    blocks = [n for w in tree.body if isinstance(w, ast.With) for n in w.body]
+    blocks = [n for w in tree.body if isinstance(w, ast.With | ast.If) for n in w.body]
     return frozenset(name for node in [*tree.body, *inner, *blocks] for name in _bound(node))
 
 

@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 from rich.table import Column, Table
 
 from spa_compiler.analysis.cost import CostModel
@@ -28,7 +29,8 @@ from spa_compiler.errors import (
 from spa_compiler.execution.inputs import parse_ranges
 from spa_compiler.execution.outputs import run_arrays
 from spa_compiler.execution.session import check_loads, list_outputs, open_file_session
-from spa_compiler.ir.memory import USUAL_MEMORY, parse_bytes
+from spa_compiler.ir.memory import USUAL_MEMORY, count_bytes, parse_bytes
+from spa_compiler.ir.model import Model, find_element_type
 from spa_compiler.ir.reader import load
 from spa_compiler.ir.snapshots import Snapshot
 from spa_compiler.ir.symbols import find_only_sizes
@@ -46,6 +48,8 @@ from spa_compiler.verification.latency import draw_sample, measure_latency
 from spa_compiler.verification.on_data import measure_on_data
 from spa_compiler.verification.signature import check_signature
 
+SHOWN_SHARE = 0.01
+"""Element types of less than this share of the constants are not in the table."""
 DRAWING_OPTIONS = {"input_shape", "input_range", "seed"}
 """Options that say how inputs are drawn."""
 
@@ -113,7 +117,9 @@ def measure_sessions(path: Path, sessions: list[Any], options: Options) -> Measu
 
 
 def compare_files(dense: Path, others: list[Path], options: Options) -> dict[str, Any]:
-    """The inputs that were fed, and a row a model: costs by unit, milliseconds, cosine and accuracy."""
+    """The inputs that were fed, and a row a model: costs by unit, bytes of its files, bytes of constants by element
+    type, milliseconds, cosine and accuracy.
+    """
     paths = [dense, *others]
     sessions, files = open_sessions(paths, options)
     for s in sessions[1:]:
@@ -123,12 +129,31 @@ def compare_files(dense: Path, others: list[Path], options: Options) -> dict[str
     feed = draw_sample(model, sessions, parse_ranges(options.input_range, model), options.seed)
     rows = []
     for path, session, close, right in zip(paths, sessions, found.fidelity, found.accuracy, strict=True):
-        totals = CostModel(analyze_file(path, options.input_shape, options.memory)).totals({})
+        graph = analyze_file(path, options.input_shape, options.memory)
+        totals = CostModel(graph).totals({})
         ms = measure_latency(sessions[0], session, feed, options.threads, seconds=0.5).compiled_ms
         costs = {c.unit: totals[c.unit] for c in list_table_costs()}
-        rows.append({"model": str(path), **costs, "latency_ms": ms, "cosine": close.cosine, "accuracy": right})
+        rows.append({
+            "model": str(path), **costs, "file_bytes": count_file_bytes(path), "types": count_type_bytes(load(path)),
+            "latency_ms": ms, "cosine": close.cosine, "accuracy": right,
+        })  # fmt: skip
     files.check()
     return {"inputs": found.name, "notes": list(found.notes), "rows": rows}
+
+
+def count_file_bytes(path: Path) -> int:
+    """Bytes on disk, external data among them."""
+    return path.stat().st_size + sum((path.parent / f).stat().st_size for f in load(path).external)
+
+
+def count_type_bytes(model: Model) -> dict[str, int]:
+    """Bytes of all constants of a model as they are stored, by element type, most first."""
+    found: dict[str, int] = {}
+    for tensor in model.constants().values():
+        kind = find_element_type(tensor)
+        name = onnx.TensorProto.DataType.Name(kind).lower()
+        found[name] = found.get(name, 0) + count_bytes(kind, tensor.shape)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def compare_with_random(dense: Path, others: list[Path], options: Options) -> dict[str, Any]:
@@ -171,14 +196,16 @@ def _cut_at_random(dense: Path, path: Path, made: Path, options: Options, notes:
 def make_comparison_table(found: Mapping[str, Any]) -> Table:
     """One row a model."""
     costs = list_table_costs()
-    first, rest = Column("model", overflow="fold"), ("median ms", f"cosine ({found['inputs']})", "accuracy")
-    caption = "\n".join(found["notes"]) or None
+    first, rest = Column("model", overflow="fold"), ("file", "types", "median ms", "cosine", "accuracy")
+    caption = "\n".join([f"cosine on {found['inputs']}", *found["notes"]])
     table = Table(first, *(c.title for c in costs), *rest, box=None, caption=caption)
     for row in found["rows"]:
         cosine = "" if row["cosine"] is None else f"{row['cosine']:.4f}"
         shown = "" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
-        of_costs = (format_si(row[c.unit]) for c in costs)
-        table.add_row(Path(row["model"]).name, *of_costs, f"{row['latency_ms']:.3g}", cosine, shown)
+        whole = max(sum(row["types"].values()), 1)
+        types = ", ".join(name for name, size in row["types"].items() if size >= SHOWN_SHARE * whole)
+        numbers = *(format_si(row[c.unit]) for c in costs), format_si(row["file_bytes"])
+        table.add_row(Path(row["model"]).name, *numbers, types, f"{row['latency_ms']:.3g}", cosine, shown)
     return table
 
 

@@ -224,6 +224,24 @@ def test_a_plan_gives_slices_unless_compensation_is_asked_for(models: Path, tmp_
     assert "were updated after removal" in found.output
 
 
+def test_compare_shows_the_bytes_of_files_and_the_types_of_weights(tmp_path: Path) -> None:
+    """A file with external data counts whole; a float16 weight behind a Cast is one."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,6] x) => (float[N,4] y) {
+        v = Cast <to = 1> (w)  a = MatMul(x, v)  y = MatMul(a, u) }"""
+    proto = onnx.parser.parse_model(text)
+    for name, array in {"w": np.ones((6, 50), np.float16), "u": np.ones((50, 4), np.float32)}.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(proto, tmp_path / "a.onnx")
+    onnx.save(proto, tmp_path / "b.onnx", save_as_external_data=True, location="b.data", size_threshold=0)
+    rows = json.loads(run_spa("compare", tmp_path / "a.onnx", tmp_path / "b.onnx", "--json").output)["rows"]
+    assert rows[0]["types"] == rows[1]["types"] == {"float": 800, "float16": 600}
+    files = [tmp_path / n for n in ("a.onnx", "b.onnx", "b.data")]
+    sizes = [f.stat().st_size for f in files]
+    assert [r["file_bytes"] for r in rows] == [sizes[0], sizes[1] + sizes[2]]
+    table = run_spa("compare", tmp_path / "a.onnx", tmp_path / "b.onnx").output
+    assert "file" in table and "types" in table and "float16" in table and "cosine on" in table
+
+
 def test_compare_puts_a_random_model_of_as_many_macs_beside_each(source: Path, models: Path) -> None:
     small = source.with_name("small.onnx")
     assert run(source, small, "--ratio", 0.4, *QUICK).exit_code == 0

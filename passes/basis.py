@@ -44,6 +44,7 @@ class Basis:
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("model",)
     exact: ClassVar[bool] = True
+    optional: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.dims not in DIM_KINDS:

@@ -19,6 +19,7 @@ class Fold:
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("model",)
     exact: ClassVar[bool] = True
+    optional: ClassVar[bool] = True
 
     @classmethod
     def from_options(cls, options: Options) -> Fold | None:

@@ -27,6 +27,7 @@ class Redirect:
     requires: ClassVar[tuple[str, ...]] = ("graph",)
     provides: ClassVar[tuple[str, ...]] = ("model",)
     exact: ClassVar[bool] = True
+    optional: ClassVar[bool] = True
 
     @classmethod
     def from_options(cls, options: Options) -> Redirect | None:

@@ -20,7 +20,7 @@ from dataclasses import MISSING, Field, dataclass, fields, replace
 from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
 
-from spa_compiler.errors import SpaError, UsageError
+from spa_compiler.errors import SpaError, UsageError, VerificationError
 from spa_compiler.execution.interrupts import check_stop
 from spa_compiler.ir.model import Model
 from spa_compiler.pipeline.state import Pass, State
@@ -138,7 +138,7 @@ def _take_edit(step: Pass, before: State, after: State) -> State:
     if after.model is before.model or _serialize_content(after.model) == _serialize_content(before.model):
         return replace(after, model=before.model)
     edits, first = (*before.edits, step.name), before.unedited or before.graph
-    return replace(after, graph=None, proven=before.model, edits=edits, unedited=first)
+    return replace(after, graph=None, proven=before.model, edits=edits, unedited=first, before_edit=before)
 
 
 def _is_known(step: Pass, state: State) -> bool:
@@ -149,13 +149,23 @@ def _is_known(step: Pass, state: State) -> bool:
 
 
 def _prove_edit(state: State) -> State:
-    """The state with the edit of an exact pass proven. Raises VerificationError that names the pass."""
+    """The state with the edit of an exact pass proven; as it was before, with a note, where it is wrong and only helps.
+
+    Numbers that are huge beside others may be rounded to something else, of which nobody can be told to leave a pass
+    out that is part of every run. Raises VerificationError that names the pass.
+    """
     if state.proven is None or state.graph is None or state.proven is state.model:
         return state
     step, start = state.edits[-1], time.perf_counter()
-    prove_same(step, state.proven, state.graph, state.seed, state.ranges)
+    try:
+        prove_same(step, state.proven, state.graph, state.seed, state.ranges)
+    except VerificationError as e:
+        if state.before_edit is None or not getattr(find_pass_type(step), "optional", False):
+            raise
+        note = f"what pass '{step}' would have edited stays as it is: {e}"
+        return replace(state.before_edit, done=state.done, seconds=state.seconds).add_notes(note)
     spent = state.seconds.get(step, 0.0) + time.perf_counter() - start
-    return replace(state, proven=state.model, seconds={**state.seconds, step: spent})
+    return replace(state, proven=state.model, before_edit=None, seconds={**state.seconds, step: spent})
 
 
 def _serialize_content(model: Model) -> bytes:
@@ -217,6 +227,7 @@ class Pipeline:
             state = replace(state, seconds={**state.seconds, step.name: spent}, done=(*state.done, step))
             if "graph" in getattr(step, "provides", ()):
                 state = _prove_edit(state)
+                state = step.run(state) if state.graph is None else state  # an edit was undone
         return state
 
     def complete(self, provided: frozenset[str] = ALWAYS_PROVIDED) -> Pipeline:

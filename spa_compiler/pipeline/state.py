@@ -32,6 +32,7 @@ class State:
     `proven` is the last model that was shown to give what the one before an exact pass gave, None before the first of
     these passes, which `edits` names; `unedited` is the graph before them, of which budgets and reports are; `seed` and
     `ranges` say how inputs are drawn for that.
+    `before_edit` is the state before the last edit, until that is proven;
     `results` and `notes` are for the report, and nothing is decided by them; `done` is what has been run.
     """
 
@@ -51,6 +52,7 @@ class State:
     proven: Model | None = None
     edits: tuple[str, ...] = ()
     unedited: DependencyGraph | None = None
+    before_edit: State | None = None
     given: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
     ranges: Ranges = field(default_factory=dict)
@@ -108,7 +110,8 @@ class Pass(Protocol):
     both that and `provides` are names of fields of State. More may be said, as class variables: `after`, names of
     passes that it is put behind; `from_options(options)`, a class method that gives it where it is part of the pipeline
     that options stand for; `automatic`, that it is put in where something requires what it provides; `exact`, that it
-    edits the model without changing its function, which is then proven; `resolve()`, a method that gives the pass
+    edits the model without changing its function, which is then proven; `optional`, that such an edit is undone with a
+    note where it is not; `resolve()`, a method that gives the pass
     with what it would read from the machine among its options.
     """
 

@@ -202,6 +202,20 @@ def test_a_wrong_fold_is_refused_and_named(tmp_path: Path, ratio: float) -> None
 
 
 @pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("ratio", [0, 0.5])
+def test_a_wrong_edit_of_a_pass_that_only_helps_is_undone_with_a_note(
+    tmp_path: Path, ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes.find_pass_type("fold_scale"), "optional", True, raising=False)
+    source = scaled(tmp_path / "m.onnx")
+    arguments = {"with_passes": ("fold_scale{factor=0.08}",), "latency": False, "quality": False, "criterion": "l2"}
+    result = spa_compiler.compile(source, ratio, **arguments)
+    assert "fold_scale" not in result.state.edits and result.report["exit_code"] == 0
+    assert any("what pass 'fold_scale' would have edited stays as it is" in note for note in result.report["notes"])
+    assert ratio or result.report["fidelity"]["cosine"] > 0.999999
+
+
+@pytest.mark.usefixtures("site")
 def test_a_pass_that_edits_the_graph_comes_before_those_that_read_it() -> None:
     with pytest.raises(UsageError, match="'fold_scale' edits the graph that pass 'erase' reads"):
         passes.Pipeline.parse("normalize,erase,fold_scale,remove,verify").complete()

@@ -29,9 +29,7 @@ from spa_compiler.calibration.priors.kinds import Synthetic
 from spa_compiler.calibration.priors.sound_bank import draw_clips, load_words
 from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.execution.session import open_session
-from spa_compiler.interpreter.interpreter import Walk
 from spa_compiler.ir.symbols import find_input_axes, find_only_batch
-from spa_compiler.operators.facts import is_convolution
 from spa_compiler.operators.movement import is_row_kept
 
 Array = NDArray[Any]
@@ -61,7 +59,7 @@ def choose_front_end(graph: DependencyGraph, name: str, drawn: Synthetic) -> Spo
     return best if sure or share >= CALIBRATION.heard_share else drawn
 
 
-def is_read_as_waveform(walk: Walk, name: str, shape: Sequence[int]) -> bool:
+def is_read_as_waveform(graph: DependencyGraph, name: str, shape: Sequence[int]) -> bool:
     """Does a convolution of one channel read this row of numbers first, with long kernels? Then it is a waveform.
 
     Of a row that is long enough to be one, any kernel will do.
@@ -70,14 +68,15 @@ def is_read_as_waveform(walk: Walk, name: str, shape: Sequence[int]) -> bool:
     least = 2 if size >= CALIBRATION.least_waveform else CALIBRATION.waveform_kernel
     if not shape or max(shape) != size:
         return False
-    while len(walk.liveness.readers_of.get(name, ())) == 1:
-        node = walk.nodes[walk.liveness.readers_of[name][0]]
-        if is_convolution(node.op_type):
-            taps = walk.constants[node.input[1]].shape[1:] if node.input[1] in walk.constants else ()
+    while len(sites := graph.readers.get(name, [])) == 1:
+        site = sites[0]
+        if site.traits.is_convolution:
+            weight = site.inputs[1]
+            taps = weight.shape[1:] if weight is not None and weight.constant else ()
             return max(taps, default=0) == math.prod(taps) >= least
-        if not is_row_kept(node.op_type):
+        if site.first_output is None or not is_row_kept(site.op):
             return False
-        name = node.output[0]
+        name = site.first_output.name
     return False
 
 

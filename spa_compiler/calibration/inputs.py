@@ -381,7 +381,7 @@ def choose_source(
     if dtype.kind in "iu" and name in (limits := find_index_ranges(graph.model)):
         return Synthetic("tokens", shape, dtype=str(dtype), options=_limit_ids(limits[name], bounds))
     grid = find_first_grid(graph, name, shape)
-    is_heard = is_read_as_waveform(Walk(graph.model), name, shape)
+    is_heard = is_read_as_waveform(graph, name, shape)
     what = kind or ("waveforms" if is_heard else guess_kind(grid))
     if dtype in (np.int32, np.int64) and what not in PICTURE_KINDS:
         bounds = bounds or (int(positive), WHOLE_LIMIT - 1)

@@ -25,7 +25,7 @@ PARAMETER = re.compile(
 """The end of a weight's name that says which parameter of its module it is."""
 FOLDED = "ConstantFolding/"
 """TensorFlow writes this before the names of what it has folded."""
-MADE_UP = re.compile(r"::|^p2o\.|^auto\.|^(?:[a-zA-Z0-9]+_)*_*\d+(?:_quantized)?$|^[A-Za-z]?\d+$|__\d+$")
+MADE_UP = re.compile(r"::|^p2o\.|^auto\.|^(?:[a-zA-Z0-9]+_)*_*\d+(?:_quantized)?$|^[A-Za-z]?\d+$|__\d+$|@\d+$")
 """Names that an exporter counts: `onnx::Conv_97`, `val_13`, `p2o.Conv.1`, `427`, `const_fold_opt__64`."""
 PATH_ENDS = frozenset(n for names in TABLES.values() for n in names) | frozenset(
     "ReadVariableOp BiasAdd Tensordot Conv1D Conv2D Conv3D DepthwiseConv2dNative Conv2DBackpropInput BatchMatMulV2 "

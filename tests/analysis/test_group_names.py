@@ -130,6 +130,7 @@ def test_paths_of_nodes(name: str, module: str) -> None:
         ("val_13", ""),
         ("847", ""),
         ("p2o.Conv.1", ""),
+        ("Constant@80", ""),
         ("position", "position"),
     ],
 )

@@ -14,6 +14,11 @@ from spa_compiler.errors import UsageError
 from spa_compiler.pipeline.fields import DeclaredOption, Topic
 from spa_compiler.pipeline.options import Options, find_declared
 
+if typing.TYPE_CHECKING:
+    NumberOrWordType = click.ParamType[float | str]
+else:  # generic since click 8.4
+    NumberOrWordType = click.ParamType
+
 FILE = click.Path(path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -106,7 +111,7 @@ class _FiniteRange(click.FloatRange):
         return found if math.isfinite(found) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
-class _NumberOrWord(click.ParamType[float | str]):
+class _NumberOrWord(NumberOrWordType):
     """A number, also in percent, or one of some words, or an entry PATTERN=R."""
 
     name = "number"

@@ -8,6 +8,7 @@ Nothing is written where the caller asked until every check has passed; inputs a
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -66,6 +67,8 @@ from spa_compiler.verification.signature import check_signature
 from spa_compiler.version import VERSION
 
 Progress = Callable[[str], None]
+LOGGER = logging.getLogger("spa_compiler")
+"""Hears of every step (INFO) where nobody else wants to."""
 SLOWER_MEASUREMENTS = 3
 """Measurements after which a model counts as slower than the dense one."""
 STATUS_FILE = Path("/proc/self/status")
@@ -156,7 +159,7 @@ def compile_file(
     asked.complete()
     steps = asked.resolve()
     _check_gate_names(gates, options, steps)
-    tell = progress or (lambda text: None)
+    tell = progress or LOGGER.info
     tell("load")
     first, rest = steps.split("scores")  # what comes before does not depend on the budget
     named = pass_files(steps) | dict.fromkeys(list_named_files(options.data), "what --data reads")
@@ -201,6 +204,14 @@ def compile_file(
             report["output"] |= {"path": str(output), "data": _find_data_name(file)}
             publish(scratch, output, read_files)
     return Result(proto, replace_unfinite(report), state)
+
+
+def count_steps(options: Options) -> int:
+    """How many steps a run tells of at least: its passes, reading the file and comparing what was written.
+
+    Raises UsageError for options that contradict each other.
+    """
+    return len(list(iterate_deep(pipeline_of(options).complete().iterate_flat()))) + 2
 
 
 def _first_state(source: Path, options: Options, tell: Progress) -> State:

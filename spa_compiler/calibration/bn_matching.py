@@ -29,6 +29,7 @@ from spa_compiler.calibration.sample_budget import Feed, count_affordable
 from spa_compiler.calibration.settings import CALIBRATION
 from spa_compiler.canonicalize.pipeline import normalize
 from spa_compiler.errors import ModelError, SpaError
+from spa_compiler.execution.item_counts import count_items
 from spa_compiler.execution.parallel import map_parallel
 from spa_compiler.execution.session import open_session, run_session
 from spa_compiler.ir.external_data import embed_tensor
@@ -123,7 +124,7 @@ class Match:
         Values stay between the lowest and the highest. Where a loss is no number, nothing is moved.
         """
         sets = [x[i : i + self.rows] for i in range(0, len(x) - self.rows + 1, self.rows)]
-        found = list((map if self.is_alone else map_parallel)(self._descend, sets))
+        found = list(count_items((map if self.is_alone else map_parallel)(self._descend, sets), len(sets)))
         left = float(np.mean([loss for _, loss in found])) if found else math.inf
         if not math.isfinite(left):
             return x, math.inf

@@ -30,6 +30,7 @@ from spa_compiler.cli.arguments import (
     read_options,
     spell_out_switches,
 )
+from spa_compiler.cli.colours import paint
 from spa_compiler.cli.explanation import explain_file
 from spa_compiler.cli.group_table import inspect_file, list_orders, make_frozen_table, make_group_table
 from spa_compiler.cli.inspection import (
@@ -39,9 +40,10 @@ from spa_compiler.cli.inspection import (
     list_passes,
     make_comparison_table,
 )
+from spa_compiler.cli.progress import show_progress
 from spa_compiler.cli.score_columns import add_columns, make_score_table
 from spa_compiler.cli.verification import verify_file
-from spa_compiler.compiler import Result, compile_file
+from spa_compiler.compiler import Result, compile_file, count_steps
 from spa_compiler.errors import (
     GateError,
     ModelError,
@@ -100,22 +102,11 @@ def _print_json(found: Mapping[str, Any]) -> None:
 def _show_error(error: Exception, verbose: bool) -> None:
     """One line on stderr; where it comes from, if that was asked for."""
     known = isinstance(error, SpaError | OSError | MemoryError)
-    click.echo(f"spa-compile: {'error: ' if known else ''}{describe_error(error)}", err=True)
+    click.echo(f"{paint('spa-compile: error:') if known else 'spa-compile:'} {describe_error(error)}", err=True)
     for note in getattr(error, "__notes__", []) if verbose else []:
         click.echo(f"  {note}", err=True)
     if verbose and not known:
         traceback.print_exc()
-
-
-@contextmanager
-def _show_progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A spinner that names the step, on a terminal only."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda text: None
-        return
-    with console.status("spa-compile") as status:
-        yield lambda text: status.update(f"spa-compile: {text}")
 
 
 CALIBRATION_OPTIONS, INPUT_OPTIONS, UNPROVEN_OPTIONS = (
@@ -194,7 +185,7 @@ def _copy_unchanged(error: NothingToPrune, source: Path, target: Path, given: di
     if not given["as_json"]:
         rest = "; --fail-under was not judged" if given["fail_under"] else ""
         did = f"{target} is a copy of {source}" if copy else "dry run: nothing was written"
-        click.echo(f"UNCHANGED | {error}; {did}{rest}")
+        click.echo(f"{paint('UNCHANGED')} | {error}; {did}{rest}")
     if failures:
         raise ReportError(f"{'the copy was written' if copy else 'the dry run was done'}; {'; '.join(failures)}")
 
@@ -207,7 +198,9 @@ def _compile_and_save(source: Path, target: Path, given: dict[str, Any]) -> None
     if not source.is_file():
         raise ModelError(f"{source}: no such file" if not source.exists() else f"{source}: not a file")
     try:
-        with _describe_unproven(" | nothing was written", given["as_json"]), _show_progress(given["quiet"]) as tell:
+        quiet = given["quiet"] or (given["as_json"] and not sys.stderr.isatty())
+        words = _describe_unproven(" | nothing was written", given["as_json"])
+        with words, show_progress(count_steps(options), quiet) as tell:
             result = compile_file(source, target, options, tell, None, beside)
     except GateError as e:
         if e.report is not None:
@@ -253,7 +246,7 @@ def _show_missed(report: dict[str, Any], given: dict[str, Any]) -> None:
         return
     if not given["quiet"]:
         document.show_report(report, Console(), given["verbose"])
-    click.echo(document.format_last_line(report))
+    click.echo(paint(document.format_last_line(report)))
 
 
 def _list_other_outputs(given: dict[str, Any]) -> list[tuple[str, Path]]:
@@ -307,7 +300,7 @@ def _print_result(result: Result, given: dict[str, Any]) -> None:
     if not given["quiet"]:
         both = f"wrote {written}" + (f" and its weights {data}" if data else "")
         click.echo(both if written else "dry run: nothing was written")
-    click.echo(document.format_last_line(result.report))
+    click.echo(paint(document.format_last_line(result.report)))
 
 
 def _compile(source: Path, destination: str | None, output: str | None, **given: Any) -> None:

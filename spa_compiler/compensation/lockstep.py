@@ -30,6 +30,7 @@ from spa_compiler.compensation.options import Options
 from spa_compiler.compensation.solutions import NewTable, Refusal, Solution, Unfit
 from spa_compiler.errors import Conflict
 from spa_compiler.execution.finite import describe_flaw, has_overflow, ignore_overflow
+from spa_compiler.execution.item_counts import count_items
 from spa_compiler.interpreter.chunks import Affine, Chunks, Feed
 from spa_compiler.interpreter.interpreter import Step, Walk
 from spa_compiler.ir.model import Model
@@ -76,7 +77,7 @@ class Lockstep:
         self.compiled.start(feeds, late)
         for name in self.compiled.inputs:
             self.compiled.values[name] = self.dense.values[name]
-        for j, node in enumerate(self.compiled.nodes):
+        for j, node in count_items(enumerate(self.compiled.nodes), len(self.compiled.nodes)):
             i = self.place.get(node.output[0]) if node.output else None
             if late is not None and i is not None and i >= late.at and self.dense.deferred.waiting:
                 self._join_late()

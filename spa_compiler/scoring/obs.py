@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from spa_compiler.algebra.masks import NO_CHANNEL, find_coordinates
 from spa_compiler.analysis.channel_index import find_owners, spread_owners
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.execution.finite import ignore_overflow, is_finite
+from spa_compiler.execution.item_counts import count_items
 from spa_compiler.execution.parallel import map_parallel
 from spa_compiler.planning.scores import NotedScores, Scores
 from spa_compiler.scoring import magnitude
@@ -331,8 +333,9 @@ def _score_groups(graph: DependencyGraph, moments: Moments | None, rng: np.rando
     ordered = sorted(graph.groups, key=lambda g: -widths[g.label])
     wide = [g for g in ordered if widths[g.label] >= WIDE_GROUP]
     with ignore_overflow():
-        found = list(map_parallel(lambda g: _score_group(graph, taken, g, diagonal), wide))
-        found += [_score_group(graph, taken, g, diagonal) for g in ordered[len(wide) :]]
+        scored = (_score_group(graph, taken, g, diagonal) for g in ordered[len(wide) :])
+        every = chain(map_parallel(lambda g: _score_group(graph, taken, g, diagonal), wide), scored)
+        found = list(count_items(every, len(ordered)))
     scores = dict(zip([g.label for g in ordered], found, strict=True))
     by_weights = any(not isinstance(v, np.ndarray) for v in scores.values())
     fallback = magnitude.l2(graph, None, rng) if by_weights else {}

@@ -21,6 +21,7 @@ from spa_compiler.algebra.expr import Dim, Expr, Prod, Sum, iterate_dims
 from spa_compiler.algebra.masks import find_moving_digits
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.execution.finite import describe_flaw, ignore_overflow, is_finite
+from spa_compiler.execution.item_counts import count_items
 from spa_compiler.interpreter.activation_maps import Adjust, measure_statistics
 from spa_compiler.interpreter.chunks import Chunks, Feed
 from spa_compiler.interpreter.deferred_inputs import Late
@@ -134,7 +135,7 @@ class _Collector:
         self.measured: dict[str, list[Moment]] = {}  # value -> contractions whose error is measured there
 
     def run(self, feeds: Sequence[Feed], late: Late | None) -> Moments:
-        for step in self.walk.run(feeds, late):
+        for step in count_items(self.walk.run(feeds, late), len(self.walk.nodes)):
             self.walk.finish(step, self.adjust.of(self.walk, step))
             if step.node.op_type in recurrent_cell.GATES:
                 self._collect_cell(step)

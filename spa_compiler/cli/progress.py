@@ -1,0 +1,106 @@
+"""Steps of a run: on a terminal a line that lives and a line for each step that is done, elsewhere a line a step.
+
+    with show_progress(total=14, quiet=False) as tell:
+        tell("calibrate"); tell("calibrate: photographs")
+
+All of it goes to standard error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import click
+from rich.console import Console
+from rich.status import Status
+
+from spa_compiler.execution.item_counts import listen_to_items
+
+LEAST_SHOWN = 1.0
+"""Seconds that a step has to take for what is left of it to be guessed."""
+
+
+@dataclass
+class Steps:
+    """The steps so far, and the one that is being done: `tell` begins one, or says more of it behind a colon."""
+
+    total: int
+    show: Callable[[str], None]
+    finish: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    name: str = ""
+    detail: str = ""
+    index: int = 0
+    began: float = field(default=0.0)
+
+    def tell(self, text: str) -> None:
+        """A step, or more of the one that is being done."""
+        name, _, self.detail = text.partition(": ")
+        if name != self.name or not self.detail:
+            self.end()
+            self.name, self.began = name, self.clock()
+            self.index = min(self.index + 1, self.total)
+        self.show(self.describe())
+
+    def count(self, done: int, of: int) -> None:
+        """So many items of the step are done."""
+        spent = self.clock() - self.began
+        left = spent * (of - done) / done if spent >= LEAST_SHOWN and done else 0.0
+        rest = f", about {format_seconds(left)} left" if left >= LEAST_SHOWN else ""
+        self.show(f"{self.describe()}, {done} of {of} ({format_seconds(spent)}{rest})")
+
+    def describe(self) -> str:
+        """The step in words."""
+        more = f": {self.detail}" if self.detail else ""
+        return f"step {self.index} of {self.total}: {self.name}{more}"
+
+    def end(self) -> None:
+        """Put down what the step took."""
+        if self.name:
+            spent = format_seconds(self.clock() - self.began)
+            self.finish(f"step {self.index} of {self.total}: {self.name}, {spent}")
+        self.name = ""
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds for a reader.
+
+    >>> format_seconds(0.32), format_seconds(17.2), format_seconds(84)
+    ('0.3 s', '17 s', '1 min 24 s')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+@contextmanager
+def show_progress(total: int, quiet: bool, console: Console | None = None) -> Iterator[Callable[[str], None]]:
+    """Show steps; `total` is how many there are at most."""
+    console = console or Console(stderr=True)
+    if quiet:
+        yield lambda text: None
+    elif console.is_terminal:
+        with console.status("spa-compile", spinner="line") as status:
+            yield from _listen(_make_live_steps(total, console, status))
+    else:
+        yield from _listen(Steps(total, lambda text: None, lambda text: click.echo(f"spa-compile: {text}", err=True)))
+
+
+def _make_live_steps(total: int, console: Console, status: Status) -> Steps:
+    def finish(text: str) -> None:
+        console.print(f"  {text}", style="dim", highlight=False)
+
+    return Steps(total, lambda text: status.update(text), finish)
+
+
+def _listen(steps: Steps) -> Iterator[Callable[[str], None]]:
+    """Hand out what tells of steps; the last one ends with the run, not with its failure."""
+    with listen_to_items(steps.count):
+        yield steps.tell
+    steps.end()
+
+
+__all__ = ["Steps", "format_seconds", "show_progress"]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 
 from spa_compiler.execution.item_counts import listen_to_items
@@ -91,9 +92,9 @@ def show_progress(total: int, quiet: bool, console: Console | None = None) -> It
 
 def _make_live_steps(total: int, console: Console, status: Status) -> Steps:
     def finish(text: str) -> None:
-        console.print(f"  {text}", style="dim", highlight=False)
+        console.print(f"  {escape(text)}", style="dim", highlight=False)
 
-    return Steps(total, lambda text: status.update(text), finish)
+    return Steps(total, lambda text: status.update(escape(text)), finish)
 
 
 def _listen(steps: Steps) -> Iterator[Callable[[str], None]]:

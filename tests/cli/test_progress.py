@@ -51,6 +51,7 @@ def test_on_a_terminal_steps_that_are_done_stay_as_lines() -> None:
     with show_progress(3, False, Console(file=out, force_terminal=True, width=100)) as tell:
         for name in ("load", "calibrate", "score"):
             tell(name)
+            tell(f"{name}: of a[/folder] [with brackets]")
             list(count_items(range(3), 3))
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
     assert re.findall(r"  step \d of 3: (\w+), \d+\.\d s", text) == ["load", "calibrate", "score"]

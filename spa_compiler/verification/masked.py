@@ -214,14 +214,16 @@ class Comparison:
         every = list(dict.fromkeys([*names, *made]))
         masked = self._open(self.model, every, "the masked model")
         errors: list[dict[str, float]] = []
-        pruned: Side | None = None
+        sides: dict[frozenset[str], Side] = {}
         for round_ in rounds:
             check_stop()
             asked = every if round_.inside else [n for n in every if n not in set(self.inside)]
             got = masked.run(self._make_feed(round_, False), asked)
             expected = {n: self.cuts.cut(n, a) for n, a in got.items()}
-            given = {n: expected.pop(n) for n in made}
-            pruned = pruned or self._open(candidate, names, "the pruned model", given)
-            found = pruned.run(self._make_feed(round_, True) | given, expected)
+            taken = {n: expected.pop(n) for n in made}
+            given = {n: a for n, a in taken.items() if a is not None}  # of others it is not known what stays of them
+            if frozenset(given) not in sides:
+                sides[frozenset(given)] = self._open(candidate, names, "the pruned model", given)
+            found = sides[frozenset(given)].run(self._make_feed(round_, True) | given, expected)
             errors.append(self._measure(found, expected))
         return self._judge(self._discount(errors, rounds), rounds, made)

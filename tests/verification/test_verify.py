@@ -26,6 +26,7 @@ from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.verification import proof
 from spa_compiler.verification.comparison import FLOAT_TOLERANCE, HALF_TOLERANCE, choose_tolerance
 from spa_compiler.verification.fidelity import explain_variance, measure_fidelity
+from spa_compiler.verification.inside import Cuts
 from spa_compiler.verification.latency import measure_latency
 from spa_compiler.verification.proof import prove_rewrite
 from spa_compiler.verification.replay import list_compared, list_decisions, list_taps
@@ -398,3 +399,12 @@ def test_what_explains_one_of_two_outputs_explains_half() -> None:
     assert explain_variance([[a, 1e3 * a]], [[mean, 1e3 * a]]) == pytest.approx(0.5)
     assert explain_variance([[a, np.ones((64, 2))]], [[a, np.ones((64, 2))]]) == pytest.approx(1)
     assert explain_variance([[a, np.ones((64, 2))]], [[a, np.zeros((64, 2))]]) == pytest.approx(0.5)
+
+
+def test_a_decision_of_which_nobody_knows_what_stays_is_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outputs differ then, and the proof says so; it does not break."""
+    known = Cuts.cut
+    monkeypatch.setattr(Cuts, "cut", lambda self, name, a: None if name == "q" else known(self, name, a))
+    graph, masks = quantised()
+    with pytest.raises(VerificationError, match="prune does not equal mask"):
+        prove_rewrite(graph, masks, changed(rewrite(graph, masks), "c", np.array(1e-6)))

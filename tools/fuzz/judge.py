@@ -224,7 +224,7 @@ def last_line(text: str) -> str:
 
 def tell_error(ran: Ran) -> str:
     """The line with the error, or the last one."""
-    lines = [n for n in ran.stderr.splitlines() if n.startswith(("spa-compile:", "Error:"))]
+    lines = [n for n in ran.stderr.splitlines() if n.startswith(("spa-compile:", "Error:")) and ": step " not in n]
     return (lines[0] if lines else last_line(ran.stderr) or last_line(ran.stdout))[:600]
 
 

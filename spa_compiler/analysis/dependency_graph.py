@@ -394,7 +394,7 @@ def _apply(site: Site, node: gs.Node, values: dict[str, Value], decide: bool) ->
     """Run the rule of a node; whatever goes wrong freezes what the node touches. False: it has to wait."""
     bodies = any(isinstance(a, gs.Graph) for a in node.attrs.values())
     found = None if bodies else tables.find_rule(node.domain or "", node.op)
-    unknown = [t.name for t in node.outputs if t.name and t.name not in values]
+    unknown = [t.name for t in [*node.outputs, *node.inputs] if t.name and t.name not in values]
     try:
         if bodies:
             raise Conflict(f"the bodies of {node.op} are not analysed")

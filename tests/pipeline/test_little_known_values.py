@@ -108,6 +108,26 @@ def test_a_size_that_is_worked_out_stays_so_beside_one_of_which_nothing_is_known
     assert report["status"] == "VERIFIED" and report["compiled"]["macs"] < report["dense"]["macs"]
 
 
+def test_what_follows_from_a_state_of_unknown_size_is_frozen(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,T,5] x, float[N,T,1] gate) => (float[N,T,3] y) {
+        a = MatMul(x, w1)  r = Relu(a)  m = MatMul(r, w2)  o = Shape(m)  t = Slice(o, one, two, zero)
+        p = Slice(table, zero, t, one)  b = Add(m, p)  n = Constant <value = int64 {2}> ()
+        on = Constant <value = bool {1}> ()  last = Loop(n, on, b) <body = step(int64 i, bool go, float[N,S,6] s) =>
+        (bool more, float[N,V,6] next) { more = Identity(go)  f = Reshape(s, flat)  k = Shape(s)
+        next = Reshape(f, k) }>
+        c = Mul(last, gate)  y = MatMul(c, w3) }"""
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in {"w1": (5, 8), "w2": (8, 6), "w3": (6, 3), "table": (1, 300, 6)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    for key, number in {"zero": [0], "one": [1], "two": [2], "flat": [-1, 6]}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(number), key))
+    onnx.save(proto, tmp_path / "net.onnx")
+    report = spa_compiler.compile(tmp_path / "net.onnx", 0.2, criterion="l2", align=1, latency=False).report
+    assert report["status"] == "VERIFIED"
+    assert all("w3" not in [m["value"] for m in g["members"]] for g in report["groups"] if "members" in g)
+
+
 ZIPMAP = 'z = ai.onnx.ml.ZipMap <classlabels_strings = ["a", "b", "c"]> (y)'
 
 

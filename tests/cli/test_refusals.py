@@ -276,7 +276,7 @@ def heeds_interrupts() -> None:
 def test_an_interrupt_leaves_nothing_behind(source: Path, models: Path, wait: float) -> None:
     vit = Path(shutil.copy(models / "digits_vit.onnx", source.parent))
     before = folder(source.parent)
-    command = [sys.executable, "-c", "from spa_compiler.cli.main import compile_command as c; c()", str(vit)]
+    command = [sys.executable, "-c", "from spa_compiler.cli.start import compile_command as c; c()", str(vit)]
     command += ["--ratio", "0.5", "--samples", "20000"]  # minutes of work, so that it is interrupted in the middle
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=source.parent, preexec_fn=heeds_interrupts

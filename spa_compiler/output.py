@@ -241,10 +241,25 @@ def _find_data(model: Path) -> set[str]:
         if model.stat().st_size > PROTOBUF_LIMIT:
             return set()
         proto = onnx.load(model, format="protobuf", load_external_data=False)
-        compiled = any(p.key == "spa_compile.version" for p in proto.metadata_props)
+        compiled = _is_compiled(proto)
         return {n for n in find_locations(proto) if DATA_NAME.fullmatch(n) or (compiled and n == legacy)}
     except (OSError, ValueError, DecodeError, ModelError):
         return set()
+
+
+def is_foreign_model(path: Path) -> bool:
+    """Is it a model that no compilation wrote? Not so for what is no model, nor for one too large to be looked at."""
+    try:
+        if path.stat().st_size > PROTOBUF_LIMIT:
+            return False
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+    except (OSError, ValueError, DecodeError):
+        return False
+    return bool(proto.graph.node) and not _is_compiled(proto)
+
+
+def _is_compiled(proto: onnx.ModelProto) -> bool:
+    return any(p.key == "spa_compile.version" for p in proto.metadata_props)
 
 
 def remove_unnamed(names: Iterable[str], folder: Path, read: Collection[Path] = ()) -> None:

@@ -152,6 +152,15 @@ def read_options(values: Mapping[str, Any]) -> Options:
     return Options(**dict(_read(find_declared()[n], v) for n, v in values.items() if n in find_declared()))
 
 
+def make_options(given: Mapping[str, Any]) -> Options:
+    """The same where keep-masks may be given, which are a plan. Raises UsageError for both."""
+    if given.get("mask"):
+        if given["plan"]:
+            raise UsageError("--plan and --mask both say which channels stay: give one of them")
+        given = {**given, "plan": given["mask"]}
+    return read_options(given)
+
+
 def _read(own: DeclaredOption, value: Any) -> tuple[str, Any]:
     """The name and the value of an option; the default where nothing was given."""
     if own.shown.file:

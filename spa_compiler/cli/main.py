@@ -8,12 +8,9 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-import os
-import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +23,14 @@ from spa_compiler.cli.arguments import (
     FILE,
     add_options,
     make_named_option,
+    make_options,
     make_topic_options,
     read_options,
     spell_out_switches,
 )
+from spa_compiler.cli.batch import compile_batch, list_jobs, split_files
 from spa_compiler.cli.colours import paint
+from spa_compiler.cli.compilation import find_target, place_output, run_compile
 from spa_compiler.cli.explanation import explain_file
 from spa_compiler.cli.group_table import inspect_file, list_orders, make_frozen_table, make_group_table
 from spa_compiler.cli.inspection import (
@@ -40,31 +40,21 @@ from spa_compiler.cli.inspection import (
     list_passes,
     make_comparison_table,
 )
-from spa_compiler.cli.progress import show_progress
+from spa_compiler.cli.printing import PRINTED, describe_unproven_run, print_json, write_or_tell
 from spa_compiler.cli.score_columns import add_columns, make_score_table
 from spa_compiler.cli.verification import verify_file
-from spa_compiler.compiler import Result, compile_file, count_steps
 from spa_compiler.errors import (
-    GateError,
     ModelError,
-    NothingToPrune,
-    PlaceError,
     ReportError,
     SpaError,
-    UnprovenError,
     UsageError,
 )
 from spa_compiler.execution.interrupts import raise_on_signals
 from spa_compiler.execution.time_limit import limit_time
 from spa_compiler.exit_codes import ExitCode
-from spa_compiler.output import copy_model
-from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.output_paths import check_apart, check_place
 from spa_compiler.planning.plan import Plan
-from spa_compiler.report import document
-from spa_compiler.report.failure import describe_error, find_exit_code, make_failed_report
-from spa_compiler.report.numbers import write_json
-from spa_compiler.report.saving import is_replaceable, save_report
+from spa_compiler.report.failure import describe_error, find_exit_code
 from spa_compiler.report.sweep_rows import format_rows, save_rows
 from spa_compiler.sweeps import make_budgets, sweep_file
 from spa_compiler.times import USUAL_SECONDS
@@ -87,16 +77,10 @@ def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             _show_error(e, bool(options.get("verbose")))
             if options.get("as_json") and not click.get_current_context().meta.get(PRINTED):
-                _print_json({"status": "ERROR", "exit_code": int(find_exit_code(e)), "error": describe_error(e)})
+                print_json({"status": "ERROR", "exit_code": int(find_exit_code(e)), "error": describe_error(e)})
             sys.exit(find_exit_code(e))
 
     return run
-
-
-def _print_json(found: Mapping[str, Any]) -> None:
-    """Print a document on standard output, where it is the only one."""
-    click.echo(write_json(found))
-    click.get_current_context().meta[PRINTED] = True
 
 
 def _show_error(error: Exception, verbose: bool) -> None:
@@ -145,201 +129,32 @@ MOST_COLUMNS = 10_000
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 STANDARD_OUTPUT = Path("-")
 """Stands for standard output where a report is asked for."""
-PRINTED = "spa_compiler.json"
-"""Key in the context of a command that has printed its JSON."""
 SETTINGS: dict[str, Any] = {
     "show_default": True, "max_content_width": 120, "help_option_names": ["-h", "--help"],
 }  # fmt: skip
 
 
-def _make_options(given: dict[str, Any]) -> Options:
-    """Command-line values as Options; keep-masks are a plan."""
-    if given.get("mask"):
-        if given["plan"]:
-            raise UsageError("--plan and --mask both say which channels stay: give one of them")
-        given = {**given, "plan": given["mask"]}
-    return read_options(given)
-
-
-def _run(source: Path, output: Path | None, given: dict[str, Any]) -> None:
-    """Compile, print and save what was asked for; a run that fails says so in its reports, too."""
-    target = output or source.with_name(f"{source.stem}.pruned.onnx")
-    try:
-        try:
-            _compile_and_save(source, target, given)
-        except NothingToPrune as e:
-            if not given["allow_noop"]:
-                raise
-            _copy_unchanged(e, source, target, given)
-    except (GateError, ReportError):  # they have a report of the whole run
-        raise
-    except Exception as e:
-        _report_failure(make_failed_report(e, source), [] if isinstance(e, PlaceError) else given["reports"], given)
-        raise
-
-
-def _copy_unchanged(error: NothingToPrune, source: Path, target: Path, given: dict[str, Any]) -> None:
-    """Where nothing could be pruned and that is allowed, the next step gets the model as it is, and a report."""
-    copy = None if given["dry_run"] else copy_model(source, target)
-    failures = _report_failure(make_failed_report(error, source, copy, True), given["reports"], given)
-    if not given["as_json"]:
-        rest = "; --fail-under was not judged" if given["fail_under"] else ""
-        did = f"{target} is a copy of {source}" if copy else "dry run: nothing was written"
-        click.echo(f"{paint('UNCHANGED')} | {error}; {did}{rest}")
-    if failures:
-        raise ReportError(f"{'the copy was written' if copy else 'the dry run was done'}; {'; '.join(failures)}")
-
-
-def _compile_and_save(source: Path, target: Path, given: dict[str, Any]) -> None:
-    options = _make_options(given)
-    beside = _list_other_outputs(given)
-    for _, file in beside:
-        check_place(file)
-    if not source.is_file():
-        raise ModelError(f"{source}: no such file" if not source.exists() else f"{source}: not a file")
-    try:
-        quiet = given["quiet"] or (given["as_json"] and not sys.stderr.isatty())
-        words = _describe_unproven(" | nothing was written", given["as_json"])
-        with words, show_progress(count_steps(options), quiet) as tell:
-            result = compile_file(source, target, options, tell, None, beside)
-    except GateError as e:
-        if e.report is not None:
-            e.report["command"] = _tell_command()
-            _show_missed(e.report, given)
-        raise
-    result.report["command"] = _tell_command()
-    failures = list(_save(result, beside))
-    _print_result(result, given)
-    if failures:
-        written = result.report["output"]["path"]
-        done = f"the model was written ({written})" if written else "the dry run was done"
-        raise ReportError(f"{done}, {'; '.join(failures)}")
-
-
-def _tell_command() -> str:
-    """The command as it was typed, with what a shell needs in quotes."""
-    return shlex.join(["spa-compile", *sys.argv[1:]])
-
-
-def _report_failure(report: dict[str, Any], files: Sequence[Path], given: dict[str, Any]) -> list[str]:
-    """Save and print the report of a run that ended without a result; a sentence for each that could not be saved."""
-    failures = []
-    for file in files:
-        if not is_replaceable(file):
-            failures.append(f"{file} is no report and stays as it is; none of this run is written")
-        elif why := _write(file, lambda f: save_report(report, f)):
-            failures.append(f"the report {file} was not written: {why}")
-    for failure in failures:
-        click.echo(f"spa-compile: {failure}", err=True)
-    if given["as_json"]:
-        _print_json(report)
-    return failures
-
-
-def _show_missed(report: dict[str, Any], given: dict[str, Any]) -> None:
-    """Print and save the report of a run that missed a gate."""
-    for file in given["reports"]:
-        if why := _write(file, lambda f: save_report(report, f)):
-            click.echo(f"spa-compile: error: the report {file} was not written: {why}", err=True)
-    if given["as_json"]:
-        _print_json(report)
-        return
-    if not given["quiet"]:
-        document.show_report(report, Console(), given["verbose"])
-    click.echo(paint(document.format_last_line(report)))
-
-
-def _list_other_outputs(given: dict[str, Any]) -> list[tuple[str, Path]]:
-    """Files that are written beside the model, each with the option that names it."""
-    plan = given.get("save_plan")
-    return [*([("--save-plan", plan)] if plan is not None else []), *(("--report", file) for file in given["reports"])]
-
-
-def _save(result: Result, beside: Sequence[tuple[str, Path]]) -> Iterator[str]:
-    """Write the plan and the reports; a sentence for each that could not be written, of which nothing is left."""
-    writers: dict[str, tuple[str, Callable[[Path], None]]] = {
-        "--report": ("report", lambda f: save_report(result.report, f)),
-        "--save-plan": ("plan", lambda f: result.plan.save(f, result.state.graph)),
-    }
-    for option, file in beside:
-        what, write = writers[option]
-        if why := _write(file, write):
-            yield f"the {what} {file} was not: {why}"
-
-
-def _write(file: Path, write: Callable[[Path], None]) -> str:
-    """Write a file; where that fails nothing of it is left, and the system's reason is returned."""
-    was_there = file.exists()
-    try:
-        write(file)
-    except OSError as e:
-        if not was_there:
-            file.unlink(missing_ok=True)
-        return e.strerror or str(e)
-    return ""
-
-
-@contextmanager
-def _describe_unproven(rest: str, as_json: bool) -> Iterator[None]:
-    """The last line where the proof cannot see some groups."""
-    try:
-        yield
-    except UnprovenError as e:
-        if not as_json:
-            click.echo(f"{document.format_unproven_status(len(e.silent), e.groups)}{rest}")
-        raise
-
-
-def _print_result(result: Result, given: dict[str, Any]) -> None:
-    if given["as_json"]:
-        _print_json(result.report)
-        return
-    if not given["quiet"]:
-        document.show_report(result.report, Console(), given["verbose"])
-    written, data = result.report["output"]["path"], result.report["output"]["data"]
-    if not given["quiet"]:
-        both = f"wrote {written}" + (f" and its weights {data}" if data else "")
-        click.echo(both if written else "dry run: nothing was written")
-    click.echo(paint(document.format_last_line(result.report)))
-
-
-def _compile(source: Path, destination: str | None, output: str | None, **given: Any) -> None:
+def _compile(files: tuple[str, ...], output: str | None, **given: Any) -> None:
     """Make an ONNX model smaller and faster: remove channels, heads and hidden units, without data or training.
+
+    With -o FOLDER/, a folder of models or more than two files all are compiled, with a row for each.
 
     The result is checked against onnxruntime before it is written. Exit codes: 0 done; 1 verification failed, or the
     proof cannot see some groups, nothing written; 2 usage; 3 the model cannot be read or run; 4 the budget cannot be
     reached; 5 nothing could be pruned; 6 a --fail-under gate was missed; 7 the model was written, its report or plan
     could not be; 70 out of memory, or a defect of spa-compile.
     """
-    if destination is not None and output is not None:
-        raise UsageError(f"{destination} and -o {output} both say where to write: give one of them")
     if given["quiet"] and given["verbose"]:
         raise UsageError("-q and -v contradict each other: give one of them")
     if STANDARD_OUTPUT in given["reports"]:
         given |= {"reports": tuple(f for f in given["reports"] if f != STANDARD_OUTPUT), "as_json": True}
-    with _place_output(source, destination or output) as target:
-        _run(source, target, given)
-
-
-@contextmanager
-def _place_output(source: Path, output: str | None) -> Iterator[Path | None]:
-    """The file that is written: one in the folder that is named, if it is one. Folders are made, and stay if used."""
-    if output is None:
-        yield None
+    sources, output = split_files(files, output)
+    if len(sources) > 1 or Path(sources[0]).is_dir():
+        compile_batch(list_jobs(sources, output), given)
         return
-    is_folder = output.endswith(("/", os.sep)) or Path(output).is_dir()
-    target = Path(output) / f"{source.stem}.pruned.onnx" if is_folder else Path(output)
-    made = [p for p in target.parents if not p.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise PlaceError(f"{output}: cannot make the folder: {e.strerror or e}") from e
-    try:
-        yield target
-    finally:
-        for p in made:
-            with suppress(OSError):  # something is in it
-                p.rmdir()
+    source = Path(sources[0])
+    with place_output(source, output) as target:
+        run_compile(source, target, given)
 
 
 class _Command(click.Command):
@@ -380,11 +195,13 @@ def _make_command(name: str) -> click.Command:
     body = make_named_option("dry_run")(body)
     body = click.option("--save-plan", type=FILE, help="Write which channels stay, as JSON.")(body)
     body = click.option(
-        "-o", "--output", type=click.Path(), help="The file to write, or FOLDER/; default: IN.pruned.onnx."
+        "-o",
+        "--output",
+        type=click.Path(),
+        help="The file to write, or FOLDER/ (for any number of models); default: IN.pruned.onnx beside each.",
     )(body)
     body = click.version_option(VERSION, prog_name="spa-compile")(body)
-    body = click.argument("destination", metavar="[OUT.onnx]", type=click.Path(), required=False)(body)
-    body = click.argument("source", metavar="IN.onnx", type=FILE)(body)
+    body = click.argument("files", metavar="IN.onnx... [OUT.onnx]", nargs=-1, required=True, type=click.Path())(body)
     return click.command(name, cls=_Command, context_settings=SETTINGS)(body)
 
 
@@ -438,7 +255,7 @@ def inspect_command(
     add_columns(whole, source, criterion, calib, options)
     found = whole.arrange(sort, top)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     click.echo("\n".join(found.list_totals()))
     if found["groups"]:
@@ -479,7 +296,7 @@ def explain_command(
     A and B are groups (name or label), nodes, modules, values, or axes (VALUE:AXIS).
     """
     found = explain_file(source, one, other, input_shape, memory)
-    _print_json(found) if as_json else click.echo("\n".join(found.lines()))
+    print_json(found) if as_json else click.echo("\n".join(found.lines()))
 
 
 @spa.command("verify")
@@ -497,9 +314,9 @@ def verify_command(dense: Path, compiled: Path, plan: Path | None, rerun: bool, 
     by --rerun. Without it, and without a plan, the exit code is 1 unless a --fail-under gate holds or --allow-unproven
     is given.
     """
-    with _describe_unproven("", as_json):
-        found = verify_file(dense, compiled, Plan.load(plan) if plan else None, _make_options(given), rerun)
-    _print_json(found.document()) if as_json else click.echo("\n".join(found.list_text()))
+    with describe_unproven_run("", as_json):
+        found = verify_file(dense, compiled, Plan.load(plan) if plan else None, make_options(given), rerun)
+    print_json(found.document()) if as_json else click.echo("\n".join(found.list_text()))
     if found.failure is not None:
         raise found.failure
 
@@ -517,8 +334,8 @@ def verify_command(dense: Path, compiled: Path, plan: Path | None, rerun: bool, 
 def compare_command(dense: Path, others: tuple[Path, ...], is_random: bool, as_json: bool, **given: Any) -> None:
     """A table of models with the dense one's signature: size, MACs, latency, fidelity, accuracy."""
     compare = compare_with_random if is_random else compare_files
-    found = compare(dense, list(others), _make_options(given))
-    _print_json(found) if as_json else Console().print(make_comparison_table(found))
+    found = compare(dense, list(others), make_options(given))
+    print_json(found) if as_json else Console().print(make_comparison_table(found))
 
 
 @spa.command("sweep")
@@ -556,7 +373,7 @@ def sweep_command(
     **given: Any,
 ) -> None:
     """Print what each budget costs, a row as soon as it is known; write nothing that is not asked for."""
-    options = _make_options({**given, "plan": None})
+    options = make_options({**given, "plan": None})
     budgets = make_budgets(_read_numbers("--ratios", ratios), [t for t in targets.split(",") if t])
     beside = [*([("--csv", table)] if table else []), *(("--report", file) for file in reports)]
     for _, file in beside:
@@ -568,7 +385,7 @@ def sweep_command(
         for row in rows:
             found["rows"].append(row)
             for option, file in beside:  # a row that is known is not lost when a later one fails
-                if why := _write(file, lambda f: save_rows(found, f)):
+                if why := write_or_tell(file, lambda f: save_rows(found, f)):
                     raise ReportError(f"{option} {file} was not written: {why}")
             yield row
 
@@ -578,7 +395,7 @@ def sweep_command(
             click.echo(line)
         return
     list(rows)
-    _print_json(found)
+    print_json(found)
 
 
 def _read_numbers(option: str, text: str) -> list[float]:
@@ -615,7 +432,7 @@ def times_command(source: Path | None, output: Path | None, script: Path | None,
         )
     except times.TimesError as e:
         raise (UsageError if e.is_usage else ModelError)(str(e)) from e
-    _print_json(found) if given["as_json"] else click.echo(times.describe_times(found, output))
+    print_json(found) if given["as_json"] else click.echo(times.describe_times(found, output))
 
 
 @spa.command("apply")
@@ -626,7 +443,7 @@ def times_command(source: Path | None, output: Path | None, script: Path | None,
 @_guard
 def apply_command(source: Path, plan: Path, output: Path | None, **given: Any) -> None:
     """Apply a saved plan to another checkpoint of the same graph."""
-    _run(source, output, {**given, "plan": plan})
+    run_compile(source, output or find_target(source, None), {**given, "plan": plan})
 
 
 @spa.command("passes")
@@ -635,4 +452,4 @@ def apply_command(source: Path, plan: Path, output: Path | None, **given: Any) -
 def passes_command(as_json: bool) -> None:
     """List the passes with their options, the criteria, the scopes, the costs and the devices."""
     found = describe_passes()
-    _print_json(found) if as_json else click.echo("\n".join(list_passes(found)))
+    print_json(found) if as_json else click.echo("\n".join(list_passes(found)))

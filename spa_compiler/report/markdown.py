@@ -23,18 +23,18 @@ def format_markdown(report: Mapping[str, Any]) -> str:
 
 def _list_lines(report: Mapping[str, Any]) -> Iterator[str]:
     status = report["status"]
-    yield f"## spa-compile: {_escape_text(Path(report['input']['path']).name)}"
+    yield f"## spa-compile: {escape_text(Path(report['input']['path']).name)}"
     yield ""
     if status in FAILED_STATUSES:
-        why = f"(exit code {report['exit_code']}): {_escape_text(report['error'])}"
+        why = f"(exit code {report['exit_code']}): {escape_text(report['error'])}"
         yield f"{MARKS.get(status, '❌')} **{status}** {why}"
         return
-    yield f"{MARKS.get(status, '❌')} {_escape_text(format_last_line(report))}"
+    yield f"{MARKS.get(status, '❌')} {escape_text(format_last_line(report))}"
     yield ""
-    yield from _make_table(("", "dense", "compiled", "change"), list_cost_rows(report))
+    yield from make_table(("", "dense", "compiled", "change"), list_cost_rows(report))
     if report["gates"]:
         yield ""
-        yield from _make_table(
+        yield from make_table(
             ("gate", "measured", ""),
             [
                 (
@@ -47,27 +47,28 @@ def _list_lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     yield ""
     fidelity = report["fidelity"]
-    yield f"- fidelity on {_escape_text(fidelity['inputs'])}: {describe_fidelity(fidelity)}"
+    yield f"- fidelity on {escape_text(fidelity['inputs'])}: {describe_fidelity(fidelity)}"
     if advice := report["quality"]["advice"]:
-        yield f"- the quality is {report['quality']['verdict']}. What helps: {_escape_text('; '.join(advice))}"
-    yield from (f"- {_escape_text(note)}" for note in report["notes"])
+        yield f"- the quality is {report['quality']['verdict']}. What helps: {escape_text('; '.join(advice))}"
+    yield from (f"- {escape_text(note)}" for note in report["notes"])
     if cut := [g for g in report["groups"] if g["kept"] < g["size"]]:
         yield ""
         yield f"<details><summary>{len(cut)} groups lost channels</summary>"
         yield ""
-        yield from _make_table(("group", "channels", "kept"), [(f"`{g['name']}`", g["size"], g["kept"]) for g in cut])
+        yield from make_table(("group", "channels", "kept"), [(f"`{g['name']}`", g["size"], g["kept"]) for g in cut])
         yield ""
         yield "</details>"
 
 
-def _make_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+def make_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """Lines of a table."""
     yield "| " + " | ".join(head) + " |"
     yield "|" + " --- |" * len(head)
     for row in rows:
         yield "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
 
 
-def _escape_text(text: str) -> str:
+def escape_text(text: str) -> str:
     """Text that Markdown and HTML leave as it is, in one line."""
     out = " ".join(text.split())
     for letter in "\\`*_<>[]|":
@@ -75,4 +76,4 @@ def _escape_text(text: str) -> str:
     return out
 
 
-__all__ = ["format_markdown"]
+__all__ = ["MARKS", "escape_text", "format_markdown", "make_table"]

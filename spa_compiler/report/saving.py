@@ -1,4 +1,4 @@
-"""Reports as files: JSON, a page for .html, Markdown for .md and for the summary of a GitHub job.
+"""Reports of runs and of batches as files: JSON, Markdown for .md and for the summary of a GitHub job, pages for .html.
 
 save_report(report, Path("run.md"))
 """
@@ -9,14 +9,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from spa_compiler.report.batch_rows import BATCH_FORMAT, format_batch_markdown
 from spa_compiler.report.markdown import format_markdown
 from spa_compiler.report.numbers import write_json
 from spa_compiler.report.page import format_page
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 """The environment variable that names the file of a job's summary, to which every step adds."""
+MARKDOWN_SUFFIXES = (".md", ".markdown")
+PAGE_SUFFIXES = (".html", ".htm")
+"""Pages show one run; for a batch there is none."""
 OWN_BEGINNINGS = (
     '{\n  "format": "spa-compile report"',
+    f'{{\n  "format": "{BATCH_FORMAT}"',
     "<!doctype html><meta charset=utf-8><title>spa-compile",
     "## spa-",
 )
@@ -27,15 +32,15 @@ def save_report(report: dict[str, Any], path: Path) -> None:
     """Write a report in the form that the name asks for; the summary of a job is added to."""
     if is_summary(path):
         with path.open("a", encoding="utf-8") as file:
-            file.write(format_markdown(report))
+            file.write(_format_report(report, MARKDOWN_SUFFIXES[0]))
         return
     path.write_text(_format_report(report, path.suffix.lower()), encoding="utf-8")
 
 
 def _format_report(report: dict[str, Any], suffix: str) -> str:
-    if suffix in (".md", ".markdown"):
-        return format_markdown(report)
-    if suffix in (".html", ".htm"):
+    if suffix in MARKDOWN_SUFFIXES:
+        return format_batch_markdown(report) if report["format"] == BATCH_FORMAT else format_markdown(report)
+    if suffix in PAGE_SUFFIXES:
         return format_page(report)
     return write_json(report) + "\n"
 
@@ -58,4 +63,4 @@ def is_replaceable(path: Path) -> bool:
     return not begins or begins.startswith(OWN_BEGINNINGS)
 
 
-__all__ = ["is_replaceable", "is_summary", "save_report"]
+__all__ = ["PAGE_SUFFIXES", "is_replaceable", "is_summary", "save_report"]

@@ -19,7 +19,7 @@ import pytest
 
 from commands import QUICK, check_report, folder, last, run
 from spa_compiler import compiler
-from spa_compiler.cli import main
+from spa_compiler.cli import compilation
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import UsageError
 from spa_compiler.exit_codes import ExitCode
@@ -150,7 +150,7 @@ def test_a_defect_is_told_apart_from_a_failed_proof(source: Path, monkeypatch: p
     def broken(*_: object) -> None:
         raise ZeroDivisionError("defect")
 
-    monkeypatch.setattr(main, "compile_file", broken)
+    monkeypatch.setattr(compilation, "compile_file", broken)
     result = run(source, "--ratio", 0.5)
     assert result.exit_code == ExitCode.INTERNAL
     assert "internal error: ZeroDivisionError: defect" in result.stderr

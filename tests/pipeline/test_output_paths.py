@@ -22,7 +22,7 @@ from spa_compiler.passes import plan as plan_pass
 
 from commands import QUICK, folder, last, run, run_spa
 from spa_compiler import compiler
-from spa_compiler.cli import inspection, main, verification
+from spa_compiler.cli import compilation, inspection, verification
 from spa_compiler.compiler import compile_file
 from spa_compiler.errors import ModelError, UsageError
 from spa_compiler.exit_codes import ExitCode
@@ -244,7 +244,7 @@ def fails(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize(("broken", "option", "word"), [
-    ((main, "save_report"), "--report", "the report"), ((Plan, "save"), "--save-plan", "the plan"),
+    ((compilation, "save_report"), "--report", "the report"), ((Plan, "save"), "--save-plan", "the plan"),
 ], ids=["report", "plan"])  # fmt: skip
 @pytest.mark.parametrize("dry", [False, True])
 def test_exit_7_when_the_model_was_written_and_the_rest_could_not_be(

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -46,9 +46,9 @@ from spa_compiler.output import open_scratch, publish
 from spa_compiler.pipeline.option_values import OptionsBesideRatio
 from spa_compiler.pipeline.options import Options, find_idle, pipeline_of, report_idle
 from spa_compiler.pipeline.output_paths import check_apart, check_output, list_named_files, pass_files
-from spa_compiler.pipeline.passes import Pipeline, find_providers, iterate_deep, make_pass
+from spa_compiler.pipeline.passes import Pipeline, find_inner, find_providers, iterate_deep, make_pass
 from spa_compiler.pipeline.provenance import Provenance
-from spa_compiler.pipeline.state import PYTHON_PREFIX, State, find_given
+from spa_compiler.pipeline.state import PYTHON_PREFIX, Pass, State, find_given
 from spa_compiler.planning.budget_check import check_budget
 from spa_compiler.planning.device import HOST, check_measurable, find_device
 from spa_compiler.planning.kernel_times import UNIT, KernelTimes, add_times, read_times
@@ -206,12 +206,20 @@ def compile_file(
     return Result(proto, replace_unfinite(report), state)
 
 
-def count_steps(options: Options) -> int:
-    """How many steps a run tells of at least: its passes, reading the file and comparing what was written.
+def list_steps(options: Options) -> list[str]:
+    """The steps that a run tells of, in their order: reading the file, its passes, comparing what was written.
 
-    Raises UsageError for options that contradict each other.
+    Some may be left out (nothing was edited, so that nothing is analysed again), and some come again (a plan that is
+    made again). Raises UsageError for options that contradict each other.
     """
-    return len(list(iterate_deep(pipeline_of(options).complete().iterate_flat()))) + 2
+    return ["load", *_list_begun(pipeline_of(options).complete().iterate_flat()), "compare"]
+
+
+def _list_begun(steps: Iterable[Pass]) -> Iterator[str]:
+    """Names of passes in the order in which they begin."""
+    for step in steps:
+        yield step.name
+        yield from _list_begun(find_inner(step))
 
 
 def _first_state(source: Path, options: Options, tell: Progress) -> State:

@@ -22,7 +22,7 @@ from spa_compiler.cli.arguments import make_options
 from spa_compiler.cli.colours import paint
 from spa_compiler.cli.compilation import COMPILED, compile_model, find_target, place_output
 from spa_compiler.cli.printing import print_json, quote_command, write_or_tell
-from spa_compiler.compiler import count_steps
+from spa_compiler.compiler import list_steps
 from spa_compiler.errors import GateError, ModelError, NothingToPrune, ReportError, TimeLimitError, UsageError
 from spa_compiler.execution.interrupts import check_stop
 from spa_compiler.output import copy_model, is_foreign_model
@@ -94,7 +94,7 @@ def compile_batch(jobs: Sequence[Job], given: dict[str, Any]) -> None:
     What is wrong for all is an error before any work: an option, a place, a file that would be written twice. Raises
     TimeLimitError with the rest undone, ReportError where a report could not be written.
     """
-    count_steps(make_options(given))
+    list_steps(make_options(given))
     _check_files(jobs, given)
     runs: list[dict[str, Any]] = []
     late = None

@@ -16,7 +16,7 @@ from spa_compiler.cli.arguments import make_options
 from spa_compiler.cli.colours import paint
 from spa_compiler.cli.printing import describe_unproven_run, print_json, quote_command, write_or_tell
 from spa_compiler.cli.progress import show_progress
-from spa_compiler.compiler import Result, compile_file, count_steps
+from spa_compiler.compiler import Result, compile_file, list_steps
 from spa_compiler.errors import GateError, ModelError, NothingToPrune, PlaceError, ReportError
 from spa_compiler.output import copy_model
 from spa_compiler.pipeline.output_paths import check_place
@@ -85,7 +85,7 @@ def compile_model(source: Path, target: Path, given: dict[str, Any], beside: Seq
         raise ModelError(f"{source}: no such file" if not source.exists() else f"{source}: not a file")
     quiet = given["quiet"] or (given["as_json"] and not sys.stderr.isatty())
     try:
-        with show_progress(count_steps(options), quiet) as tell:
+        with show_progress(list_steps(options), quiet) as tell:
             result = compile_file(source, target, options, tell, None, beside)
     except GateError as e:
         if e.report is not None:

@@ -1,7 +1,7 @@
 """Steps of a run: on a terminal a line that lives and a line for each step that is done, elsewhere a line a step.
 
-    with show_progress(total=14, quiet=False) as tell:
-        tell("calibrate"); tell("calibrate: photographs")
+    with show_progress(["load", "calibrate", "score"], quiet=False) as tell:
+        tell("calibrate"); tell("calibrate: photographs")             # step 2 of 3
 
 All of it goes to standard error.
 """
@@ -9,7 +9,7 @@ All of it goes to standard error.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,9 +26,12 @@ LEAST_SHOWN = 1.0
 
 @dataclass
 class Steps:
-    """The steps so far, and the one that is being done: `tell` begins one, or says more of it behind a colon."""
+    """The steps that are expected, and the one that is being done: `tell` begins one, or says more behind a colon.
 
-    total: int
+    Steps that are left out count as done; one that comes again does not count.
+    """
+
+    expected: Sequence[str]
     show: Callable[[str], None]
     finish: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
@@ -43,7 +46,8 @@ class Steps:
         if name != self.name or not self.detail:
             self.end()
             self.name, self.began = name, self.clock()
-            self.index = min(self.index + 1, self.total)
+            ahead = list(self.expected[self.index :])
+            self.index += ahead.index(name) + 1 if name in ahead else 0
         self.show(self.describe())
 
     def count(self, done: int, of: int) -> None:
@@ -56,13 +60,13 @@ class Steps:
     def describe(self) -> str:
         """The step in words."""
         more = f": {self.detail}" if self.detail else ""
-        return f"step {self.index} of {self.total}: {self.name}{more}"
+        return f"step {self.index} of {len(self.expected)}: {self.name}{more}"
 
     def end(self) -> None:
         """Put down what the step took."""
         if self.name:
             spent = format_seconds(self.clock() - self.began)
-            self.finish(f"step {self.index} of {self.total}: {self.name}, {spent}")
+            self.finish(f"step {self.index} of {len(self.expected)}: {self.name}, {spent}")
         self.name = ""
 
 
@@ -78,23 +82,31 @@ def format_seconds(seconds: float) -> str:
 
 
 @contextmanager
-def show_progress(total: int, quiet: bool, console: Console | None = None) -> Iterator[Callable[[str], None]]:
-    """Show steps; `total` is how many there are at most."""
+def show_progress(
+    expected: Sequence[str], quiet: bool, console: Console | None = None
+) -> Iterator[Callable[[str], None]]:
+    """Show steps as they come; `expected` are the names of all."""
     console = console or Console(stderr=True)
     if quiet:
         yield lambda text: None
     elif console.is_terminal:
         with console.status("spa-compile", spinner="line") as status:
-            yield from _listen(_make_live_steps(total, console, status))
+            yield from _listen(_make_live_steps(expected, console, status))
     else:
-        yield from _listen(Steps(total, lambda text: None, lambda text: click.echo(f"spa-compile: {text}", err=True)))
+        yield from _listen(
+            Steps(expected, lambda text: None, lambda text: click.echo(f"spa-compile: {text}", err=True))
+        )
 
 
-def _make_live_steps(total: int, console: Console, status: Status) -> Steps:
+def _print_step(text: str) -> None:
+    click.echo(f"spa-compile: {text}", err=True)
+
+
+def _make_live_steps(expected: Sequence[str], console: Console, status: Status) -> Steps:
     def finish(text: str) -> None:
         console.print(f"  {escape(text)}", style="dim", highlight=False)
 
-    return Steps(total, lambda text: status.update(escape(text)), finish)
+    return Steps(expected, lambda text: status.update(escape(text)), finish)
 
 
 def _listen(steps: Steps) -> Iterator[Callable[[str], None]]:

@@ -29,7 +29,7 @@ class Clock:
 
 def test_a_step_says_how_far_it_is_and_how_long_the_rest_takes() -> None:
     shown, done, clock = list[str](), list[str](), Clock()
-    steps = Steps(9, shown.append, done.append, clock)
+    steps = Steps(["calibrate", "score", "allocate"], shown.append, done.append, clock)
     steps.tell("calibrate")
     steps.tell("calibrate: photographs")
     clock.now = 10.0
@@ -39,16 +39,26 @@ def test_a_step_says_how_far_it_is_and_how_long_the_rest_takes() -> None:
     steps.count(1, 4)  # too early to guess
     steps.end()
     assert shown == [
-        "step 1 of 9: calibrate", "step 1 of 9: calibrate: photographs",
-        "step 1 of 9: calibrate: photographs, 20 of 50 (10 s, about 15 s left)", "step 2 of 9: score",
-        "step 2 of 9: score, 1 of 4 (0.5 s)",
+        "step 1 of 3: calibrate", "step 1 of 3: calibrate: photographs",
+        "step 1 of 3: calibrate: photographs, 20 of 50 (10 s, about 15 s left)", "step 2 of 3: score",
+        "step 2 of 3: score, 1 of 4 (0.5 s)",
     ]  # fmt: skip
-    assert done == ["step 1 of 9: calibrate, 10 s", "step 2 of 9: score, 0.5 s"]
+    assert done == ["step 1 of 3: calibrate, 10 s", "step 2 of 3: score, 0.5 s"]
+
+
+def test_steps_that_are_left_out_count_as_done_and_one_that_comes_again_does_not() -> None:
+    shown = list[str]()
+    steps = Steps(["load", "fold", "analyze", "erase", "analyze", "compare"], shown.append, lambda text: None)
+    for name in ("load", "analyze", "analyze", "load", "search", "compare"):
+        steps.tell(name)
+    assert [text.split()[1] for text in shown] == ["1", "3", "5", "5", "5", "6"]
 
 
 def test_on_a_terminal_steps_that_are_done_stay_as_lines() -> None:
     out = io.StringIO()
-    with show_progress(3, False, Console(file=out, force_terminal=True, width=100)) as tell:
+    with show_progress(
+        ["load", "calibrate", "score"], False, Console(file=out, force_terminal=True, width=100)
+    ) as tell:
         for name in ("load", "calibrate", "score"):
             tell(name)
             tell(f"{name}: of a[/folder] [with brackets]")
@@ -64,7 +74,7 @@ def test_elsewhere_there_is_a_plain_line_a_step_on_standard_error(source: Path) 
     assert words[:3] == [f"spa-compile: {n}" for n in ("load", "normalize", "analyze")] and "compare" in words[-1]
     assert all("\x1b" not in line for line in lines)
     counts = [tuple(map(int, re.findall(r"(\d+) of (\d+)", line)[0])) for line in lines]
-    assert counts[0][0] == 1 and all(k <= n for k, n in counts)
+    assert counts[0][0] == 1 and counts[-1][0] == counts[-1][1] and counts == sorted(counts)
     assert "step" not in result.stdout
     for option in ("-q", "--json"):
         assert "step" not in run(source, "--ratio", 0.3, option, *QUICK).stderr

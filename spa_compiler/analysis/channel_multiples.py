@@ -16,23 +16,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
 from spa_compiler.algebra.expr import Dim, iterate_dims
-from spa_compiler.algebra.masks import NO_CHANNEL, find_coordinates
+from spa_compiler.analysis.channel_rows import ChannelRows, find_free, is_unpadded, is_window
 from spa_compiler.analysis.dependency_graph import DependencyGraph
+from spa_compiler.analysis.value_ranges import Ranges
 from spa_compiler.execution.single_node import compute_node
-from spa_compiler.ir.model import find_element_type
 from spa_compiler.operators.site import Site, Value
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 ONE = -1
 """The root of a channel that is one number everywhere."""
-EXACT_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
-"""Weights whose rows are compared; in shorter types a multiple is rounded."""
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 """Rows are multiples that differ by less, as a share of the largest entry."""
 MOST_EQUAL = 64
@@ -72,9 +69,12 @@ class Multiples:
 Facts = dict[tuple[str, Dim], Multiples]
 
 
-def find_multiples(graph: DependencyGraph) -> Facts:
-    """Find out what is known of every value and dim that can lose channels; plain ones are left out."""
-    forward = _Forward(graph)
+def find_multiples(graph: DependencyGraph, tol: float = 0.0, ranges: Ranges | None = None) -> Facts:
+    """Find out what is known of every value and dim that can lose channels; plain ones are left out.
+
+    `tol`: rows and numbers of constants that lie within are zero; `ranges`: bounds by which rectifiers stop channels.
+    """
+    forward = _Forward(graph, tol, ranges)
     for site in graph.sites:
         forward.step(site)
     return forward.facts
@@ -83,8 +83,10 @@ def find_multiples(graph: DependencyGraph) -> Facts:
 class _Forward:
     """The forward pass: `facts` grows from site to site."""
 
-    def __init__(self, graph: DependencyGraph) -> None:
+    def __init__(self, graph: DependencyGraph, tol: float, ranges: Ranges | None) -> None:
+        self.tol, self.ranges = tol, ranges
         self.graph, self.model, self.constants = graph, graph.model, graph.model.constants()
+        self.rows = ChannelRows(graph.model)
         self.live = {d for g in graph.groups for d in g.dims}
         self.facts: Facts = {}
 
@@ -92,24 +94,15 @@ class _Forward:
         """Give what is known of an operand; of a constant that has one number a channel, these."""
         known = self.facts.get((v.name, d))
         if known is None and v.name in self.constants:
-            rows = self.read_rows(v, d)
+            rows = self.rows.read(v, d)
             if rows is not None and rows.shape[1] >= 1 and (rows == rows[:, :1]).all():
-                known = Multiples(np.full(d.size, ONE), rows[:, 0].copy())
+                known = Multiples(np.full(d.size, ONE), self.round_off(rows)[:, 0])
                 self.facts[v.name, d] = known
         return known or Multiples.of_nothing(d.size)
 
-    def read_rows(self, v: Value, d: Dim) -> Floats | None:
-        """(channels, rest): the entries of a constant by channel; None where it does not hold each channel once."""
-        tensor = self.constants.get(v.name)
-        if tensor is None or find_element_type(tensor) not in EXACT_TYPES:
-            return None
-        at = [i for i, a in enumerate(v.axes) if d in set(iterate_dims(a))]
-        place = find_coordinates(v.axes[at[0]], (d,)).get(d) if len(at) == 1 else None
-        if place is None or d.size != (place != NO_CHANNEL).sum() or not np.isin(np.arange(d.size), place).all():
-            return None
-        order = np.argsort(np.where(place == NO_CHANNEL, d.size, place), kind="stable")[: d.size]
-        array = np.asarray(self.model.array(tensor), np.float64)
-        return np.moveaxis(array, at[0], 0)[order].reshape(d.size, -1)
+    def round_off(self, rows: Floats) -> Floats:
+        """Rows without those that lie within the tolerance."""
+        return np.where(np.abs(rows).max(axis=1, keepdims=True, initial=0.0) <= self.tol, 0.0, rows)
 
     def step(self, site: Site) -> None:
         """Note what is known of the outputs."""
@@ -137,6 +130,9 @@ class _Forward:
     def function(self, site: Site, d: Dim) -> Multiples | None:
         """A function of one number: equal channels stay equal, numbers stay numbers; Relu passes positive factors."""
         x = self.get_only(site, d)
+        if x is not None and self.ranges is not None and site.traits.rectifies:
+            stopped = self.ranges.find_stopped(site, d)
+            x = Multiples(np.where(stopped, ONE, x.root), np.where(stopped, 0.0, x.factor))
         if x is None or x.is_plain or site.traits.identity or site.traits.reorders:
             return x
         numbers, factor = x.find_numbers(), x.factor.copy()
@@ -249,43 +245,15 @@ class _Forward:
         holding = [v for v in self.list_holding(site, d) if v is not bias]
         if site.traits.activation or len(holding) != 1 or float(site.attrs.get("beta", 1.0)) != 1:
             return None
-        rows, shift = self.read_rows(holding[0], d), np.zeros((d.size, 1))
+        rows, shift = self.rows.read(holding[0], d), np.zeros((d.size, 1))
         if bias is not None:
-            found = self.read_rows(bias, d)
+            found = self.rows.read(bias, d)
             if found is None or found.shape[1] != 1:
                 return None
             shift = found
         if rows is None or not np.isfinite(rows).all() or not any(n is d for n in find_free(site, holding[0])):
             return None
-        return find_row_multiples(rows, shift[:, 0])
-
-
-def find_free(site: Site, weight: Value) -> list[Dim]:
-    """Dims of a weight that the output carries: not those that are summed over."""
-    out: list[Dim] = []
-    for scope in site.scopes:
-        summed = scope.find_contracted()
-        for v, output, row in scope.tensors:
-            if v is weight and not output:
-                out += [
-                    d for names in row for n in names - summed if n in scope.env for d in iterate_dims(scope.env[n])
-                ]
-    return out
-
-
-def is_window(site: Site) -> bool:
-    """Does a node take the mean or the largest of windows?"""
-    return "kernel_shape" in site.attrs
-
-
-def is_unpadded(site: Site) -> bool:
-    """Are all windows of a node within its input?"""
-    auto = site.attrs.get("auto_pad", b"NOTSET")
-    return (
-        not any(site.attrs.get("pads") or ())
-        and auto in (b"NOTSET", "NOTSET", b"VALID", "VALID", "", b"")
-        and not (site.attrs.get("ceil_mode", 0))
-    )
+        return find_row_multiples(self.round_off(rows), self.round_off(shift)[:, 0])
 
 
 Factor = Callable[[int, int], float]

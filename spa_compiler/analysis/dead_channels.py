@@ -18,6 +18,7 @@ import onnx
 from spa_compiler.algebra.expr import Dim, Sum, iterate_dims
 from spa_compiler.algebra.masks import NO_CHANNEL, Bools, find_coordinates
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
+from spa_compiler.analysis.value_ranges import Ranges
 from spa_compiler.analysis.weight_slices import find_spoiled
 from spa_compiler.ir.model import find_element_type
 from spa_compiler.operators.recurrent_cell import STATES, B, R, W, find_zero_units
@@ -32,11 +33,16 @@ ZERO_TESTED_TYPES = {
 }
 
 
-def find_dead_channels(graph: DependencyGraph, least: int = 1) -> dict[str, Bools]:
-    """Per group the channels that can go for free; `least` channels of a group (and block) stay, dead or not."""
+def find_dead_channels(
+    graph: DependencyGraph, least: int = 1, tol: float = 0.0, ranges: Ranges | None = None
+) -> dict[str, Bools]:
+    """Per group the channels that can go for free; `least` channels of a group (and block) stay, dead or not.
+
+    `tol`: entries of constants within are zero; `ranges`: bounds by which rectifiers stop channels.
+    """
     live = {d for g in graph.groups for d in g.dims}
-    zeros = _find_zero_constants(graph, live)
-    forward = _Forward(graph, zeros, live)
+    zeros = _find_zero_constants(graph, live, tol)
+    forward = _Forward(graph, zeros, live, ranges)
     for site in graph.sites:
         forward.step(site)
     consumed = _find_consumptions(graph, live, zeros)
@@ -58,7 +64,7 @@ def _keep_least(group: Group, dead: Bools, least: int) -> Bools:
     return np.broadcast_to(dead, group.shape).copy()
 
 
-def _find_zero_constants(graph: DependencyGraph, live: set[Dim]) -> Zeros:
+def _find_zero_constants(graph: DependencyGraph, live: set[Dim], tol: float) -> Zeros:
     """Channels of constants all of whose entries are zero; the zero of a quantized weight lies elsewhere."""
     zeros: Zeros = {}
     constants = graph.model.constants()
@@ -67,7 +73,7 @@ def _find_zero_constants(graph: DependencyGraph, live: set[Dim]) -> Zeros:
         if find_element_type(constants[name]) in ZERO_TESTED_TYPES and any(
             d in live for a in value.axes for d in iterate_dims(a)
         ):
-            filled = np.asarray(graph.model.array(constants[name])) != 0
+            filled = ~(np.abs(np.asarray(graph.model.array(constants[name]))) <= tol)  # NaN is no zero
             for i, a in enumerate(value.axes):
                 along = filled.any(axis=tuple(k for k in range(filled.ndim) if k != i))
                 _note_zeros(zeros, value, a, along, live)
@@ -84,7 +90,8 @@ def _note_zeros(zeros: Zeros, value: Value, axis: Any, along: Bools, live: set[D
 class _Forward:
     """The forward pass: `zeros` grows from site to site."""
 
-    def __init__(self, graph: DependencyGraph, zeros: Zeros, live: set[Dim]) -> None:
+    def __init__(self, graph: DependencyGraph, zeros: Zeros, live: set[Dim], ranges: Ranges | None) -> None:
+        self.ranges = ranges
         self.model, self.constants = graph.model, graph.model.constants()
         self.zeros, self.live = zeros, live
         self.held: dict[str, set[Dim]] = {}
@@ -114,6 +121,8 @@ class _Forward:
         for y in site.outputs[:1] if site.traits.one_output else site.outputs:
             for d in self.dims(y) if y is not None else ():
                 found = rule(site, [v for v in inputs if d in self.dims(v)], d)
+                if found is not None and self.ranges is not None and site.traits.rectifies:
+                    found = found | self.ranges.find_stopped(site, d)
                 if y is not None and found is not None and found.any():
                     self.zeros[y.name, d] = found
 

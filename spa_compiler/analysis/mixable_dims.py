@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim
-from spa_compiler.analysis.channel_multiples import EXACT_TYPES
+from spa_compiler.analysis.channel_rows import EXACT_TYPES
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.analysis.weight_slices import index_channels
 from spa_compiler.ir.model import find_element_type

@@ -141,6 +141,15 @@ def _take_edit(step: Pass, before: State, after: State) -> State:
     return replace(after, graph=None, proven=before.model, edits=edits, unedited=first, before_edit=before)
 
 
+def read_again(state: State, model: Model, step: str) -> State:
+    """The state with a model that the pass `step` edited, normalised and analysed as before; nothing is proven."""
+    edits, first = (*state.edits, step), state.unedited or state.graph
+    state = replace(state, model=model, graph=None, edits=edits, unedited=first)
+    for name in READING_FIELDS:
+        state = _find_last_provider(name, [*state.done]).run(state)
+    return replace(state, proven=state.model)
+
+
 def _is_known(step: Pass, state: State) -> bool:
     """Has a pass that reads the model read this one? An exact pass before it may have found nothing to edit."""
     given = set(getattr(step, "provides", ()))

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.analysis.channel_multiples import EXACT_TYPES
+from spa_compiler.analysis.channel_rows import EXACT_TYPES
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.execution.finite import is_finite
 from spa_compiler.ir.editing import find_index

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from spa_compiler.analysis.channel_multiples import EXACT_TYPES
+from spa_compiler.analysis.channel_rows import EXACT_TYPES
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.canonicalize.constant_folding import evaluate_nodes
 from spa_compiler.ir.editing import drop_dead, drop_repeats

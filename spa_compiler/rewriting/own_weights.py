@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from spa_compiler.analysis.channel_multiples import EXACT_TYPES
+from spa_compiler.analysis.channel_rows import EXACT_TYPES
 from spa_compiler.analysis.dependency_graph import DependencyGraph
 from spa_compiler.ir.control_flow import is_control, is_marker
 from spa_compiler.ir.model import find_element_type, make_constant

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from spa_compiler.algebra.expr import Dim, iterate_dims
 from spa_compiler.algebra.masks import find_coordinates
-from spa_compiler.analysis.channel_multiples import EXACT_TYPES, ONE, Facts, Multiples, find_multiples, is_unpadded
+from spa_compiler.analysis.channel_multiples import ONE, Facts, Multiples, find_multiples
+from spa_compiler.analysis.channel_rows import EXACT_TYPES, is_covering, is_unpadded
 from spa_compiler.analysis.dependency_graph import DependencyGraph, Group
 from spa_compiler.ir.editing import drop_dead
 from spa_compiler.ir.model import Model, find_element_type, make_constant
@@ -40,12 +41,14 @@ class Redirected:
     terms: int
 
 
-def redirect_channels(graph: DependencyGraph, groups: Iterable[Group], terms: bool = True) -> Redirected | None:
+def redirect_channels(
+    graph: DependencyGraph, groups: Iterable[Group], terms: bool = True, facts: Facts | None = None
+) -> Redirected | None:
     """A copy of the analysed model in which channels that hold nothing of their own, and zero terms, are not read.
 
-    Channels of these groups only; None where nothing is to be edited.
+    Channels of these groups only; None where nothing is to be edited. `facts`: those that hold exactly, if not given.
     """
-    facts = find_multiples(graph)
+    facts = find_multiples(graph) if facts is None else facts
     if not facts:
         return None
     edit = _Edit(graph, facts)
@@ -244,11 +247,6 @@ class _Edit:
         dims = {d for a in v.axes for d in iterate_dims(a)}
         known = [self.facts[v.name, d] for d in dims if (v.name, d) in self.facts and is_covering(v, d)]
         return any(bool((m.find_numbers() & (m.factor == 0)).all()) for m in known)
-
-
-def is_covering(v: Value, d: Dim) -> bool:
-    """Does every entry of a value belong to a channel of the dim?"""
-    return any((find_coordinates(a, (d,)).get(d, np.full(1, -1)) >= 0).all() for a in v.axes)
 
 
 __all__ = ["Redirected", "redirect_channels"]

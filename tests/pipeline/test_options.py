@@ -86,7 +86,7 @@ def test_at_ratio_0_and_for_the_seed_a_note_is_enough(source: Path, models: Path
 def test_every_option_of_compile_is_read_by_the_pipeline_or_by_the_command() -> None:
     own = {
         "source",
-        "destination",
+        "files",
         "output",
         "reports",
         "as_json",

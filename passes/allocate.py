@@ -35,7 +35,7 @@ from spa_compiler.planning.parts import find_parts, measure_part
 from spa_compiler.planning.plan import Plan, find_widths, lower_removed, make_best_plan
 from spa_compiler.planning.scopes import AUTO_SCOPE, Strategy, find_scope, list_scope_names
 from spa_compiler.planning.settings import PLANNING
-from spa_compiler.planning.width_ladder import Limits, make_curve
+from spa_compiler.planning.width_ladder import Limits, fill_steps, make_curve
 from spa_compiler.verification.fidelity import draw_feeds
 
 MISSED_SHARE = 0.05
@@ -132,6 +132,9 @@ class Allocate:
         if isinstance(cost, MeasuredCost) and cost.unit == UNIT:
             known = known or measure_here(state.require_graph().model, self.threads)
         limits = self.limits(known)
+        if ratio > 0 and state.plan.digest() == state.erased.digest():  # nothing but dead channels went so far
+            whole = fill_steps(state.require_graph(), state.plan, limits)
+            state = replace(state, scores=lower_removed(state.scores, state.plan), plan=whole, erased=whole)
         if isinstance(cost, MeasuredCost):
             plan = self.meet_measured(state, cost, ratio, limits, known, tolerance)
         else:

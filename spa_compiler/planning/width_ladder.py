@@ -23,6 +23,7 @@ from spa_compiler.errors import UsageError
 from spa_compiler.execution.finite import find_exponent
 from spa_compiler.ir.model import find_element_type
 from spa_compiler.planning.device import Device
+from spa_compiler.planning.plan import Plan
 from spa_compiler.planning.scores import Scores, check_scores
 from spa_compiler.planning.settings import PLANNING
 
@@ -61,6 +62,23 @@ def find_width_step(graph: DependencyGraph, group: Group, limits: Limits) -> int
     size = group.size * (group.blocks if group.block is not None else 1)
     wanted = next((s for s in (most, 16, 8, 4, 2) if s <= most and size >= 4 * s), 1)
     return max(1, wanted // math.gcd(wanted, group.blocks)) if group.block is not None else wanted
+
+
+def fill_steps(graph: DependencyGraph, plan: Plan, limits: Limits) -> Plan:
+    """The plan of dead channels without those that fill the last block of a kernel.
+
+    Where they go, the width leaves the fast kernels or gains nothing: MobileNetV2 without its ten dead channels is
+    slower than with them. Blocks are left as they are.
+    """
+    keep = dict(plan.keep)
+    for label, mask in plan.keep.items():
+        group = graph.group(label)
+        if mask.ndim == 1 and group.block is None:
+            step, kept = find_width_step(graph, group, limits), int(mask.sum())
+            missing = min(-(-kept // step) * step, mask.size) - kept
+            keep[label] = mask.copy()
+            keep[label][np.flatnonzero(~mask)[:missing]] = True
+    return Plan({n: m for n, m in keep.items() if not m.all()}, plan.turned)
 
 
 def has_integer_weights(graph: DependencyGraph, group: Group) -> bool:

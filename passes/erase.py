@@ -21,8 +21,10 @@ from spa_compiler.pipeline.options import Options
 from spa_compiler.pipeline.passes import read_again
 from spa_compiler.pipeline.state import State
 from spa_compiler.planning.plan import Plan
-from spa_compiler.planning.width_ladder import find_open_groups
+from spa_compiler.planning.width_ladder import LEAST_OF_STATISTIC, find_open_groups
+from spa_compiler.rewriting.counted_statistics import keep_statistics
 from spa_compiler.rewriting.open_rectifiers import open_rectifiers
+from spa_compiler.rewriting.prune import rewrite
 from spa_compiler.rewriting.redirected_channels import redirect_channels
 from spa_compiler.verification.exact import prove_same
 
@@ -59,7 +61,7 @@ class Erase:
         """
         if not 0 <= self.tol < math.inf:
             raise UsageError(f"erase{{tol={self.tol:g}}}: expected 0 or more")
-        bounds = None
+        state, bounds = self._take_counted(state), None
         if self.tol or self.ranges:
             state = self._edit(state)
             bounds = self._find_ranges(state.require_graph(), state)
@@ -70,6 +72,28 @@ class Erase:
         }
         plan = Plan({label: ~mask for label, mask in dead.items()})
         return replace(state, plan=plan.merge(state.plan), erased=plan)
+
+    def _take_counted(self, state: State) -> State:
+        """The state with a model without the channels that are zero under norms of mean squares, if there are any.
+
+        Both go together, so that no plan says it.
+        """
+        graph = state.require_graph()
+        found = find_dead_channels(graph, max(self.min_keep, LEAST_OF_STATISTIC), counted=True)
+        open_groups = {g.label for g in find_open_groups(graph, self.exclude, self.include)}
+        plan = Plan({label: ~mask for label, mask in found.items() if label in open_groups})
+        corrected = None if plan.is_empty else keep_statistics(graph, plan.masks(graph))
+        if corrected is None:
+            return state
+        counted = read_again(state, corrected, self.name).require_graph()
+        edited = read_again(state, rewrite(counted, plan.masks(counted)), self.name)
+        try:
+            prove_same(self.name, state.model, edited.require_graph(), state.seed, state.ranges)
+        except VerificationError as e:
+            return state.add_notes(f"zero channels under norms stay: {e}")
+        gone = sum(int(mask.sum()) for mask in found.values())
+        note = f"{gone} zero channels under norms went, and gains follow: a plan that is saved is of what was left"
+        return edited.add_results(counted_channels=gone).add_notes(note)
 
     def _find_ranges(self, graph: DependencyGraph, state: State) -> Ranges | None:
         return find_ranges(graph, state.ranges) if self.ranges else None

@@ -34,11 +34,13 @@ ZERO_TESTED_TYPES = {
 
 
 def find_dead_channels(
-    graph: DependencyGraph, least: int = 1, tol: float = 0.0, ranges: Ranges | None = None
+    graph: DependencyGraph, least: int = 1, tol: float = 0.0, ranges: Ranges | None = None, counted: bool = False
 ) -> dict[str, Bools]:
     """Per group the channels that can go for free; `least` channels of a group (and block) stay, dead or not.
 
-    `tol`: entries of constants within are zero; `ranges`: bounds by which rectifiers stop channels.
+    `tol`: entries of constants within are zero; `ranges`: bounds by which rectifiers stop channels. `counted`: those of
+    groups over which statistics are taken, in place of all others: they are for free where the statistics are corrected
+    for their number (`rewriting.counted_statistics`).
     """
     live = {d for g in graph.groups for d in g.dims}
     zeros = _find_zero_constants(graph, live, tol)
@@ -48,7 +50,7 @@ def find_dead_channels(
     consumed = _find_consumptions(graph, live, zeros)
     out: dict[str, Bools] = {}
     for group in graph.groups:
-        if not group.stat:
+        if bool(group.stat) == counted:
             dead = np.concatenate([_find_dead(d, consumed.get(d, [])) for d in group.dims])
             if dead.any():  # zero times infinity is no zero
                 dead &= ~find_spoiled(graph, group).reshape(-1, group.size).any(axis=0)
@@ -114,7 +116,8 @@ class _Forward:
         rules = {"product": self.product, "sum": self.sum, "multiply": self.multiply, "keeps": self.movement}
         rules |= {"gain": self.gain, "clip": self.clip, "pad": self.pad, "resize": self.resize}
         rules |= {"cell": self.cell}
-        rule = rules.get(site.traits.zero)
+        rule = self.square if _is_of_squares(site) else rules.get(site.traits.zero)
+        rule = self.first if site.traits.power or site.traits.divides else rule
         if rule is None:
             return
         inputs = [v for v in site.inputs if v is not None]
@@ -205,6 +208,20 @@ class _Forward:
         slot = site.traits.norm.gain if site.traits.norm is not None else 1
         return self.zero(site.x(slot), d) & self.zero(site.x(slot + 1), d)
 
+    def first(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """A quotient, or a power by a constant above 0, is zero where the first operand is."""
+        other = site.x(1)
+        exponent = self.constants.get(other.name)
+        if site.traits.power and (exponent is None or not (np.asarray(self.model.array(exponent)) > 0).all()):
+            return None
+        return self.zero(site.x(), d) if site.x() in holding else None
+
+    def square(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
+        """A norm of mean squares divides every channel by one number: zero where what it sums is."""
+        gain = site.traits.norm.gain if site.traits.norm is not None else 1
+        added = [v for k, v in enumerate(site.inputs) if k != gain and v is not None]
+        return np.asarray(np.logical_and.reduce([self.zero(v, d) for v in added]))
+
     def cell(self, site: Site, holding: list[Value], d: Dim) -> Bools | None:
         """Recurrent units whose candidate gate is zero, and that start from zero."""
         w, r, b = (self.read(site, slot) for slot in (W, R, B))
@@ -227,6 +244,12 @@ class _Forward:
         return np.asarray(self.model.array(tensor)) if is_plain else None
 
 
+def _is_of_squares(site: Site) -> bool:
+    """Does a node divide its input by the root of its mean square?"""
+    norm = site.traits.norm
+    return norm is not None and norm.over == "axis" and not norm.centred and not norm.is_stored
+
+
 def _find_carriers(site: Site, d: Dim) -> list[Value]:
     """Inputs that share a name with the output that stands for this dim: not those that only sum over it."""
     out = []
@@ -245,12 +268,22 @@ def _find_consumptions(graph: DependencyGraph, live: set[Dim], zeros: Zeros) -> 
         join = np.logical_or if site.traits.is_contraction else np.logical_and
         for scope in site.scopes:
             for held, dims in _find_summed(scope, live):
+                if scope.stats:
+                    held = _find_counted(site, held)
                 if site.traits.zero == "cell":  # the state is one of the factors, and an output
                     held = [*held, *(y for y in site.outputs[:1] if y is not None)]
                 for d in dims:
                     none = np.zeros(d.size, bool)
-                    out.setdefault(d, []).append(join.reduce([zeros.get((v.name, d), none) for v in held]))
+                    out.setdefault(d, []).append(join.reduce([zeros.get((v.name, d), none) for v in held] or [none]))
     return out
+
+
+def _find_counted(site: Site, held: list[Value]) -> list[Value]:
+    """The operands of a statistic that zeros change by their number alone; none where they change it otherwise."""
+    if _is_of_squares(site):
+        gain = site.traits.norm.gain if site.traits.norm is not None else 1
+        return [v for k, v in enumerate(site.inputs) if k != gain and v is not None]
+    return held if site.traits.mean else []
 
 
 def _find_summed(scope: Scope, live: set[Dim]) -> Iterator[tuple[list[Value], set[Dim]]]:

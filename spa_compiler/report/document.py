@@ -66,7 +66,7 @@ def summarize(state: State, text: str, file: Path, threads: int = 0) -> dict[str
             "prunable_parameters": dense["params"] - sum(frozen.values()),
             "frozen_parameters": frozen,
             "folded": dict(state.folded or {}),
-            "erased_channels": _count_removed(state.erased),
+            "erased_channels": _count_removed(state.erased) + _count_counted(state),
             "redirected": state.results.get("redirected"),
             "turned": state.results.get("turned", []),
             "folded_maps": state.results.get("folded_maps"),
@@ -122,6 +122,12 @@ def _make_group_entry(graph: DependencyGraph, plan: Plan, label: str) -> dict[st
 def _count_removed(plan: Plan) -> int:
     """Number of bits of a plan that are off."""
     return sum(int((~np.asarray(mask, bool)).sum()) for mask in plan.keep.values())
+
+
+def _count_counted(state: State) -> int:
+    """Zero channels that went with the statistics over them corrected."""
+    found = state.results.get("counted_channels", 0)
+    return found if isinstance(found, int) else 0
 
 
 def _measure_removed(share: GroupShare, graph: DependencyGraph, plan: Plan) -> float:

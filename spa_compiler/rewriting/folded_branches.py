@@ -60,7 +60,7 @@ Maps = dict[int, LinearMap]
 
 
 def fold_branches(edit: WeightEdit) -> int:
-    """Fold every value that is a smaller map of another one; returns how many contractions went."""
+    """Fold every value that is a smaller map of another one; returns how many branches went."""
     gone = 0
     for node in reversed(list(edit.model.graph.nodes)):  # what reads others first
         site = edit.find_site(node) if node.outputs else None
@@ -112,7 +112,27 @@ def trace_sum(edit: WeightEdit, node: gs.Node, site: Site) -> Maps:
         return {}
     first, second = trace_input(edit, a), trace_input(edit, b)
     joined = {k: join(first[k], second[k], sign, node) for k in first.keys() & second.keys()}
+    for bypass, m, signs in ((a, second, (sign, 1.0)), (b, first, (1.0, sign))):
+        if id(bypass) in m:
+            joined[id(bypass)] = add_bypass(m[id(bypass)], signs, node)
     return {k: m for k, m in joined.items() if m is not None}
+
+
+def add_bypass(m: LinearMap, signs: tuple[float, float], node: gs.Node) -> LinearMap | None:
+    """A map, and the value itself, each with a sign."""
+    channels = m.weight.shape[0]
+    if m.window is None:
+        inside, one = m.weight.shape[0] == m.weight.shape[1], np.eye(channels)
+    else:
+        inner = m.weight.shape[1]
+        inside = inner * m.window.groups == channels
+        one = np.zeros((channels, inner, *[1] * len(m.window.steps)))
+        one[np.arange(channels), np.arange(channels) % inner] = 1.0
+    if not inside:
+        return None
+    window = m.window and replace(m.window, strides=(1,) * len(m.window.steps), begins=(0,) * len(m.window.steps))
+    own = LinearMap(m.x, signs[1] * one, np.zeros(channels), channels, m.node, (), window)
+    return join(replace(m, weight=signs[0] * m.weight, bias=signs[0] * m.bias), own, 1.0, node)
 
 
 def add_constant(m: LinearMap, c: Array, name: str, node: gs.Node) -> LinearMap | None:
@@ -214,7 +234,7 @@ def read_kernel(edit: WeightEdit, node: gs.Node, site: Site) -> LinearMap | None
 
 
 def put_in_place(edit: WeightEdit, y: gs.Tensor, m: LinearMap) -> int:
-    """Let one contraction compute a value; returns how many do not any more."""
+    """Let one contraction compute a value; returns how many branches are not computed any more."""
     nodes = drop_repeats(list(m.nodes))
     linear = [(n, s) for n in nodes if (s := edit.find_site(n)) is not None and s.traits.is_linear]
     fits = [n for n, s in linear if n.inputs[0] is m.x and read_shape(edit, n, s, m) == m.weight.shape]
@@ -222,6 +242,7 @@ def put_in_place(edit: WeightEdit, y: gs.Tensor, m: LinearMap) -> int:
     site, t = edit.find_site(node), node.inputs[1]
     if site is None:
         return 0
+    gone = max(1, len(linear) - 1)  # where a value was added to one map of it, that sum alone
     dtype = np.asarray(edit.model.array(t)).dtype
     is_turned = m.window is None and find_axis(site, site.first_output, len(site.y.shape) - 1, site.inputs[1]) == 0
     slot = site.traits.bias
@@ -233,19 +254,19 @@ def put_in_place(edit: WeightEdit, y: gs.Tensor, m: LinearMap) -> int:
     edit.model.origin = {n: o for n, o in edit.model.origin.items() if n != y.name}
     if not (m.bias.any() or has_slot):
         node.outputs = [y]
-        return len(linear) - 1
+        return gone
     added = m.bias.astype(dtype)
     name = own or m.added
     c = make_constant(name, added) if name else edit.model.new_constant(f"{t.name}.bias", added)
     if has_slot or m.window:
         node.inputs = [*node.inputs[:slot], c]
         node.outputs = [y]
-        return len(linear) - 1
+        return gone
     between = edit.model.new_value(f"{y.name}.product", y.dtype)
     node.outputs = [between]
     at = next(i for i, n in enumerate(edit.model.graph.nodes) if n is node)
     edit.model.graph.nodes.insert(at + 1, build.new_node(edit.model, build.add(between, c), f"{node.name}.bias", [y]))
-    return len(linear) - 1
+    return gone
 
 
 def read_shape(edit: WeightEdit, node: gs.Node, site: Site, m: LinearMap) -> tuple[int, ...]:

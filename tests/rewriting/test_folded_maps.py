@@ -189,6 +189,43 @@ def test_parallel_kernels_are_one(
     assert count(model, "Conv") == 3 - branches
 
 
+@pytest.mark.parametrize("op", ["Conv", "MatMul"])
+@pytest.mark.parametrize("order", ["xf", "fx"])
+@pytest.mark.parametrize("sign", ["Add", "Sub"])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_value_added_to_a_map_of_it_goes_into_the_map(
+    tmp_path: Path, op: str, order: str, sign: str, groups: int
+) -> None:
+    rng = np.random.default_rng(11)
+    w = {"w": rng.standard_normal((8, 8 // groups, 3, 3)), "w2": rng.standard_normal((3, 8, 1, 1))}
+    shape, out, last, attributes = ["n", 8, 7, 7], ["n", 3, 7, 7], "Conv", {"pads": [1] * 4, "group": groups}
+    if op == "MatMul":
+        w = {"w": rng.standard_normal((8, 8)), "w2": rng.standard_normal((8, 3))}
+        shape, out, last, attributes = ["n", 8], ["n", 3], "MatMul", {}
+    nodes = [make("Tanh", ["x"], ["t"]), make(op, ["t", "w"], ["f"], **attributes),
+             make(sign, ["t" if k == "x" else "f" for k in order], ["h"]), make("Relu", ["h"], ["r"]),
+             make(last, ["r", "w2"], ["y"])]  # fmt: skip
+    model, report = compile_exactly(save_graph(tmp_path / "m.onnx", nodes, w, shape, out))
+    assert report["analysis"]["folded_maps"]["branches"] == 1
+    assert [n.op_type for n in model.graph.node] == ["Tanh", op, "Relu", last]
+
+
+def test_a_value_added_to_a_map_that_moves_it_or_is_read_twice_stays(tmp_path: Path) -> None:
+    rng = np.random.default_rng(12)
+    w = {"w": rng.standard_normal((8, 8, 3, 3)), "v": rng.standard_normal((8, 8, 1, 1))}
+    shifted = [make("Conv", ["x", "w"], ["f"], pads=[2, 1, 0, 1])]
+    read_twice = [make("Conv", ["x", "w"], ["f"], pads=[1] * 4), make("Relu", ["f"], ["z"])]
+    for nodes, outputs, branches in ((shifted, ["y"], 1), (read_twice, ["y", "z"], 0)):
+        shape = ["n", 8, 7, 7]
+        file = save_graph(tmp_path / "m.onnx", [*nodes, make("Add", ["f", "x"], ["y"])], w, shape, shape)
+        model = onnx.load(file)
+        if len(outputs) == 2:
+            model.graph.output.append(helper.make_tensor_value_info("z", 1, ["n", 8, 7, 7]))
+            onnx.save(model, file)
+        _, report = compile_exactly(file)
+        assert (report["analysis"]["folded_maps"] or {"branches": 0})["branches"] == branches
+
+
 def test_maps_with_a_norm_or_a_function_between_them_stay(tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     w = {"w": rng.standard_normal((8, 4, 3, 3)), "v": rng.standard_normal((8, 4, 1, 1))}
